@@ -1,0 +1,295 @@
+"""The whole configuration tree. Importing this pulls in neither torch nor any engine.
+
+Recipes are TOML files, layered left to right; then `key.sub=value` from the command line. Unknown keys and impossible
+combinations are refused with the key's name. The resolved tree is saved with the run as config.json.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ulorl.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Run(Section):
+    dir: str = Field(default="runs/run", min_length=1, description="the run's folder")
+    checkpoint_every: Natural = Field(default=10, description="steps between checkpoints; 0: at the end only")
+    keep_checkpoints: Positive = Field(default=2, description="newest checkpoints kept")
+
+
+class Model(Section):
+    path: str = Field(
+        default="ulorl:tiny",
+        min_length=1,
+        description="a transformers folder, a hub name, or ulorl:tiny (the shipped tiny reasoner)",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the learner's weights")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    threads: Natural = Field(default=0, description="CPU threads; 0: torch's choice")
+    trust_remote_code: bool = Field(default=False, description="run Python code found in the model folder")
+
+
+class Engine(Section):
+    kind: Literal["torch"] = Field(default="torch", description="the rollout engine")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto: the model's")
+    slots: Positive = Field(default=128, description="samples decoded at once; the rest wait in the engine")
+    prefill_tokens: Positive = Field(default=8192, description="tokens of one prefill pass")
+
+
+class Rollout(Section):
+    prompts: Positive = Field(default=128, description="new problems a step")
+    group: int = Field(default=8, ge=2, description="samples a problem (G)")
+    max_tokens: Positive = Field(default=131072, description="global maximum output length (L)")
+    segments: Positive = Field(default=8, description="maximum segments a sample (k); 1 is the synchronous loop")
+    temperature: float = Field(default=0.85, gt=0)
+    top_p: Share = 1.0
+    top_k: Natural = Field(default=0, description="0: off")
+
+    @property
+    def segment_tokens(self) -> int:
+        return self.max_tokens // self.segments
+
+    @model_validator(mode="after")
+    def _segments_divide(self) -> Self:
+        if self.max_tokens % self.segments:
+            raise ValueError(
+                f"rollout.segments={self.segments} does not divide rollout.max_tokens={self.max_tokens}; "
+                "choose a divisor, a segment is max_tokens / segments tokens"
+            )
+        return self
+
+
+class Mpt(Section):
+    """Do not train well-mastered positive tokens (section 3.2)."""
+
+    mask: Literal["off", "all", "dynamic"] = Field(default="dynamic", description="dynamic: DMMPTs (eq. 10)")
+    tau: Share = Field(default=0.99, description="a token is well-mastered when its probability is at least this")
+    sigma: float = Field(default=0.2, ge=0, description="target entropy in nats: below it MPTs are masked")
+    gate: Literal["sample", "batch"] = Field(default="sample", description="whose mean entropy is held against sigma")
+
+
+class Objective(Section):
+    importance: Literal["tois", "sais", "pois"] = Field(default="pois", description="the old policy (section 3.1)")
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.2, gt=0)
+    dynamic_sampling: bool = Field(default=True, description="leave out groups that are all right or all wrong")
+    overlong: Literal["wrong", "filter", "soft"] = Field(
+        default="wrong", description="truncated samples: reward 0; left out of the loss; or DAPO's soft punishment"
+    )
+    overlong_buffer: Natural = Field(default=0, description="tokens before max_tokens where soft punishment begins")
+    mpt: Mpt = Mpt()
+
+
+class Optim(Section):
+    lr: float = Field(default=1e-6, gt=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: Natural = Field(default=0, description="linear warm-up, then constant")
+    grad_clip: float = Field(default=1.0, gt=0, description="global gradient norm")
+    minibatches: Positive = Field(default=1, description="gradient updates a step; the paper makes one")
+    microbatch_tokens: Positive = Field(default=16384, description="tokens of one forward pass, padding included")
+
+
+class Reward(Section):
+    kind: Literal["math", "reasoning_gym", "countdown", "function"] = Field(
+        default="math", description="math-verify, reasoning-gym's scorer, chain countdown, or your function"
+    )
+    function: str = Field(default="", description="module:name of f(problem, text) -> 0 or 1, for kind=function")
+
+    @model_validator(mode="after")
+    def _function_given(self) -> Self:
+        if (self.kind == "function") != bool(self.function):
+            raise ValueError("reward.function=module:name goes with reward.kind=function, and only with it")
+        return self
+
+
+class Data(Section):
+    kind: Literal["files", "hub", "reasoning_gym", "countdown"] = Field(
+        default="files", description="JSONL or Parquet files; a hub dataset; or problems made by a generator"
+    )
+    path: str = Field(default="", description="files: a file, or a glob pattern; hub: the dataset's name")
+    split: str = Field(default="train", description="hub: which split")
+    subset: str = Field(default="", description="hub: which configuration of the dataset")
+    question: str = Field(default="problem", description="the field that holds the question")
+    answer: str = Field(default="answer", description="the field that holds the reference answer")
+    answer_after: str = Field(default="", description="the reference is what follows the last of these, e.g. ####")
+    task: str = Field(default="", description="reasoning_gym: the task's name")
+    settings: dict[str, Any] = Field(default_factory=dict, description="generators: their settings by name")
+    size: Natural = Field(default=0, description="problems to take or make; 0: all there are (files and hub only)")
+    seed: int = Field(default=0, description="of generators")
+    template: str = Field(default="{question}", description="the user's message; {question} is the problem")
+    system: str = Field(default="", description="a system message, where the chat template takes one")
+    chat: Literal["auto", "off"] = Field(default="auto", description="auto: apply the tokenizer's chat template")
+    max_prompt_tokens: Positive = Field(default=2048, description="longer prompts are refused")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind in ("files", "hub") and not self.path:
+            raise ValueError(f"data.path is missing: data.kind={self.kind} needs one")
+        if self.kind == "reasoning_gym" and not self.task:
+            raise ValueError("data.task is missing: data.kind=reasoning_gym needs the name of a task")
+        if self.kind in ("reasoning_gym", "countdown") and not self.size:
+            raise ValueError(f"data.size is missing: data.kind={self.kind} needs the number of problems to make")
+        if "{question}" not in self.template:
+            raise ValueError("data.template must contain {question}")
+        return self
+
+
+class Eval(Section):
+    every: Natural = Field(default=0, description="steps between evaluations; 0: before and after training only")
+    problems: Positive = Field(default=500, description="held-out problems, at most")
+    samples: Positive = Field(default=1, description="runs a problem: k of avg@k")
+    temperature: float = Field(default=0.85, ge=0, description="0 is greedy")
+    top_p: Share = 1.0
+    top_k: Natural = 0
+    max_tokens: Natural = Field(default=0, description="0: rollout.max_tokens")
+    data: dict[str, Any] = Field(
+        default_factory=dict, description="keys of [data] that differ for the held-out problems; empty: no evaluation"
+    )
+
+
+class Log(Section):
+    progress: bool = Field(default=True, description="progress bars, when the output is a terminal")
+    wandb: bool = False
+    trackio: bool = False
+    project: str = "ulorl"
+
+
+class Config(Section):
+    """One run. Defaults are the paper's section 4.1."""
+
+    steps: Positive = 300
+    seed: Natural = 0
+    run: Run = Run()
+    model: Model = Model()
+    engine: Engine = Engine()
+    rollout: Rollout = Rollout()
+    objective: Objective = Objective()
+    optim: Optim = Optim()
+    reward: Reward = Reward()
+    data: Data
+    eval: Eval = Eval()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.objective.importance == "tois" and self.rollout.segments > 1:
+            raise ValueError(
+                f"objective.importance=tois needs rollout.segments=1 (found {self.rollout.segments}): with more "
+                "segments a sample's tokens come from several versions; use pois or sais"
+            )
+        if self.objective.overlong == "soft" and not 0 < self.objective.overlong_buffer < self.rollout.max_tokens:
+            raise ValueError(
+                f"objective.overlong=soft needs 0 < objective.overlong_buffer < rollout.max_tokens, "
+                f"found {self.objective.overlong_buffer}"
+            )
+        if self.eval.data:
+            self.eval_data()
+        return self
+
+    def eval_data(self) -> Data:
+        """The held-out problems: `data` with the keys of `eval.data` laid over it."""
+        return Data.model_validate({**self.data.model_dump(), **self.eval.data})
+
+
+def load(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """Read recipes left to right, then `key.sub=value` overrides. Raises UserError naming the file or the key."""
+    tree: dict[str, Any] = {}
+    for recipe in recipes:
+        tree = _layered(tree, _read_toml(Path(recipe)))
+    for override in overrides:
+        tree = _layered(tree, parse_override(override))
+    return build(tree, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
+
+
+def build(tree: Mapping[str, Any], source: str = "the configuration") -> Config:
+    """Check a tree of plain values. Raises UserError with a line for each wrong key."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(dict(e)) for e in error.errors()]
+        raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def from_json(path: Path) -> Config:
+    """The resolved configuration saved with a run. Raises UserError when it is missing or damaged."""
+    try:
+        return build(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; a run folder holds its config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`a.b=value` as a tree. The value is read as TOML, and as a plain string when it is not TOML."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"{text!r}: expected key=value, for example optim.lr=3e-6")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    for part in reversed(parts):
+        parsed = {part: parsed}
+    return dict(parsed)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe; recipes/ holds the ones that come with the project") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a UTF-8 text file ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+
+
+def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _layered(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(error['loc'])}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    if error["type"] == "value_error":  # ours: names the key itself
+        return str(error["ctx"]["error"])
+    return f"{key}: {error['msg']}, found {error['input']!r}"
+
+
+def _nearest(loc: Sequence[Any]) -> str:
+    from difflib import get_close_matches
+
+    section: type[BaseModel] | None = Config
+    for part in loc[:-1]:
+        inner = section.model_fields[part].annotation if section and part in section.model_fields else None
+        section = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    if section is None:
+        return ""
+    near = get_close_matches(str(loc[-1]), section.model_fields, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; the keys here are {', '.join(section.model_fields)}"

@@ -1,0 +1,152 @@
+"""The plain values that cross between the rooms: problems, requests, segments, samples, groups.
+
+They are frozen, know no torch and no configuration, and can cross a process border. Token ids, log-probs and
+versions are numpy arrays of one length, checked wherever they are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int32]
+LogProbs = NDArray[np.float32]
+Versions = NDArray[np.int32]
+
+
+class Finish(StrEnum):
+    """Why an engine stopped decoding a request."""
+
+    EOS = "eos"  # the model ended its output; the EOS token is the segment's last token
+    LENGTH = "length"  # the request's `max_new_tokens` were decoded
+    ABORT = "abort"  # stopped from outside; the tokens so far are returned
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with what its reward needs to judge an answer."""
+
+    id: str
+    prompt: str  # as the dataset has it; the chat template is applied by `data.prompts`
+    answer: str = ""  # the reference answer
+    meta: Mapping[str, Any] = field(default_factory=dict)  # whatever else the scorer needs, JSON values only
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Log-probs are always those of softmax(logits / temperature) over the full vocabulary,
+    before top-p and top-k, so that engine and learner speak of the same distribution. Temperature 0 is greedy
+    decoding, and its log-probs are those of temperature 1.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What an engine is asked to decode: one segment of one sample.
+
+    `tokens` are the prompt and everything decoded so far. `max_new_tokens` is this segment's budget, never
+    more than the sample's remaining budget. The draw for the output token at index i (0 is the first after the
+    prompt) depends on (`seed`, i) only.
+    """
+
+    sample_id: int
+    tokens: Tokens  # prompt + output so far
+    prompt_length: int
+    max_new_tokens: int
+    sampling: Sampling
+    seed: int  # of this sample, 64 bits: `rng.sample_seed(run seed, sample id)`
+
+    @property
+    def output_length(self) -> int:
+        """Output tokens decoded before this request."""
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """What one request brought: the new tokens, each with its log-prob and the version that generated it."""
+
+    sample_id: int
+    tokens: Tokens
+    logprobs: LogProbs
+    versions: Versions
+    finish: Finish
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.logprobs) == len(self.versions):
+            raise ValueError(
+                f"segment of sample {self.sample_id}: {len(self.tokens)} tokens, {len(self.logprobs)} log-probs, "
+                f"{len(self.versions)} versions; the three must have one length"
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Status(StrEnum):
+    """Where a sample stands after its latest segment (Algorithm 1, line 9 on)."""
+
+    UNFINISHED = "unfinished"  # goes on next step, with the newest weights
+    COMPLETE = "complete"  # ended by EOS
+    TRUNCATED = "truncated"  # reached the global maximum output length
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One output in the making or made: [seg_1; ...; seg_t], each from its own policy version."""
+
+    id: int
+    group_id: int
+    prompt: Tokens
+    segments: tuple[Segment, ...] = ()
+    status: Status = Status.UNFINISHED
+
+    @property
+    def tokens(self) -> Tokens:
+        """All output tokens, [T]."""
+        return _joined([s.tokens for s in self.segments], np.int32)
+
+    @property
+    def logprobs(self) -> LogProbs:
+        """Each output token's log-prob under the version that generated it, [T]."""
+        return _joined([s.logprobs for s in self.segments], np.float32)
+
+    @property
+    def versions(self) -> Versions:
+        """The version that generated each output token, [T]."""
+        return _joined([s.versions for s in self.segments], np.int32)
+
+    def __len__(self) -> int:
+        """Output tokens so far."""
+        return sum(map(len, self.segments))
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A finished sample with its reward in {0, 1} and the decoded text that was judged."""
+
+    sample: Sample
+    reward: float
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The G finished samples of one problem, in the order of their ids: what GRPO compares (eq. 4)."""
+
+    id: int
+    problem: Problem
+    members: tuple[Scored, ...]
+
+
+def _joined(arrays: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype)
