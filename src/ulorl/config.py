@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -204,7 +205,10 @@ class Config(Section):
 
     def eval_data(self) -> Data:
         """The held-out problems: `data` with the keys of `eval.data` laid over it."""
-        return Data.model_validate({**self.data.model_dump(), **self.eval.data})
+        try:
+            return Data.model_validate({**self.data.model_dump(), **self.eval.data})
+        except ValidationError as error:
+            raise ValueError("; ".join(f"eval.data: {_explain(dict(e))}" for e in error.errors())) from None
 
 
 def load(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
@@ -283,8 +287,6 @@ def _explain(error: Mapping[str, Any]) -> str:
 
 
 def _nearest(loc: Sequence[Any]) -> str:
-    from difflib import get_close_matches
-
     section: type[BaseModel] | None = Config
     for part in loc[:-1]:
         inner = section.model_fields[part].annotation if section and part in section.model_fields else None
