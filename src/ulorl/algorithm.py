@@ -1,0 +1,72 @@
+"""Algorithm 1 of the paper: one step of UloRL. The numbers at the right are the paper's lines.
+
+    state: unfinished pool, experience pool, global maximum output length L, maximum segment count k
+    a sample ends its segment by EOS (complete), by the segment length L / k (unfinished), or by L (truncated)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ulorl.engines.base import Engine
+from ulorl.learner.update import Learner, Update
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.types import Group, Problem, Request, Sample, Scored, Segment, Status, Tokens
+
+
+class Judge(Protocol):
+    """Decodes a finished sample and rewards it: 1 for a right answer, 0 for a wrong, missing or truncated one."""
+
+    def __call__(self, problem: Problem, sample: Sample) -> Scored: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did."""
+
+    segments: tuple[Sample, ...]  # every sample that was decoded in this step, as it stands after its segment
+    finished: tuple[Scored, ...]  # the complete and truncated ones among them
+    groups: tuple[Group, ...]  # the groups released to the update
+    update: Update
+    rollout_seconds: float
+    update_seconds: float
+
+
+Watch = Callable[[Sample], None]  # told of every sample that ends its segment: progress bars
+
+
+def ulorl_step(
+    scheduler: Scheduler,
+    engine: Engine,
+    judge: Judge,
+    learner: Learner,
+    new: Sequence[tuple[Problem, Tokens]],
+    watch: Watch = lambda _: None,
+) -> Step:
+    started = time.perf_counter()
+    segments, finished = [], []
+    for segment in rollout(engine, scheduler.begin_step(new)):  # {unfinished pool, new prompts}, one segment    8
+        sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
+        segments.append(sample)
+        if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
+            finished.append(judge(scheduler.experience.problem(sample.group_id), sample))
+            scheduler.experience.add(finished[-1])
+        watch(sample)
+    rolled_out = time.perf_counter()
+    groups = scheduler.experience.release()  # groups whose siblings are all finished
+    update = learner.update(groups)  # on whatever is ready                                                    11
+    if update.steps:
+        engine.load_weights(learner.weights(), learner.version)
+    updated = time.perf_counter()
+    return Step(tuple(segments), tuple(finished), tuple(groups), update, rolled_out - started, updated - rolled_out)
+
+
+def rollout(engine: Engine, requests: Sequence[Request]) -> Iterator[Segment]:
+    """Decode the requests, each to the end of its segment; segments come as they end."""
+    for request in requests:
+        engine.add(request)
+    while engine.pending:
+        yield from engine.step()

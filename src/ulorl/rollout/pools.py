@@ -1,0 +1,91 @@
+"""The two pools of Algorithm 1. They hold samples and hand them on; nothing is dropped, duplicated or reordered by
+chance: everything leaves in the order of its ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ulorl.types import Group, Problem, Sample, Scored, Status
+
+
+class UnfinishedPool:
+    """Samples that used up a segment but neither ended nor reached the global maximum length."""
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        self._samples: dict[int, Sample] = {}
+        for sample in samples:
+            self.put(sample)
+
+    def put(self, sample: Sample) -> None:
+        if sample.status is not Status.UNFINISHED:
+            raise ValueError(f"sample {sample.id} is {sample.status}; the unfinished pool takes unfinished ones only")
+        if sample.id in self._samples:
+            raise ValueError(f"sample {sample.id} is in the unfinished pool already")
+        self._samples[sample.id] = sample
+
+    def take_all(self) -> list[Sample]:
+        """Empty the pool, in the order of the sample ids."""
+        taken = list(self)
+        self._samples.clear()
+        return taken
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(sorted(self._samples.values(), key=lambda s: s.id))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+
+@dataclass
+class OpenGroup:
+    """A problem whose G samples are not all finished yet."""
+
+    problem: Problem
+    members: dict[int, Scored] = field(default_factory=dict)
+
+
+class ExperiencePool:
+    """Finished samples, waiting for their siblings: GRPO compares whole groups (eq. 4).
+
+    `size` is G. A group is opened when its samples enter the rollout and released once, whole.
+    """
+
+    def __init__(self, size: int, groups: Mapping[int, OpenGroup] | None = None) -> None:
+        self.size = size
+        self._groups: dict[int, OpenGroup] = dict(groups or {})
+
+    @property
+    def open_groups(self) -> Mapping[int, OpenGroup]:
+        """Groups opened and not yet released, by group id."""
+        return self._groups
+
+    def open(self, group_id: int, problem: Problem) -> None:
+        if group_id in self._groups:
+            raise ValueError(f"group {group_id} is open already")
+        self._groups[group_id] = OpenGroup(problem)
+
+    def problem(self, group_id: int) -> Problem:
+        return self._groups[group_id].problem
+
+    def add(self, scored: Scored) -> None:
+        sample = scored.sample
+        if sample.status is Status.UNFINISHED:
+            raise ValueError(f"sample {sample.id} is unfinished; the experience pool takes finished ones only")
+        members = self._groups[sample.group_id].members
+        if sample.id in members:
+            raise ValueError(f"sample {sample.id} is in the experience pool already")
+        members[sample.id] = scored
+
+    def release(self) -> list[Group]:
+        """Take out every group whose samples are all finished, in the order of the group ids."""
+        ready = sorted(id for id, group in self._groups.items() if len(group.members) == self.size)
+        return [self._closed(id, self._groups.pop(id)) for id in ready]
+
+    @staticmethod
+    def _closed(id: int, group: OpenGroup) -> Group:
+        return Group(id, group.problem, tuple(scored for _, scored in sorted(group.members.items())))
+
+    def __len__(self) -> int:
+        """Finished samples that wait for siblings."""
+        return sum(len(group.members) for group in self._groups.values())

@@ -1,0 +1,109 @@
+"""Segment rollout (section 3.1, Algorithm 1): who enters a step, when a segment ends, what is carried over.
+
+The scheduler holds both pools and whatever is in flight, so that every sample is in exactly one place. It knows no
+engine: it gives out requests and takes segments back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ulorl.rng import sample_seed
+from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
+from ulorl.types import Finish, Problem, Request, Sample, Sampling, Segment, Status, Tokens
+
+
+class Scheduler:
+    """Gives each sample at most one segment a step.
+
+    group: samples a problem (G). segment_tokens: the segment length L / k. max_tokens: the global maximum output
+    length L. seed: the run's. `next_group` counts the groups opened so far; sample ids are group id * G + member.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: int,
+        segment_tokens: int,
+        max_tokens: int,
+        sampling: Sampling,
+        seed: int,
+        unfinished: UnfinishedPool | None = None,
+        experience: ExperiencePool | None = None,
+        next_group: int = 0,
+    ) -> None:
+        self.group = group
+        self.segment_tokens = segment_tokens
+        self.max_tokens = max_tokens
+        self.sampling = sampling
+        self.seed = seed
+        self.unfinished = unfinished or UnfinishedPool()
+        self.experience = experience or ExperiencePool(group)
+        self.next_group = next_group
+        self._in_flight: dict[int, Sample] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Samples handed out as requests whose segment has not come back."""
+        return len(self._in_flight)
+
+    def begin_step(self, new: Sequence[tuple[Problem, Tokens]]) -> list[Request]:
+        """The requests of this step: the unfinished pool, then G samples of each new problem (line 8's set).
+
+        new: problems with their encoded prompts. Carried samples come first: they are the longest.
+        """
+        if self._in_flight:
+            raise RuntimeError(f"{self.in_flight} samples are still in flight; end their segments first")
+        entering = self.unfinished.take_all()
+        for problem, prompt in new:
+            entering += self._open_group(problem, prompt)
+        self._in_flight = {sample.id: sample for sample in entering}
+        return [self._request(sample) for sample in entering]
+
+    def end_segment(self, segment: Segment) -> Sample:
+        """Join a segment to its sample. An unfinished sample goes to the unfinished pool by itself; a finished one
+        is the caller's to score and add to the experience pool. Raises ValueError for a segment nobody asked for or
+        one that breaks its budget."""
+        sample = self._in_flight.get(segment.sample_id)
+        if sample is None:
+            raise ValueError(f"segment of sample {segment.sample_id}, which is not in flight")
+        joined = replace(sample, segments=(*sample.segments, segment))
+        joined = replace(joined, status=self._status(joined, segment))
+        del self._in_flight[segment.sample_id]
+        if joined.status is Status.UNFINISHED:
+            self.unfinished.put(joined)
+        return joined
+
+    def _open_group(self, problem: Problem, prompt: Tokens) -> list[Sample]:
+        group_id = self.next_group
+        self.next_group += 1
+        self.experience.open(group_id, problem)
+        return [Sample(group_id * self.group + member, group_id, prompt) for member in range(self.group)]
+
+    def _budget(self, sample: Sample) -> int:
+        """Tokens this segment may have: never more than what the sample has left of its global maximum."""
+        return min(self.segment_tokens, self.max_tokens - len(sample))
+
+    def _request(self, sample: Sample) -> Request:
+        return Request(
+            sample_id=sample.id,
+            tokens=np.concatenate([sample.prompt, sample.tokens]),
+            prompt_length=len(sample.prompt),
+            max_new_tokens=self._budget(sample),
+            sampling=self.sampling,
+            seed=sample_seed(self.seed, sample.id),
+        )
+
+    def _status(self, sample: Sample, segment: Segment) -> Status:
+        # The engine's finish reason decides, not the length: EOS exactly on a boundary is complete.
+        budget = self._budget(self._in_flight[sample.id])
+        if len(segment) > budget:
+            raise ValueError(f"sample {sample.id}: {len(segment)} tokens came back, its budget was {budget}")
+        if segment.finish is Finish.EOS:
+            return Status.COMPLETE
+        if segment.finish is Finish.LENGTH and len(segment) < budget:
+            raise ValueError(f"sample {sample.id}: finish 'length' after {len(segment)} of {budget} tokens")
+        return Status.TRUNCATED if len(sample) == self.max_tokens else Status.UNFINISHED
