@@ -1,7 +1,7 @@
 """Algorithm 1 of the paper: one step of UloRL. The numbers at the right are the paper's lines.
 
-    state: unfinished pool, experience pool, global maximum output length L, maximum segment count k
-    a sample ends its segment by EOS (complete), by the segment length L / k (unfinished), or by L (truncated)
+state: unfinished pool, experience pool, global maximum output length L, maximum segment count k
+a sample ends its segment by EOS (complete), by the segment length L / k (unfinished), or by L (truncated)
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ class Data(Section):
     question: str = Field(default="problem", description="the field that holds the question")
     answer: str = Field(default="answer", description="the field that holds the reference answer")
     answer_after: str = Field(default="", description="the reference is what follows the last of these, e.g. ####")
+    keep: tuple[str, ...] = Field(default=(), description="further fields that reward.function finds in problem.meta")
     task: str = Field(default="", description="reasoning_gym: the task's name")
     settings: dict[str, Any] = Field(default_factory=dict, description="generators: their settings by name")
     size: Natural = Field(default=0, description="problems to take or make; 0: all there are (files and hub only)")
@@ -228,6 +229,19 @@ def build(tree: Mapping[str, Any], source: str = "the configuration") -> Config:
     except ValidationError as error:
         lines = [_explain(dict(e)) for e in error.errors()]
         raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def overridden(saved: Config, overrides: Sequence[str], *, may_change: Sequence[str]) -> Config:
+    """A saved configuration with overrides. Raises UserError naming the keys that a resumed run may not change."""
+    tree = saved.model_dump()
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if not any(key == free or key.startswith(free + ".") for free in may_change):
+            raise UserError(
+                f"{key}: a resumed run may change {', '.join(may_change)} only; for another run give another run.dir"
+            )
+        tree = _layered(tree, parse_override(override))
+    return build(tree, " ".join(overrides) or "the saved configuration")
 
 
 def from_json(path: Path) -> Config:

@@ -1,0 +1,58 @@
+"""`ulorl chat RUN`: see a trained model reason on a problem typed in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ulorl import config
+from ulorl.algorithm import rollout
+from ulorl.data.prompts import encode_prompts
+from ulorl.engines.base import Engine
+from ulorl.errors import UserError
+from ulorl.learner.model import load_tokenizer
+from ulorl.rng import sample_seed
+from ulorl.run import make_engine
+from ulorl.types import Finish, Problem, Request, Sampling
+
+CHAT_STREAM = 2  # draws apart from training (0) and evaluation (1)
+
+
+def chat(run_dir: Path, problem: str | None = None) -> None:
+    """Answer one problem, or every problem typed until an empty line. UserError when `run_dir` is no finished run."""
+    cfg = config.from_json(run_dir / "config.json")
+    source = str(run_dir / "model")
+    if not Path(source).is_dir():
+        raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
+    tokenizer = load_tokenizer(source, trust_remote_code=cfg.model.trust_remote_code)
+    engine = make_engine(cfg, tokenizer, source)
+    for number, question in enumerate([problem] if problem else _typed()):
+        prompt = encode_prompts(
+            [Problem("typed", question)],
+            tokenizer,
+            template=cfg.data.template,
+            system=cfg.data.system,
+            chat=cfg.data.chat,
+            max_prompt_tokens=cfg.data.max_prompt_tokens,
+            context=None,
+        )[0]
+        sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
+        budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
+        request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, CHAT_STREAM))
+        print(_answer(engine, tokenizer, request), flush=True)
+
+
+def _answer(engine: Engine, tokenizer: object, request: Request) -> str:
+    (segment,) = rollout(engine, [request])
+    text: str = tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True)  # type: ignore[attr-defined]
+    return text if segment.finish is Finish.EOS else f"{text}\n[cut after {len(segment)} tokens]"
+
+
+def _typed() -> Iterator[str]:
+    if sys.stdin.isatty():
+        print("Type a problem; an empty line ends.")
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        yield line.strip()

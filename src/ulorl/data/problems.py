@@ -1,0 +1,203 @@
+"""Problems in: from files, from the hub, from generators. Every bad record is named with its place.
+
+Nothing here knows a tokenizer; `data.prompts` encodes what is loaded here.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ulorl.config import Data
+from ulorl.data.files import Record, expand, read_records
+from ulorl.errors import UserError
+from ulorl.types import Problem
+
+HELD_OUT_SHARE = 0.2  # of a generator's questions
+_ID_FIELDS = ("id", "unique_id")
+
+
+def load_problems(data: Data, *, held_out: bool = False) -> list[Problem]:
+    """The problems that `data` describes, in a fixed order, with distinct ids.
+
+    held_out: take a generator's held-out side, which shares no question with its training side. Files and hub datasets
+    have no sides: there `data` itself names another file or split. Raises UserError naming the file and record, or the
+    task and setting, that is wrong.
+    """
+    if data.kind == "countdown":
+        from ulorl.tiny import task
+
+        return task.problems(data.size, data.seed, held_out=held_out, **data.settings)
+    if data.kind == "reasoning_gym":
+        return list(_reasoning_gym(data, held_out))
+    if data.kind == "hub":
+        records: Iterable[Record] = _hub(data)
+    else:
+        records = (record for path in expand(data.path) for record in read_records(path))
+    problems = _distinct(_problem(record, data) for record in records)
+    found = list(islice(problems, data.size or None))
+    if not found:
+        raise UserError(f"{data.path}: holds no records")
+    if len(found) < data.size:
+        raise UserError(f"{data.path}: holds {len(found)} problems, fewer than data.size={data.size}; 0 takes all")
+    return found
+
+
+def _distinct(items: Iterable[tuple[str, Problem]]) -> Iterator[Problem]:
+    places: dict[str, str] = {}
+    for place, problem in items:
+        if problem.id in places:
+            raise UserError(f"{place}: its id {problem.id!r} is already that of {places[problem.id]}; ids must differ")
+        places[problem.id] = place
+        yield problem
+
+
+def _problem(record: Record, data: Data) -> tuple[str, Problem]:
+    question = _field(record, data.question, "data.question")
+    if not isinstance(question, str):
+        raise UserError(_wrong(record, data.question, question, "text"))
+    answer = _field(record, data.answer, "data.answer")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise UserError(_wrong(record, data.answer, answer, "text or a number"))
+    reference = str(answer)
+    if data.answer_after:
+        _, marker, reference = reference.rpartition(data.answer_after)
+        if not marker:
+            raise UserError(
+                f"{record.place}: {data.answer_after!r} (data.answer_after) is not in field {data.answer!r}"
+            )
+    for name, value in ((data.question, question), (data.answer, reference)):
+        if not value.strip():
+            raise UserError(f"{record.place}: field {name!r} holds no text")
+    names = [record.fields[name] for name in _ID_FIELDS if isinstance(record.fields.get(name), str | int)]
+    meta = {name: _field(record, name, "data.keep") for name in data.keep}
+    _check_json(meta, record)
+    return record.place, Problem(str(names[0]) if names else record.place, question, reference.strip(), meta)
+
+
+def _field(record: Record, name: str, key: str) -> Any:
+    """A field by its name, or by a dotted path into nested records: `prompt.0.content`."""
+    if name in record.fields:
+        return record.fields[name]
+    value: Any = record.fields
+    for part in name.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            there = ", ".join(map(str, record.fields)) or "none"
+            raise UserError(f"{record.place}: no field {name!r} ({key}); the fields are {there}")
+    return value
+
+
+def _wrong(record: Record, name: str, value: Any, expected: str) -> str:
+    return f"{record.place}: field {name!r} is {json.dumps(value, default=str)[:80]}, expected {expected}"
+
+
+def _check_json(meta: Mapping[str, Any], record: Record) -> None:
+    for name, value in meta.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise UserError(
+                f"{record.place}: field {name!r} (data.keep) holds a {type(value).__name__}, not JSON"
+            ) from None
+
+
+def _hub(data: Data) -> Iterator[Record]:
+    import datasets
+
+    name = f"{data.path} ({data.subset + ', ' if data.subset else ''}{data.split})"
+    try:
+        rows = datasets.load_dataset(data.path, data.subset or None, split=data.split)
+    except Exception as error:  # whatever the network, the hub or a dataset's own files come up with
+        raise UserError(
+            f"{name}: cannot be loaded from the hub: {_first_line(error)}; check data.path, data.subset and data.split, "
+            "or download the file and use data.kind=files"
+        ) from error
+    for index, row in enumerate(rows):
+        yield Record(f"{name}: record {index + 1}", row)
+
+
+def _reasoning_gym(data: Data, held_out: bool) -> Iterator[Problem]:
+    """`size` distinct questions of one side, in the order in which the task draws them.
+
+    The side is a stable hash of the question, so that sides are disjoint for every seed and size. `meta` holds what the
+    scorer needs: task, settings, and the entry as a Python literal (JSON would lose its tuples and integer keys).
+    """
+    dataset = _dataset(data)
+    seen: set[str] = set()
+    for index in range(len(dataset)):
+        entry = dataset[index]
+        question, answer = entry["question"], entry["answer"]
+        if question in seen or is_held_out(question) != held_out:
+            continue
+        seen.add(question)
+        literal = repr(entry)
+        if index < 100 and not _survives(entry, literal):
+            raise UserError(f"data.task={data.task}: its entries hold values that cannot be stored with a run")
+        meta = {"task": data.task, "settings": data.settings, "entry": literal}
+        yield Problem(f"{data.task}-{data.seed}-{index}", question, "" if answer is None else str(answer), meta)
+        if len(seen) == data.size:
+            return
+    side = "held-out" if held_out else "training"
+    raise UserError(
+        f"data.task={data.task}: {len(dataset)} draws with these data.settings gave {len(seen)} distinct {side} "
+        f"questions, fewer than data.size={data.size}; ask for fewer, or widen the settings"
+    )
+
+
+def is_held_out(question: str) -> bool:
+    """Which side of a generator's split a question is on."""
+    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
+
+
+def _survives(entry: Mapping[str, Any], literal: str) -> bool:
+    try:
+        return bool(ast.literal_eval(literal) == entry)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def _dataset(data: Data) -> Any:
+    """reasoning-gym's dataset, long enough to draw `data.size` questions of either side from a task with repeats."""
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        raise UserError('data.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"') from None
+    if data.task not in DATASETS:
+        raise UserError(f"data.task={data.task}: reasoning-gym has no such task{_near(data.task, DATASETS)}")
+    names = [f.name for f in dataclasses.fields(DATASETS[data.task][1]) if f.name not in ("seed", "size")]
+    for name in data.settings:
+        if name not in names:
+            raise UserError(f"data.settings.{name}: {data.task} has no such setting{_near(name, names)}")
+    draws = 20 * data.size + 200
+    try:
+        return reasoning_gym.create_dataset(data.task, size=draws, seed=data.seed, **data.settings)
+    except (AssertionError, TypeError, ValueError) as error:  # how reasoning-gym's configurations refuse
+        raise UserError(f"data.settings: {data.task} refuses {data.settings}: {_first_line(error)}") from error
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    known = list(names)
+    near = get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of what an error says; an assertion without a message shows the condition that failed."""
+    text = str(error).strip()
+    if not text and error.__traceback__:
+        context = inspect.getinnerframes(error.__traceback__)[-1].code_context
+        text = (context or [""])[0].strip()
+    return (text or type(error).__name__).splitlines()[0]

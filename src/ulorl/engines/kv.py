@@ -1,0 +1,106 @@
+"""Keys and values in preallocated slots, behind transformers' `Cache`, so that a model's own forward does the work.
+
+A row's token at position p lies at index p of its slot. Active rows are 0..n-1, so a forward pass reads views and copies
+nothing. Entries beyond a row's length may hold anything finite: they are masked, and overwritten before they are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+_ROUND = 64  # capacities are multiples of it
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one forward pass of [rows, Q] tokens writes, and what it reads: the first `length` entries of its rows."""
+
+    rows: slice
+    start: int  # first position written, when every row writes the same Q positions
+    length: int
+    positions: torch.Tensor | None = None  # decode (Q = 1): the position each row writes, [rows]; `start` is not used
+    index: torch.Tensor | None = None  # decode: 0..rows-1
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values, each [slots, KV heads, capacity, head dimension], allocated at the first use."""
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.keys, self.values = self._allocated(key_states), self._allocated(value_states)
+        self.is_initialized = True
+
+    def _allocated(self, like: torch.Tensor) -> torch.Tensor:
+        # zeros and not empty: a masked entry still takes part as 0 * value, and 0 * NaN is NaN
+        return like.new_zeros(self._cache.slots, like.shape[1], self._cache.capacity, like.shape[3])
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: object, **_kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new entries, [rows, KV heads, Q, head dimension]; return the rows' views up to the place's length."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        place = self._cache.place
+        for buffer, new in ((self.keys, key_states), (self.values, value_states)):
+            if place.positions is None:
+                buffer[place.rows, :, place.start : place.start + new.shape[2]] = new
+            else:
+                buffer[place.index, :, place.positions] = new[:, :, 0]
+        return self.keys[place.rows, :, : place.length], self.values[place.rows, :, : place.length]
+
+    def grow(self) -> None:
+        """Move to buffers of the cache's new capacity."""
+        if self.is_initialized:
+            for name in ("keys", "values"):
+                old = getattr(self, name)
+                new = self._allocated(old)
+                new[:, :, : old.shape[2]] = old
+                setattr(self, name, new)
+
+    def move(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
+        for buffer in (self.keys, self.values):
+            buffer[targets, :, :length] = buffer[sources, :, :length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._cache.place.start + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self._cache.place.start
+
+    def get_max_length(self) -> int:
+        return self._cache.capacity
+
+
+class SlotCache(Cache):  # type: ignore[misc]
+    """All layers. The engine sets `place` before each forward pass."""
+
+    def __init__(self, layers: int, slots: int) -> None:
+        self.slots, self.capacity = slots, 0
+        self.place = Place(slice(0, 0), 0, 0)
+        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` entries a row. Doubles, so the cost of growing is a constant a token."""
+        if length > self.capacity:
+            self.capacity = -(-max(length, 2 * self.capacity) // _ROUND) * _ROUND
+            for layer in self.layers:
+                layer.grow()
+
+    def move(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
+        """Copy the first `length` entries of rows `sources` over rows `targets`, both [m]."""
+        for layer in self.layers:
+            layer.move(sources, targets, length)
+
+    def clear(self) -> None:
+        """Free all memory."""
+        self.capacity = 0
+        for layer in self.layers:
+            layer.keys = layer.values = None
+            layer.is_initialized = False

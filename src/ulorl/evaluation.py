@@ -1,0 +1,92 @@
+"""avg@k on held-out problems (section 4.1 takes k = 32): each problem answered k times, accuracy averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ulorl.algorithm import Judge, rollout
+from ulorl.engines.base import Engine
+from ulorl.rng import sample_seed
+from ulorl.types import Finish, Problem, Request, Sample, Sampling, Scored, Status, Tokens
+
+EVAL_STREAM = 1  # draws of evaluation are kept apart from those of training (stream 0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`by_problem` is each problem's share of right answers, in the order of the problems."""
+
+    by_problem: tuple[float, ...]
+    samples: int  # k
+    mean_length: float  # output tokens
+    truncated: float  # share of answers cut at the length limit
+    scored: tuple[Scored, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """avg@k: the mean over problems of the share of right answers."""
+        return float(np.mean(self.by_problem))
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the accuracy over problems: answers to one problem are not independent, so problems are
+        the unit. With one problem it is unknown (nan)."""
+        n = len(self.by_problem)
+        return float(np.std(self.by_problem, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The normal 95% interval of the accuracy."""
+        half = 1.96 * self.stderr
+        return self.accuracy - half, self.accuracy + half
+
+
+def evaluate(
+    engine: Engine,
+    judge: Judge,
+    problems: Sequence[tuple[Problem, Tokens]],
+    *,
+    samples: int,
+    sampling: Sampling,
+    max_tokens: int,
+    seed: int,
+    watch: Callable[[Scored], None] = lambda _: None,
+) -> Evaluation:
+    """Answer each problem `samples` times with the engine's present weights.
+
+    The draws depend on (seed, problem index, run) only, so that evaluations of several versions are paired.
+    Raises RuntimeError when the engine has other work pending.
+    """
+    if engine.pending:
+        raise RuntimeError(f"evaluation needs an idle engine, {engine.pending} requests are pending")
+    requests = [
+        Request(
+            i * samples + run,
+            prompt,
+            len(prompt),
+            max_tokens,
+            sampling,
+            sample_seed(seed, i * samples + run, EVAL_STREAM),
+        )
+        for i, (_, prompt) in enumerate(problems)
+        for run in range(samples)
+    ]
+    scored: dict[int, Scored] = {}
+    for segment in rollout(engine, requests):
+        index = segment.sample_id // samples
+        problem, prompt = problems[index]
+        status = Status.COMPLETE if segment.finish is Finish.EOS else Status.TRUNCATED
+        scored[segment.sample_id] = judge(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
+        watch(scored[segment.sample_id])
+    answers = [scored[request.sample_id] for request in requests]
+    rewards = np.array([a.reward for a in answers]).reshape(len(problems), samples)
+    return Evaluation(
+        by_problem=tuple(rewards.mean(axis=1).tolist()),
+        samples=samples,
+        mean_length=float(np.mean([len(a.sample) for a in answers])),
+        truncated=float(np.mean([a.sample.status is Status.TRUNCATED for a in answers])),
+        scored=tuple(answers),
+    )

@@ -1,0 +1,239 @@
+"""Loads any causal LM of transformers and gives the learner its parts: hidden states and head."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ulorl.errors import UserError
+from ulorl.learner.logprobs import Head
+
+TINY = "ulorl:tiny"
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+def load_model(
+    path: str, *, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Load a causal LM from safetensors, in eval mode: no dropout, so that one token has one log-prob.
+
+    Args:
+        path: a transformers folder, a hub name, or `ulorl:tiny`.
+        dtype: of the weights.
+        device: where they go.
+        trust_remote_code: run Python code found beside the weights.
+
+    Raises:
+        UserError: not found; not a causal LM; weights missing, damaged, of another shape, or not safetensors.
+    """
+    source = resolve(path)
+    config = _load_config(path, source, trust_remote_code)
+    _refuse_other_tasks(path, config, trust_remote_code)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except _LOAD_ERRORS as error:
+        raise UserError(f"{path}: {_weights_problem(source, error)}") from error
+    # transformers draws missing and misshapen weights at random and only warns.
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{path}: {len(missing)} weights of {type(model).__name__} are not in its safetensors files "
+            f"({_first(missing)}); the folder is incomplete or holds another model than its config.json says"
+        )
+    if mismatched := sorted(str(key) for key in info["mismatched_keys"]):
+        raise UserError(f"{path}: weights and config.json disagree about shapes ({_first(mismatched)})")
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that stands beside a model. Raises UserError when there is none or it is damaged."""
+    source = resolve(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the Rust tokenizer raises bare Exception for a damaged tokenizer.json
+        raise UserError(
+            f"{path}: no usable tokenizer ({_brief(error)}); a model folder needs tokenizer.json and "
+            "tokenizer_config.json, as written by tokenizer.save_pretrained(folder)"
+        ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(f"{path}: the tokenizer has no vocabulary; is tokenizer.json missing from the folder?")
+    return tokenizer
+
+
+def resolve(path: str) -> str:
+    """The folder or hub name behind `model.path`. Raises UserError for a folder that is missing or no model's."""
+    if path == TINY:
+        from ulorl.tiny import model_path
+
+        return str(model_path())
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{path}: no config.json in this folder; a transformers model folder has one")
+        return str(folder)
+    if folder.exists():
+        raise UserError(f"{path}: is a file; give the folder that holds config.json and the safetensors")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
+        raise UserError(f"{path}: no such folder, and not a hub name (owner/name) either")
+    return path
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The model's last layer, with the caps and scales that transformers' models put on their logits.
+
+    The tensors are the model's own parameters, so gradients reach them. `check_head` says whether this is all there is.
+    """
+    layer = model.get_output_embeddings()
+    if layer is None or getattr(layer, "weight", None) is None:
+        raise UserError(f"{type(model).__name__}: has no LM head (get_output_embeddings() is {layer})")
+    return Head(
+        weight_VH=layer.weight,
+        bias_V=getattr(layer, "bias", None),
+        softcap=_softcap(_text_config(model)),
+        scale=_scale(_text_config(model)),
+    )
+
+
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+) -> Tensor:
+    """Final hidden states [B, S, H] (after the last norm), the head's input, of token ids [B, S]."""
+    output = model.base_model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """One small forward pass: are `head_of` and `hidden_states` all that stands between tokens and logits?
+
+    Raises:
+        UserError: the model does something else to its logits; training it would use wrong log-probs.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    input_ids = torch.arange(1, 9, device=model.device)[None] * 7919 % vocabulary
+    expected = model(input_ids=input_ids, use_cache=False).logits[0].float()
+    hidden = hidden_states(model, input_ids, None, None)[0]
+    found = head_of(model).logits(hidden).float()
+    tolerance = 1e-4 if expected.dtype == hidden.dtype else 3e-2  # bf16 models round their logits to 8 bits
+    size = float(expected.abs().max())
+    apart = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    if not apart <= tolerance * max(size, 1e-6):
+        raise UserError(
+            f"{type(model).__name__}: its logits are not weight @ hidden with the scale, bias or soft-cap we know "
+            f"(they differ by {apart:.3g}, the largest is {size:.3g}); this model cannot be trained yet"
+        )
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids that end an output, ascending: those of the generation config and the tokenizer's.
+
+    Raises:
+        UserError: neither names one; no output would ever be complete.
+    """
+    ids = {tokenizer.eos_token_id}
+    for config in (model.generation_config, _text_config(model)):
+        named = getattr(config, "eos_token_id", None)
+        ids.update(named if isinstance(named, (list, tuple)) else [named])
+    found = tuple(sorted(int(i) for i in ids if i is not None))
+    if not found:
+        raise UserError(
+            f"{model.name_or_path}: neither generation_config.json nor the tokenizer names an EOS token; "
+            "set eos_token_id in generation_config.json"
+        )
+    return found
+
+
+def load_config(path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """A model folder's config.json, without its weights. Raises UserError when there is none or it is unusable."""
+    return _load_config(path, resolve(path), trust_remote_code)
+
+
+def context_length(of: PreTrainedModel | PreTrainedConfig) -> int | None:
+    """Positions the model is made for, prompt and output together (with YaRN: its factor times the original length);
+    None when the configuration names no limit."""
+    config = getattr(of, "config", of).get_text_config(decoder=True)
+    length = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if length and rope.get("rope_type") == "yarn":
+        length = max(length, int(rope["factor"] * (rope.get("original_max_position_embeddings") or length)))
+    return int(length) if length else None
+
+
+def _text_config(model: PreTrainedModel) -> Any:
+    return model.config.get_text_config(decoder=True)
+
+
+def _softcap(config: Any) -> float | None:
+    for key in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if cap := getattr(config, key, None):
+            return float(cap)
+    return None
+
+
+def _scale(config: Any) -> float:
+    scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    scale *= float(getattr(config, "lm_head_multiplier", None) or 1.0)  # Falcon-H1
+    scaling = float(getattr(config, "logits_scaling", None) or 1.0)
+    return scale * scaling if config.model_type == "hyperclovax" else scale / scaling  # Granite divides
+
+
+def _load_config(path: str, source: str, trust_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except _LOAD_ERRORS as error:
+        if "trust_remote_code" in str(error):
+            mend = "it brings its own Python code; set model.trust_remote_code=true if you trust it"
+        elif Path(source).is_dir():
+            mend = f"config.json cannot be used ({_brief(error)})"
+        else:
+            mend = f"no such folder, and the hub did not give it ({_brief(error)})"
+        raise UserError(f"{path}: {mend}") from error
+
+
+def _refuse_other_tasks(path: str, config: Any, trust_remote_code: bool) -> None:
+    """A classifier's folder would load as a causal LM when its head is tied, so the architecture is read first."""
+    if trust_remote_code and hasattr(config, "auto_map"):
+        return
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    causal = {name for value in names for name in ([value] if isinstance(value, str) else value)}
+    architectures = getattr(config, "architectures", None) or []
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
+        architectures and not causal.intersection(architectures)
+    ):
+        found = ", ".join(architectures) or f"model_type {config.model_type}"
+        raise UserError(f"{path}: not a causal LM of transformers (config.json says {found})")
+
+
+def _weights_problem(source: str, error: BaseException) -> str:
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf"})
+        return "no *.safetensors in this folder; only safetensors are loaded" + (
+            f" (found {_first(others)}; convert with model.save_pretrained(folder))" if others else ""
+        )
+    return f"the weights cannot be loaded ({_brief(error)}); copy or download the folder again"
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[0][:200]}"

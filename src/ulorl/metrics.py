@@ -1,0 +1,82 @@
+"""The numbers of a step, by the names that metrics.jsonl, TensorBoard and the report share. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ulorl.types import Status
+
+if TYPE_CHECKING:
+    from ulorl.algorithm import Step
+    from ulorl.engines.base import EngineStats
+    from ulorl.evaluation import Evaluation
+    from ulorl.rollout.scheduler import Scheduler
+
+Metrics = dict[str, float | int | None]
+
+
+def step_metrics(number: int, step: Step, scheduler: Scheduler, work: EngineStats, version: int) -> Metrics:
+    """One line of metrics.jsonl. A mean over nothing is None. `version` is that of the weights after the step."""
+    finished = [scored.sample for scored in step.finished]
+    trained = [member.sample for group in step.groups for member in group.members]
+    decoded = sum(len(sample.segments[-1]) for sample in step.segments)
+    before = version - (step.update.steps > 0)  # the version that the update started from
+    staleness = np.concatenate([before - sample.versions for sample in trained]) if trained else np.empty(0)
+    return {
+        "step": number,
+        "version": version,
+        "reward/mean": _mean([scored.reward for scored in step.finished]),
+        "rollout/tokens": decoded,
+        "rollout/in_flight": len(step.segments),
+        "rollout/finished": len(finished),
+        "rollout/carried": len(scheduler.unfinished),
+        "rollout/waiting": len(scheduler.experience),
+        "rollout/truncated": sum(sample.status is Status.TRUNCATED for sample in finished),
+        "rollout/length_mean": _mean([len(sample) for sample in finished]),
+        "rollout/segments_mean": _mean([len(sample.segments) for sample in finished]),
+        "rollout/multi_segment_fraction": _mean([len(sample.segments) > 1 for sample in finished]),
+        "rollout/staleness_mean": _mean(staleness),
+        "rollout/decode_steps": work.decode_steps,
+        "rollout/prefill_tokens": work.prefill_tokens,
+        "rollout/tokens_per_second": decoded / step.rollout_seconds,
+        "train/groups": len(step.groups),
+        "train/groups_dropped": step.update.groups_dropped,
+        "train/updates": step.update.steps,
+        "train/samples": step.update.samples,
+        "train/tokens": step.update.tokens,
+        **{name: step.update.means.get(name) for name in UPDATE_MEANS},
+        "time/rollout": step.rollout_seconds,
+        "time/update": step.update_seconds,
+        "time/step": step.rollout_seconds + step.update_seconds,
+    }
+
+
+UPDATE_MEANS = (
+    "entropy/mean",
+    "mpt/fraction",
+    "mpt/masked_fraction",
+    "importance/ratio_mean",
+    "importance/clip_fraction",
+    "train/loss",
+    "train/grad_norm",
+    "train/lr",
+)
+
+
+def evaluation_metrics(evaluation: Evaluation, seconds: float) -> Metrics:
+    return {
+        "eval/accuracy": evaluation.accuracy,
+        "eval/stderr": evaluation.stderr,
+        "eval/problems": len(evaluation.by_problem),
+        "eval/samples": evaluation.samples,
+        "eval/length_mean": evaluation.mean_length,
+        "eval/truncated": evaluation.truncated,
+        "time/eval": seconds,
+    }
+
+
+def _mean(values: object) -> float | None:
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.mean()) if array.size else None

@@ -1,0 +1,147 @@
+"""A run folder as the report and the closing table read it: config.json, metrics.jsonl, samples/.
+
+Reading is lenient about what a run may lack (no step yet, no evaluation, keys an older version did not write) and
+strict about what is damaged: that names the file and the line. A torn last line of metrics.jsonl, which a run that was
+killed can leave, is no damage.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ulorl.errors import UserError
+
+METRICS = "metrics.jsonl"
+SAMPLES = "samples"
+
+Metrics = Mapping[str, float | int | None]
+
+
+@dataclass
+class SampleStats:
+    """What the stored samples say in sum."""
+
+    segments: Counter[int] = field(default_factory=Counter)  # segments of a sample -> samples
+    lengths: dict[int, list[int]] = field(default_factory=dict)  # step -> output tokens of each sample
+
+    @property
+    def count(self) -> int:
+        return self.segments.total()
+
+    @property
+    def segments_mean(self) -> float | None:
+        return sum(n * c for n, c in self.segments.items()) / self.count if self.count else None
+
+    @property
+    def multi_segment_share(self) -> float | None:
+        """Share of samples that span two segments or more."""
+        return sum(c for n, c in self.segments.items() if n >= 2) / self.count if self.count else None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The run folder `dir`. `config` is the plain tree; `metrics` one mapping a step, in the order of the steps."""
+
+    dir: Path
+    config: Mapping[str, Any]
+    metrics: tuple[Metrics, ...]
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """The steps at which `key` exists, and its values there."""
+        points = [(int(m["step"] or 0), m[key]) for m in self.metrics if m.get(key) is not None]
+        return [step for step, _ in points], [float(value) for _, value in points if value is not None]
+
+    def total(self, key: str) -> float:
+        return sum(self.series(key)[1])
+
+    def setting(self, key: str) -> Any:
+        """The configuration's value at a dotted key, None when there is none."""
+        node: Any = self.config
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return node
+
+    def sample_files(self) -> list[tuple[int, Path]]:
+        """(step, file) of every stored step, rising."""
+        return sample_files(self.dir)
+
+    @cached_property
+    def stats(self) -> SampleStats:
+        """One pass over all stored samples; only their lengths are kept in memory."""
+        stats = SampleStats()
+        for step, path in self.sample_files():
+            for sample in read_samples(path):
+                stats.segments[max(1, len(sample.get("segments") or ()))] += 1
+                stats.lengths.setdefault(step, []).append(int(sample.get("tokens") or 0))
+        return stats
+
+
+def read_run(run_dir: Path) -> RunRecord:
+    """Read a run folder. Raises UserError when it is not one or a file in it is damaged."""
+    config_path = run_dir / "config.json"
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such folder; give the folder of a run (run.dir of its recipe)")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{run_dir}: not a run, it has no config.json; give the folder of a run") from None
+    except ValueError as error:
+        raise UserError(f"{config_path}: not valid JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{config_path}: expected a JSON object, found {type(config).__name__}")
+    metrics = (m for m in read_metrics(run_dir / METRICS))
+    return RunRecord(run_dir, config, tuple(sorted(metrics, key=lambda m: m["step"] or 0)))
+
+
+def read_metrics(path: Path) -> list[dict[str, float | int | None]]:
+    """The lines of a metrics.jsonl that are whole; [] when there is no such file. Values that are not finite numbers
+    become None. Raises UserError naming the line when one is damaged or has no step."""
+    if not path.exists():
+        return []
+    metrics = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break  # torn by a kill in the middle of a write
+        entry = _object(line, path, number)
+        if not isinstance(entry.get("step"), int):
+            raise UserError(f'{path}, line {number}: no whole number under "step", found {entry.get("step")!r}')
+        metrics.append({key: _finite(value) for key, value in entry.items()})
+    return metrics
+
+
+def sample_files(run_dir: Path) -> list[tuple[int, Path]]:
+    """(step, file) of every samples/step_<step>.jsonl of a run, rising."""
+    found = []
+    for path in (run_dir / SAMPLES).glob("step_*.jsonl"):
+        digits = path.stem.removeprefix("step_")
+        if digits.isdecimal():
+            found.append((int(digits), path))
+    return sorted(found)
+
+
+def read_samples(path: Path) -> Iterator[dict[str, Any]]:
+    """The samples of one step's file. Raises UserError naming the line when one is damaged."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            yield _object(line, path, number)
+
+
+def _object(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: not valid JSON ({error}); delete the line") from None
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}, line {number}: expected a JSON object, found {type(entry).__name__}")
+    return entry
+
+
+def _finite(value: Any) -> float | int | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

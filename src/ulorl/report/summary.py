@@ -1,0 +1,160 @@
+"""What a run came to, in numbers: the closing table of the terminal and the head of report.html."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ulorl.report.record import RunRecord
+
+Z95 = 1.96  # two-sided 95% of a normal distribution
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A held-out accuracy in [0, 1] after `step` updates; `stderr` None when it was not measured."""
+
+    step: int
+    value: float
+    stderr: float | None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95% interval."""
+        return None if self.stderr is None else Z95 * self.stderr
+
+    def __str__(self) -> str:
+        half = "" if self.half_width is None else f" ±{100 * self.half_width:.1f}"
+        return f"{100 * self.value:.1f}%{half}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric's mean over the first and over the last `window` steps that have it."""
+
+    first: float
+    last: float
+    window: int
+
+    def __str__(self) -> str:
+        return f"{self.first:.3f} → {self.last:.3f}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """None wherever a run has no such number (yet)."""
+
+    steps: int  # done
+    planned: int | None
+    before: Accuracy | None  # the first evaluation
+    after: Accuracy | None  # the last one, when there were two
+    problems: int | None  # of the last evaluation
+    runs: int | None  # a problem
+    reward: Change | None
+    entropy: Change | None
+    tokens_per_second: float | None  # decoded, while rolling out
+    segments_mean: float | None
+    multi_segment_share: float | None
+    truncated_share: float | None  # of finished samples
+    seconds: float  # all steps and evaluations
+
+    @property
+    def gain(self) -> float | None:
+        """Points of accuracy."""
+        return 100 * (self.after.value - self.before.value) if self.before and self.after else None
+
+    @property
+    def gain_half_width(self) -> float | None:
+        """Half of the gain's 95% interval, points. The two evaluations are taken as independent, which is
+        conservative: they share their problems."""
+        if not (self.before and self.after) or self.before.stderr is None or self.after.stderr is None:
+            return None
+        return 100 * Z95 * math.hypot(self.before.stderr, self.after.stderr)
+
+
+def summarize(record: RunRecord) -> Summary:
+    """The numbers of a run folder, finished or not."""
+    evaluations = accuracies(record)
+    finished, rollout_seconds = record.total("rollout/finished"), record.total("time/rollout")
+    planned = record.setting("steps")
+    return Summary(
+        steps=max((int(m["step"] or 0) for m in record.metrics), default=0),
+        planned=planned if isinstance(planned, int) else None,
+        before=evaluations[0] if evaluations else None,
+        after=evaluations[-1] if len(evaluations) > 1 else None,
+        problems=_latest(record, "eval/problems", "eval.problems"),
+        runs=_latest(record, "eval/samples", "eval.samples"),
+        reward=_change(record.series("reward/mean")[1]),
+        entropy=_change(record.series("entropy/mean")[1]),
+        tokens_per_second=record.total("rollout/tokens") / rollout_seconds if rollout_seconds else None,
+        segments_mean=record.stats.segments_mean,
+        multi_segment_share=record.stats.multi_segment_share,
+        truncated_share=record.total("rollout/truncated") / finished if finished else None,
+        seconds=sum(record.series("time/step")[1]) + record.total("time/eval"),
+    )
+
+
+def accuracies(record: RunRecord) -> list[Accuracy]:
+    """Every evaluation of the run, by step."""
+    errors = dict(zip(*record.series("eval/stderr"), strict=True))
+    return [Accuracy(s, v, errors.get(s)) for s, v in zip(*record.series("eval/accuracy"), strict=True)]
+
+
+def rows(summary: Summary) -> list[tuple[str, str]]:
+    """(label, value) of the closing table; numbers that do not exist are left out."""
+    s = summary
+    table: list[tuple[str, str | None]] = []
+    for name, accuracy in ((" before" if s.after else "", s.before), (" after", s.after)):
+        if accuracy:
+            table.append((f"held-out accuracy{name}", f"{accuracy} (step {accuracy.step}, {evaluation_size(s)})"))
+    if s.gain is not None:
+        half = "" if s.gain_half_width is None else f" ±{s.gain_half_width:.1f}"
+        table.append(("gain", f"{s.gain:+.1f}{half} points"))
+    for name, change in (("mean reward", s.reward), ("entropy, nats a token", s.entropy)):
+        table.append((name, f"{change} ({span(change)})" if change else None))
+    table += [
+        ("decoded tokens a second", _number(s.tokens_per_second, ",.0f")),
+        ("segments a sample", _number(s.segments_mean, ".2f")),
+        ("samples in 2 or more segments", _number(s.multi_segment_share, ".1%")),
+        ("truncated samples", _number(s.truncated_share, ".1%")),
+        ("time", f"{duration(s.seconds)} ({s.steps} steps)"),
+    ]
+    return [(label, value) for label, value in table if value]
+
+
+def evaluation_size(summary: Summary) -> str:
+    """`500 problems x 4`, or what is known of it."""
+    problems = f"{summary.problems:,} problems" if summary.problems else "problems unknown"
+    return f"{problems} x {summary.runs}" if summary.runs else problems
+
+
+def span(change: Change) -> str:
+    return f"mean of first and last {change.window} steps" if change.window > 1 else "first and last step"
+
+
+def duration(seconds: float) -> str:
+    """`3 h 05 min`, `5 min 09 s` or `8.2 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _change(values: Sequence[float]) -> Change | None:
+    """A tenth of the steps at either end, at most 10."""
+    if not values:
+        return None
+    window = min(10, max(1, len(values) // 10))
+    return Change(math.fsum(values[:window]) / window, math.fsum(values[-window:]) / window, window)
+
+
+def _latest(record: RunRecord, metric: str, setting: str) -> int | None:
+    """A count the evaluation logged, else the configuration's."""
+    values = record.series(metric)[1]
+    value = values[-1] if values else record.setting(setting)
+    return int(value) if isinstance(value, int | float) else None
+
+
+def _number(value: float | None, spec: str) -> str | None:
+    return None if value is None else format(value, spec)

@@ -1,0 +1,18 @@
+"""The mathematical reward: math-verify compares the output's answer with the reference."""
+
+from __future__ import annotations
+
+from ulorl.rewards.judge import judge
+from ulorl.types import Problem
+
+
+class MathReward:
+    r"""1.0 when the output's answer equals `problem.answer` mathematically.
+
+    The answer is what the last complete \boxed{...} holds; without one, the last expression math-verify finds in the
+    output's last 4,000 characters ("the answer is ..." first, then any formula or number). No answer, or one that cannot
+    be parsed, is 0.0; so is one that takes more than 10 seconds to compare. Works from any thread.
+    """
+
+    def __call__(self, problem: Problem, text: str) -> float:
+        return judge("math").score(reference=problem.answer, text=text)

@@ -1,0 +1,101 @@
+"""The judge's own process: reads a JSON request a line, writes a JSON number a line.
+
+It runs as a script, so that it imports neither torch nor the rest of this package. Whatever a model writes is parsed
+here and not in the trainer, because `10**10**10` or a hostile expression can take all time and memory there is.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import re
+import sys
+import warnings
+from functools import lru_cache
+from typing import Any
+
+PARSE_SECONDS = 3  # math-verify's own limits, for what an alarm can interrupt; the parent kills what it cannot
+MEMORY_BYTES = 4 << 30
+TAIL_CHARACTERS = 4000  # of an output without \boxed{}: where its last expression is looked for
+
+
+def math_score(reference: str, text: str) -> float:
+    """Whether the answer in `text` is mathematically equal to `reference`."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    found = last_boxed(text)
+    if found is not None and not found.strip():
+        return 0.0
+    answer = text[-TAIL_CHARACTERS:] if found is None else _boxed(found)
+    configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    gold, predicted = (
+        parse(source, configs, parsing_timeout=PARSE_SECONDS) for source in (_boxed(_plain_integer(reference)), answer)
+    )
+    return float(verify(gold, predicted, timeout_seconds=PARSE_SECONDS))
+
+
+def _boxed(answer: str) -> str:
+    return rf"\boxed{{{_plain_integer(answer)}}}"
+
+
+def _plain_integer(answer: str) -> str:
+    """AIME writes 033: the integer 33."""
+    return str(int(answer)) if re.fullmatch(r"\s*0\d{1,30}\s*", answer) else answer
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What the last complete \boxed{...} (or \fbox{...}) holds; None without one."""
+    for match in reversed(list(re.finditer(r"\\f?boxed\s*\{", text))):
+        depth = 1
+        for position in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if not depth:
+                return text[match.end() : position]
+    return None
+
+
+def task_score(task: str, settings: str, entry: str, answer: str) -> float:
+    """reasoning-gym's own score; 1 only for a full one. An answer that its scorer chokes on is a wrong answer."""
+    try:
+        score = _dataset(task, settings).score_answer(answer, ast.literal_eval(entry))
+    except Exception:  # scorers parse free text, each in its own way
+        return 0.0
+    return float(score >= 1.0)
+
+
+@lru_cache(maxsize=64)
+def _dataset(task: str, settings: str) -> Any:
+    import reasoning_gym
+
+    return reasoning_gym.create_dataset(task, size=1, seed=0, **json.loads(settings))
+
+
+def main() -> None:
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    except (ImportError, ValueError):
+        pass  # not every system has it; the parent's time limit remains
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    sys.set_int_max_str_digits(10_000)
+    scores = {"math": math_score, "task": task_score}
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not be taken for an answer
+    score = scores[sys.argv[1]]
+    if sys.argv[1] == "math":
+        score("1", "1")  # imports and compiles, so that the first request is not charged for it
+    else:
+        import reasoning_gym  # noqa: F401
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        try:
+            result = score(**json.loads(line))
+        except (MemoryError, RecursionError):
+            result = 0.0
+        print(result, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""Builds the rooms from a configuration and hands them to the loop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ulorl import checkpoint, config
+from ulorl.algorithm import Step, ulorl_step
+from ulorl.checkpoint import Counters, Pools
+from ulorl.config import Config
+from ulorl.data.problems import load_problems
+from ulorl.data.prompts import encode_prompts
+from ulorl.data.stream import ProblemStream
+from ulorl.engines.base import Engine, EngineStats
+from ulorl.engines.torch import TorchEngine
+from ulorl.errors import UserError
+from ulorl.evaluation import Evaluation, evaluate
+from ulorl.learner.model import context_length, eos_ids, load_config, load_model, load_tokenizer
+from ulorl.learner.update import Learner
+from ulorl.metrics import evaluation_metrics, step_metrics
+from ulorl.report.html import write_report
+from ulorl.rewards import make_reward
+from ulorl.rewards.judge import Judge
+from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.runlog import RunLog, require_trackers
+from ulorl.types import Problem, Sampling, Tokens
+
+MAY_CHANGE = ("steps", "run.checkpoint_every", "run.keep_checkpoints", "eval.every", "log")
+NEW_RUN = Counters()
+Prompted = tuple[Problem, Tokens]
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop; it is saved and can be resumed."""
+
+    def __init__(self, run_dir: Path, step: int, signum: int) -> None:
+        super().__init__(f"stopped after step {step}; everything is saved. Go on with: ulorl train --resume {run_dir}")
+        self.exit_code = 128 + signum
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    dir: Path
+    model: Path  # a transformers folder
+    before: Evaluation | None
+    after: Evaluation | None
+
+    @property
+    def metrics(self) -> list[dict[str, float | int | None]]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in (self.dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is checked before any model is loaded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    problems: Sequence[Prompted]
+    held_out: Sequence[Prompted]
+    judge: Judge
+
+
+@dataclass
+class Rooms:
+    config: Config
+    inputs: Inputs
+    stream: ProblemStream[Prompted]
+    scheduler: Scheduler
+    engine: Engine
+    learner: Learner
+
+
+def train(cfg: Config, *, overwrite: bool = False) -> Result:
+    """Train from the start. Raises UserError for anything wrong with recipe, data or model folder, before the model
+    is loaded, and when `run.dir` holds a run already (`overwrite` removes it)."""
+    run_dir = Path(cfg.run.dir)
+    if (run_dir / "config.json").exists() and not overwrite:
+        raise UserError(
+            f"{run_dir} holds a run already. Go on with it: ulorl train --resume {run_dir}; "
+            "start anew: another run.dir, or --overwrite"
+        )
+    inputs = load_inputs(cfg)
+    if run_dir.exists() and overwrite:
+        _remove_run(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.json").write_text(cfg.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return _go(build(cfg, inputs), start=0)
+
+
+def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
+    """Go on from the newest checkpoint, as if the run had never stopped. Raises UserError when there is none, or when
+    an override changes what the run is (only `MAY_CHANGE` may)."""
+    saved = config.from_json(run_dir / "config.json")
+    cfg = config.overridden(saved, overrides, may_change=MAY_CHANGE)
+    folder = checkpoint.latest(run_dir)
+    counters, pools = checkpoint.load(folder, cfg.rollout.group)
+    if counters.step >= cfg.steps:
+        raise UserError(f"{run_dir}: all {cfg.steps} steps are done; to train longer add steps={2 * cfg.steps}")
+    (run_dir / "config.json").write_text(cfg.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return _go(build(cfg, load_inputs(cfg), folder, counters, pools), start=counters.step)
+
+
+def load_inputs(cfg: Config) -> Inputs:
+    """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model."""
+    require_trackers(cfg.log)
+    reward = make_reward(cfg.reward.kind, cfg.reward.function)
+    problems = load_problems(cfg.data)
+    held_out = load_problems(cfg.eval_data(), held_out=True)[: cfg.eval.problems] if cfg.eval.data else []
+    tokenizer = load_tokenizer(cfg.model.path, trust_remote_code=cfg.model.trust_remote_code)
+    context = context_length(load_config(cfg.model.path, trust_remote_code=cfg.model.trust_remote_code))
+    prompted = _prompted(problems, tokenizer, cfg.data, context, cfg.rollout.max_tokens)
+    kept_apart = {problem.prompt for problem in held_out}
+    return Inputs(
+        tokenizer,
+        _without(prompted, kept_apart),
+        _prompted(held_out, tokenizer, cfg.eval_data(), context, cfg.eval.max_tokens or cfg.rollout.max_tokens),
+        Judge(reward, tokenizer),
+    )
+
+
+def build(
+    cfg: Config,
+    inputs: Inputs,
+    folder: Path | None = None,
+    counters: Counters = NEW_RUN,
+    pools: Pools | None = None,
+) -> Rooms:
+    """The rooms of a run, new or as a checkpoint `folder` left them."""
+    _set_threads(cfg)
+    torch.manual_seed(cfg.seed)
+    source = str(folder / "model") if folder else cfg.model.path
+    learner_model = _model(cfg, source, cfg.model.dtype)
+    learner = Learner(
+        learner_model,
+        optim=cfg.optim,
+        objective=cfg.objective,
+        temperature=cfg.rollout.temperature,
+        max_tokens=cfg.rollout.max_tokens,
+        pad_id=_pad_id(inputs.tokenizer),
+        version=counters.version,
+    )
+    if folder:
+        learner.load_optimizer(folder / "optimizer.safetensors")
+    scheduler = Scheduler(
+        group=cfg.rollout.group,
+        segment_tokens=cfg.rollout.segment_tokens,
+        max_tokens=cfg.rollout.max_tokens,
+        sampling=Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k),
+        seed=cfg.seed,
+        unfinished=pools.unfinished if pools else UnfinishedPool(),
+        experience=pools.experience if pools else ExperiencePool(cfg.rollout.group),
+        next_group=counters.next_group,
+    )
+    return Rooms(
+        config=cfg,
+        inputs=inputs,
+        stream=ProblemStream(inputs.problems, cfg.seed, counters.cursor),
+        scheduler=scheduler,
+        engine=make_engine(cfg, inputs.tokenizer, source, counters.version),
+        learner=learner,
+    )
+
+
+def make_engine(cfg: Config, tokenizer: PreTrainedTokenizerBase, source: str, version: int = 0) -> Engine:
+    """The rollout engine of `engine.kind`, with the weights of `source`."""
+    model = _model(cfg, source, cfg.model.dtype if cfg.engine.dtype == "auto" else cfg.engine.dtype)
+    return TorchEngine(
+        model,
+        eos_ids=eos_ids(model, tokenizer),
+        slots=cfg.engine.slots,
+        prefill_tokens=cfg.engine.prefill_tokens,
+        version=version,
+    )
+
+
+def _go(rooms: Rooms, start: int) -> Result:
+    cfg, run_dir = rooms.config, Path(rooms.config.run.dir)
+    before = after = None
+    with RunLog(run_dir, cfg, resume_step=start or None) as log, _interrupts() as interrupted:
+        if start == 0 and rooms.inputs.held_out:
+            before, metrics = _evaluate(rooms, log)
+            log.step({"step": 0, "version": rooms.learner.version} | metrics)
+        for number in range(start + 1, cfg.steps + 1):
+            step, work = _step(rooms, log)
+            metrics = step_metrics(number, step, rooms.scheduler, work, rooms.learner.version)
+            last = number == cfg.steps
+            if rooms.inputs.held_out and (last or (cfg.eval.every and number % cfg.eval.every == 0)):
+                after, evaluated = _evaluate(rooms, log)
+                metrics |= evaluated
+            log.samples(number, step.groups, partial(_decode, rooms.inputs.tokenizer))
+            log.step(metrics)
+            stop = interrupted()
+            if last or stop or (cfg.run.checkpoint_every and number % cfg.run.checkpoint_every == 0):
+                _checkpoint(rooms, number)
+            if stop and not last:
+                raise Interrupted(run_dir, number, stop)
+        model = run_dir / "model"
+        rooms.learner.save_model(model)
+        rooms.inputs.tokenizer.save_pretrained(model)
+        report = write_report(run_dir)
+        log.summary(model=model, report=report)
+    return Result(run_dir, model, before, after)
+
+
+def _step(rooms: Rooms, log: RunLog) -> tuple[Step, EngineStats]:
+    """One step of Algorithm 1 and the work the engine did for it."""
+    new = [rooms.stream.next() for _ in range(rooms.config.rollout.prompts)]
+    then = replace(rooms.engine.stats)
+    entering = len(rooms.scheduler.unfinished) + len(new) * rooms.scheduler.group
+    with log.phase("rollout", entering, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
+        step = ulorl_step(
+            rooms.scheduler, rooms.engine, rooms.inputs.judge, rooms.learner, new, watch=lambda _: phase.advance()
+        )
+    now = rooms.engine.stats
+    return step, EngineStats(
+        now.decode_steps - then.decode_steps,
+        now.decode_tokens - then.decode_tokens,
+        now.prefill_tokens - then.prefill_tokens,
+    )
+
+
+def _evaluate(rooms: Rooms, log: RunLog) -> tuple[Evaluation, dict[str, float | int | None]]:
+    started = time.perf_counter()
+    answers = len(rooms.inputs.held_out) * rooms.config.eval.samples
+    with log.phase("evaluate", answers, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
+        evaluation = run_evaluation(rooms.config, rooms.inputs, rooms.engine, watch=lambda _: phase.advance())
+    return evaluation, evaluation_metrics(evaluation, time.perf_counter() - started)
+
+
+def run_evaluation(
+    cfg: Config, inputs: Inputs, engine: Engine, watch: Callable[..., None] = lambda _: None
+) -> Evaluation:
+    """avg@k of the engine's present weights on the held-out problems."""
+    return evaluate(
+        engine,
+        inputs.judge,
+        inputs.held_out,
+        samples=cfg.eval.samples,
+        sampling=Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k),
+        max_tokens=cfg.eval.max_tokens or cfg.rollout.max_tokens,
+        seed=cfg.seed,
+        watch=watch,
+    )
+
+
+def _checkpoint(rooms: Rooms, number: int) -> None:
+    counters = Counters(number, rooms.learner.version, rooms.stream.cursor, rooms.scheduler.next_group)
+    run = rooms.config.run
+    checkpoint.save(
+        Path(run.dir), counters, rooms.scheduler, rooms.learner, rooms.inputs.tokenizer, keep=run.keep_checkpoints
+    )
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], int]]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop after this step (0: none yet); the second acts at once."""
+    received = 0
+
+    def on_signal(signum: int, _: FrameType | None) -> None:
+        nonlocal received
+        received = signum
+        for which in previous:
+            signal.signal(which, previous[which])
+
+    try:
+        previous = {which: signal.signal(which, on_signal) for which in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are the caller's business
+        previous = {}
+    try:
+        yield lambda: received
+    finally:
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+
+
+def _model(cfg: Config, source: str, dtype: str) -> torch.nn.Module:
+    device = cfg.model.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(source, dtype=getattr(torch, dtype), device=device, trust_remote_code=cfg.model.trust_remote_code)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str:
+    """As `Judge` decodes outputs."""
+    return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Padding is masked everywhere, so any token will do where the tokenizer has none."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+
+
+def _prompted(
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    data: config.Data,
+    context: int | None,
+    max_tokens: int,
+) -> list[Prompted]:
+    prompts = encode_prompts(
+        problems,
+        tokenizer,
+        template=data.template,
+        system=data.system,
+        chat=data.chat,
+        max_prompt_tokens=data.max_prompt_tokens,
+        context=None if context is None else context - max_tokens,
+    )
+    return list(zip(problems, prompts, strict=True))
+
+
+def _without(prompted: Sequence[Prompted], kept_apart: set[str]) -> list[Prompted]:
+    """Problems that are not held out. Raises UserError when none is left."""
+    left = [pair for pair in prompted if pair[0].prompt not in kept_apart]
+    if not left:
+        raise UserError(
+            "eval.data: every training problem is also a held-out problem; give eval.data another path, split or seed"
+        )
+    return left
+
+
+def _remove_run(run_dir: Path) -> None:
+    """Only what a run writes: a folder that is not a run's is left alone."""
+    if any(run_dir.iterdir()) and not (run_dir / "config.json").exists():
+        raise UserError(f"{run_dir} is not empty and not a run's folder; choose another run.dir")
+    shutil.rmtree(run_dir)
+
+
+def evaluate_config(cfg: Config) -> Evaluation:
+    """avg@k of `model.path` on the held-out problems of a configuration, without training."""
+    if not cfg.eval.data:
+        raise UserError("eval.data is missing: it says which problems are held out, for example eval.data.split=test")
+    inputs = load_inputs(cfg)
+    _set_threads(cfg)
+    return run_evaluation(cfg, inputs, make_engine(cfg, inputs.tokenizer, cfg.model.path))
+
+
+def _set_threads(cfg: Config) -> None:
+    if cfg.model.threads:
+        torch.set_num_threads(cfg.model.threads)

@@ -1,0 +1,168 @@
+"""Chain countdown: the tiny reasoner's task. Its output is a search whose length is long-tailed.
+
+A problem gives 3 or 4 numbers (1 to 9) and a target, `7,2,7,2>10`. A chain uses each number exactly once, strictly
+left to right, with + - *, and keeps every value within 0..50. An output tries chains, a line each, and compares the
+result with the target, which it copies; the last line is the answer:
+
+    7-2=5+2=7+7=14,10>
+    7+7=14-2=12-2=10,10
+
+Every valid chain of a length is an equally likely origin of a problem, so targets with many solutions are more common.
+Training and held-out problems are kept apart by a stable hash that ignores the order of the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations_with_replacement, permutations
+from typing import Any, NamedTuple
+
+from ulorl.errors import UserError
+from ulorl.types import Problem
+
+LARGEST = 50  # no value of a chain is above it, none below 0
+SMALLEST_TARGET = 10
+HELD_OUT_SHARE = 0.2  # of the distinct problems
+
+_OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+_PROMPT = re.compile(r"([1-9](?:,[1-9])+)>(0|[1-9][0-9]{0,2})\n?")
+_ANSWER = re.compile(r"[1-9](?:[-+*][1-9]=[0-9]{1,3})+,[0-9]{1,3}")
+_STEP = re.compile(r"([-+*])([1-9])=([0-9]+)")
+
+
+class Chain(NamedTuple):
+    """One attempt, `7-2=5+2=7`, and the value it ends with."""
+
+    text: str
+    value: int
+
+
+def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[Problem]:
+    """`size` distinct problems, the same for the same arguments; training and held-out ones never overlap.
+
+    Settings: `numbers`, the counts of numbers a problem may have, a list of 3 and 4 (default both, in equal shares).
+    Raises UserError for an unknown or impossible setting and when there are fewer than `size` problems.
+    """
+    counts = _counts(settings)
+    pool = [(key, weight) for key, weight in _population(counts) if is_held_out(*key) == held_out]
+    if not 0 <= size <= len(pool):
+        raise UserError(f"countdown: size={size} is not within 0..{len(pool)}, the {_split(held_out)} problems there are")
+    rng = random.Random(f"countdown problems {seed}")
+    # Efraimidis and Spirakis 2006: the order of these keys is weighted drawing without replacement.
+    order = sorted(pool, key=lambda item: rng.random() ** (1 / item[1]), reverse=True)
+    return [_problem(numbers, target, rng) for (numbers, target), _ in order[:size]]
+
+
+def training_stream(size: int, rng: random.Random) -> list[Problem]:
+    """`size` training problems drawn with replacement, for the warm-up."""
+    pool = [item for item in _population((3, 4)) if not is_held_out(*item[0])]
+    drawn = rng.choices([key for key, _ in pool], [weight for _, weight in pool], k=size)
+    return [_problem(numbers, target, rng) for numbers, target in drawn]
+
+
+def score(problem: Problem, text: str) -> float:
+    """1.0 when the last line of `text` is a right answer to `problem`, else 0.0; no text makes it raise.
+
+    `text` is the decoded output without special tokens; whether the output ended by itself is the caller's to judge.
+    The line must use each number of the prompt exactly once, be right in every step, keep values within 0..50, and
+    end with its value and the target, equal. Raises UserError when the problem's own prompt is malformed.
+    """
+    numbers, target = parse_prompt(problem.prompt)
+    line = text.rpartition("\n")[2]
+    if not _ANSWER.fullmatch(line):
+        return 0.0
+    chain, _, copied = line.partition(",")
+    value, used = int(chain[0]), [int(chain[0])]
+    for operation, operand, result in _STEP.findall(chain):
+        value = _OPERATIONS[operation](value, int(operand))
+        used.append(int(operand))
+        if result != str(value) or not 0 <= value <= LARGEST:
+            return 0.0
+    return float(sorted(used) == sorted(numbers) and value == target and copied == str(target))
+
+
+def search_trace(problem: Problem, rng: random.Random) -> str:
+    """A search that tries distinct chains in random order until one reaches the target. Always scores 1.
+
+    Raises UserError when no chain reaches it.
+    """
+    numbers, target = parse_prompt(problem.prompt)
+    tried: list[str] = []
+    attempts = chains(tuple(sorted(numbers)))
+    for chain in rng.sample(attempts, len(attempts)):
+        tried.append(f"{chain.text},{target}")
+        if chain.value == target:
+            return "\n".join(tried)
+        tried[-1] += ">" if chain.value > target else "<"
+    raise UserError(f"countdown problem {problem.prompt.strip()!r} has no solution")
+
+
+def parse_prompt(prompt: str) -> tuple[tuple[int, ...], int]:
+    """`7,2,7,2>10` as its numbers and its target. Raises UserError when it is anything else."""
+    match = _PROMPT.fullmatch(prompt)
+    if not match:
+        raise UserError(f"not a countdown problem: {prompt!r}; expected numbers and a target, such as 7,2,7,2>10")
+    return tuple(map(int, match[1].split(","))), int(match[2])
+
+
+def is_held_out(numbers: Sequence[int], target: int) -> bool:
+    """Which side of the split a problem is on: a hash of its sorted numbers and its target."""
+    name = f"{','.join(map(str, sorted(numbers)))}>{target}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
+
+
+@lru_cache(maxsize=1024)
+def chains(numbers: tuple[int, ...]) -> tuple[Chain, ...]:
+    """All valid chains of `numbers`, each once, in a fixed order."""
+    found: list[Chain] = []
+    for order in sorted(set(permutations(numbers))):
+        partial = [Chain(str(order[0]), order[0])]
+        for operand in order[1:]:
+            partial = [
+                Chain(f"{chain.text}{symbol}{operand}={value}", value)
+                for chain in partial
+                for symbol, operate in _OPERATIONS.items()
+                if 0 <= (value := operate(chain.value, operand)) <= LARGEST
+            ]
+        found += partial
+    return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def _population(counts: tuple[int, ...]) -> tuple[tuple[tuple[tuple[int, ...], int], float], ...]:
+    """Every distinct problem ((numbers, sorted; target)) and the probability of drawing it."""
+    population = []
+    for count in counts:
+        hits = Counter(
+            (numbers, chain.value)
+            for numbers in combinations_with_replacement(range(1, 10), count)
+            for chain in chains(numbers)
+            if chain.value >= SMALLEST_TARGET
+        )
+        total = hits.total() * len(counts)
+        population += [(key, n / total) for key, n in hits.items()]
+    return tuple(population)
+
+
+def _problem(numbers: tuple[int, ...], target: int, rng: random.Random) -> Problem:
+    prompt = f"{','.join(map(str, rng.sample(numbers, len(numbers))))}>{target}"
+    return Problem(id=f"countdown-{prompt}", prompt=prompt + "\n", answer=str(target))
+
+
+def _counts(settings: dict[str, Any]) -> tuple[int, ...]:
+    unknown = sorted(settings.keys() - {"numbers"})
+    if unknown:
+        raise UserError(f"countdown: unknown setting {', '.join(unknown)}; the only one is numbers")
+    counts = settings.get("numbers", [3, 4])
+    if not isinstance(counts, list | tuple) or not counts or not all(n in (3, 4) for n in counts):
+        raise UserError(f"countdown: numbers must be a list of 3 and 4, found {counts!r}")
+    return tuple(sorted(set(counts)))
+
+
+def _split(held_out: bool) -> str:
+    return "held-out" if held_out else "training"
