@@ -47,7 +47,7 @@ class CountingLearner:
         return iter(())
 
 
-def judge(_: Problem, sample: Sample) -> Scored:
+def score(_: Problem, sample: Sample) -> Scored:
     assert sample.status is not Status.UNFINISHED
     return Scored(sample, 0.0 if sample.status is Status.TRUNCATED else 1.0, "")
 
@@ -72,7 +72,7 @@ class Loop:
 
     def step(self, *problems: str) -> Step:
         new = [(Problem(p, p), PROMPT) for p in problems]
-        return ulorl_step(self.scheduler, self.engine, judge, self.learner, new)  # type: ignore[arg-type]
+        return ulorl_step(self.scheduler, self.engine, score, self.learner, new)  # type: ignore[arg-type]
 
 
 def by_id(samples: Sequence[Sample]) -> dict[int, Sample]:

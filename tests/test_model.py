@@ -243,13 +243,13 @@ def test_missing_tensor_is_refused_not_drawn_at_random(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, "1 weights of Qwen3ForCausalLM", "model.layers.1.mlp.up_proj.weight")
+    refused(folder, "lack 1 of the weights of Qwen3ForCausalLM", "model.layers.1.mlp.up_proj.weight")
 
 
 def test_weights_of_another_shape(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 32}))
-    refused(folder, "weights")
+    refused(folder, "disagree about the shape of 6 tensors", "down_proj.weight: [16, 24] in the file, [16, 32]")
 
 
 def test_classifier_is_not_a_causal_lm(tmp_path: Path) -> None:

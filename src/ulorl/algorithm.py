@@ -17,7 +17,7 @@ from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Group, Problem, Request, Sample, Scored, Segment, Status, Tokens
 
 
-class Judge(Protocol):
+class Score(Protocol):
     """Decodes a finished sample and rewards it: 1 for a right answer, 0 for a wrong, missing or truncated one."""
 
     def __call__(self, problem: Problem, sample: Sample) -> Scored: ...
@@ -41,7 +41,7 @@ Watch = Callable[[Sample], None]  # told of every sample that ends its segment: 
 def ulorl_step(
     scheduler: Scheduler,
     engine: Engine,
-    judge: Judge,
+    score: Score,
     learner: Learner,
     new: Sequence[tuple[Problem, Tokens]],
     watch: Watch = lambda _: None,
@@ -52,7 +52,7 @@ def ulorl_step(
         sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
         segments.append(sample)
         if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
-            finished.append(judge(scheduler.experience.problem(sample.group_id), sample))
+            finished.append(score(scheduler.experience.problem(sample.group_id), sample))
             scheduler.experience.add(finished[-1])
         watch(sample)
     rolled_out = time.perf_counter()

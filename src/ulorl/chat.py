@@ -11,7 +11,7 @@ from ulorl.algorithm import rollout
 from ulorl.data.prompts import encode_prompts
 from ulorl.engines.base import Engine
 from ulorl.errors import UserError
-from ulorl.learner.model import load_tokenizer
+from ulorl.learner.model import context_length, load_config, load_tokenizer
 from ulorl.rng import sample_seed
 from ulorl.run import make_engine
 from ulorl.types import Finish, Problem, Request, Sampling
@@ -27,6 +27,7 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
         raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
     tokenizer = load_tokenizer(source, trust_remote_code=cfg.model.trust_remote_code)
     engine = make_engine(cfg, tokenizer, source)
+    budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
     for number, question in enumerate([problem] if problem else _typed()):
         prompt = encode_prompts(
             [Problem("typed", question)],
@@ -35,10 +36,10 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
             system=cfg.data.system,
             chat=cfg.data.chat,
             max_prompt_tokens=cfg.data.max_prompt_tokens,
-            context=None,
+            context=context_length(load_config(source)) or sys.maxsize,
+            max_tokens=budget,
         )[0]
         sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
-        budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
         request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, CHAT_STREAM))
         print(_answer(engine, tokenizer, request), flush=True)
 

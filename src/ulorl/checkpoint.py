@@ -171,8 +171,8 @@ def _read_samples(metas: Iterable[dict[str, Any]], arrays: Arrays) -> Iterable[S
         segments = []
         for length, finish in meta["segments"]:
             part = slice(token_at, token_at + length)
-            columns = (arrays[name][part].copy() for name in ("tokens", "logprobs", "versions"))
-            segments.append(Segment(meta["id"], *columns, Finish(finish)))
+            tokens, logprobs, versions = (arrays[name][part].copy() for name in ("tokens", "logprobs", "versions"))
+            segments.append(Segment(meta["id"], tokens, logprobs, versions, Finish(finish)))
             token_at += length
         prompt = arrays["prompts"][prompt_at : prompt_at + meta["prompt"]].copy()
         prompt_at += meta["prompt"]

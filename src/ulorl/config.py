@@ -129,6 +129,7 @@ class Data(Section):
     question: str = Field(default="problem", description="the field that holds the question")
     answer: str = Field(default="answer", description="the field that holds the reference answer")
     answer_after: str = Field(default="", description="the reference is what follows the last of these, e.g. ####")
+    bad: Literal["refuse", "skip"] = Field(default="refuse", description="files and hub: what to do about bad records")
     keep: tuple[str, ...] = Field(default=(), description="further fields that reward.function finds in problem.meta")
     task: str = Field(default="", description="reasoning_gym: the task's name")
     settings: dict[str, Any] = Field(default_factory=dict, description="generators: their settings by name")
@@ -209,7 +210,8 @@ class Config(Section):
         try:
             return Data.model_validate({**self.data.model_dump(), **self.eval.data})
         except ValidationError as error:
-            raise ValueError("; ".join(f"eval.data: {_explain(dict(e))}" for e in error.errors())) from None
+            lines = [_explain(dict(e), within=("eval", "data"), section=Data) for e in error.errors()]
+            raise ValueError("; ".join(lines)) from None
 
 
 def load(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
@@ -289,10 +291,11 @@ def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _explain(error: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+def _explain(error: Mapping[str, Any], within: tuple[str, ...] = (), section: type[BaseModel] = Config) -> str:
+    """One line for one of pydantic's errors in `section`, which stands at the key `within`."""
+    key = ".".join(str(part) for part in (*within, *error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(error['loc'])}"
+        return f"{key}: unknown key{_nearest(error['loc'], section)}"
     if error["type"] == "missing":
         return f"{key}: missing"
     if error["type"] == "value_error":  # ours: names the key itself
@@ -300,8 +303,8 @@ def _explain(error: Mapping[str, Any]) -> str:
     return f"{key}: {error['msg']}, found {error['input']!r}"
 
 
-def _nearest(loc: Sequence[Any]) -> str:
-    section: type[BaseModel] | None = Config
+def _nearest(loc: Sequence[Any], top: type[BaseModel]) -> str:
+    section: type[BaseModel] | None = top
     for part in loc[:-1]:
         inner = section.model_fields[part].annotation if section and part in section.model_fields else None
         section = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ulorl.algorithm import Judge, rollout
+from ulorl.algorithm import Score, rollout
 from ulorl.engines.base import Engine
 from ulorl.rng import sample_seed
 from ulorl.types import Finish, Problem, Request, Sample, Sampling, Scored, Status, Tokens
@@ -46,7 +46,7 @@ class Evaluation:
 
 def evaluate(
     engine: Engine,
-    judge: Judge,
+    score: Score,
     problems: Sequence[tuple[Problem, Tokens]],
     *,
     samples: int,
@@ -79,7 +79,7 @@ def evaluate(
         index = segment.sample_id // samples
         problem, prompt = problems[index]
         status = Status.COMPLETE if segment.finish is Finish.EOS else Status.TRUNCATED
-        scored[segment.sample_id] = judge(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
+        scored[segment.sample_id] = score(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
         watch(scored[segment.sample_id])
     answers = [scored[request.sample_id] for request in requests]
     rewards = np.array([a.reward for a in answers]).reshape(len(problems), samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from ulorl import checkpoint, config
 from ulorl.algorithm import Step, ulorl_step
@@ -32,7 +34,7 @@ from ulorl.learner.update import Learner
 from ulorl.metrics import evaluation_metrics, step_metrics
 from ulorl.report.html import write_report
 from ulorl.rewards import make_reward
-from ulorl.rewards.judge import Judge
+from ulorl.rewards.scorer import Scorer
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.runlog import RunLog, require_trackers
@@ -73,7 +75,7 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     problems: Sequence[Prompted]
     held_out: Sequence[Prompted]
-    judge: Judge
+    scorer: Scorer
 
 
 @dataclass
@@ -118,6 +120,7 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
 
 def load_inputs(cfg: Config) -> Inputs:
     """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model."""
+    disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
     require_trackers(cfg.log)
     reward = make_reward(cfg.reward.kind, cfg.reward.function)
     problems = load_problems(cfg.data)
@@ -130,7 +133,7 @@ def load_inputs(cfg: Config) -> Inputs:
         tokenizer,
         _without(prompted, kept_apart),
         _prompted(held_out, tokenizer, cfg.eval_data(), context, cfg.eval.max_tokens or cfg.rollout.max_tokens),
-        Judge(reward, tokenizer),
+        Scorer(reward, tokenizer),
     )
 
 
@@ -225,7 +228,7 @@ def _step(rooms: Rooms, log: RunLog) -> tuple[Step, EngineStats]:
     entering = len(rooms.scheduler.unfinished) + len(new) * rooms.scheduler.group
     with log.phase("rollout", entering, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
         step = ulorl_step(
-            rooms.scheduler, rooms.engine, rooms.inputs.judge, rooms.learner, new, watch=lambda _: phase.advance()
+            rooms.scheduler, rooms.engine, rooms.inputs.scorer, rooms.learner, new, watch=lambda _: phase.advance()
         )
     now = rooms.engine.stats
     return step, EngineStats(
@@ -249,7 +252,7 @@ def run_evaluation(
     """avg@k of the engine's present weights on the held-out problems."""
     return evaluate(
         engine,
-        inputs.judge,
+        inputs.scorer,
         inputs.held_out,
         samples=cfg.eval.samples,
         sampling=Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k),
@@ -289,7 +292,7 @@ def _interrupts() -> Iterator[Callable[[], int]]:
             signal.signal(which, handler)
 
 
-def _model(cfg: Config, source: str, dtype: str) -> torch.nn.Module:
+def _model(cfg: Config, source: str, dtype: str) -> PreTrainedModel:
     device = cfg.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -297,7 +300,7 @@ def _model(cfg: Config, source: str, dtype: str) -> torch.nn.Module:
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str:
-    """As `Judge` decodes outputs."""
+    """As `Scorer` decodes outputs."""
     return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
 
 
@@ -320,7 +323,8 @@ def _prompted(
         system=data.system,
         chat=data.chat,
         max_prompt_tokens=data.max_prompt_tokens,
-        context=None if context is None else context - max_tokens,
+        context=context or sys.maxsize,  # a model that names no limit
+        max_tokens=max_tokens,
     )
     return list(zip(problems, prompts, strict=True))
 

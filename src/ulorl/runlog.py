@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import itertools
 import json
 import math
 import numbers
@@ -24,13 +23,13 @@ from rich.text import Text
 
 from ulorl.config import Config, Log
 from ulorl.errors import UserError
-from ulorl.report.record import METRICS, SAMPLES, read_metrics, read_run, sample_files
+from ulorl.report.record import METRICS, read_metrics, read_run, sample_files
 from ulorl.report.summary import Z95, rows, summarize
-from ulorl.types import Group, Sample, Scored, Tokens
+from ulorl.samples import Decode, write_samples
+from ulorl.types import Group
 
 Number = float | int | None
 Metrics = Mapping[str, Number]
-Decode = Callable[[Tokens], str]
 
 
 class MetricsWriter(Protocol):
@@ -137,75 +136,6 @@ def truncate_to(run_dir: Path, step: int) -> None:
     for stored, samples in sample_files(run_dir):
         if stored > step:
             samples.unlink()
-
-
-def write_samples(run_dir: Path, step: int, groups: Sequence[Group], decode: Decode) -> Path:
-    """Store the samples of released groups as samples/step_<step>.jsonl, one JSON object a sample.
-
-    `segments` is the run of versions along the output: an entry a segment (two, should the version change within one)
-    with its `version`, `tokens` and `chars`, the number of characters of `output` it wrote; chars add up to
-    len(output). `decode` turns token ids into text as it was done for `Scored.text`.
-    """
-    folder = run_dir / SAMPLES
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{step:06d}.jsonl"
-    partial = path.with_suffix(".tmp")
-    with partial.open("w", encoding="utf-8") as lines:
-        for group in groups:
-            prompt = decode(group.members[0].sample.prompt) if group.members else ""
-            for scored in group.members:
-                entry = _sample_entry(group, scored, prompt, decode)
-                lines.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
-    partial.replace(path)
-    return path
-
-
-def _sample_entry(group: Group, scored: Scored, prompt: str, decode: Decode) -> dict[str, Any]:
-    sample = scored.sample
-    runs = _version_runs(sample)
-    pieces = (
-        [decode(sample.tokens[start:end]) for _, start, end in runs] if len(runs) > 1 else [scored.text] * len(runs)
-    )
-    return {
-        "sample": sample.id,
-        "group": group.id,
-        "problem": group.problem.id,
-        "prompt": prompt,
-        "output": scored.text,
-        "reward": scored.reward,
-        "status": sample.status.value,
-        "tokens": len(sample),
-        "segments": [
-            {"version": version, "tokens": end - start, "chars": chars}
-            for (version, start, end), chars in zip(runs, _spans(scored.text, pieces), strict=True)
-        ],
-    }
-
-
-def _version_runs(sample: Sample) -> list[tuple[int, int, int]]:
-    """(version, first token, end) of each maximal run of one version within one segment."""
-    runs, offset = [], 0
-    for segment in sample.segments:
-        versions = segment.versions.tolist()
-        starts = [i for i in range(len(versions)) if i == 0 or versions[i] != versions[i - 1]]
-        ends = [*starts[1:], len(versions)]
-        runs += [(versions[a], offset + a, offset + b) for a, b in zip(starts, ends, strict=True)]
-        offset += len(versions)
-    return runs
-
-
-def _spans(text: str, pieces: Sequence[str]) -> list[int]:
-    """Characters of `text` that belong to each piece. Pieces decoded on their own can differ from the text where they
-    meet (a character of several tokens is cut, a leading space is lost), so each is looked for near where it should
-    begin; the difference goes to the piece before."""
-    starts, position = [], 0
-    for piece in pieces:
-        body = piece.strip("\ufffd")
-        found = text.find(body[:32], position, position + 40)
-        starts.append(position if found < 0 else found)
-        position = min(starts[-1] + len(body), len(text))
-    edges = [0, *starts[1:], len(text)]
-    return [end - start for start, end in itertools.pairwise(edges)] if pieces else []
 
 
 _COLUMNS: tuple[tuple[str, str, int, str], ...] = (  # title, metric, width, format
@@ -343,7 +273,7 @@ class RunLog:
 
     def print(self, text: str, style: str | None = None) -> None:
         """A line above the bars, never wrapped or marked up."""
-        self.console.print(Text(text), style=style, soft_wrap=True, highlight=False)
+        self.console.print(Text(_encodable(text, self.console)), style=style, soft_wrap=True)
 
     def summary(self, *, model: Path | None = None, report: Path | None = None) -> None:
         """Print the closing table, from what the run folder holds: a resumed run counts from its beginning."""
@@ -370,7 +300,17 @@ def print_table(console: Console, title: str, table_rows: Sequence[tuple[str, st
         return
     width = max((len(label) for label, _ in table_rows), default=0)
     for label, value in table_rows:
-        console.print(Text(f"{label:<{width}}  {value}"), soft_wrap=True)
+        console.print(Text(_encodable(f"{label:<{width}}  {value}", console)), soft_wrap=True)
+
+
+def _encodable(text: str, console: Console) -> str:
+    """The text in what the output can carry: a log file in ASCII must not stop a run."""
+    plain = text.replace("±", "+-").replace("→", "->")
+    try:
+        text.encode(console.encoding)
+    except UnicodeEncodeError:
+        return plain.encode(console.encoding, "replace").decode(console.encoding)
+    return text
 
 
 def _bars(console: Console) -> Progress:

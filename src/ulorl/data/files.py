@@ -33,8 +33,10 @@ def expand(pattern: str) -> list[Path]:
     return files
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """The records of one file. Raises UserError naming the file and the line or record that cannot be read."""
+def read_records(path: Path) -> Iterator[Record | UserError]:
+    """The records of one file; in the place of one that cannot be read, the UserError that names its line or number.
+    Raises UserError when the file as a whole cannot be read.
+    """
     if path.suffix == ".parquet":
         yield from _parquet(path)
     elif path.suffix == ".jsonl" or (path.suffix == ".json" and not _is_array(path)):
@@ -45,18 +47,19 @@ def read_records(path: Path) -> Iterator[Record]:
         raise UserError(f"{path}: expected a file that ends in .jsonl, .json or .parquet")
 
 
-def _json_lines(path: Path) -> Iterator[Record]:
+def _json_lines(path: Path) -> Iterator[Record | UserError]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            place = f"{path}:{number}"
             if line.strip():
-                yield Record(place, _object(_parse(line, place), place))
+                try:
+                    yield _record(f"{path}:{number}", _parse(line, f"{path}:{number}"))
+                except UserError as error:
+                    yield error
 
 
-def _json_array(path: Path) -> Iterator[Record]:
+def _json_array(path: Path) -> Iterator[Record | UserError]:
     for number, value in enumerate(_parse(path.read_bytes(), str(path)), 1):
-        place = f"{path}: record {number}"
-        yield Record(place, _object(value, place))
+        yield _record(f"{path}: record {number}", value)
 
 
 def _parquet(path: Path) -> Iterator[Record]:
@@ -67,8 +70,6 @@ def _parquet(path: Path) -> Iterator[Record]:
         for row in datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True):
             number += 1
             yield Record(f"{path}: record {number}", row)
-    except UserError:
-        raise
     except Exception as error:  # pyarrow's and datasets' own, of many types
         cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet after record {number}: {cause}") from error
@@ -89,7 +90,7 @@ def _parse(raw: bytes, place: str) -> Any:
         raise UserError(f"{place}: not valid JSON: {error.msg} at {where}") from None
 
 
-def _object(value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{place}: expected a JSON object with the fields of a problem, found {str(value)[:60]!r}")
-    return value
+def _record(place: str, value: Any) -> Record | UserError:
+    if isinstance(value, dict):
+        return Record(place, value)
+    return UserError(f"{place}: expected a JSON object with the fields of a problem, found {str(value)[:60]!r}")

@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from itertools import islice
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from ulorl.config import Data
@@ -22,6 +22,8 @@ from ulorl.errors import UserError
 from ulorl.types import Problem
 
 HELD_OUT_SHARE = 0.2  # of a generator's questions
+MESSAGES = 10  # bad records named one by one
+_log = logging.getLogger(__name__)
 _ID_FIELDS = ("id", "unique_id")
 
 
@@ -39,28 +41,42 @@ def load_problems(data: Data, *, held_out: bool = False) -> list[Problem]:
     if data.kind == "reasoning_gym":
         return list(_reasoning_gym(data, held_out))
     if data.kind == "hub":
-        records: Iterable[Record] = _hub(data)
+        records: Iterable[Record | UserError] = _hub(data)
     else:
-        records = (record for path in expand(data.path) for record in read_records(path))
-    problems = _distinct(_problem(record, data) for record in records)
-    found = list(islice(problems, data.size or None))
-    if not found:
-        raise UserError(f"{data.path}: holds no records")
-    if len(found) < data.size:
-        raise UserError(f"{data.path}: holds {len(found)} problems, fewer than data.size={data.size}; 0 takes all")
-    return found
+        records = chain.from_iterable(map(read_records, expand(data.path)))
+    return _collect(records, data)
 
 
-def _distinct(items: Iterable[tuple[str, Problem]]) -> Iterator[Problem]:
-    places: dict[str, str] = {}
-    for place, problem in items:
-        if problem.id in places:
-            raise UserError(f"{place}: its id {problem.id!r} is already that of {places[problem.id]}; ids must differ")
-        places[problem.id] = place
-        yield problem
+def _collect(records: Iterable[Record | UserError], data: Data) -> list[Problem]:
+    """The problems of the first good records, `data.size` of them or all, and a word on every bad one."""
+    problems: list[Problem] = []
+    places: dict[str, str] = {}  # by id
+    bad: list[UserError] = []
+    for record in records:
+        try:
+            problem = _problem(record, data, places)
+        except UserError as error:
+            bad.append(error)
+            continue
+        problems.append(problem)
+        if len(problems) == data.size:
+            break
+    if bad:
+        more = [f"and {len(bad) - MESSAGES} more"] if len(bad) > MESSAGES else []
+        listing = "\n".join(f"  {line}" for line in [*map(str, bad[:MESSAGES]), *more])
+        if data.bad == "refuse":
+            raise UserError(f"{data.path}: bad records; mend them, or leave them out with data.bad=skip:\n{listing}")
+        _log.warning("%s: %d bad records left out:\n%s", data.path, len(bad), listing)
+    if not problems:
+        raise UserError(f"{data.path}: holds no {'good ' if bad else ''}records")
+    if len(problems) < data.size:
+        raise UserError(f"{data.path}: holds {len(problems)} problems, fewer than data.size={data.size}; 0 takes all")
+    return problems
 
 
-def _problem(record: Record, data: Data) -> tuple[str, Problem]:
+def _problem(record: Record | UserError, data: Data, places: dict[str, str]) -> Problem:
+    if isinstance(record, UserError):
+        raise record
     question = _field(record, data.question, "data.question")
     if not isinstance(question, str):
         raise UserError(_wrong(record, data.question, question, "text"))
@@ -71,16 +87,18 @@ def _problem(record: Record, data: Data) -> tuple[str, Problem]:
     if data.answer_after:
         _, marker, reference = reference.rpartition(data.answer_after)
         if not marker:
-            raise UserError(
-                f"{record.place}: {data.answer_after!r} (data.answer_after) is not in field {data.answer!r}"
-            )
+            raise UserError(f"{record.place}: field {data.answer!r} lacks {data.answer_after!r} (data.answer_after)")
     for name, value in ((data.question, question), (data.answer, reference)):
         if not value.strip():
             raise UserError(f"{record.place}: field {name!r} holds no text")
-    names = [record.fields[name] for name in _ID_FIELDS if isinstance(record.fields.get(name), str | int)]
     meta = {name: _field(record, name, "data.keep") for name in data.keep}
     _check_json(meta, record)
-    return record.place, Problem(str(names[0]) if names else record.place, question, reference.strip(), meta)
+    given = [record.fields[name] for name in _ID_FIELDS if isinstance(record.fields.get(name), str | int)]
+    name = str(given[0]) if given else record.place
+    if name in places:
+        raise UserError(f"{record.place}: its id {name!r} is already that of {places[name]}; ids must differ")
+    places[name] = record.place
+    return Problem(name, question, reference.strip(), meta)
 
 
 def _field(record: Record, name: str, key: str) -> Any:
@@ -108,9 +126,7 @@ def _check_json(meta: Mapping[str, Any], record: Record) -> None:
         try:
             json.dumps(value)
         except TypeError:
-            raise UserError(
-                f"{record.place}: field {name!r} (data.keep) holds a {type(value).__name__}, not JSON"
-            ) from None
+            raise UserError(_wrong(record, name, value, "JSON values (data.keep)")) from None
 
 
 def _hub(data: Data) -> Iterator[Record]:
@@ -121,8 +137,8 @@ def _hub(data: Data) -> Iterator[Record]:
         rows = datasets.load_dataset(data.path, data.subset or None, split=data.split)
     except Exception as error:  # whatever the network, the hub or a dataset's own files come up with
         raise UserError(
-            f"{name}: cannot be loaded from the hub: {_first_line(error)}; check data.path, data.subset and data.split, "
-            "or download the file and use data.kind=files"
+            f"{name}: cannot be loaded from the hub: {_first_line(error)}; check data.path, data.subset and data.split "
+            "and the network, or use data.kind=files"
         ) from error
     for index, row in enumerate(rows):
         yield Record(f"{name}: record {index + 1}", row)

@@ -26,8 +26,7 @@ def encode_prompts(
 
     template: the user's message, `{question}` in it. system: a system message; only chat templates take one. context:
     tokens the model can hold, prompt and output together; max_tokens: the output's share of it. Raises UserError naming
-    the problem when its prompt is empty or longer than max_prompt_tokens, and when a prompt with an output of max_tokens
-    does not fit.
+    the problem when its prompt is empty, is longer than max_prompt_tokens, or leaves no room for max_tokens of output.
     """
     templated = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
     if system and not templated:
@@ -45,7 +44,7 @@ def encode_prompts(
             raise UserError(f"problem {problem.id}: its prompt is empty ({n} tokens)")
         if n > max_prompt_tokens:
             raise UserError(
-                f"problem {problem.id}: its prompt has {n} tokens, data.max_prompt_tokens is {max_prompt_tokens}"
+                f"problem {problem.id}: its prompt has {n} tokens, data.max_prompt_tokens={max_prompt_tokens}"
             )
         if n + max_tokens > context:
             raise UserError(
@@ -71,8 +70,8 @@ def _chat_text(tokenizer: Any, user: str, system: str) -> str:
 
 
 def _one_bos_no_eos(ids: list[int], tokenizer: Any, closed: bool) -> list[int]:
-    """A text may hold the BOS that the tokenizer adds too. Some tokenizers close a plain text with EOS (`closed`), after
-    which there is nothing to continue."""
+    """A text may hold the BOS that the tokenizer adds too. Some tokenizers close a plain text (`closed`) with EOS, and
+    after it there is nothing to continue."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     while bos is not None and ids[:2] == [bos, bos]:
         ids = ids[1:]

@@ -31,7 +31,7 @@ class ProblemStream(Generic[T]):
     def next(self) -> T:
         epoch, position = divmod(self.cursor, len(self.items))
         self.cursor += 1
-        return self.items[_order(self.seed, epoch, len(self.items))[position]]
+        return self.items[int(_order(self.seed, epoch, len(self.items))[position])]
 
 
 @lru_cache(maxsize=2)

@@ -42,7 +42,12 @@ def full_attention_layers(model: PreTrainedModel, max_length: int) -> int:
         if kind != "full_attention" and not windowed:
             raise UserError(
                 f"{_name(model)}: layer {layer} is {kind}; the torch engine keeps whole keys and values, for full "
-                f"attention only" + (f" (or contexts within the window of {setting['sliding_window']} tokens)" if setting.get("sliding_window") else "")
+                f"attention only"
+                + (
+                    f" (or contexts within the window of {setting['sliding_window']} tokens)"
+                    if setting.get("sliding_window")
+                    else ""
+                )
             )
     _check_rope(model, config, max_length)
     return len(kinds)
@@ -51,8 +56,12 @@ def full_attention_layers(model: PreTrainedModel, max_length: int) -> int:
 def _check_rope(model: PreTrainedModel, config: Any, max_length: int) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     for entry in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        original = entry.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
-        if entry.get("rope_type") in ("dynamic", "longrope") and max_length > (original or config.max_position_embeddings):
+        original = entry.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", 0
+        )
+        if entry.get("rope_type") in ("dynamic", "longrope") and max_length > (
+            original or config.max_position_embeddings
+        ):
             raise UserError(
                 f"{_name(model)}: rope_type={entry['rope_type']} changes with the longest row of a batch beyond {original} "
                 f"tokens, found max_length={max_length}; lower it, or use yarn"

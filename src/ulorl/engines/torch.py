@@ -98,7 +98,9 @@ class TorchEngine:
                 f"length of {self.max_length}"
             )
         if tokens.min() < 0 or tokens.max() >= self._vocabulary:
-            raise ValueError(f"{what}: token ids must lie in 0..{self._vocabulary - 1}, found {tokens.min()}..{tokens.max()}")
+            raise ValueError(
+                f"{what}: token ids must lie in 0..{self._vocabulary - 1}, found {tokens.min()}..{tokens.max()}"
+            )
         if not (0 <= how.temperature < np.inf and 0 < how.top_p <= 1 and how.top_k >= 0):
             raise ValueError(f"{what}: {how} needs temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
         self._waiting.append(request)
@@ -142,7 +144,9 @@ class TorchEngine:
         parameter; after a ValueError the weights are partly new and must be loaded again.
         """
         if self.pending:
-            raise RuntimeError(f"load_weights with {self.pending} requests pending: their keys and values are of the old weights")
+            raise RuntimeError(
+                f"load_weights with {self.pending} requests pending: their keys and values are of the old weights"
+            )
         own = self._model.state_dict(keep_vars=True)
         missing = {id(parameter): name for name, parameter in self._model.named_parameters()}
         for name, tensor in weights:

@@ -108,6 +108,7 @@ def _set_split(tokenizer: Any, pre: str, source: Path) -> None:
     from tokenizers import Regex, normalizers, pre_tokenizers
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre not in _REGEX)
+    steps: list[pre_tokenizers.PreTokenizer]
     if pre in _GPT2:
         steps = [byte_level]
     elif pre in _DIGITS:

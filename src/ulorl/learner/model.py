@@ -44,17 +44,22 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, with names
         )
     except _LOAD_ERRORS as error:
         raise UserError(f"{path}: {_weights_problem(source, error)}") from error
     # transformers draws missing and misshapen weights at random and only warns.
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise UserError(
+            f"{path}: weights and config.json disagree about the shape of {len(mismatched)} tensors "
+            f"({name}: {list(found)} in the file, {list(expected)} by config.json)"
+        )
     if missing := sorted(info["missing_keys"]):
         raise UserError(
-            f"{path}: {len(missing)} weights of {type(model).__name__} are not in its safetensors files "
+            f"{path}: its safetensors files lack {len(missing)} of the weights of {type(model).__name__} "
             f"({_first(missing)}); the folder is incomplete or holds another model than its config.json says"
         )
-    if mismatched := sorted(str(key) for key in info["mismatched_keys"]):
-        raise UserError(f"{path}: weights and config.json disagree about shapes ({_first(mismatched)})")
     return model.to(device).eval()
 
 

@@ -144,7 +144,7 @@ class Learner:
             logprobs_N, entropy_N = self._forward(batch)
             entropy += float(entropy_N.double().sum())
             lengths = [len(experience[i].row.tokens) for i in indices]
-            for i, part in zip(indices, logprobs_N.cpu().split(lengths), strict=True):
+            for i, part in zip(indices, torch.split(logprobs_N.cpu(), lengths), strict=True):
                 logprobs[i] = part.numpy()
         return logprobs, entropy / sum(len(e.row.tokens) for e in experience)
 

@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from ulorl.report.record import RunRecord
 from ulorl.report.summary import accuracies
@@ -25,7 +25,6 @@ INK, GRID, BLUE, ORANGE, GREEN, PURPLE = ("#010101", "#020202", "#030303", "#040
 _VARIABLES = {INK: "muted", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green", PURPLE: "purple"}
 _STYLE = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "ulorl",
     "font.size": 9,
     "font.family": "DejaVu Sans",
     "text.color": INK,
@@ -33,6 +32,7 @@ _STYLE = {
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.xmargin": 0.02,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": GRID,
@@ -70,7 +70,20 @@ class Curve:
 
 def figures(record: RunRecord) -> list[Figure]:
     """Every curve the run has numbers for."""
-    makers = (_reward, _accuracy, _entropy, _mpt, _importance, _lengths, _samples, _segments, _histogram, _speed, _time)
+    makers = (
+        _reward,
+        _accuracy,
+        _entropy,
+        _mpt,
+        _segments,
+        _histogram,
+        _lengths,
+        _samples,
+        _importance,
+        _gradient,
+        _speed,
+        _time,
+    )
     return [figure for make in makers if (figure := make(record))]
 
 
@@ -78,18 +91,17 @@ def _reward(record: RunRecord) -> Figure | None:
     steps, values = record.series("reward/mean")
     if not values:
         return None
-    smooth = _smoothed(values)
 
     def draw(axes: Any) -> None:
-        if smooth is None:
-            _plot(axes, Curve("", steps, values, BLUE))
-        else:
-            axes.plot(steps, values, ".", color=BLUE, alpha=0.35, markersize=4, markeredgewidth=0)
-            axes.plot(steps, smooth, color=BLUE)
+        _plot(axes, Curve("", steps, values, BLUE))
         axes.set_ylim(0, max(1.0, *values))
 
-    note = "Share of right answers among the samples trained on" + (", and its running mean." if smooth else ".")
-    return _figure("Reward", note, draw, _told("Mean reward", steps, values))
+    return _figure(
+        "Reward",
+        "Mean over the samples finished in the step; 1 is a right answer.",
+        draw,
+        _told("Mean reward", steps, values),
+    )
 
 
 def _accuracy(record: RunRecord) -> Figure | None:
@@ -101,7 +113,7 @@ def _accuracy(record: RunRecord) -> Figure | None:
 
     def draw(axes: Any) -> None:
         axes.errorbar(steps, values, yerr=halves, color=GREEN, marker="o", markersize=4, capsize=3, elinewidth=1.2)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(_percent)
         low = min(v - h for v, h in zip(values, halves, strict=True))
         high = max(v + h for v, h in zip(values, halves, strict=True))
         margin = max(0.02, 0.15 * (high - low))
@@ -119,18 +131,18 @@ def _entropy(record: RunRecord) -> Figure | None:
         return None
 
     def draw(axes: Any) -> None:
-        _plot(axes, Curve("", steps, values, PURPLE))
+        _plot(axes, Curve("entropy", steps, values, PURPLE))
         if target is not None:
-            axes.axhline(target, color=ORANGE, linestyle=(0, (4, 3)), linewidth=1.2)
-            axes.annotate(
-                f"target σ = {target:g}", (1, target), (0, 3), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="right", color=ORANGE,
-            )  # fmt: skip
+            label = f"target σ = {target:g}"
+            axes.axhline(target, color=ORANGE, linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+            _legend(axes)
         axes.set_ylim(0, 1.15 * max(*values, target or 0, 1e-9))
 
-    note = "Nats a token, of the policy that trains." + (
-        " Below the dashed target, well-mastered positive tokens are masked (eq. 10)." if target is not None else ""
-    )
+    note = "Nats a token, of the policy that trains."
+    if target is not None and record.setting("objective.mpt.gate") == "batch":
+        note += " Below the target, MPTs are masked."
+    elif target is not None:
+        note += " A sample whose mean is below the target has its MPTs masked (eq. 10)."
     return _figure("Entropy", note, draw, _told("Mean token entropy", steps, values))
 
 
@@ -159,7 +171,7 @@ def _importance(record: RunRecord) -> Figure | None:
         upper.yaxis.set_major_locator(MaxNLocator(3))
         _plot(lower, clip)
         lower.set_ylim(0, max([*clip.values, 0.001]) * 1.3)
-        lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        lower.yaxis.set_major_formatter(_percent)
         lower.yaxis.set_major_locator(MaxNLocator(3))
         for axes in (upper, lower):
             _legend(axes)
@@ -213,6 +225,11 @@ def _segments(record: RunRecord) -> Figure | None:
     )
 
 
+def _gradient(record: RunRecord) -> Figure | None:
+    keys = (("", "train/grad_norm", PURPLE),)
+    return _curves(record, "Gradient norm", "Of the update, before clipping.", keys)
+
+
 def _histogram(record: RunRecord) -> Figure | None:
     counts = record.stats.segments
     if not counts:
@@ -225,7 +242,7 @@ def _histogram(record: RunRecord) -> Figure | None:
         if len(numbers) <= 10:
             axes.bar_label(bars, [f"{s:.1%}" for s in shares], padding=2, color=INK)
         axes.set_xlabel("segments")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(_percent)
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.12)
 
@@ -264,10 +281,18 @@ def _time(record: RunRecord) -> Figure | None:
     other = [max(0.0, whole[s] - r - u) for s, r, u in zip(steps, rollout, update, strict=True)]
 
     def draw(axes: Any) -> None:
+        parts, colors = [("rollout", rollout), ("update", update), ("other", other)], (BLUE, ORANGE, INK)
         bottom = np.zeros(len(steps))
-        for label, values, color in (("rollout", rollout, BLUE), ("update", update, ORANGE), ("other", other, GRID)):
-            axes.bar(steps, values, 1.0, bottom=bottom, color=color, linewidth=0, label=label)
-            bottom += values
+        for (label, values), color in zip(parts, colors, strict=True):
+            if not any(values):
+                continue
+            top = bottom + values
+            if len(steps) <= _FEW:
+                axes.bar(steps, values, 0.8, bottom=bottom, color=color, linewidth=0, label=label)
+            else:
+                axes.fill_between(steps, bottom, top, color=color, linewidth=0, step="mid", label=label)
+            bottom = top
+        axes.set_ylim(0)
         axes.grid(axis="x", visible=False)
         _legend(axes)
 
@@ -297,7 +322,7 @@ def _curves(
         top = max(max(curve.values) for curve in curves)
         axes.set_ylim(floor, floor + max(1.15 * (top - floor), 1e-3 if percent else 0.1))
         if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+            axes.yaxis.set_major_formatter(_percent)
         _legend(axes)
 
     spec = ".1%" if percent else ".4g"
@@ -306,8 +331,18 @@ def _curves(
 
 
 def _plot(axes: Any, curve: Curve) -> None:
+    """The values; over a long run faint, with their running mean."""
+    smooth = _smoothed(curve.values)
+    if smooth is not None:
+        axes.plot(curve.steps, curve.values, color=curve.color, alpha=0.35, linewidth=1)
     marker = "o" if len(curve.values) <= _FEW else ""
-    axes.plot(curve.steps, curve.values, color=curve.color, label=curve.label or None, marker=marker, markersize=3)
+    axes.plot(
+        curve.steps, smooth or curve.values, color=curve.color, label=curve.label or None, marker=marker, markersize=3
+    )
+
+
+def _percent(value: float, _: object) -> str:
+    return f"{100 * value:.4g}%"
 
 
 def _legend(axes: Any) -> None:
@@ -323,7 +358,7 @@ def _figure(
     title: str, note: str, draw: Callable[..., None], alt: str, *, panels: int = 1, x_label: str = "step"
 ) -> Figure:
     """`draw` gets the figure's axes, one or `panels` of them above each other."""
-    with matplotlib.rc_context({**_STYLE}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):  # ids are the same each time, and unique in the page
         canvas = Canvas(figsize=(4.7, 2.7), layout="constrained")
         axes = canvas.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         draw(*axes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ulorl.report.record import RunRecord
@@ -88,8 +88,10 @@ def summarize(record: RunRecord) -> Summary:
         reward=_change(record.series("reward/mean")[1]),
         entropy=_change(record.series("entropy/mean")[1]),
         tokens_per_second=record.total("rollout/tokens") / rollout_seconds if rollout_seconds else None,
-        segments_mean=record.stats.segments_mean,
-        multi_segment_share=record.stats.multi_segment_share,
+        segments_mean=_per_finished(record, "rollout/segments_mean", lambda: record.stats.segments_mean),
+        multi_segment_share=_per_finished(
+            record, "rollout/multi_segment_fraction", lambda: record.stats.multi_segment_share
+        ),
         truncated_share=record.total("rollout/truncated") / finished if finished else None,
         seconds=sum(record.series("time/step")[1]) + record.total("time/eval"),
     )
@@ -147,6 +149,15 @@ def _change(values: Sequence[float]) -> Change | None:
         return None
     window = min(10, max(1, len(values) // 10))
     return Change(math.fsum(values[:window]) / window, math.fsum(values[-window:]) / window, window)
+
+
+def _per_finished(record: RunRecord, key: str, stored: Callable[[], float | None]) -> float | None:
+    """A step's mean over its finished samples, as the mean over the run's. When the run did not log it: `stored`, the
+    mean over the stored samples, which takes reading them all."""
+    counts = dict(zip(*record.series("rollout/finished"), strict=True))
+    pairs = [(value, counts.get(step, 0.0)) for step, value in zip(*record.series(key), strict=True)]
+    total = sum(count for _, count in pairs)
+    return sum(value * count for value, count in pairs) / total if total else stored()
 
 
 def _latest(record: RunRecord, metric: str, setting: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Rewards in {0, 1} by verifiable answers: R = 1 if the predicted answer is equivalent to the reference (section 3.3)."""
+"""Rewards by verifiable answers: 1 if the predicted answer is equivalent to the reference, else 0 (section 3.3)."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Literal
@@ -59,10 +60,8 @@ class Judge:
             self._process.kill()
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
-                try:
+                with suppress(BrokenPipeError):  # what was still unsent
                     _end(pipe).close()
-                except BrokenPipeError:  # what was still unsent
-                    pass
             self._process = None
 
 

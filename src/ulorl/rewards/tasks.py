@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -64,11 +66,14 @@ def user_function(path: str) -> Reward:
     module_name, colon, name = path.partition(":")
     if not (colon and module_name and name):
         raise UserError(f"reward.function={path}: expected module:name, for example my_rewards:exact")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # an installed command does not look into the folder it is started in
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise UserError(
-            f"reward.function={path}: cannot import {module_name}: {error}; its folder must be on PYTHONPATH"
+            f"reward.function={path}: cannot import {module_name} ({type(error).__name__}: {error}); "
+            "its folder must be the working folder or on PYTHONPATH"
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):

@@ -12,11 +12,13 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 PARSE_SECONDS = 3  # math-verify's own limits, for what an alarm can interrupt; the parent kills what it cannot
 MEMORY_BYTES = 4 << 30
+_BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[{}]|[{}]")
 TAIL_CHARACTERS = 4000  # of an output without \boxed{}: where its last expression is looked for
 
 
@@ -45,14 +47,14 @@ def _plain_integer(answer: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last complete \boxed{...} (or \fbox{...}) holds; None without one."""
-    for match in reversed(list(re.finditer(r"\\f?boxed\s*\{", text))):
-        depth = 1
-        for position in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if not depth:
-                return text[match.end() : position]
-    return None
+    r"""What the last complete \boxed{...} (or \fbox, \framebox) holds; None without one."""
+    start, end, opened = -1, -1, list[int]()  # of each open brace: where its box begins, -1 for any other brace
+    for token in _BRACES.finditer(text):
+        if token[0].endswith("{") and token[0] != r"\{":
+            opened.append(token.end() if len(token[0]) > 1 else -1)
+        elif token[0] == "}" and opened and (inner := opened.pop()) > start:
+            start, end = inner, token.start()
+    return text[start:end] if start >= 0 else None
 
 
 def task_score(task: str, settings: str, entry: str, answer: str) -> float:
@@ -81,7 +83,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(10_000)
-    scores = {"math": math_score, "task": task_score}
+    scores: dict[str, Callable[..., float]] = {"math": math_score, "task": task_score}
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not be taken for an answer
     score = scores[sys.argv[1]]
     if sys.argv[1] == "math":

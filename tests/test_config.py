@@ -1,0 +1,119 @@
+"""Recipes: layering, overrides, and messages that name the key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ulorl import config
+from ulorl.config import Config, build, load
+from ulorl.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+DATA = {"data": {"kind": "countdown", "size": 10}}
+
+
+def test_importing_the_configuration_pulls_in_no_torch() -> None:
+    code = "import sys, ulorl, ulorl.cli, ulorl.rollout.scheduler; print([m for m in ('torch', 'vllm', 'ray') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*.toml")), ids=lambda p: p.name)
+def test_every_shipped_recipe_is_valid(recipe: Path) -> None:
+    cfg = load([recipe])
+    assert cfg.eval.data  # every recipe measures held-out problems
+    assert Config.model_validate_json(cfg.model_dump_json()) == cfg
+
+
+def test_defaults_are_the_papers_section_4_1() -> None:
+    cfg = build(DATA)
+    assert (cfg.rollout.prompts, cfg.rollout.group, cfg.rollout.temperature) == (128, 8, 0.85)
+    assert (cfg.rollout.max_tokens, cfg.rollout.segments, cfg.rollout.segment_tokens) == (131072, 8, 16384)
+    assert (cfg.rollout.top_p, cfg.rollout.top_k) == (1.0, 0)
+    assert (cfg.optim.lr, cfg.optim.minibatches, cfg.optim.warmup_steps) == (1e-6, 1, 0)
+    assert cfg.objective.importance == "pois"
+    assert cfg.objective.mpt.model_dump() == {"mask": "dynamic", "tau": 0.99, "sigma": 0.2, "gate": "sample"}
+
+
+def test_recipes_layer_left_to_right_then_overrides(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.toml", tmp_path / "b.toml"
+    a.write_text('steps = 5\n[data]\nkind = "countdown"\nsize = 10\n[optim]\nlr = 1e-3\ngrad_clip = 2.0\n')
+    b.write_text("[optim]\nlr = 2e-3\n")
+    cfg = load([a, b], ["objective.mpt.tau=0.9", "run.dir=runs/x y", "eval.data={ seed = 7 }", "log.progress=false"])
+    assert (cfg.steps, cfg.optim.lr, cfg.optim.grad_clip) == (5, 2e-3, 2.0)
+    assert (cfg.objective.mpt.tau, cfg.run.dir, cfg.log.progress) == (0.9, "runs/x y", False)
+    assert cfg.eval_data().seed == 7
+    assert cfg.eval_data().size == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollot.group=4", r"rollot: unknown key; did you mean rollout\?"),
+        ("objective.mpt.sigm=0.1", r"objective\.mpt\.sigm: unknown key; did you mean sigma\?"),
+        ("rollout.group=1", r"rollout\.group: .*greater than or equal to 2, found 1"),
+        ("rollout.segments=7", r"rollout\.segments=7 does not divide rollout\.max_tokens=131072"),
+        ("objective.mpt.tau=0", r"objective\.mpt\.tau: .*greater than 0"),
+        ("objective.mpt.tau=1.5", r"objective\.mpt\.tau: .*less than or equal to 1"),
+        ("objective.importance=ppo", r"objective\.importance: .*'tois', 'sais' or 'pois'"),
+        ("objective.importance=tois", r"tois needs rollout\.segments=1 \(found 8\)"),
+        ("objective.overlong=soft", r"soft needs 0 < objective\.overlong_buffer"),
+        ("optim.lr=fast", r"optim\.lr: .*valid number.*found 'fast'"),
+        ("optim.lr=nan", r"optim\.lr: .*found nan"),
+        ("optim.lr=-1e-3", r"optim\.lr: .*greater than 0"),
+        ("steps=0", r"steps: .*greater than 0"),
+        ("data.size=0", r"data\.size is missing"),
+        ("data.template=solve it", r"data\.template must contain \{question\}"),
+        ("reward.kind=function", r"reward\.function=module:name goes with"),
+        ("reward.function=a:b", r"reward\.function=module:name goes with"),
+        ("eval.data.sizes=3", r"eval\.data\.sizes: unknown key; did you mean size\?"),
+        ("engine.kind=sglang", r"engine\.kind: "),
+        ("steps", r"'steps': expected key=value"),
+        ("=3", r"'=3': expected key=value"),
+        ("steps.deep=3", r"steps: .*valid integer"),
+    ],
+)
+def test_bad_keys_and_values_are_named(tmp_path: Path, override: str, message: str) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[data]\nkind = "countdown"\nsize = 10\n')
+    with pytest.raises(UserError, match=message):
+        load([recipe], [override])
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.toml: no such recipe"):
+        load([tmp_path / "none.toml"])
+    broken = tmp_path / "broken.toml"
+    broken.write_text("steps = \n")
+    with pytest.raises(UserError, match=r"broken\.toml: not valid TOML.*line 1"):
+        load([broken])
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"broken\.toml: cannot be read as a UTF-8"):
+        load([broken])
+    with pytest.raises(UserError, match="cannot be read"):
+        load([tmp_path])
+    with pytest.raises(UserError, match="data: missing"):
+        build({})
+
+
+def test_a_resumed_run_may_change_only_what_does_not_change_it() -> None:
+    saved = build({**DATA, "steps": 10})
+    longer = config.overridden(saved, ["steps=20", "log.progress=false"], may_change=("steps", "log"))
+    assert (longer.steps, longer.log.progress) == (20, False)
+    with pytest.raises(UserError, match=r"optim\.lr: a resumed run may change steps, log only"):
+        config.overridden(saved, ["optim.lr=1"], may_change=("steps", "log"))
+
+
+def test_saved_configuration_is_read_back(tmp_path: Path) -> None:
+    cfg = build({**DATA, "eval": {"data": {"seed": 3}}})
+    path = tmp_path / "config.json"
+    path.write_text(cfg.model_dump_json())
+    assert config.from_json(path) == cfg
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: not valid JSON"):
+        config.from_json(path)
+    with pytest.raises(UserError, match="not found"):
+        config.from_json(tmp_path / "no.json")
