@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,8 @@ def test_saved_configuration_is_read_back(tmp_path: Path) -> None:
         config.from_json(path)
     with pytest.raises(UserError, match="not found"):
         config.from_json(tmp_path / "no.json")
+
+
+def test_the_reference_page_is_current() -> None:
+    maker = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == maker["page"]()

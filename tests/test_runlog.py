@@ -235,6 +235,16 @@ def test_a_character_cut_by_a_segment_goes_to_the_earlier_one(tmp_path: Path) ->
     assert [s["chars"] for s in entry["segments"]] == [3, 1]
 
 
+def test_a_decoder_that_drops_the_space_before_a_piece_does_not_shift_the_segments(tmp_path: Path) -> None:
+    scored = make_sample("one two three", [3, 7], [0, 1, 2])  # "one", " two", " three"
+
+    def stripping(tokens: Tokens) -> str:
+        return from_bytes(tokens).removeprefix(" ")  # as SentencePiece tokenizers do
+
+    path = write_samples(tmp_path, 1, [Group(7, Problem("p-7", "1+1"), (scored,))], stripping)
+    assert [s["chars"] for s in json.loads(path.read_text())["segments"]] == [4, 4, 5]  # "one ", "two ", "three"
+
+
 @given(st.text(min_size=1, max_size=30), st.data())
 def test_characters_of_segments_always_add_up(tmp_path_factory: Any, text: str, data: st.DataObject) -> None:
     size = len(text.encode())
@@ -272,7 +282,7 @@ class Recorder:
 
 def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=recorder.init, Error=RuntimeError))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=recorder.init, Error=RuntimeError))
     for resume_step in (None, 1):
         with RunLog(tmp_path, make_config(wandb=True, project="p"), resume_step, piped()) as log:
             log.step({"step": 2, "reward/mean": 0.5, "entropy/mean": float("nan")})
@@ -289,14 +299,14 @@ def test_wandb_that_does_not_start_says_how_to_go_on(tmp_path: Path, monkeypatch
     def init(**_: Any) -> None:
         raise RuntimeError("api_key not configured")
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=RuntimeError))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=RuntimeError))
     with pytest.raises(UserError, match=r"api_key not configured.*WANDB_MODE=offline"):
         RunLog(tmp_path, make_config(wandb=True), console=piped())
 
 
 def test_trackio_is_given_step_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "trackio", recorder)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "trackio", recorder)
     with RunLog(tmp_path, make_config(trackio=True), console=piped()) as log:
         log.step({"step": 2, "reward/mean": 0.5, "entropy/mean": None})
     assert recorder.named("init")[0][1]["name"] == tmp_path.name

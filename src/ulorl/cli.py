@@ -132,6 +132,18 @@ def report(run_dir: RunDir) -> None:
 
 
 @app.command()
+def compare(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs")],
+    out: Annotated[Path, typer.Option(help="the figure to write: svg, png or pdf")] = Path("compare.svg"),
+) -> None:
+    """Draw several runs in one figure; runs that differ in the seed only are one line with its range."""
+    from ulorl.report.compare import write_comparison
+
+    print("\n".join(write_comparison(run_dirs, out)))
+    print(f"\n{out}")
+
+
+@app.command()
 def chat(
     run_dir: RunDir,
     problem: Annotated[

@@ -56,8 +56,8 @@ class Rollout(Section):
     group: int = Field(default=8, ge=2, description="samples a problem (G)")
     max_tokens: Positive = Field(default=131072, description="global maximum output length (L)")
     segments: Positive = Field(default=8, description="maximum segments a sample (k); 1 is the synchronous loop")
-    temperature: float = Field(default=0.85, gt=0)
-    top_p: Share = 1.0
+    temperature: float = Field(default=0.85, gt=0, description="also that of the learner's log-probs and entropies")
+    top_p: Share = Field(default=1.0, description="nucleus; 1: off")
     top_k: Natural = Field(default=0, description="0: off")
 
     @property
@@ -85,8 +85,8 @@ class Mpt(Section):
 
 class Objective(Section):
     importance: Literal["tois", "sais", "pois"] = Field(default="pois", description="the old policy (section 3.1)")
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    clip_high: float = Field(default=0.2, gt=0)
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped at 1 - clip_low")
+    clip_high: float = Field(default=0.2, gt=0, description="and at 1 + clip_high")
     dynamic_sampling: bool = Field(default=True, description="leave out groups that are all right or all wrong")
     overlong: Literal["wrong", "filter", "soft"] = Field(
         default="wrong", description="truncated samples: reward 0; left out of the loss; or DAPO's soft punishment"
@@ -96,11 +96,13 @@ class Objective(Section):
 
 
 class Optim(Section):
-    lr: float = Field(default=1e-6, gt=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: Natural = Field(default=0, description="linear warm-up, then constant")
+    lr: float = Field(default=1e-6, gt=0, description="learning rate of AdamW")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="of AdamW"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    warmup_steps: Natural = Field(default=0, description="gradient updates of linear warm-up; then lr is constant")
     grad_clip: float = Field(default=1.0, gt=0, description="global gradient norm")
     minibatches: Positive = Field(default=1, description="gradient updates a step; the paper makes one")
     microbatch_tokens: Positive = Field(default=16384, description="tokens of one forward pass, padding included")
@@ -158,8 +160,8 @@ class Eval(Section):
     problems: Positive = Field(default=500, description="held-out problems, at most")
     samples: Positive = Field(default=1, description="runs a problem: k of avg@k")
     temperature: float = Field(default=0.85, ge=0, description="0 is greedy")
-    top_p: Share = 1.0
-    top_k: Natural = 0
+    top_p: Share = Field(default=1.0, description="nucleus; 1: off")
+    top_k: Natural = Field(default=0, description="0: off")
     max_tokens: Natural = Field(default=0, description="0: rollout.max_tokens")
     data: dict[str, Any] = Field(
         default_factory=dict, description="keys of [data] that differ for the held-out problems; empty: no evaluation"
@@ -168,16 +170,16 @@ class Eval(Section):
 
 class Log(Section):
     progress: bool = Field(default=True, description="progress bars, when the output is a terminal")
-    wandb: bool = False
-    trackio: bool = False
-    project: str = "ulorl"
+    wandb: bool = Field(default=False, description="log to Weights & Biases too (extra wandb)")
+    trackio: bool = Field(default=False, description="log to trackio too (extra trackio)")
+    project: str = Field(default="ulorl", description="the project's name there")
 
 
 class Config(Section):
     """One run. Defaults are the paper's section 4.1."""
 
-    steps: Positive = 300
-    seed: Natural = 0
+    steps: Positive = Field(default=300, description="steps of Algorithm 1")
+    seed: Natural = Field(default=0, description="of every draw and of the order of the problems")
     run: Run = Run()
     model: Model = Model()
     engine: Engine = Engine()

@@ -70,19 +70,20 @@ def _check_rope(model: PreTrainedModel, config: Any, max_length: int) -> None:
 
 def check_decoding(
     model: PreTrainedModel,
+    slots: int,
     prefill: Callable[[int, Sequence[np.ndarray]], None],
     decode: Callable[[np.ndarray, np.ndarray], torch.Tensor],
 ) -> None:
-    """Decodes two short rows of different lengths and compares with the model's own forward without a cache.
+    """Decodes two short rows of different lengths (one, with one slot) and compares with the model's own forward.
 
     Catches what no list of architectures can: positions taken from a mask, attention biases, caches of another
     kind. Raises UserError.
     """
     implementation = model.config._attn_implementation
-    if implementation not in ("sdpa", "eager"):  # the others take no mask of this kind
+    if implementation not in ("sdpa", "eager", "blk"):  # the others take no mask of this kind
         model.set_attn_implementation("sdpa")
     size = model.get_input_embeddings().num_embeddings
-    rows = [np.arange(1, 1 + length) * 7 % size for length in (5, 3)]
+    rows = [np.arange(1, 1 + length) * 7 % size for length in (5, 3)[:slots]]
     expected = [model(input_ids=torch.from_numpy(row)[None].to(model.device)).logits[0, -1] for row in rows]
     try:
         prefill(0, [row[:-1] for row in rows])

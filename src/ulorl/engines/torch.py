@@ -78,7 +78,7 @@ class TorchEngine:
         self._tokens = np.zeros((slots, 64), dtype=np.int32)  # drawn in this segment, grown by doubling
         self._logprobs = np.zeros((slots, 64), dtype=np.float32)
         with torch.inference_mode():
-            check_decoding(model, self._prefill, self._decode)
+            check_decoding(model, slots, self._prefill, self._decode)
         self._cache.clear()
 
     @property
@@ -122,13 +122,13 @@ class TorchEngine:
 
         is_eos = np.isin(tokens, self._eos)
         ended = np.flatnonzero(is_eos | (rows["drawn"] == rows["budget"]))
-        segments = [self._segment(row, Finish.EOS if is_eos[row] else Finish.LENGTH) for row in ended]
+        segments = [self._segment(int(row), Finish.EOS if is_eos[row] else Finish.LENGTH) for row in ended]
         self._release(ended)
         return segments
 
     def abort(self) -> list[Segment]:
         """Stop everything: what each active row drew so far, then the empty segments of those that waited."""
-        segments = [self._segment(row, Finish.ABORT) for row in range(len(self._requests))]
+        segments = [self._segment(int(row), Finish.ABORT) for row in range(len(self._requests))]
         for request in self._waiting:
             empty = np.zeros(0, dtype=np.int32)
             segments.append(Segment(request.sample_id, empty, empty.astype(np.float32), empty, Finish.ABORT))

@@ -81,6 +81,13 @@ class _Projection:
         with torch.autocast(a.device.type, enabled=False):
             return torch.mm(a, b, out_dtype=self.dtype) if self.mixed else torch.mm(a, b)
 
+    def add_matmul(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        """total += a @ b, without a second tensor of its size where the product is not a mixed one."""
+        if self.mixed:
+            total += self.matmul(a, b)
+        else:
+            total.addmm_(a, b.to(self.operand))
+
     def __call__(self, hidden_CH: Tensor) -> Tensor:
         z_CV = self.matmul(hidden_CH, self.weight_VH.T)
         if self.bias_V is not None:
@@ -152,7 +159,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_NH is not None:
                 grad_NH[rows] = projection.matmul(grad_CV, projection.weight_VH).to(grad_NH.dtype)
             if grad_VH is not None:
-                grad_VH += projection.matmul(grad_CV.T, hidden_CH)
+                projection.add_matmul(grad_VH, grad_CV.T, hidden_CH)
             if grad_V is not None:
                 grad_V += grad_CV.sum(0)
         return (

@@ -349,7 +349,7 @@ def _legend(axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(handles),
+            handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(handles),
             borderaxespad=0.1, handlelength=1.2, columnspacing=1.2,
         )  # fmt: skip
 
@@ -359,7 +359,8 @@ def _figure(
 ) -> Figure:
     """`draw` gets the figure's axes, one or `panels` of them above each other."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):  # ids are the same each time, and unique in the page
-        canvas = Canvas(figsize=(4.7, 2.7), layout="constrained")
+        canvas = Canvas(figsize=(4.7, 2.7))
+        canvas.subplots_adjust(left=0.115, right=0.985, top=0.9, bottom=0.155, hspace=0.5)  # alike in all: axes line up
         axes = canvas.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         draw(*axes)
         axes[-1].set_xlabel(x_label)

@@ -59,6 +59,7 @@ class Example:
     verdict: str  # right, wrong or truncated
     prompt: str
     tokens: int
+    segments: int
     pieces: tuple[Piece, ...]
 
 
@@ -148,6 +149,7 @@ def _example(step: int, sample: Mapping[str, Any]) -> Example:
         verdict="right" if right else "truncated" if truncated else "wrong",
         prompt=str(sample.get("prompt") or ""),
         tokens=int(sample.get("tokens") or 0),
+        segments=_segment_count(sample),
         pieces=tuple(_pieces(str(sample.get("output") or ""), sample.get("segments") or [])),
     )
 

@@ -1,0 +1,5 @@
+"""`python -m ulorl` is the `ulorl` command."""
+
+from ulorl.cli import main
+
+main()

@@ -1,0 +1,207 @@
+"""Whole runs on the shipped tiny reasoner: what a run leaves behind, resume bit for bit, interrupts, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import ulorl
+from ulorl import checkpoint, run
+from ulorl.errors import UserError
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
+SMALL = [
+    "steps=4", "rollout.prompts=3", "rollout.group=4", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
+    "eval.problems=6", "eval.samples=2", "eval.every=2", "run.checkpoint_every=2", "model.threads=1",
+]  # fmt: skip
+TIMES = ("time/step", "time/rollout", "time/update", "time/eval", "rollout/tokens_per_second")
+
+
+def config(run_dir: Path, *overrides: str) -> ulorl.Config:
+    return ulorl.load([RECIPE], [*SMALL, f"run.dir={run_dir}", *overrides])
+
+
+def lines(run_dir: Path) -> list[dict[str, object]]:
+    """metrics.jsonl without the clock."""
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in m.items() if k not in TIMES} for m in metrics]
+
+
+def samples(run_dir: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((run_dir / "samples").glob("*.jsonl"))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> run.Result:
+    return ulorl.train(config(tmp_path_factory.mktemp("runs") / "straight"))
+
+
+def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
+    metrics = finished.metrics
+    assert [m["step"] for m in metrics] == [0, 1, 2, 3, 4]
+    assert [m["step"] for m in metrics if "eval/accuracy" in m] == [0, 2, 4]
+    names = (
+        "step version reward/mean entropy/mean mpt/fraction mpt/masked_fraction importance/ratio_mean "
+        "importance/clip_fraction rollout/tokens rollout/finished rollout/carried rollout/truncated "
+        "rollout/segments_mean train/samples train/tokens train/groups_dropped time/step time/rollout time/update"
+    ).split()
+    assert all(name in m for m in metrics[1:] for name in names)
+    assert finished.before is not None
+    assert finished.after is not None
+    assert metrics[0]["eval/accuracy"] == finished.before.accuracy
+    assert metrics[-1]["eval/accuracy"] == finished.after.accuracy
+    assert json.loads((finished.dir / "config.json").read_text())["rollout"]["segments"] == 3
+    assert "<svg" in (finished.dir / "report.html").read_text()
+    assert list((finished.dir / "tensorboard").glob("events*"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(finished.model), AutoTokenizer.from_pretrained(finished.model)
+    assert model.num_parameters() > 500_000
+    assert tokenizer("7,2,7,2>10\n")["input_ids"]
+
+
+def test_nothing_is_lost(finished: run.Result) -> None:
+    """Every sample that entered is released (stored), waiting or unfinished, and the books of each step balance."""
+    folder = checkpoint.latest(finished.dir)
+    counters, pools = checkpoint.load(folder, 4)
+    stored = [json.loads(line) for text in samples(finished.dir).values() for line in text.splitlines()]
+    ids = [s["sample"] for s in stored] + [s.id for s in pools.unfinished]
+    ids += [i for g in pools.experience.open_groups.values() for i in g.members]
+    assert sorted(ids) == list(range(4 * 3 * 4))  # steps x prompts x group
+    assert counters.next_group == counters.cursor == 4 * 3
+    carried = 0
+    for m in finished.metrics[1:]:
+        assert m["rollout/in_flight"] == carried + 12
+        assert m["rollout/in_flight"] == m["rollout/finished"] + m["rollout/carried"]
+        carried = m["rollout/carried"]
+
+
+def test_versions_rise_along_stored_samples(finished: run.Result) -> None:
+    stored = [json.loads(line) for text in samples(finished.dir).values() for line in text.splitlines()]
+    spanning = [s for s in stored if len(s["segments"]) > 1]
+    assert spanning
+    for s in stored:
+        versions = [segment["version"] for segment in s["segments"]]
+        assert versions == sorted(versions)
+        assert sum(segment["tokens"] for segment in s["segments"]) == s["tokens"]
+        assert all(segment["tokens"] <= 32 for segment in s["segments"])  # 96 / 3
+    assert any(s["segments"][-1]["version"] > s["segments"][0]["version"] for s in spanning)
+
+
+def test_same_seed_same_run(finished: run.Result, tmp_path: Path) -> None:
+    again = ulorl.train(config(tmp_path / "again"))
+    assert lines(again.dir) == lines(finished.dir)
+    assert samples(again.dir) == samples(finished.dir)
+    other = ulorl.train(config(tmp_path / "other", "seed=1", "steps=1"))
+    assert samples(other.dir) != {k: v for k, v in samples(finished.dir).items() if k in samples(other.dir)} or (
+        lines(other.dir)[1] != lines(finished.dir)[1]
+    )
+
+
+def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_path: Path) -> None:
+    """Stopped after step 2 of 4 and resumed: same metrics, samples, weights and optimizer state, bit for bit."""
+    ulorl.train(config(tmp_path / "cut", "steps=2"))
+    # what a killed run can leave behind: lines and samples after its last checkpoint
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "reward/mean": 9.0}\n{"step": 4, "rew')
+    (tmp_path / "cut" / "samples" / "step_000003.jsonl").write_text("{}\n")
+    resumed = ulorl.resume(tmp_path / "cut", ["steps=4"])
+    assert lines(resumed.dir) == lines(finished.dir)
+    assert samples(resumed.dir) == samples(finished.dir)
+    for name in ("model/model.safetensors", "optimizer.safetensors", "pools.safetensors"):
+        ours = load_file(checkpoint.latest(resumed.dir) / name)
+        theirs = load_file(checkpoint.latest(finished.dir) / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_one_segment_is_synchronous(tmp_path: Path) -> None:
+    result = ulorl.train(config(tmp_path / "sync", "steps=2", "rollout.segments=1", "objective.importance=tois"))
+    for m in result.metrics[1:]:
+        assert m["rollout/carried"] == 0
+        assert m["rollout/finished"] == 12
+        assert m["rollout/staleness_mean"] == 0
+        if m["train/samples"]:  # engine and learner agree about the same weights
+            assert m["importance/ratio_mean"] == pytest.approx(1, abs=1e-4)
+
+
+def test_checkpoints_rotate_and_partial_ones_do_not_count(finished: run.Result, tmp_path: Path) -> None:
+    result = ulorl.train(config(tmp_path / "r", "run.checkpoint_every=1", "run.keep_checkpoints=2"))
+    kept = sorted(p.name for p in (result.dir / "checkpoints").iterdir())
+    assert kept == ["step_000003", "step_000004"]
+    (result.dir / "checkpoints" / "step_000009.partial").mkdir()
+    assert checkpoint.latest(result.dir).name == "step_000004"
+
+
+def test_a_checkpoint_holds_every_field(finished: run.Result) -> None:
+    _, pools = checkpoint.load(checkpoint.latest(finished.dir), 4)
+    assert len(pools.unfinished) > 0
+    for sample in pools.unfinished:
+        assert len(sample.tokens) == len(sample.logprobs) == len(sample.versions) == 32 * len(sample.segments)
+        assert (sample.logprobs <= 0).all()
+        assert (np.diff(sample.versions) >= 0).all()
+        assert sample.group_id == sample.id // 4
+
+
+def test_refusals_name_the_mend(finished: run.Result, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds a run already.*--resume.*--overwrite"):
+        ulorl.train(config(finished.dir))
+    with pytest.raises(UserError, match="all 4 steps are done"):
+        ulorl.resume(finished.dir)
+    with pytest.raises(UserError, match=r"rollout\.group: a resumed run may change"):
+        ulorl.resume(finished.dir, ["rollout.group=2"])
+    with pytest.raises(UserError, match=r"config\.json: not found"):
+        ulorl.resume(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all my work")
+    with pytest.raises(UserError, match="not a run's folder"):
+        ulorl.train(config(tmp_path / "mine"), overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    with pytest.raises(UserError, match="every training problem is also a held-out problem"):
+        problems = tmp_path / "p.jsonl"
+        problems.write_text('{"problem": "1,2,3>10", "answer": "10"}\n')
+        overrides = ["data.kind=files", f"data.path={problems}", "reward.kind=math", "data.size=0"]
+        ulorl.train(config(tmp_path / "x", *overrides, 'eval.data={ path="' + str(problems) + '", size=0 }'))
+    damaged = checkpoint.latest(finished.dir) / "state.json"
+    whole = damaged.read_text()
+    try:
+        damaged.write_text(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match="damaged checkpoint"):
+            ulorl.resume(finished.dir, ["steps=9"])
+        damaged.write_text(whole.replace('"format": 1', '"format": 99'))
+        with pytest.raises(UserError, match="checkpoint format 99"):
+            ulorl.resume(finished.dir, ["steps=9"])
+    finally:
+        damaged.write_text(whole)
+
+
+def test_prompt_and_output_must_fit_the_context(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="do not fit the model's context"):
+        ulorl.train(config(tmp_path / "long", "rollout.max_tokens=3000000"))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_saves_and_says_how_to_resume(tmp_path: Path, signum: int, code: int) -> None:
+    target = tmp_path / "stopped"
+    command = [sys.executable, "-m", "ulorl", "train", str(RECIPE), *SMALL, "steps=500", "eval.every=0", f"run.dir={target}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (target / "checkpoints" / "step_000002").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert f"ulorl train --resume {target}" in errors
+    step = int(checkpoint.latest(target).name.removeprefix("step_"))
+    assert lines(target)[-1]["step"] == step  # nothing after the checkpoint, nothing before it is missing
+    resumed = ulorl.resume(target, [f"steps={step + 1}"])
+    assert [m["step"] for m in resumed.metrics] == list(range(step + 2))
