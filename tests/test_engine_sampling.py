@@ -31,8 +31,8 @@ def test_inverse_cdf_by_hand() -> None:
 
 
 def test_logprobs_are_of_the_full_vocabulary_at_the_temperature() -> None:
-    """Logits ln 4, ln 1 at temperature 1/2 are ln 16, ln 1: 16/17. Top-k 1 leaves that log-prob as it is; greedy records
-    temperature 1: 4/5."""
+    """Logits ln 4, ln 1 at temperature 1/2 are ln 16, ln 1: 16/17. Top-k 1 leaves that log-prob as it is; greedy
+    records temperature 1: 4/5."""
     logits = torch.tensor([[math.log(4.0), 0.0]])
     for kwargs, expected in (
         ({"temperature": 0.5}, 16 / 17),

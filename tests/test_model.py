@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
@@ -189,7 +186,8 @@ def test_missing_folder(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "no such folder")
 
 
-def test_hub_name_that_cannot_be_had() -> None:
+def test_hub_name_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused("nobody/nothing", "no such folder, and the hub did not give it")
 
 

@@ -29,7 +29,7 @@ from ulorl.engines.base import Engine, EngineStats
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
 from ulorl.evaluation import Evaluation, evaluate
-from ulorl.learner.model import context_length, eos_ids, load_config, load_model, load_tokenizer
+from ulorl.learner.model import check_head, context_length, eos_ids, load_config, load_model, load_tokenizer
 from ulorl.learner.update import Learner
 from ulorl.metrics import evaluation_metrics, step_metrics
 from ulorl.report.html import write_report
@@ -148,9 +148,10 @@ def build(
     _set_threads(cfg)
     torch.manual_seed(cfg.seed)
     source = str(folder / "model") if folder else cfg.model.path
-    learner_model = _model(cfg, source, cfg.model.dtype)
+    policy = _model(cfg, source, cfg.model.dtype)
+    check_head(policy)
     learner = Learner(
-        learner_model,
+        policy,
         optim=cfg.optim,
         objective=cfg.objective,
         temperature=cfg.rollout.temperature,

@@ -1,17 +1,18 @@
-"""The embedded engine beside transformers' `generate` with the static and the dynamic cache: same model, same prompts, same lengths.
+"""The embedded engine beside transformers' `generate` (static and dynamic cache): same model, prompts and lengths.
 
-EOS is off; every request decodes a length drawn beforehand. `equal` lengths give all three the same work. In `long_tail`
-a median of 70 tokens meets a 90th percentile of 310, cut at `max_tokens`, and there are twice as many requests as slots:
-`generate` takes them in batches that last as long as their longest request, and only tokens asked for are counted.
-`generate` returns no log-probs, which favours it.
+EOS is off; every request decodes a length drawn beforehand. `equal` lengths give all three the same work. In
+`long_tail` a median of 70 tokens meets a 90th percentile of 310, cut at `max_tokens`, and there are twice as many
+requests as slots: `generate` takes them in batches that last as long as their longest request, and only tokens asked
+for are counted. `generate` returns no log-probs, which favours it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -38,21 +39,19 @@ class Work:
 def run(batches: Sequence[int] = (32, 128), max_tokens: int = 256, repeats: int = 5) -> dict[str, Any]:
     """Tokens a second of the three, medians of `repeats` interleaved runs after one warm-up, and their ratios.
 
-    The model has the tiny reasoner's shape (hidden 128, 4 layers, 4 heads, 2 KV heads of 32, vocabulary 110) with random
-    weights, float32. Threads are torch's.
+    The model has the tiny reasoner's shape (hidden 128, 4 layers, 4 heads, 2 KV heads of 32, vocabulary 110) with
+    random weights, float32. Threads are torch's.
     """
     model = tiny_shape(max_tokens + 64)
     results = []
     for batch in batches:
         for name, work in (("equal", equal(batch, max_tokens)), ("long_tail", long_tail(2 * batch, max_tokens))):
-            runs = _interleaved(
-                {
-                    "engine": lambda work=work, batch=batch: decode_with_engine(model, work, batch),
-                    "generate_static": lambda work=work, batch=batch: decode_with_generate(model, work, batch, "static"),
-                    "generate_dynamic": lambda work=work, batch=batch: decode_with_generate(model, work, batch, "dynamic"),
-                },
-                repeats,
-            )
+            contestants = {
+                "engine": partial(decode_with_engine, model, work, batch),
+                "generate_static": partial(decode_with_generate, model, work, batch, "static"),
+                "generate_dynamic": partial(decode_with_generate, model, work, batch, "dynamic"),
+            }
+            runs = _interleaved(contestants, repeats)
             rates = {who: sum(work.lengths) / median(seconds) for who, seconds in runs.items()}
             results.append(
                 {
@@ -60,7 +59,7 @@ def run(batches: Sequence[int] = (32, 128), max_tokens: int = 256, repeats: int 
                     "batch": batch,
                     "requests": len(work.prompts),
                     "tokens": sum(work.lengths),
-                    "seconds": {who: [round(s, 3) for s in seconds] for who, seconds in runs.items()},
+                    "seconds": {who: [round(s, 6) for s in seconds] for who, seconds in runs.items()},
                     "tokens_per_second": {who: round(rate, 1) for who, rate in rates.items()},
                     "ratio_to_static": round(rates["engine"] / rates["generate_static"], 2),
                     "ratio_to_dynamic": round(rates["engine"] / rates["generate_dynamic"], 2),
@@ -144,7 +143,7 @@ def decode_with_generate(model: Qwen3ForCausalLM, work: Work, batch: int, cache:
     return tokens
 
 
-def _interleaved(contestants: dict[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
+def _interleaved(contestants: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each run. The first round warms up and does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     decoded = set()

@@ -52,7 +52,7 @@ def _json_lines(path: Path) -> Iterator[Record | UserError]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    yield _record(f"{path}:{number}", _parse(line, f"{path}:{number}"))
+                    yield _record(f"{path}:{number}", _parse(line.rstrip(), f"{path}:{number}"))
                 except UserError as error:
                     yield error
 

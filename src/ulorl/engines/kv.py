@@ -1,7 +1,8 @@
 """Keys and values in preallocated slots, behind transformers' `Cache`, so that a model's own forward does the work.
 
-A row's token at position p lies at index p of its slot. Active rows are 0..n-1, so a forward pass reads views and copies
-nothing. Entries beyond a row's length may hold anything finite: they are masked, and overwritten before they are read.
+A row's token at position p lies at index p of its slot. Active rows are 0..n-1, so a forward pass reads views and
+copies nothing. Entries beyond a row's length may hold anything finite: they are masked, and overwritten before they
+are read.
 """
 
 from __future__ import annotations
@@ -26,12 +27,21 @@ class Place:
     index: torch.Tensor | None = None  # decode: 0..rows-1
 
 
+@dataclass
+class _Shared:
+    """What all layers look at. Apart from the cache, so that no cycle keeps an engine's memory after its end."""
+
+    slots: int
+    capacity: int
+    place: Place
+
+
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values, each [slots, KV heads, capacity, head dimension], allocated at the first use."""
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, shared: _Shared) -> None:
         super().__init__()
-        self._cache = cache
+        self._shared = shared
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.keys, self.values = self._allocated(key_states), self._allocated(value_states)
@@ -39,7 +49,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def _allocated(self, like: torch.Tensor) -> torch.Tensor:
         # zeros and not empty: a masked entry still takes part as 0 * value, and 0 * NaN is NaN
-        return like.new_zeros(self._cache.slots, like.shape[1], self._cache.capacity, like.shape[3])
+        return like.new_zeros(self._shared.slots, like.shape[1], self._shared.capacity, like.shape[3])
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: object, **_kwargs: object
@@ -47,7 +57,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Write new entries, [rows, KV heads, Q, head dimension]; return the rows' views up to the place's length."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        place = self._cache.place
+        place = self._shared.place
         for buffer, new in ((self.keys, key_states), (self.values, value_states)):
             if place.positions is None:
                 buffer[place.rows, :, place.start : place.start + new.shape[2]] = new
@@ -56,7 +66,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.keys[place.rows, :, : place.length], self.values[place.rows, :, : place.length]
 
     def grow(self) -> None:
-        """Move to buffers of the cache's new capacity."""
+        """Move to buffers of the new capacity."""
         if self.is_initialized:
             for name in ("keys", "values"):
                 old = getattr(self, name)
@@ -69,27 +79,36 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             buffer[targets, :, :length] = buffer[sources, :, :length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._cache.place.start + query_length, 0
+        return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self._cache.place.start
+        return self._shared.place.start
 
     def get_max_length(self) -> int:
-        return self._cache.capacity
+        return self._shared.capacity
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """All layers. The engine sets `place` before each forward pass."""
+    """All layers. `at` says where the next forward pass writes and reads."""
 
     def __init__(self, layers: int, slots: int) -> None:
-        self.slots, self.capacity = slots, 0
-        self.place = Place(slice(0, 0), 0, 0)
-        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+        self._shared = _Shared(slots, 0, Place(slice(0, 0), 0, 0))
+        super().__init__(layers=[SlotLayer(self._shared) for _ in range(layers)])
+
+    @property
+    def capacity(self) -> int:
+        """Entries a row has room for."""
+        return self._shared.capacity
+
+    def at(self, place: Place) -> SlotCache:
+        """This cache, for one forward pass at `place`."""
+        self._shared.place = place
+        return self
 
     def reserve(self, length: int) -> None:
         """Make room for `length` entries a row. Doubles, so the cost of growing is a constant a token."""
         if length > self.capacity:
-            self.capacity = -(-max(length, 2 * self.capacity) // _ROUND) * _ROUND
+            self._shared.capacity = -(-max(length, 2 * self.capacity) // _ROUND) * _ROUND
             for layer in self.layers:
                 layer.grow()
 
@@ -100,7 +119,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Free all memory."""
-        self.capacity = 0
+        self._shared.capacity = 0
         for layer in self.layers:
             layer.keys = layer.values = None
             layer.is_initialized = False

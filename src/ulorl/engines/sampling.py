@@ -24,9 +24,9 @@ def draw(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """One token a row, [B], and its log-prob under softmax(logits / temperature) over the full vocabulary, [B].
 
-    `uniforms` in [0, 1) decide the draws, [B]; `temperature` 0 is greedy with the log-prob of temperature 1; `top_p` 1 and
-    `top_k` 0 are off. As everywhere in the field, top-k truncates first and top-p what is left of it. One transfer to
-    the host.
+    `uniforms` in [0, 1) decide the draws, [B]; `temperature` 0 is greedy with the log-prob of temperature 1; `top_p` 1
+    and `top_k` 0 are off. As everywhere in the field, top-k truncates first and top-p what is left of it. One transfer
+    to the host.
     """
     rows = max(1, _CHUNK // logits_BV.shape[1])
     parts = []
@@ -85,6 +85,6 @@ def truncate(probs_BV: torch.Tensor, top_p: NDArray[np.float64], top_k: NDArray[
 def _inverse_cdf(probs_BV: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """The token whose share of the cumulative distribution holds the uniform number, [B]."""
     cdf_BV = (probs_BV.double() * _UNIT).long().cumsum(dim=-1)
-    # floor(u * total) < total for every float64 u < 1, so the first entry above the target exists and has probability > 0
+    # floor(u * total) < total for every float64 u < 1: the first entry above the target exists, its probability is > 0
     target = (uniforms * cdf_BV[:, -1]).long()
     return torch.searchsorted(cdf_BV, target[:, None], right=True)[:, 0]

@@ -1,4 +1,4 @@
-"""An engine that plays given outputs: for tests, for the planner, and as the smallest example of `base.Engine`. No torch."""
+"""An engine that plays given outputs: for tests, for the planner, and as the smallest `base.Engine`. No torch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class _Row:
 class ScriptedEngine:
     """`base.Engine` that plays `scripts`: a sample's whole output by its id, as a mapping or a function.
 
-    A script ends with EOS, or is at least as long as what is asked of it. `slots` rows decode at once (0: all), one token
-    a step each. `requests` holds every request in the order it came, so that tests can look at budgets and prefixes.
+    A script ends with EOS, or is at least as long as what is asked of it. `slots` rows decode at once (0: all), one
+    token a step each. `requests` holds every request in the order it came, so that tests can look at budgets and
+    prefixes.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class ScriptedEngine:
         return segments
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Take the version; the weights are walked through and not used. Raises RuntimeError while requests are pending."""
+        """Take the version and leave the weights unused. Raises RuntimeError while requests are pending."""
         if self.pending:
             raise RuntimeError(f"load_weights with {self.pending} requests pending")
         deque(weights, maxlen=0)

@@ -14,6 +14,7 @@ from ulorl.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_WINDOWED = ("sliding_attention", "chunked_attention")
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats, mean over the vocabulary
 _TOLERANCE_LOW = 0.1  # of shorter dtypes
 
@@ -38,17 +39,14 @@ def full_attention_layers(model: PreTrainedModel, max_length: int) -> int:
         raise UserError(f"{_name(model)} is an encoder-decoder; the torch engine decodes causal language models only")
     kinds, settings = get_layer_types_and_kwargs(config)
     for layer, (kind, setting) in enumerate(zip(kinds, settings, strict=True)):
-        windowed = kind in ("sliding_attention", "chunked_attention") and setting["sliding_window"] >= max_length
-        if kind != "full_attention" and not windowed:
-            raise UserError(
-                f"{_name(model)}: layer {layer} is {kind}; the torch engine keeps whole keys and values, for full "
-                f"attention only"
-                + (
-                    f" (or contexts within the window of {setting['sliding_window']} tokens)"
-                    if setting.get("sliding_window")
-                    else ""
-                )
-            )
+        window = setting.get("sliding_window")
+        if kind == "full_attention" or (kind in _WINDOWED and window >= max_length):
+            continue
+        beyond = f" with a window of {window} tokens, and max_length={max_length}" if window else ""
+        raise UserError(
+            f"{_name(model)}: layer {layer} is {kind}{beyond}; the torch engine decodes full attention only, or "
+            "contexts no longer than the window"
+        )
     _check_rope(model, config, max_length)
     return len(kinds)
 
@@ -56,15 +54,12 @@ def full_attention_layers(model: PreTrainedModel, max_length: int) -> int:
 def _check_rope(model: PreTrainedModel, config: Any, max_length: int) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     for entry in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        original = entry.get("original_max_position_embeddings") or getattr(
-            config, "original_max_position_embeddings", 0
-        )
-        if entry.get("rope_type") in ("dynamic", "longrope") and max_length > (
-            original or config.max_position_embeddings
-        ):
+        kind, original = entry.get("rope_type"), entry.get("original_max_position_embeddings")
+        limit = original or getattr(config, "original_max_position_embeddings", 0) or config.max_position_embeddings
+        if kind in ("dynamic", "longrope") and max_length > limit:
             raise UserError(
-                f"{_name(model)}: rope_type={entry['rope_type']} changes with the longest row of a batch beyond {original} "
-                f"tokens, found max_length={max_length}; lower it, or use yarn"
+                f"{_name(model)}: rope_type={kind} changes with the longest row of a batch beyond {limit} tokens, "
+                f"found max_length={max_length}; lower it, or use yarn"
             )
 
 
@@ -80,7 +75,7 @@ def check_decoding(
     kind. Raises UserError.
     """
     implementation = model.config._attn_implementation
-    if implementation not in ("sdpa", "eager", "blk"):  # the others take no mask of this kind
+    if implementation not in ("sdpa", "eager"):  # the others take no mask of this kind
         model.set_attn_implementation("sdpa")
     size = model.get_input_embeddings().num_embeddings
     rows = [np.arange(1, 1 + length) * 7 % size for length in (5, 3)[:slots]]

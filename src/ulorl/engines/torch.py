@@ -44,8 +44,8 @@ _ROW = np.dtype(
 class TorchEngine:
     """`base.Engine` around `model`, which it owns from now on, on the model's device and in its dtype.
 
-    `slots` rows decode at once. A prefill pass is at most `prefill_tokens` tokens, padding included. `max_length` bounds
-    prompt + output (default and limit: the model's `max_position_embeddings`). Keys and values take
+    `slots` rows decode at once. A prefill pass is at most `prefill_tokens` tokens, padding included. `max_length`
+    bounds prompt + output (default and limit: the model's `max_position_embeddings`). Keys and values take
     slots x longest row x layers x 2 x KV heads x head dimension numbers.
 
     Raises UserError when the model cannot be decoded exactly this way: sliding-window, linear or hybrid attention,
@@ -86,7 +86,7 @@ class TorchEngine:
         return len(self._waiting) + len(self._requests)
 
     def add(self, request: Request) -> None:
-        """Queue one request. Raises ValueError when it is empty, does not fit the context or its sampling is unusable."""
+        """Queue one request. Raises ValueError when it is empty, does not fit the context or cannot be sampled."""
         what, tokens, how = f"request of sample {request.sample_id}", request.tokens, request.sampling
         if not 0 < request.prompt_length <= len(tokens):
             raise ValueError(f"{what}: prompt of {request.prompt_length} tokens in {len(tokens)}; it must not be empty")
@@ -191,11 +191,13 @@ class TorchEngine:
             if start:
                 chunk = max(1, min(chunk, _MASK_ENTRIES // longest))
             end = min(longest, start + chunk)
-            self._cache.place = Place(slice(first, first + len(sequences)), start, end)
+            place = Place(slice(first, first + len(sequences)), start, end)
             positions = torch.arange(start, end, device=self._model.device)
             # from position 0 on, plain causal attention needs no mask
             mask = self._mask(positions, end)[None, None] if start else None
-            self._forward(torch.from_numpy(padded[:, start:end]), positions[None].expand(len(sequences), -1), mask)
+            self._forward(
+                place, torch.from_numpy(padded[:, start:end]), positions[None].expand(len(sequences), -1), mask
+            )
             start = end
 
     def _decode(self, tokens: np.ndarray, positions: np.ndarray) -> torch.Tensor:
@@ -204,9 +206,10 @@ class TorchEngine:
         self._cache.reserve(longest)
         length = min(-(-longest // _READ_ROUND) * _READ_ROUND, self._cache.capacity)
         at = torch.from_numpy(positions).to(self._model.device)
-        index = torch.arange(n, device=at.device)
-        self._cache.place = Place(slice(0, n), longest - 1, length, at, index)
-        return self._forward(torch.from_numpy(tokens)[:, None], at[:, None], self._mask(at, length)[:, None, None])
+        place = Place(slice(0, n), longest - 1, length, at, torch.arange(n, device=at.device))
+        return self._forward(
+            place, torch.from_numpy(tokens)[:, None], at[:, None], self._mask(at, length)[:, None, None]
+        )
 
     def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
         """0 for entries a query at each of `positions` [Q] may look at, -inf for later ones, [Q, length]."""
@@ -214,13 +217,15 @@ class TorchEngine:
         mask = torch.zeros(later.shape, dtype=self._model.dtype, device=positions.device)
         return mask.masked_fill_(later, float("-inf"))
 
-    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _forward(
+        self, place: Place, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
         """Logits of the last column, [rows, V]; only these pass the LM head."""
         output = self._model(
             input_ids=tokens.to(self._model.device),
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=self._cache,
+            past_key_values=self._cache.at(place),
             use_cache=True,
             logits_to_keep=1,
         )

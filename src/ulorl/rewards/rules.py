@@ -11,7 +11,7 @@ class MathReward:
 
     The answer is what the last complete \boxed{...} holds; without one, the last expression math-verify finds in the
     output's last 4,000 characters ("the answer is ..." first, then any formula or number). No answer, or one that
-    cannot be parsed, is 0.0; so is one that takes more than 10 seconds to compare. Works from any thread.
+    cannot be parsed, is 0.0; so is one that takes more than 4 seconds of CPU time to compare. Works from any thread.
     """
 
     def __call__(self, problem: Problem, text: str) -> float:

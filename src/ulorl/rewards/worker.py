@@ -10,13 +10,17 @@ import ast
 import json
 import logging
 import re
+import signal
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-PARSE_SECONDS = 3  # math-verify's own limits, for what an alarm can interrupt; the parent kills what it cannot
+CPU_SECONDS = 4  # a request's; of this process's own time, so that a loaded machine judges as an idle one does
+KILL_CPU_SECONDS = 8  # for a call into C that no exception reaches; the parent then starts another worker
 MEMORY_BYTES = 4 << 30
 _BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[{}]|[{}]")
 TAIL_CHARACTERS = 4000  # of an output without \boxed{}: where its last expression is looked for
@@ -31,10 +35,8 @@ def math_score(reference: str, text: str) -> float:
         return 0.0
     answer = text[-TAIL_CHARACTERS:] if found is None else _boxed(found)
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    gold, predicted = (
-        parse(source, configs, parsing_timeout=PARSE_SECONDS) for source in (_boxed(_plain_integer(reference)), answer)
-    )
-    return float(verify(gold, predicted, timeout_seconds=PARSE_SECONDS))
+    gold, predicted = (parse(source, configs, parsing_timeout=None) for source in (_boxed(reference), answer))
+    return float(verify(gold, predicted, timeout_seconds=None))
 
 
 def _boxed(answer: str) -> str:
@@ -73,13 +75,33 @@ def _dataset(task: str, settings: str) -> Any:
     return reasoning_gym.create_dataset(task, size=1, seed=0, **json.loads(settings))
 
 
-def main() -> None:
+class OutOfTime(BaseException):
+    """No Exception: scorers catch those."""
+
+
+def _out_of_time(*_: object) -> None:
+    raise OutOfTime
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Bounds the time and memory of one request where the system can (POSIX); elsewhere the parent's clock must do."""
     try:
         import resource
+    except ImportError:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + KILL_CPU_SECONDS, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGPROF, _out_of_time)
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    except (ImportError, ValueError):
-        pass  # not every system has it; the parent's time limit remains
+
+def main() -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(10_000)
@@ -93,8 +115,9 @@ def main() -> None:
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         try:
-            result = score(**json.loads(line))
-        except (MemoryError, RecursionError):
+            with limited():
+                result = score(**json.loads(line))
+        except (OutOfTime, MemoryError, RecursionError):
             result = 0.0
         print(result, file=answers, flush=True)
 

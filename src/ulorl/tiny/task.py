@@ -14,6 +14,8 @@ Training and held-out problems are kept apart by a stable hash that ignores the 
 from __future__ import annotations
 
 import hashlib
+import heapq
+import math
 import random
 import re
 from collections import Counter
@@ -28,6 +30,7 @@ from ulorl.types import Problem
 LARGEST = 50  # no value of a chain is above it, none below 0
 SMALLEST_TARGET = 10
 HELD_OUT_SHARE = 0.2  # of the distinct problems
+REACHES = (math.inf, 16.0, 8.0, 4.0)  # of searchers: the distance at which a chain's weight has fallen to 1/e
 
 _OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 _PROMPT = re.compile(r"([1-9](?:,[1-9])+)>(0|[1-9][0-9]{0,2})\n?")
@@ -48,21 +51,21 @@ def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -
     Settings: `numbers`, the counts of numbers a problem may have, a list of 3 and 4 (default both, in equal shares).
     Raises UserError for an unknown or impossible setting and when there are fewer than `size` problems.
     """
-    counts = _counts(settings)
-    pool = [(key, weight) for key, weight in _population(counts) if is_held_out(*key) == held_out]
+    pool = _prompts(_counts(settings), held_out)
     if not 0 <= size <= len(pool):
-        raise UserError(f"countdown: size={size} is not within 0..{len(pool)}, the {_split(held_out)} problems there are")
+        raise UserError(f"countdown: size={size} is not within 0..{len(pool)}, the number of distinct problems")
     rng = random.Random(f"countdown problems {seed}")
-    # Efraimidis and Spirakis 2006: the order of these keys is weighted drawing without replacement.
-    order = sorted(pool, key=lambda item: rng.random() ** (1 / item[1]), reverse=True)
-    return [_problem(numbers, target, rng) for (numbers, target), _ in order[:size]]
+    # Efraimidis and Spirakis 2006: the smallest of these keys are a weighted draw without replacement.
+    keys = {prompt: rng.expovariate(1) / weight for prompt, weight in pool.items()}
+    drawn = heapq.nsmallest(size, keys, key=keys.__getitem__)
+    rng.shuffle(drawn)  # the draw has the common problems first
+    return [_problem(prompt) for prompt in drawn]
 
 
 def training_stream(size: int, rng: random.Random) -> list[Problem]:
     """`size` training problems drawn with replacement, for the warm-up."""
-    pool = [item for item in _population((3, 4)) if not is_held_out(*item[0])]
-    drawn = rng.choices([key for key, _ in pool], [weight for _, weight in pool], k=size)
-    return [_problem(numbers, target, rng) for numbers, target in drawn]
+    pool = _prompts((3, 4), held_out=False)
+    return [_problem(prompt) for prompt in rng.choices(list(pool), list(pool.values()), k=size)]
 
 
 def score(problem: Problem, text: str) -> float:
@@ -87,18 +90,21 @@ def score(problem: Problem, text: str) -> float:
 
 
 def search_trace(problem: Problem, rng: random.Random) -> str:
-    """A search that tries distinct chains in random order until one reaches the target. Always scores 1.
+    """A search that tries distinct chains until one reaches the target. Always scores 1.
 
-    Raises UserError when no chain reaches it.
+    Searchers differ in skill: to some every order of the chains is equally likely, others tend to try first what
+    comes close to the target (a Plackett-Luce order with weights exp(-distance / REACH)). Raises UserError when no
+    chain reaches the target.
     """
     numbers, target = parse_prompt(problem.prompt)
-    tried: list[str] = []
-    attempts = chains(tuple(sorted(numbers)))
-    for chain in rng.sample(attempts, len(attempts)):
-        tried.append(f"{chain.text},{target}")
+    reach = rng.choice(REACHES)
+    found = chains(tuple(sorted(numbers)))
+    lines = []
+    for chain in sorted(found, key=lambda c: abs(c.value - target) / reach + math.log(rng.expovariate(1))):
+        lines.append(f"{chain.text},{target}")
         if chain.value == target:
-            return "\n".join(tried)
-        tried[-1] += ">" if chain.value > target else "<"
+            return "\n".join(lines)
+        lines[-1] += ">" if chain.value > target else "<"
     raise UserError(f"countdown problem {problem.prompt.strip()!r} has no solution")
 
 
@@ -134,9 +140,9 @@ def chains(numbers: tuple[int, ...]) -> tuple[Chain, ...]:
 
 
 @lru_cache(maxsize=4)
-def _population(counts: tuple[int, ...]) -> tuple[tuple[tuple[tuple[int, ...], int], float], ...]:
-    """Every distinct problem ((numbers, sorted; target)) and the probability of drawing it."""
-    population = []
+def _prompts(counts: tuple[int, ...], held_out: bool) -> dict[str, float]:
+    """The distinct prompts of one side of the split, each with the probability (not normalised) of drawing it."""
+    pool: dict[str, float] = {}
     for count in counts:
         hits = Counter(
             (numbers, chain.value)
@@ -144,14 +150,16 @@ def _population(counts: tuple[int, ...]) -> tuple[tuple[tuple[tuple[int, ...], i
             for chain in chains(numbers)
             if chain.value >= SMALLEST_TARGET
         )
-        total = hits.total() * len(counts)
-        population += [(key, n / total) for key, n in hits.items()]
-    return tuple(population)
+        hits = Counter({key: n for key, n in hits.items() if is_held_out(*key) == held_out})
+        for (numbers, target), n in hits.items():
+            orders = sorted(set(permutations(numbers)))
+            weight = n / len(orders) / hits.total()
+            pool |= {f"{','.join(map(str, order))}>{target}": weight for order in orders}
+    return pool
 
 
-def _problem(numbers: tuple[int, ...], target: int, rng: random.Random) -> Problem:
-    prompt = f"{','.join(map(str, rng.sample(numbers, len(numbers))))}>{target}"
-    return Problem(id=f"countdown-{prompt}", prompt=prompt + "\n", answer=str(target))
+def _problem(prompt: str) -> Problem:
+    return Problem(id=f"countdown-{prompt}", prompt=prompt + "\n", answer=prompt.partition(">")[2])
 
 
 def _counts(settings: dict[str, Any]) -> tuple[int, ...]:
@@ -162,7 +170,3 @@ def _counts(settings: dict[str, Any]) -> tuple[int, ...]:
     if not isinstance(counts, list | tuple) or not counts or not all(n in (3, 4) for n in counts):
         raise UserError(f"countdown: numbers must be a list of 3 and 4, found {counts!r}")
     return tuple(sorted(set(counts)))
-
-
-def _split(held_out: bool) -> str:
-    return "held-out" if held_out else "training"

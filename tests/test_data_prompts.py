@@ -1,0 +1,101 @@
+"""Prompts as tokens, with small tokenizers whose ids are worked out by hand: a word is an id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from ulorl.data.prompts import encode_prompts
+from ulorl.errors import UserError
+from ulorl.types import Problem
+
+#         0       1      2      3       4       5     6    7    8    9
+WORDS = ["<unk>", "<s>", "</s>", "user", "system", "bot", "a", "b", "be", "brief"]
+TURNS = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
+CHAT = TURNS + "{% if add_generation_prompt %}bot{% endif %}"
+PROBLEMS = [Problem("p1", "a b"), Problem("p2", "b")]
+
+
+def tokenizer(chat_template: str | None = None, add: str = "<s> $A") -> Any:
+    """Adds `add` around plain text: a BOS as Llama does, or an EOS as well."""
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single=add, special_tokens=[("<s>", 1), ("</s>", 2)])
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    made.chat_template = chat_template
+    return made
+
+
+def encode(tokenizer: Any, problems: Any = PROBLEMS, **keys: Any) -> list[list[int]]:
+    keys = {"max_prompt_tokens": 16, "context": 32, **keys}
+    return [prompt.tolist() for prompt in encode_prompts(problems, tokenizer, **keys)]
+
+
+def test_plain_text_takes_the_tokenizers_bos() -> None:
+    assert encode(tokenizer()) == [[1, 6, 7], [1, 7]]
+    assert encode(tokenizer(), template="be {question}") == [[1, 8, 6, 7], [1, 8, 7]]
+
+
+def test_a_chat_template_is_applied_with_the_generation_prompt_and_adds_no_bos_of_its_own() -> None:
+    assert encode(tokenizer(CHAT)) == [[3, 6, 7, 5], [3, 7, 5]]
+    assert encode(tokenizer(CHAT), system="be brief")[1] == [4, 8, 9, 3, 7, 5]
+    assert encode(tokenizer(CHAT), chat="off") == encode(tokenizer())
+
+
+@pytest.mark.parametrize("template", ["<s> {question}", "{question}"])
+def test_one_bos_not_two(template: str) -> None:
+    assert encode(tokenizer(), template=template)[1] == [1, 7]
+    assert encode(tokenizer("{{ bos_token + ' ' }}" + CHAT))[1] == [1, 3, 7, 5]
+
+
+def test_an_eos_that_closes_plain_text_is_dropped() -> None:
+    assert encode(tokenizer(add="<s> $A </s>"))[1] == [1, 7]
+
+
+def test_a_template_that_ends_the_users_turn_with_eos_keeps_it() -> None:
+    assert encode(tokenizer("{{ messages[0].content + ' </s>' }}"))[1] == [7, 2]
+
+
+def test_latex_braces_in_template_and_question_are_left_alone() -> None:
+    seen: list[str] = []
+    made = tokenizer()
+    made_call = made.__call__
+
+    class Spy:
+        chat_template, bos_token_id, eos_token_id = None, 1, 2
+
+        def __call__(self, texts: list[str], **keys: Any) -> Any:
+            seen.extend(texts)
+            return made_call(texts, **keys)
+
+    encode(Spy(), [Problem("p", r"\frac{a}{b}")], template=r"{question} in \boxed{}")
+    assert seen == [r"\frac{a}{b} in \boxed{}"]
+
+
+def test_too_long_empty_and_not_fitting_prompts_are_named() -> None:
+    with pytest.raises(UserError, match=r"problem p1: its prompt has 3 tokens, data\.max_prompt_tokens=2"):
+        encode(tokenizer(), max_prompt_tokens=2)
+    with pytest.raises(UserError, match=r"problem p1: its prompt of 3 tokens and an output of 30 .* context of 32"):
+        encode(tokenizer(), max_tokens=30)
+    assert len(encode(tokenizer(), max_tokens=29)) == 2
+    with pytest.raises(UserError, match=r"problem p0: its prompt is empty \(1 tokens\)"):
+        encode(tokenizer(), [Problem("p0", " ")])
+
+
+def test_a_system_message_nobody_would_see_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.system is given but the tokenizer has no chat template"):
+        encode(tokenizer(), system="be brief")
+    with pytest.raises(UserError, match=r"data\.system is given but data\.chat=off"):
+        encode(tokenizer(CHAT), system="be brief", chat="off")
+    with pytest.raises(UserError, match=r"leaves data\.system out"):
+        encode(tokenizer("{{ messages[-1].content }}"), system="be brief")
+
+
+def test_a_template_that_refuses_a_system_message_says_so() -> None:
+    gemma = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS
+    with pytest.raises(UserError, match=r"System role not supported; .*move data\.system into data\.template"):
+        encode(tokenizer(gemma), system="be brief")
+    assert encode(tokenizer(gemma))[1] == [3, 7]

@@ -1,0 +1,130 @@
+"""reasoning-gym's scorer, chain countdown and a user's function as rewards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ulorl.config import Data
+from ulorl.data.problems import load_problems
+from ulorl.errors import UserError
+from ulorl.rewards import make_reward
+from ulorl.rewards.tasks import extract_task_answer
+from ulorl.types import Problem
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "answer"),
+    [
+        ("<answer>3</answer> no, <answer>\n-4 </answer> 5", "-4", "-4"),
+        ("7 + 5 = 12.", "12", "12"),
+        ("5 - 9 = -4", "-4", "-4"),
+        ("it is −4", "-4", "-4"),  # a typographic minus
+        ("5-9", "-4", "9"),  # a minus between numbers is no sign
+        ("about 1,234.5 in all", "2", "1234.5"),
+        ("no number", "12", ""),
+        ("First a list.\n\n a, b \n", "a, b", "a, b"),
+        ("", "a", ""),
+        ("<answer> </answer> 12", "12", ""),
+    ],
+)
+def test_extract_task_answer(text: str, reference: str, answer: str) -> None:
+    assert extract_task_answer(text, reference) == answer
+
+
+def problems(task: str, size: int = 3, **settings: Any) -> list[Problem]:
+    pytest.importorskip("reasoning_gym")
+    return load_problems(Data(kind="reasoning_gym", task=task, size=size, settings=settings))
+
+
+@pytest.mark.parametrize("task", ["chain_sum", "basic_arithmetic", "gcd", "word_sorting", "sudoku", "arc_agi"])
+def test_reference_answers_score_one_and_others_zero(task: str) -> None:
+    """arc_agi compares tuples: an entry that had been through JSON would not score."""
+    reward = make_reward("reasoning_gym")
+    for problem in problems(task):
+        stored = Problem(problem.id, problem.prompt, problem.answer, json.loads(json.dumps(dict(problem.meta))))
+        assert reward(stored, f"<answer>{problem.answer}</answer>") == 1
+        assert reward(stored, f"<answer>{problem.answer}1</answer>") == 0
+        assert reward(stored, "") == 0
+
+
+def test_partial_credit_is_wrong() -> None:
+    """chain_sum's scorer gives a part of the score to an answer that contains the right one."""
+    reward = make_reward("reasoning_gym")
+    (problem,) = problems("chain_sum", 1)
+    assert reward(problem, f"<answer>it is {problem.answer}</answer>") == 0
+    assert reward(problem, f"it is {problem.answer}") == 1
+
+
+def test_a_task_without_reference_is_scored_by_its_rules() -> None:
+    """graph_color has many right answers and gives none."""
+    reward = make_reward("reasoning_gym")
+    (problem,) = problems("graph_color", 1, min_num_vertices=3, max_num_vertices=3, num_colors=3)
+    assert problem.answer == ""
+    assert reward(problem, 'So: <answer>{"0": 1, "1": 2, "2": 3}</answer>') == 1
+    assert reward(problem, "<answer>{not a colouring</answer>") == 0
+
+
+def test_problems_of_another_kind_are_refused() -> None:
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(UserError, match=r"problem p1: .*needs problems of data\.kind=reasoning_gym"):
+        make_reward("reasoning_gym")(Problem("p1", "?", "1"), "1")
+
+
+def test_countdown() -> None:
+    reward = make_reward("countdown")
+    problem = Problem("c", "7,2,7,2>10\n", "10")
+    assert reward(problem, "7-2=5+2=7+7=14,10>\n7+7=14-2=12-2=10,10") == 1
+    assert reward(problem, "7-2=5+2=7+7=14,10>") == 0
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "ulorl_user_rewards.py").write_text(
+        "class Exact:\n"
+        "    @staticmethod\n"
+        "    def score(problem, text):\n"
+        "        return text == problem.answer\n"
+        "def half(problem, text):\n"
+        "    return 0.5\n"
+        "def nothing(problem, text):\n"
+        "    pass\n"
+        "table = {}\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "ulorl_broken_rewards.py").write_text("def f(:\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # the working folder is searched, as the recipe's author expects
+    monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
+    return "ulorl_user_rewards"
+
+
+def test_user_function(functions: str) -> None:
+    reward = make_reward("function", f"{functions}:Exact.score")
+    assert reward(Problem("p", "?", "7"), "7") == 1.0
+    assert reward(Problem("p", "?", "7"), "8") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("half", "half: expected module:name"),
+        ("no_such_module:f", "cannot import no_such_module .*ModuleNotFoundError.*PYTHONPATH"),
+        ("ulorl_broken_rewards:f", "cannot import ulorl_broken_rewards .*SyntaxError"),
+        ("ulorl_user_rewards:exact", "ulorl_user_rewards:exact: ulorl_user_rewards has no exact"),
+        ("ulorl_user_rewards:table", r"is a dict, not a function of \(problem, text\)"),
+    ],
+)
+@pytest.mark.usefixtures("functions")
+def test_a_function_that_cannot_be_used_is_refused(path: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_reward("function", path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("half", "0.5"), ("nothing", "None")])
+def test_a_value_that_is_no_reward_is_refused(functions: str, name: str, value: str) -> None:
+    reward = make_reward("function", f"{functions}:{name}")
+    with pytest.raises(UserError, match=rf"{name}: returned {value} for problem p1, expected 0 or 1"):
+        reward(Problem("p1", "?", "7"), "7")
