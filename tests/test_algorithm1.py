@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from ulorl.engines.scripted import ScriptedEngine
 
 from ulorl.algorithm import Step, ulorl_step
+from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.update import Update
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status

@@ -109,7 +109,7 @@ def test_mistakes_end_with_code_2_and_name_the_place(arguments: list[str], messa
 
 
 def test_bad_data_is_refused_before_the_model_loads(tmp_path: Path) -> None:
-    """The model folder holds a tokenizer and a configuration but no weights: it is the data that is complained about."""
+    """The model folder holds a tokenizer and a configuration but no weights: it is the data that is named."""
     from ulorl.tiny import model_path
 
     for file in model_path().iterdir():
@@ -117,8 +117,16 @@ def test_bad_data_is_refused_before_the_model_loads(tmp_path: Path) -> None:
             (tmp_path / file.name).write_bytes(file.read_bytes())
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "1+2"}\n')
-    overrides = [f"model.path={tmp_path}", "data.kind=files", f"data.path={problems}", "data.size=0", "reward.kind=math"]
-    done = ulorl("train", RECIPE, *TINY, *overrides, "eval.data={ kind='countdown', size=4 }", f"run.dir={tmp_path / 'r'}")
+    overrides = [
+        f"model.path={tmp_path}",
+        "data.kind=files",
+        f"data.path={problems}",
+        "data.size=0",
+        "reward.kind=math",
+    ]
+    done = ulorl(
+        "train", RECIPE, *TINY, *overrides, "eval.data={ kind='countdown', size=4 }", f"run.dir={tmp_path / 'r'}"
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "problems.jsonl" in done.stderr
     assert "2" in done.stderr.split("problems.jsonl")[1]  # the line

@@ -11,9 +11,17 @@ from ulorl.report.compare import arms, write_comparison
 
 def make(folder: Path, seed: int, mask: str, accuracies: list[float]) -> Path:
     folder.mkdir()
-    config = {"seed": seed, "steps": 9, "run": {"dir": str(folder)}, "objective": {"mpt": {"mask": mask}}, "optim": {"lr": 1}}
+    config = {
+        "seed": seed,
+        "steps": 9,
+        "run": {"dir": str(folder)},
+        "objective": {"mpt": {"mask": mask}},
+        "optim": {"lr": 1},
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    lines = [json.dumps({"step": i, "eval/accuracy": a, "entropy/mean": a / 2}) + "\n" for i, a in enumerate(accuracies)]
+    lines = [
+        json.dumps({"step": i, "eval/accuracy": a, "entropy/mean": a / 2}) + "\n" for i, a in enumerate(accuracies)
+    ]
     (folder / "metrics.jsonl").write_text("".join(lines))
     return folder
 

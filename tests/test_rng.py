@@ -26,8 +26,8 @@ def test_a_draw_does_not_depend_on_its_batch(pairs: list[tuple[int, int]]) -> No
 
 
 def test_draws_are_uniform_and_uncorrelated() -> None:
-    """100,000 draws over 100 samples x 1,000 positions: mean 1/2 (standard error 0.0009), each tenth holds 10% (0.3 of a
-    point of error), neighbours along a sample and across samples are uncorrelated (0.003)."""
+    """100,000 draws over 100 samples x 1,000 positions: mean 1/2 (standard error 0.0009), each tenth holds 10% (0.3 of
+    a point of error), neighbours along a sample and across samples are uncorrelated (0.003)."""
     seeds = np.array([rng.sample_seed(3, i) for i in range(100)], np.uint64)
     u = rng.uniforms(np.repeat(seeds, 1000), np.tile(np.arange(1000), 100)).reshape(100, 1000)
     assert abs(u.mean() - 0.5) < 0.004

@@ -1,4 +1,4 @@
-"""Scheduler and pools under arbitrary outputs: every sample is in exactly one place, nothing is lost, twice or early."""
+"""Scheduler and pools under arbitrary outputs: every sample is in one place, nothing is lost, twice or early."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def test_every_sample_ends_once_and_whole(
         group=group, segment_tokens=segment_tokens, max_tokens=limit, sampling=Sampling(), seed=0
     )  # fmt: skip
     released: list[Scored] = []
-    version = 0
     for step in range(len(new) + segments):
         problems = new[step] if step < len(new) else 0
         requests = scheduler.begin_step([(Problem(f"{step}.{i}", "?"), PROMPT) for i in range(problems)])
@@ -55,8 +54,7 @@ def test_every_sample_ends_once_and_whole(
             held += g.members
         everywhere = held + [m.sample.id for m in released]
         assert sorted(everywhere) == list(range(sum(new[: step + 1]) * group))  # each in exactly one place
-        version += 1
-        engine.load_weights((), version)
+        engine.load_weights((), version=step + 1)
 
     assert len(released) == count  # after k more steps nothing is left
     for scored in released:

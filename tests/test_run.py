@@ -51,11 +51,12 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
     metrics = finished.metrics
     assert [m["step"] for m in metrics] == [0, 1, 2, 3, 4]
     assert [m["step"] for m in metrics if "eval/accuracy" in m] == [0, 2, 4]
-    names = (
-        "step version reward/mean entropy/mean mpt/fraction mpt/masked_fraction importance/ratio_mean "
-        "importance/clip_fraction rollout/tokens rollout/finished rollout/carried rollout/truncated "
-        "rollout/segments_mean train/samples train/tokens train/groups_dropped time/step time/rollout time/update"
-    ).split()
+    names = [
+        "step", "version", "reward/mean", "entropy/mean", "mpt/fraction", "mpt/masked_fraction",
+        "importance/ratio_mean", "importance/clip_fraction", "rollout/tokens", "rollout/finished", "rollout/carried",
+        "rollout/truncated", "rollout/segments_mean", "train/samples", "train/tokens", "train/groups_dropped",
+        "time/step", "time/rollout", "time/update",
+    ]  # fmt: skip
     assert all(name in m for m in metrics[1:] for name in names)
     assert finished.before is not None
     assert finished.after is not None
@@ -64,7 +65,10 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
     assert json.loads((finished.dir / "config.json").read_text())["rollout"]["segments"] == 3
     assert "<svg" in (finished.dir / "report.html").read_text()
     assert list((finished.dir / "tensorboard").glob("events*"))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(finished.model), AutoTokenizer.from_pretrained(finished.model)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(finished.model),
+        AutoTokenizer.from_pretrained(finished.model),
+    )
     assert model.num_parameters() > 500_000
     assert tokenizer("7,2,7,2>10\n")["input_ids"]
 
@@ -134,7 +138,7 @@ def test_one_segment_is_synchronous(tmp_path: Path) -> None:
             assert m["importance/ratio_mean"] == pytest.approx(1, abs=1e-4)
 
 
-def test_checkpoints_rotate_and_partial_ones_do_not_count(finished: run.Result, tmp_path: Path) -> None:
+def test_checkpoints_rotate_and_partial_ones_do_not_count(tmp_path: Path) -> None:
     result = ulorl.train(config(tmp_path / "r", "run.checkpoint_every=1", "run.keep_checkpoints=2"))
     kept = sorted(p.name for p in (result.dir / "checkpoints").iterdir())
     assert kept == ["step_000003", "step_000004"]
@@ -166,11 +170,12 @@ def test_refusals_name_the_mend(finished: run.Result, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run's folder"):
         ulorl.train(config(tmp_path / "mine"), overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
+    problems = tmp_path / "p.jsonl"
+    problems.write_text('{"problem": "1,2,3>10", "answer": "10"}\n')
+    overrides = ["data.kind=files", f"data.path={problems}", "reward.kind=math", "data.size=0"]
+    leaking = config(tmp_path / "x", *overrides, 'eval.data={ path="' + str(problems) + '", size=0 }')
     with pytest.raises(UserError, match="every training problem is also a held-out problem"):
-        problems = tmp_path / "p.jsonl"
-        problems.write_text('{"problem": "1,2,3>10", "answer": "10"}\n')
-        overrides = ["data.kind=files", f"data.path={problems}", "reward.kind=math", "data.size=0"]
-        ulorl.train(config(tmp_path / "x", *overrides, 'eval.data={ path="' + str(problems) + '", size=0 }'))
+        ulorl.train(leaking)
     damaged = checkpoint.latest(finished.dir) / "state.json"
     whole = damaged.read_text()
     try:
@@ -192,7 +197,8 @@ def test_prompt_and_output_must_fit_the_context(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_saves_and_says_how_to_resume(tmp_path: Path, signum: int, code: int) -> None:
     target = tmp_path / "stopped"
-    command = [sys.executable, "-m", "ulorl", "train", str(RECIPE), *SMALL, "steps=500", "eval.every=0", f"run.dir={target}"]
+    overrides = [*SMALL, "steps=500", "eval.every=0", f"run.dir={target}"]
+    command = [sys.executable, "-m", "ulorl", "train", str(RECIPE), *overrides]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 120
     while not (target / "checkpoints" / "step_000002").exists() and time.monotonic() < deadline:

@@ -49,10 +49,12 @@ def arms(run_dirs: Sequence[Path]) -> list[Arm]:
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path, keys: Sequence[str] = PANELS) -> list[str]:
-    """Draw the curves of `keys` to `out` (svg, png or pdf) and return a markdown table of the ends: first and last value
-    of each arm, mean over seeds, with the seeds' own values."""
+    """Draw the curves of `keys` to `out` (svg, png or pdf) and return a markdown table of the ends: first and last
+    value of each arm, mean over seeds, with the seeds' own values."""
     found = arms(run_dirs)
-    with matplotlib.rc_context({"svg.hashsalt": "ulorl", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "ulorl", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         canvas = Canvas(figsize=(10, 2.9 * -(-len(keys) // 2)), layout="constrained")
         for panel, key in enumerate(keys):
             axes = canvas.add_subplot(-(-len(keys) // 2), 2, panel + 1)
@@ -77,7 +79,8 @@ def _rows(found: Sequence[Arm], keys: Sequence[str]) -> Iterator[str]:
             if steps:
                 first, last = values[:, 0].mean(), values[:, -1].mean()
                 by_seed = ", ".join(f"{v:.3f}" for v in values[:, -1])
-                yield f"| {arm.label} | {key} | {first:.3f} (step {steps[0]}) | {last:.3f} (step {steps[-1]}) | {by_seed} |"
+                ends = f"{first:.3f} (step {steps[0]}) | {last:.3f} (step {steps[-1]})"
+                yield f"| {arm.label} | {key} | {ends} | {by_seed} |"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,8 @@ result with the target, which it copies; the last line is the answer:
     7-2=5+2=7+7=14,10>
     7+7=14-2=12-2=10,10
 
+The model reads the problem and a newline (`PROMPT_TEMPLATE`, in a recipe `data.template`).
+
 Every valid chain of a length is an equally likely origin of a problem, so targets with many solutions are more common.
 Training and held-out problems are kept apart by a stable hash that ignores the order of the numbers.
 """
@@ -27,6 +29,7 @@ from typing import Any, NamedTuple
 from ulorl.errors import UserError
 from ulorl.types import Problem
 
+PROMPT_TEMPLATE = "{question}\n"
 LARGEST = 50  # no value of a chain is above it, none below 0
 SMALLEST_TARGET = 10
 HELD_OUT_SHARE = 0.2  # of the distinct problems
@@ -159,7 +162,7 @@ def _prompts(counts: tuple[int, ...], held_out: bool) -> dict[str, float]:
 
 
 def _problem(prompt: str) -> Problem:
-    return Problem(id=f"countdown-{prompt}", prompt=prompt + "\n", answer=prompt.partition(">")[2])
+    return Problem(id=f"countdown-{prompt}", prompt=prompt, answer=prompt.partition(">")[2])
 
 
 def _counts(settings: dict[str, Any]) -> tuple[int, ...]:
