@@ -26,7 +26,7 @@ from ulorl.rewards.scorer import Scorer
 from ulorl.tiny import task, tokenizer
 from ulorl.types import Problem, Sampling
 
-STEPS = 450  # of the shipped model
+STEPS = 400  # of the shipped model
 CONTEXT = 1024  # tokens
 LONGEST_OUTPUT = 512  # tokens; longer traces are left out of the warm-up
 BATCH_TOKENS = 2048  # of one step, padding included

@@ -154,11 +154,17 @@ def _prompts(counts: tuple[int, ...], held_out: bool) -> dict[str, float]:
             if chain.value >= SMALLEST_TARGET
         )
         hits = Counter({key: n for key, n in hits.items() if is_held_out(*key) == held_out})
+        total = hits.total()
         for (numbers, target), n in hits.items():
-            orders = sorted(set(permutations(numbers)))
-            weight = n / len(orders) / hits.total()
-            pool |= {f"{','.join(map(str, order))}>{target}": weight for order in orders}
+            orders = _orders(numbers)
+            for order in orders:
+                pool[f"{order}>{target}"] = n / len(orders) / total
     return pool
+
+
+@lru_cache(maxsize=1024)
+def _orders(numbers: tuple[int, ...]) -> list[str]:
+    return [",".join(map(str, order)) for order in sorted(set(permutations(numbers)))]
 
 
 def _problem(prompt: str) -> Problem:
