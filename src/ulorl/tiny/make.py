@@ -1,7 +1,7 @@
 """Makes the tiny reasoner from nothing: a Qwen3 model of 0.8 million parameters, warmed up on search traces.
 
-The warm-up is plain supervised learning on the training problems, stopped early: what reinforcement learning adds
-later is arithmetic that is still unsure and a search that is still clumsy. Nothing was damaged on purpose.
+The warm-up is plain supervised learning on the training problems, stopped at STEPS of the SCHEDULE: what reinforcement
+learning adds later is arithmetic that is still unsure and a search that is still clumsy. Nothing was damaged on purpose.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from ulorl.tiny import task, tokenizer
 from ulorl.types import Problem, Sampling
 
 STEPS = 400  # of the shipped model
+SCHEDULE = 700  # steps of the whole warm-up, at whose end the learning rates are at their floor
 CONTEXT = 1024  # tokens
 LONGEST_OUTPUT = 512  # tokens; longer traces are left out of the warm-up
 BATCH_TOKENS = 2048  # of one step, padding included
 CHUNK = 512  # traces sorted by length together, so that batches hold little padding
 MUON_LR, ADAMW_LR = 6e-3, 3e-3  # matrices; embedding and norms
-RISE, FLOOR = 20, 0.1  # the rates rise over RISE steps and fall linearly to the share FLOOR at the end
+RISE, FLOOR = 20, 0.1  # the rates rise over RISE steps and fall linearly to the share FLOOR
 IGNORED = -100  # label of a token that is not trained on
 
 Example = tuple[Tensor, Tensor]  # tokens and labels, [T] each
@@ -147,7 +148,7 @@ def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], steps: int) -> Ite
     ]
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / RISE) * (1 - (1 - FLOOR) * step / steps)
+        return min(1.0, (step + 1) / RISE, max(FLOOR, 1 - (1 - FLOOR) * step / SCHEDULE))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     model.train()
