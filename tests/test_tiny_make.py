@@ -91,8 +91,8 @@ def test_the_shipped_model_reasons_as_documented() -> None:
     assert model.generation_config.eos_token_id == model.config.eos_token_id == vocabulary.eos_token_id == 1
     assert model.generation_config.pad_token_id == vocabulary.pad_token_id == 0
     evaluation = make.held_out(model, vocabulary, 96, 256)
-    # On 2,000 problems it is ACCURACY; 96 problems stray by 0.05 (one standard error).
-    assert 0.30 <= evaluation.accuracy <= 0.60
+    # 0.42 (95%: 0.39 to 0.45) on 1,000 problems when it was made; one standard error on 96 problems is 0.05.
+    assert 0.25 <= evaluation.accuracy <= 0.60
     lengths = np.array([len(answer.sample) for answer in evaluation.scored])
-    assert np.median(lengths) < 160  # long-tailed: half end early,
-    assert (lengths == 256).mean() > 0.1  # and many do not end in time
+    assert (lengths <= 64).mean() > 0.2  # long-tailed: many end early,
+    assert (lengths == 256).mean() > 0.2  # and many do not end in time

@@ -1,7 +1,8 @@
 """Makes the tiny reasoner from nothing: a Qwen3 model of 0.8 million parameters, warmed up on search traces.
 
-The warm-up is plain supervised learning on the training problems, stopped at STEPS of the SCHEDULE: what reinforcement
-learning adds later is arithmetic that is still unsure and a search that is still clumsy. Nothing was damaged on purpose.
+The warm-up is plain supervised learning on the training problems, stopped after STEPS of the SCHEDULE's steps. What
+reinforcement learning adds later is arithmetic that is still unsure and a search that is still clumsy; nothing was
+damaged on purpose.
 """
 
 from __future__ import annotations
