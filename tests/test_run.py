@@ -22,7 +22,7 @@ from ulorl.errors import UserError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 SMALL = [
-    "steps=4", "rollout.prompts=3", "rollout.group=4", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
+    "steps=4", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=6", "eval.samples=2", "eval.every=2", "run.checkpoint_every=2", "model.threads=1",
 ]  # fmt: skip
 TIMES = ("time/step", "time/rollout", "time/update", "time/eval", "rollout/tokens_per_second")
@@ -76,15 +76,15 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
 def test_nothing_is_lost(finished: run.Result) -> None:
     """Every sample that entered is released (stored), waiting or unfinished, and the books of each step balance."""
     folder = checkpoint.latest(finished.dir)
-    counters, pools = checkpoint.load(folder, 4)
+    counters, pools = checkpoint.load(folder, 2)
     stored = [json.loads(line) for text in samples(finished.dir).values() for line in text.splitlines()]
     ids = [s["sample"] for s in stored] + [s.id for s in pools.unfinished]
     ids += [i for g in pools.experience.open_groups.values() for i in g.members]
-    assert sorted(ids) == list(range(4 * 3 * 4))  # steps x prompts x group
-    assert counters.next_group == counters.cursor == 4 * 3
+    assert sorted(ids) == list(range(4 * 8 * 2))  # steps x prompts x group
+    assert counters.next_group == counters.cursor == 4 * 8
     carried = 0
     for m in finished.metrics[1:]:
-        assert m["rollout/in_flight"] == carried + 12
+        assert m["rollout/in_flight"] == carried + 16
         assert m["rollout/in_flight"] == m["rollout/finished"] + m["rollout/carried"]
         carried = m["rollout/carried"]
 
@@ -132,7 +132,7 @@ def test_one_segment_is_synchronous(tmp_path: Path) -> None:
     result = ulorl.train(config(tmp_path / "sync", "steps=2", "rollout.segments=1", "objective.importance=tois"))
     for m in result.metrics[1:]:
         assert m["rollout/carried"] == 0
-        assert m["rollout/finished"] == 12
+        assert m["rollout/finished"] == 16
         assert m["rollout/staleness_mean"] == 0
         if m["train/samples"]:  # engine and learner agree about the same weights
             assert m["importance/ratio_mean"] == pytest.approx(1, abs=1e-4)
@@ -147,13 +147,13 @@ def test_checkpoints_rotate_and_partial_ones_do_not_count(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_holds_every_field(finished: run.Result) -> None:
-    _, pools = checkpoint.load(checkpoint.latest(finished.dir), 4)
+    _, pools = checkpoint.load(checkpoint.latest(finished.dir), 2)
     assert len(pools.unfinished) > 0
     for sample in pools.unfinished:
         assert len(sample.tokens) == len(sample.logprobs) == len(sample.versions) == 32 * len(sample.segments)
         assert (sample.logprobs <= 0).all()
         assert (np.diff(sample.versions) >= 0).all()
-        assert sample.group_id == sample.id // 4
+        assert sample.group_id == sample.id // 2
 
 
 def test_refusals_name_the_mend(finished: run.Result, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_refusals_name_the_mend(finished: run.Result, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="all 4 steps are done"):
         ulorl.resume(finished.dir)
     with pytest.raises(UserError, match=r"rollout\.group: a resumed run may change"):
-        ulorl.resume(finished.dir, ["rollout.group=2"])
+        ulorl.resume(finished.dir, ["rollout.group=3"])
     with pytest.raises(UserError, match=r"config\.json: not found"):
         ulorl.resume(tmp_path)
     (tmp_path / "mine").mkdir()
