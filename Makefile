@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup quickstart test test-fast check format bench clean
+.PHONY: help setup quickstart test check format bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,19 +27,16 @@ quickstart: $(READY) ## watch a tiny model learn to reason, in minutes, without 
 	$(BIN)/ulorl train recipes/quickstart.toml --overwrite
 
 test: $(READY) ## every test
-	$(BIN)/python -m pytest
-
-test-fast: $(READY) ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY) ## format, lint and types, as CI runs them
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests docs
+	$(BIN)/ruff check src tests docs
 	$(BIN)/mypy
 
 format: $(READY) ## let ruff mend what it can
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests docs
+	$(BIN)/ruff check --fix src tests docs
 
 bench: $(READY) ## the engine beside transformers' generate
 	$(BIN)/ulorl bench engine

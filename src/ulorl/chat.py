@@ -13,7 +13,7 @@ from ulorl.engines.base import Engine
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
 from ulorl.rng import sample_seed
-from ulorl.run import make_engine
+from ulorl.run import make_engine, set_threads
 from ulorl.types import Finish, Problem, Request, Sampling
 
 CHAT_STREAM = 2  # draws apart from training (0) and evaluation (1)
@@ -26,6 +26,7 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
     if not Path(source).is_dir():
         raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
     tokenizer = load_tokenizer(source, trust_remote_code=cfg.model.trust_remote_code)
+    set_threads(cfg)
     engine = make_engine(cfg, tokenizer, source)
     budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
     for number, question in enumerate([problem] if problem else _typed()):

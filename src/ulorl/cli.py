@@ -163,9 +163,9 @@ def tiny_make(
     steps: Annotated[int | None, typer.Option(help="supervised steps; default: those of the shipped model")] = None,
 ) -> None:
     """Make the tiny reasoner from nothing: search traces by a generator, a supervised warm-up, minutes on 2 cores."""
-    from ulorl.tiny.make import make
+    from ulorl.tiny.make import STEPS, make
 
-    make(out, seed=seed, **({} if steps is None else {"steps": steps}))
+    make(out, seed=seed, steps=STEPS if steps is None else steps)
 
 
 @model.command("import-gguf")

@@ -145,7 +145,7 @@ def build(
     pools: Pools | None = None,
 ) -> Rooms:
     """The rooms of a run, new or as a checkpoint `folder` left them."""
-    _set_threads(cfg)
+    set_threads(cfg)
     torch.manual_seed(cfg.seed)
     source = str(folder / "model") if folder else cfg.model.path
     policy = _model(cfg, source, cfg.model.dtype)
@@ -352,10 +352,11 @@ def evaluate_config(cfg: Config) -> Evaluation:
     if not cfg.eval.data:
         raise UserError("eval.data is missing: it says which problems are held out, for example eval.data.split=test")
     inputs = load_inputs(cfg)
-    _set_threads(cfg)
+    set_threads(cfg)
     return run_evaluation(cfg, inputs, make_engine(cfg, inputs.tokenizer, cfg.model.path))
 
 
-def _set_threads(cfg: Config) -> None:
+def set_threads(cfg: Config) -> None:
+    """torch's CPU threads, as `model.threads` says; 0 leaves them alone."""
     if cfg.model.threads:
         torch.set_num_threads(cfg.model.threads)
