@@ -66,12 +66,14 @@ def test_recipes_layer_left_to_right_then_overrides(tmp_path: Path) -> None:
         ("optim.lr=nan", r"optim\.lr: .*found nan"),
         ("optim.lr=-1e-3", r"optim\.lr: .*greater than 0"),
         ("steps=0", r"steps: .*greater than 0"),
-        ("data.size=0", r"data\.size is missing"),
+        ("data.kind=countdown", r"data\.size is missing"),
         ("data.template=solve it", r"data\.template must contain \{question\}"),
         ("reward.kind=function", r"reward\.function=module:name goes with"),
         ("reward.function=a:b", r"reward\.function=module:name goes with"),
         ("eval.data.sizes=3", r"eval\.data\.sizes: unknown key; did you mean size\?"),
         ("engine.kind=sglang", r"engine\.kind: "),
+        ("model.device=gpu", r"model\.device: .*found 'gpu'"),
+        ("reward.kind=countdown", r"only, found data\.kind=files"),
         ("steps", r"'steps': expected key=value"),
         ("=3", r"'=3': expected key=value"),
         ("steps.deep=3", r"steps: .*valid integer"),
@@ -79,9 +81,19 @@ def test_recipes_layer_left_to_right_then_overrides(tmp_path: Path) -> None:
 )
 def test_bad_keys_and_values_are_named(tmp_path: Path, override: str, message: str) -> None:
     recipe = tmp_path / "r.toml"
-    recipe.write_text('[data]\nkind = "countdown"\nsize = 10\n')
+    recipe.write_text('[data]\nkind = "files"\npath = "p.jsonl"\n')
     with pytest.raises(UserError, match=message):
         load([recipe], [override])
+
+
+def test_an_empty_table_replaces(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        '[data]\nkind = "countdown"\nsize = 10\nsettings = { numbers = [3] }\n[eval]\ndata = { seed = 1 }\n'
+    )
+    assert load([recipe], ["eval.data.size=5"]).eval.data == {"seed": 1, "size": 5}
+    assert load([recipe], ["eval.data={}"]).eval.data == {}
+    assert load([recipe], ["data.settings={}"]).data.settings == {}
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:

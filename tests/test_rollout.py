@@ -67,6 +67,18 @@ def test_every_sample_ends_once_and_whole(
         assert len(set(sample.versions.tolist())) == len(sample.segments)  # one version a segment, rising
 
 
+def test_a_restored_pool_with_nobody_waiting_keeps_its_open_groups() -> None:
+    """A pool's length counts samples, so one that holds only open groups is falsy; the scheduler takes it."""
+    experience = ExperiencePool(2)
+    experience.open(0, Problem("0", "?"))
+    scheduler = Scheduler(
+        group=2, segment_tokens=2, max_tokens=4, sampling=Sampling(), seed=0,
+        unfinished=UnfinishedPool([_sample(0, Status.UNFINISHED)]), experience=experience, next_group=1,
+    )  # fmt: skip
+    assert scheduler.experience.problem(0).id == "0"
+    assert [r.sample_id for r in scheduler.begin_step([])] == [0]
+
+
 def _sample(id: int, status: Status) -> Sample:
     return Sample(id, id // 2, PROMPT, (), status)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ulorl
 from ulorl import checkpoint, run
 from ulorl.errors import UserError
+from ulorl.tiny import model_path
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 SMALL = [
@@ -126,6 +128,58 @@ def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_pat
         theirs = load_file(checkpoint.latest(finished.dir) / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_run_folder_can_be_moved_before_it_is_resumed(tmp_path: Path) -> None:
+    """Also with SAIS and several gradient updates a step, the resumed run is the run that never stopped."""
+    overrides = ["objective.importance=sais", "optim.minibatches=2", "eval.every=0"]
+    straight = ulorl.train(config(tmp_path / "straight", *overrides))
+    ulorl.train(config(tmp_path / "old", *overrides, "steps=2"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    resumed = ulorl.resume(tmp_path / "new", ["steps=4"])
+    assert resumed.dir == tmp_path / "new"
+    assert not (tmp_path / "old").exists()
+    ours = load_file(checkpoint.latest(resumed.dir) / "model" / "model.safetensors")
+    theirs = load_file(checkpoint.latest(straight.dir) / "model" / "model.safetensors")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert samples(resumed.dir) == samples(straight.dir)
+
+
+def test_problems_must_be_those_the_run_began_with(tmp_path: Path) -> None:
+    problems = tmp_path / "p.jsonl"
+    lines = [json.dumps({"problem": f"{a},2,3>{a + 5}", "answer": str(a + 5)}) for a in range(5, 10)]
+    problems.write_text("\n".join(lines) + "\n")
+    overrides = [
+        "steps=1",
+        "data.kind=files",
+        f"data.path={problems}",
+        "data.size=0",
+        "reward.kind=math",
+        "eval.data={}",
+    ]
+    ulorl.train(config(tmp_path / "r", *overrides))
+    problems.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(UserError, match="not those the run began with"):
+        ulorl.resume(tmp_path / "r", ["steps=2"])
+
+
+def test_a_run_that_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(model_path(), broken)
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="model"):
+        ulorl.train(config(tmp_path / "r", f"model.path={broken}"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_overwrite_spares_what_the_run_reads(finished: run.Result, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.path=.* lies in"):
+        ulorl.train(config(finished.dir, f"model.path={finished.model}"), overwrite=True)
+    shutil.copytree(finished.model, tmp_path / "model")
+    with pytest.raises(UserError, match="not a run's folder"):  # a model folder has a config.json too
+        ulorl.train(config(tmp_path / "model"), overwrite=True)
+    assert (tmp_path / "model" / "model.safetensors").exists()
 
 
 def test_one_segment_is_synchronous(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from ulorl import config
 from ulorl.algorithm import rollout
 from ulorl.data.prompts import encode_prompts
@@ -14,7 +16,7 @@ from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
 from ulorl.rng import sample_seed
 from ulorl.run import make_engine, set_threads
-from ulorl.types import Finish, Problem, Request, Sampling
+from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
 CHAT_STREAM = 2  # draws apart from training (0) and evaluation (1)
 
@@ -29,25 +31,41 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
     set_threads(cfg)
     engine = make_engine(cfg, tokenizer, source)
     budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
+    context = context_length(load_config(source, trust_remote_code=cfg.model.trust_remote_code)) or sys.maxsize
+    sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
     for number, question in enumerate([problem] if problem else _typed()):
-        prompt = encode_prompts(
-            [Problem("typed", question)],
-            tokenizer,
-            template=cfg.data.template,
-            system=cfg.data.system,
-            chat=cfg.data.chat,
-            max_prompt_tokens=cfg.data.max_prompt_tokens,
-            context=context_length(load_config(source)) or sys.maxsize,
-            max_tokens=budget,
-        )[0]
-        sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
+        try:
+            prompt = _prompt(question, tokenizer, cfg.data, context, budget)
+        except UserError as error:
+            if problem:
+                raise
+            print(error)
+            continue
         request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, CHAT_STREAM))
         print(_answer(engine, tokenizer, request), flush=True)
 
 
-def _answer(engine: Engine, tokenizer: object, request: Request) -> str:
+def _prompt(question: str, tokenizer: PreTrainedTokenizerBase, data: config.Data, context: int, budget: int) -> Tokens:
+    (prompt,) = encode_prompts(
+        [Problem("typed", question)],
+        tokenizer,
+        template=data.template,
+        system=data.system,
+        chat=data.chat,
+        max_prompt_tokens=data.max_prompt_tokens,
+        context=context,
+        max_tokens=budget,
+    )
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in prompt:
+        raise UserError(
+            f"{question!r} has characters that this model does not know; its problems look like the recipe's"
+        )
+    return prompt
+
+
+def _answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, request: Request) -> str:
     (segment,) = rollout(engine, [request])
-    text: str = tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True)  # type: ignore[attr-defined]
+    text = str(tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
     return text if segment.finish is Finish.EOS else f"{text}\n[cut after {len(segment)} tokens]"
 
 

@@ -44,6 +44,7 @@ class Counters:
     version: int = 0  # of the weights
     cursor: int = 0  # problems issued
     next_group: int = 0
+    problems: str = ""  # fingerprint of the training problems that the cursor counts in
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,8 @@ def evaluate(
     from ulorl.run import evaluate_config
 
     config = _run_or_config(arguments)
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
     result = evaluate_config(config)
     low, high = result.interval
     print(

@@ -39,7 +39,7 @@ class Model(Section):
         description="a transformers folder, a hub name, or ulorl:tiny (the shipped tiny reasoner)",
     )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the learner's weights")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: Natural = Field(default=0, description="CPU threads; 0: torch's choice")
     trust_remote_code: bool = Field(default=False, description="run Python code found in the model folder")
 
@@ -134,7 +134,9 @@ class Data(Section):
     bad: Literal["refuse", "skip"] = Field(default="refuse", description="files and hub: what to do about bad records")
     keep: tuple[str, ...] = Field(default=(), description="further fields that reward.function finds in problem.meta")
     task: str = Field(default="", description="reasoning_gym: the task's name")
-    settings: dict[str, Any] = Field(default_factory=dict, description="generators: their settings by name")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="generators: their settings by name; {} drops a recipe's"
+    )
     size: Natural = Field(default=0, description="problems to take or make; 0: all there are (files and hub only)")
     seed: int = Field(default=0, description="of generators")
     template: str = Field(default="{question}", description="the user's message; {question} is the problem")
@@ -203,8 +205,13 @@ class Config(Section):
                 f"objective.overlong=soft needs 0 < objective.overlong_buffer < rollout.max_tokens, "
                 f"found {self.objective.overlong_buffer}"
             )
-        if self.eval.data:
-            self.eval_data()
+        sources = {"data": self.data, **({"eval.data": self.eval_data()} if self.eval.data else {})}
+        for key, data in sources.items():
+            if self.reward.kind in ("countdown", "reasoning_gym") and data.kind != self.reward.kind:
+                raise ValueError(
+                    f"reward.kind={self.reward.kind} judges problems of {key}.kind={self.reward.kind} only, found "
+                    f"{key}.kind={data.kind}; for files and the hub take reward.kind=math or function"
+                )
         return self
 
     def eval_data(self) -> Data:
@@ -288,7 +295,7 @@ def _layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping) and value  # an empty table replaces
         merged[key] = _layered(old, value) if both else value  # type: ignore[arg-type]
     return merged
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -77,6 +78,11 @@ class Inputs:
     held_out: Sequence[Prompted]
     scorer: Scorer
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the training problems and their order: what a data cursor means depends on it."""
+        return hashlib.sha256("\n".join(problem.id for problem, _ in self.problems).encode()).hexdigest()[:16]
+
 
 @dataclass
 class Rooms:
@@ -97,36 +103,50 @@ def train(cfg: Config, *, overwrite: bool = False) -> Result:
             f"{run_dir} holds a run already. Go on with it: ulorl train --resume {run_dir}; "
             "start anew: another run.dir, or --overwrite"
         )
-    inputs = load_inputs(cfg)
-    if run_dir.exists() and overwrite:
-        _remove_run(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(cfg.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return _go(build(cfg, inputs), start=0)
+    if run_dir.exists():
+        _check_removable(run_dir, cfg)
+    rooms = build(cfg, load_inputs(cfg))
+    if run_dir.exists():
+        shutil.rmtree(run_dir)
+    _save_config(cfg)
+    return _go(rooms, start=0)
 
 
 def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
     """Go on from the newest checkpoint, as if the run had never stopped. Raises UserError when there is none, or when
     an override changes what the run is (only `MAY_CHANGE` may)."""
     saved = config.from_json(run_dir / "config.json")
-    cfg = config.overridden(saved, overrides, may_change=MAY_CHANGE)
+    moved = saved.model_copy(update={"run": saved.run.model_copy(update={"dir": str(run_dir)})})
+    cfg = config.overridden(moved, overrides, may_change=MAY_CHANGE)
     folder = checkpoint.latest(run_dir)
     counters, pools = checkpoint.load(folder, cfg.rollout.group)
     if counters.step >= cfg.steps:
         raise UserError(f"{run_dir}: all {cfg.steps} steps are done; to train longer add steps={2 * cfg.steps}")
-    (run_dir / "config.json").write_text(cfg.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return _go(build(cfg, load_inputs(cfg), folder, counters, pools), start=counters.step)
+    inputs = load_inputs(cfg, source=str(folder / "model"))
+    if inputs.fingerprint != counters.problems:
+        raise UserError(
+            f"{run_dir}: the training problems are not those the run began with (other number, ids or order); "
+            "put data.path back as it was"
+        )
+    rooms = build(cfg, inputs, folder, counters, pools)
+    _save_config(cfg)
+    return _go(rooms, start=counters.step)
 
 
-def load_inputs(cfg: Config) -> Inputs:
-    """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model."""
+def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
+    """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model.
+
+    source: the folder whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's)."""
+    source, trust = source or cfg.model.path, cfg.model.trust_remote_code
+    if cfg.model.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"model.device={cfg.model.device}: torch finds no CUDA device here; use auto or cpu")
     disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
     require_trackers(cfg.log)
     reward = make_reward(cfg.reward.kind, cfg.reward.function)
     problems = load_problems(cfg.data)
     held_out = load_problems(cfg.eval_data(), held_out=True)[: cfg.eval.problems] if cfg.eval.data else []
-    tokenizer = load_tokenizer(cfg.model.path, trust_remote_code=cfg.model.trust_remote_code)
-    context = context_length(load_config(cfg.model.path, trust_remote_code=cfg.model.trust_remote_code))
+    tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    context = context_length(load_config(source, trust_remote_code=trust))
     prompted = _prompted(problems, tokenizer, cfg.data, context, cfg.rollout.max_tokens)
     kept_apart = {problem.prompt for problem in held_out}
     return Inputs(
@@ -201,7 +221,12 @@ def _go(rooms: Rooms, start: int) -> Result:
             before, metrics = _evaluate(rooms, log)
             log.step({"step": 0, "version": rooms.learner.version} | metrics)
         for number in range(start + 1, cfg.steps + 1):
-            step, work = _step(rooms, log)
+            try:
+                step, work = _step(rooms, log)
+            except FloatingPointError as error:
+                raise UserError(
+                    f"{run_dir}, step {number}: {error}; ulorl train --resume goes back to the checkpoint"
+                ) from error
             metrics = step_metrics(number, step, rooms.scheduler, work, rooms.learner.version)
             last = number == cfg.steps
             if rooms.inputs.held_out and (last or (cfg.eval.every and number % cfg.eval.every == 0)):
@@ -264,7 +289,13 @@ def run_evaluation(
 
 
 def _checkpoint(rooms: Rooms, number: int) -> None:
-    counters = Counters(number, rooms.learner.version, rooms.stream.cursor, rooms.scheduler.next_group)
+    counters = Counters(
+        step=number,
+        version=rooms.learner.version,
+        cursor=rooms.stream.cursor,
+        next_group=rooms.scheduler.next_group,
+        problems=rooms.inputs.fingerprint,
+    )
     run = rooms.config.run
     checkpoint.save(
         Path(run.dir), counters, rooms.scheduler, rooms.learner, rooms.inputs.tokenizer, keep=run.keep_checkpoints
@@ -340,11 +371,25 @@ def _without(prompted: Sequence[Prompted], kept_apart: set[str]) -> list[Prompte
     return left
 
 
-def _remove_run(run_dir: Path) -> None:
-    """Only what a run writes: a folder that is not a run's is left alone."""
-    if any(run_dir.iterdir()) and not (run_dir / "config.json").exists():
-        raise UserError(f"{run_dir} is not empty and not a run's folder; choose another run.dir")
-    shutil.rmtree(run_dir)
+def _save_config(cfg: Config) -> None:
+    folder = Path(cfg.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(cfg.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _check_removable(run_dir: Path, cfg: Config) -> None:
+    """A folder is replaced only when it is empty or a run's, and holds nothing that this run reads."""
+    if not run_dir.is_dir():
+        raise UserError(f"run.dir={run_dir} is a file; choose another run.dir")
+    if not any(run_dir.iterdir()):
+        return
+    try:
+        config.from_json(run_dir / "config.json")
+    except UserError:
+        raise UserError(f"{run_dir} is not empty and not a run's folder; choose another run.dir") from None
+    for key, path in (("model.path", cfg.model.path), ("data.path", cfg.data.path)):
+        if Path(path).resolve().is_relative_to(run_dir.resolve()):
+            raise UserError(f"{key}={path} lies in {run_dir}, which --overwrite would remove; choose another run.dir")
 
 
 def evaluate_config(cfg: Config) -> Evaluation:

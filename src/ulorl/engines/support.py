@@ -10,6 +10,7 @@ import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from ulorl.errors import UserError
+from ulorl.learner.model import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,9 +20,9 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats, mean over the v
 _TOLERANCE_LOW = 0.1  # of shorter dtypes
 
 
-def context_length(model: PreTrainedModel, max_length: int | None) -> int:
-    """Longest prompt + output. Raises UserError when `max_length` exceeds the model's own."""
-    limit: int | None = getattr(_config(model), "max_position_embeddings", None)
+def longest_row(model: PreTrainedModel, max_length: int | None) -> int:
+    """Longest prompt + output. Raises UserError when `max_length` exceeds the model's own, YaRN's reach included."""
+    limit = context_length(model)
     if limit is None and max_length is None:
         raise UserError(f"{_name(model)} does not state max_position_embeddings; give max_length")
     if limit is not None and max_length is not None and max_length > limit:

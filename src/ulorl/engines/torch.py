@@ -17,7 +17,7 @@ import torch
 from ulorl.engines.base import EngineStats
 from ulorl.engines.kv import Place, SlotCache
 from ulorl.engines.sampling import draw
-from ulorl.engines.support import check_decoding, context_length, full_attention_layers
+from ulorl.engines.support import check_decoding, full_attention_layers, longest_row
 from ulorl.rng import uniforms
 from ulorl.types import Finish, Request, Segment
 
@@ -64,7 +64,7 @@ class TorchEngine:
     ) -> None:
         if slots < 1 or prefill_tokens < 1:
             raise ValueError(f"slots={slots} and prefill_tokens={prefill_tokens} must be at least 1")
-        self.max_length = context_length(model, max_length)
+        self.max_length = longest_row(model, max_length)
         self.stats = EngineStats()
         self.version = version
         self._model = model.eval()

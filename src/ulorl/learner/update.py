@@ -241,7 +241,7 @@ class Learner:
         self.updates = int(tensors.pop("updates"))
         for key, value in tensors.items():
             name, _, slot = key.rpartition("/")
-            self._adamw.state[self._named[name]][slot] = value if slot == "step" else value.to(self.model.device)
+            self._adamw.state[self._named[name]][slot] = value.to(self.model.device)  # fused: `step` too
 
 
 def prepare(groups: Sequence[Group], objective: config.Objective, max_tokens: int) -> tuple[list[Experience], int]:

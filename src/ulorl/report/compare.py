@@ -51,6 +51,8 @@ def arms(run_dirs: Sequence[Path]) -> list[Arm]:
 def write_comparison(run_dirs: Sequence[Path], out: Path, keys: Sequence[str] = PANELS) -> list[str]:
     """Draw the curves of `keys` to `out` (svg, png or pdf) and return a markdown table of the ends: first and last
     value of each arm, mean over seeds, with the seeds' own values."""
+    if out.suffix not in (".svg", ".png", ".pdf"):
+        raise UserError(f"{out}: a figure's name ends in .svg, .png or .pdf")
     found = arms(run_dirs)
     with matplotlib.rc_context(
         {"svg.hashsalt": "ulorl", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}

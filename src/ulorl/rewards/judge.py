@@ -29,6 +29,8 @@ class Judge:
 
     def score(self, **request: str) -> float:
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._close()  # it ended between two requests: no answer's fault
             if self._process is None:
                 self._process = self._start()
             try:

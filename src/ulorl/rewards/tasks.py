@@ -86,7 +86,12 @@ def user_function(path: str) -> Reward:
 
 def _checked(path: str, function: Callable[[Problem, str], Any]) -> Reward:
     def reward(problem: Problem, text: str) -> float:
-        value = function(problem, text)
+        try:
+            value = function(problem, text)
+        except Exception as error:
+            raise UserError(
+                f"reward.function={path}: raised {type(error).__name__}: {error}, for problem {problem.id}"
+            ) from error
         try:
             number = float(value)
         except (TypeError, ValueError):

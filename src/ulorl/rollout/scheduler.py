@@ -40,8 +40,9 @@ class Scheduler:
         self.max_tokens = max_tokens
         self.sampling = sampling
         self.seed = seed
-        self.unfinished = unfinished or UnfinishedPool()
-        self.experience = experience or ExperiencePool(group)
+        # `is None`: a pool without a finished or unfinished sample is falsy, and may still hold open groups
+        self.unfinished = UnfinishedPool() if unfinished is None else unfinished
+        self.experience = ExperiencePool(group) if experience is None else experience
         self.next_group = next_group
         self._in_flight: dict[int, Sample] = {}
 
