@@ -21,7 +21,7 @@ GOLDEN = ROOT / "tests" / "golden" / "run.json"
 OVERRIDES = [
     "steps=10", "rollout.prompts=3", "rollout.group=4", "rollout.max_tokens=120", "rollout.segments=4", "data.size=60",
     "optim.minibatches=2", "optim.microbatch_tokens=600", "eval.problems=10", "eval.samples=2", "eval.every=5",
-    "run.checkpoint_every=0", "model.threads=1", "objective.mpt.sigma=0.25",
+    "run.checkpoint_every=0", "model.threads=1", "objective.mpt.sigma=0.45",
 ]  # fmt: skip
 EXACT = [
     "version", "rollout/tokens", "rollout/finished", "rollout/carried", "rollout/waiting", "rollout/truncated",
