@@ -60,6 +60,7 @@ def train(
     ulorl train --resume runs/quickstart
     """
     from ulorl import run
+    from ulorl.interrupts import Interrupted
 
     try:
         if resume:
@@ -68,7 +69,7 @@ def train(
             run.train(_config(arguments), overwrite=overwrite)
         else:
             raise UserError("give a recipe, for example recipes/quickstart.toml, or --resume RUN")
-    except run.Interrupted as stopped:
+    except Interrupted as stopped:
         print(f"\n{stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
 

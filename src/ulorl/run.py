@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +27,7 @@ from ulorl.engines.base import Engine, EngineStats
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
 from ulorl.evaluation import Evaluation, evaluate
+from ulorl.interrupts import Interrupted, interrupts
 from ulorl.learner.model import check_head, context_length, eos_ids, load_config, load_model, load_tokenizer
 from ulorl.learner.update import Learner
 from ulorl.metrics import evaluation_metrics, step_metrics
@@ -44,14 +42,6 @@ from ulorl.types import Problem, Sampling, Tokens
 MAY_CHANGE = ("steps", "run.checkpoint_every", "run.keep_checkpoints", "eval.every", "log")
 NEW_RUN = Counters()
 Prompted = tuple[Problem, Tokens]
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to stop; it is saved and can be resumed."""
-
-    def __init__(self, run_dir: Path, step: int, signum: int) -> None:
-        super().__init__(f"stopped after step {step}; everything is saved. Go on with: ulorl train --resume {run_dir}")
-        self.exit_code = 128 + signum
 
 
 @dataclass(frozen=True)
@@ -216,7 +206,7 @@ def make_engine(cfg: Config, tokenizer: PreTrainedTokenizerBase, source: str, ve
 def _go(rooms: Rooms, start: int) -> Result:
     cfg, run_dir = rooms.config, Path(rooms.config.run.dir)
     before = after = None
-    with RunLog(run_dir, cfg, resume_step=start or None) as log, _interrupts() as interrupted:
+    with RunLog(run_dir, cfg, resume_step=start or None) as log, interrupts() as interrupted:
         if start == 0 and rooms.inputs.held_out:
             before, metrics = _evaluate(rooms, log)
             log.step({"step": 0, "version": rooms.learner.version} | metrics)
@@ -300,28 +290,6 @@ def _checkpoint(rooms: Rooms, number: int) -> None:
     checkpoint.save(
         Path(run.dir), counters, rooms.scheduler, rooms.learner, rooms.inputs.tokenizer, keep=run.keep_checkpoints
     )
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], int]]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop after this step (0: none yet); the second acts at once."""
-    received = 0
-
-    def on_signal(signum: int, _: FrameType | None) -> None:
-        nonlocal received
-        received = signum
-        for which in previous:
-            signal.signal(which, previous[which])
-
-    try:
-        previous = {which: signal.signal(which, on_signal) for which in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are the caller's business
-        previous = {}
-    try:
-        yield lambda: received
-    finally:
-        for which, handler in previous.items():
-            signal.signal(which, handler)
 
 
 def _model(cfg: Config, source: str, dtype: str) -> PreTrainedModel:
