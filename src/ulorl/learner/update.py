@@ -211,7 +211,8 @@ class Learner:
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probs (with gradient) and entropies of the micro-batch's output tokens, [N] each."""
-        hidden_BSH = hidden_states(self.model, batch.input_ids, batch.attention_mask, batch.position_ids)
+        # No mask: padding stands on the right, where causal attention never looks, and a mask would take S x S memory.
+        hidden_BSH = hidden_states(self.model, batch.input_ids, None, batch.position_ids)
         hidden_NH = hidden_BSH.flatten(0, 1)[batch.source_N]
         return token_logprobs(hidden_NH, head_of(self.model), batch.targets_N, self.temperature)
 
