@@ -18,7 +18,8 @@ LENGTHS = Path(__file__).resolve().parents[1] / "../shared/data/lengths"
 
 def row(prompt: list[int], tokens: list[int], logprobs: list[float] | None = None) -> Row:
     recorded = [-float(t) for t in tokens] if logprobs is None else logprobs
-    return Row(np.array(prompt, np.int32), np.array(tokens, np.int32), np.array(recorded, np.float32))
+    versions = np.arange(len(tokens), dtype=np.int32)
+    return Row(np.array(prompt, np.int32), np.array(tokens, np.int32), np.array(recorded, np.float32), versions)
 
 
 rows_of_any_length = st.lists(

@@ -294,19 +294,27 @@ def test_tiny_resolves_to_a_folder(monkeypatch: pytest.MonkeyPatch, saved: Path)
     [([6, 5], 2, 2, (2, 5, 6)), (6, None, 2, (2, 6)), (None, 4, None, (4,)), (None, None, 2, (2,))],
 )
 def test_eos_ids_are_the_union(
-    generation: int | list[int] | None, model_config: int | None, tokenizer: int | None, expected: tuple[int, ...]
+    generation: int | list[int] | None,
+    model_config: int | None,
+    tokenizer: int | None,
+    expected: tuple[int, ...],
+    tmp_path: Path,
 ) -> None:
     model, words = make("Qwen3"), make_tokenizer()
     model.generation_config.eos_token_id, model.config.eos_token_id = generation, model_config
+    model.config.save_pretrained(tmp_path)
+    model.generation_config.save_pretrained(tmp_path)
     words.eos_token = None if tokenizer is None else words.convert_ids_to_tokens(tokenizer)
-    assert eos_ids(model, words) == expected
+    assert eos_ids(str(tmp_path), words) == expected
 
 
-def test_no_eos_at_all_is_refused() -> None:
+def test_no_eos_at_all_is_refused(tmp_path: Path) -> None:
+    """Here without a generation_config.json."""
     model, words = make("Qwen3"), make_tokenizer()
-    model.generation_config.eos_token_id = model.config.eos_token_id = words.eos_token = None
+    model.config.eos_token_id = words.eos_token = None
+    model.config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="EOS"):
-        eos_ids(model, words)
+        eos_ids(str(tmp_path), words)
 
 
 def test_context_length() -> None:

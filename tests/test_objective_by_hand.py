@@ -76,7 +76,7 @@ def sample(index: int) -> Sample:
 def batch() -> Batch:
     samples = [sample(i) for i in range(8)]
     assert [list(s.versions) for s in samples] == VERSIONS
-    return collate([Row(s.prompt, s.tokens, s.logprobs) for s in samples], pad_id=0, device="cpu")
+    return collate([Row(s.prompt, s.tokens, s.logprobs, s.versions) for s in samples], pad_id=0, device="cpu")
 
 
 def logs(probabilities: list[float]) -> Tensor:

@@ -27,7 +27,7 @@ SMALL = [
     "steps=4", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=6", "eval.samples=2", "eval.every=2", "run.checkpoint_every=2", "model.threads=1",
 ]  # fmt: skip
-TIMES = ("time/step", "time/rollout", "time/update", "time/eval", "rollout/tokens_per_second")
+TIMES = ("time/step", "time/rollout", "time/update", "time/sync", "time/eval", "rollout/tokens_per_second")
 
 
 def config(run_dir: Path, *overrides: str) -> ulorl.Config:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ulorl.engines.base import Engine
+from ulorl.engines.base import Engine, EngineStats
 from ulorl.learner.update import Learner, Update
+from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Group, Problem, Request, Sample, Scored, Segment, Status, Tokens
 
@@ -31,11 +32,15 @@ class Step:
     finished: tuple[Scored, ...]  # the complete and truncated ones among them
     groups: tuple[Group, ...]  # the groups released to the update
     update: Update
+    probe: Mismatch | None  # of engine and learner with the new weights; None when they did not change
+    work: EngineStats  # of the rollout
     rollout_seconds: float
     update_seconds: float
+    sync_seconds: float  # new weights to the engine, and the probe
 
 
 Watch = Callable[[Sample], None]  # told of every sample that ends its segment: progress bars
+Check = Callable[[Engine, Learner], Mismatch | None]  # do engine and learner agree on the new weights? raises if not
 
 
 def ulorl_step(
@@ -45,8 +50,9 @@ def ulorl_step(
     learner: Learner,
     new: Sequence[tuple[Problem, Tokens]],
     watch: Watch = lambda _: None,
+    check: Check = lambda _, __: None,
 ) -> Step:
-    started = time.perf_counter()
+    started, stats = time.perf_counter(), replace(engine.stats)
     segments, finished = [], []
     for segment in rollout(engine, scheduler.begin_step(new)):  # {unfinished pool, new prompts}, one segment    8
         sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
@@ -55,13 +61,16 @@ def ulorl_step(
             finished.append(score(scheduler.experience.problem(sample.group_id), sample))
             scheduler.experience.add(finished[-1])
         watch(sample)
-    rolled_out = time.perf_counter()
+    rolled_out, work = time.perf_counter(), engine.stats.since(stats)
+    engine.sleep()
     groups = scheduler.experience.release()  # groups whose siblings are all finished
     update = learner.update(groups)  # on whatever is ready                                                    11
+    updated, probe = time.perf_counter(), None
     if update.steps:
         engine.load_weights(learner.weights(), learner.version)
-    updated = time.perf_counter()
-    return Step(tuple(segments), tuple(finished), tuple(groups), update, rolled_out - started, updated - rolled_out)
+        probe = check(engine, learner)
+    seconds = (rolled_out - started, updated - rolled_out, time.perf_counter() - updated)
+    return Step(tuple(segments), tuple(finished), tuple(groups), update, probe, work, *seconds)
 
 
 def rollout(engine: Engine, requests: Sequence[Request]) -> Iterator[Segment]:

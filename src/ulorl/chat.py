@@ -12,10 +12,11 @@ from ulorl import config
 from ulorl.algorithm import rollout
 from ulorl.data.prompts import encode_prompts
 from ulorl.engines.base import Engine
+from ulorl.engines.make import make_engine
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
 from ulorl.rng import sample_seed
-from ulorl.run import make_engine, set_threads
+from ulorl.run import set_threads
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
 CHAT_STREAM = 2  # draws apart from training (0) and evaluation (1)
@@ -29,8 +30,8 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
         raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
     tokenizer = load_tokenizer(source, trust_remote_code=cfg.model.trust_remote_code)
     set_threads(cfg)
-    engine = make_engine(cfg, tokenizer, source)
     budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
+    engine = make_engine(cfg, tokenizer, source, longest=cfg.data.max_prompt_tokens + budget)
     context = context_length(load_config(source, trust_remote_code=cfg.model.trust_remote_code)) or sys.maxsize
     sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
     for number, question in enumerate([problem] if problem else _typed()):

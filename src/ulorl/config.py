@@ -44,11 +44,50 @@ class Model(Section):
     trust_remote_code: bool = Field(default=False, description="run Python code found in the model folder")
 
 
+class Vllm(Section):
+    """Of engine.kind=vllm."""
+
+    process: bool = Field(default=False, description="a process of its own, instead of a library in ours")
+    tensor_parallel: Positive = Field(default=1, description="GPUs that share one copy of the model")
+    devices: tuple[Natural, ...] = Field(default=(), description="GPUs by number; empty: the first tensor_parallel")
+    memory_fraction: Share = Field(
+        default=0.9, description="of a GPU's memory (without GPU: of the machine's), at most"
+    )
+    max_length: Natural = Field(default=0, description="longest prompt + output; 0: the longest this run can need")
+    eager: bool = Field(default=False, description="no torch.compile, no CUDA graphs: starts at once, decodes slower")
+    sleep: bool = Field(default=False, description="leave the GPU's memory to the learner while it works")
+    transfer: Literal["auto", "direct", "file", "ipc", "nccl"] = Field(
+        default="auto",
+        description="new weights: by reference (one process), by a file in memory, CUDA IPC (same GPU), NCCL (others)",
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="any other argument of vLLM's EngineArgs, by name")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.transfer == "direct" and (self.process or self.tensor_parallel > 1):
+            raise ValueError(
+                "engine.vllm.transfer=direct needs engine.vllm.process=false and tensor_parallel=1: weights cannot be "
+                "handed to another process by reference; use auto"
+            )
+        if self.devices and len(self.devices) != self.tensor_parallel:
+            raise ValueError(
+                f"engine.vllm.devices names {len(self.devices)} GPUs, "
+                f"engine.vllm.tensor_parallel={self.tensor_parallel} needs as many"
+            )
+        return self
+
+
 class Engine(Section):
-    kind: Literal["torch"] = Field(default="torch", description="the rollout engine")
+    kind: Literal["torch", "vllm"] = Field(default="torch", description="the embedded engine, or vLLM (extra vllm)")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto: the model's")
     slots: Positive = Field(default=128, description="samples decoded at once; the rest wait in the engine")
     prefill_tokens: Positive = Field(default=8192, description="tokens of one prefill pass")
+    tolerance: float = Field(
+        default=0,
+        ge=0,
+        description="nats that engine and learner may differ by on a probe, else the run stops; 0: by dtype",
+    )
+    vllm: Vllm = Vllm()
 
 
 class Rollout(Section):
@@ -92,6 +131,11 @@ class Objective(Section):
         default="wrong", description="truncated samples: reward 0; left out of the loss; or DAPO's soft punishment"
     )
     overlong_buffer: Natural = Field(default=0, description="tokens before max_tokens where soft punishment begins")
+    tis_cap: float = Field(
+        default=0,
+        ge=0,
+        description="truncated importance sampling: weigh tokens by min(pi_old/pi_engine, this); 0: off",
+    )
     mpt: Mpt = Mpt()
 
 
@@ -200,6 +244,18 @@ class Config(Section):
                 f"objective.importance=tois needs rollout.segments=1 (found {self.rollout.segments}): with more "
                 "segments a sample's tokens come from several versions; use pois or sais"
             )
+        if self.objective.tis_cap and self.objective.importance != "pois":
+            raise ValueError(
+                f"objective.tis_cap={self.objective.tis_cap} goes with objective.importance=pois: the old policy of "
+                f"{self.objective.importance} is the engine's already, its ratio would be counted twice"
+            )
+        truncated = self.rollout.top_p < 1 or self.rollout.top_k > 0
+        if self.engine.kind == "vllm" and truncated and self.rollout.temperature != 1:
+            raise ValueError(
+                f"engine.kind=vllm with rollout.temperature={self.rollout.temperature} needs rollout.top_p=1 and "
+                "rollout.top_k=0: vLLM gives log-probs either before temperature or after top-p and top-k, and "
+                "training needs those between"
+            )
         if self.objective.overlong == "soft" and not 0 < self.objective.overlong_buffer < self.rollout.max_tokens:
             raise ValueError(
                 f"objective.overlong=soft needs 0 < objective.overlong_buffer < rollout.max_tokens, "
@@ -213,6 +269,11 @@ class Config(Section):
                     f"{key}.kind={data.kind}; for files and the hub take reward.kind=math or function"
                 )
         return self
+
+    @property
+    def engine_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Of the rollout's copy of the weights."""
+        return self.model.dtype if self.engine.dtype == "auto" else self.engine.dtype
 
     def eval_data(self) -> Data:
         """The held-out problems: `data` with the keys of `eval.data` laid over it."""

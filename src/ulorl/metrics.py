@@ -10,14 +10,13 @@ from ulorl.types import Status
 
 if TYPE_CHECKING:
     from ulorl.algorithm import Step
-    from ulorl.engines.base import EngineStats
     from ulorl.evaluation import Evaluation
     from ulorl.rollout.scheduler import Scheduler
 
 Metrics = dict[str, float | int | None]
 
 
-def step_metrics(number: int, step: Step, scheduler: Scheduler, work: EngineStats, version: int) -> Metrics:
+def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) -> Metrics:
     """One line of metrics.jsonl. A mean over nothing is None. `version` is that of the weights after the step."""
     finished = [scored.sample for scored in step.finished]
     trained = [member.sample for group in step.groups for member in group.members]
@@ -38,8 +37,8 @@ def step_metrics(number: int, step: Step, scheduler: Scheduler, work: EngineStat
         "rollout/segments_mean": _mean([len(sample.segments) for sample in finished]),
         "rollout/multi_segment_fraction": _mean([len(sample.segments) > 1 for sample in finished]),
         "rollout/staleness_mean": _mean(staleness),
-        "rollout/decode_steps": work.decode_steps,
-        "rollout/prefill_tokens": work.prefill_tokens,
+        "rollout/decode_steps": step.work.decode_steps,
+        "rollout/prefill_tokens": step.work.prefill_tokens,
         "rollout/tokens_per_second": decoded / step.rollout_seconds,
         "train/groups": len(step.groups),
         "train/groups_dropped": step.update.groups_dropped,
@@ -47,9 +46,12 @@ def step_metrics(number: int, step: Step, scheduler: Scheduler, work: EngineStat
         "train/samples": step.update.samples,
         "train/tokens": step.update.tokens,
         **{name: step.update.means.get(name) for name in UPDATE_MEANS},
+        "mismatch/probe_mean": step.probe.mean if step.probe else None,
+        "mismatch/probe_max": step.probe.max if step.probe else None,
         "time/rollout": step.rollout_seconds,
         "time/update": step.update_seconds,
-        "time/step": step.rollout_seconds + step.update_seconds,
+        "time/sync": step.sync_seconds,
+        "time/step": step.rollout_seconds + step.update_seconds + step.sync_seconds,
     }
 
 
@@ -59,6 +61,10 @@ UPDATE_MEANS = (
     "mpt/masked_fraction",
     "importance/ratio_mean",
     "importance/clip_fraction",
+    "importance/tis_mean",
+    "mismatch/mean",
+    "mismatch/max",
+    "mismatch/kl",
     "train/loss",
     "train/grad_norm",
     "train/lr",

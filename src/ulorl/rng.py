@@ -36,3 +36,10 @@ def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order of n problems in one epoch, [n]: a function of (seed, epoch) only."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))).permutation(n)
+
+
+def segment_seed(seed: int, output_length: int) -> int:
+    """The 64-bit seed of the segment that begins at output index `output_length` of the sample with `seed`, for an
+    engine that draws by itself."""
+    words = np.array([seed, output_length], dtype=np.uint64)
+    return int(_mix(_mix(words[:1] + _GOLDEN) + _GOLDEN * (words[1:] + np.uint64(1)))[0])

@@ -8,12 +8,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from ulorl import checkpoint, config
@@ -23,14 +24,15 @@ from ulorl.config import Config
 from ulorl.data.problems import load_problems
 from ulorl.data.prompts import encode_prompts
 from ulorl.data.stream import ProblemStream
-from ulorl.engines.base import Engine, EngineStats
-from ulorl.engines.torch import TorchEngine
+from ulorl.engines.base import Engine
+from ulorl.engines.make import check_engine, make_engine, pick_device
 from ulorl.errors import UserError
 from ulorl.evaluation import Evaluation, evaluate
 from ulorl.interrupts import Interrupted, interrupts
-from ulorl.learner.model import check_head, context_length, eos_ids, load_config, load_model, load_tokenizer
+from ulorl.learner.model import check_head, context_length, load_config, load_model, load_tokenizer
 from ulorl.learner.update import Learner
 from ulorl.metrics import evaluation_metrics, step_metrics
+from ulorl.probe import TOLERANCE, Probe
 from ulorl.report.html import write_report
 from ulorl.rewards import make_reward
 from ulorl.rewards.scorer import Scorer
@@ -73,6 +75,12 @@ class Inputs:
         """Of the training problems and their order: what a data cursor means depends on it."""
         return hashlib.sha256("\n".join(problem.id for problem, _ in self.problems).encode()).hexdigest()[:16]
 
+    def longest(self, cfg: Config) -> int:
+        """Tokens of the longest prompt with the longest output that a run or an evaluation can ask for."""
+        rollout = max(len(prompt) for _, prompt in self.problems) + cfg.rollout.max_tokens
+        held_out = max((len(prompt) for _, prompt in self.held_out), default=0)
+        return max(rollout, held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens))
+
 
 @dataclass
 class Rooms:
@@ -82,6 +90,7 @@ class Rooms:
     scheduler: Scheduler
     engine: Engine
     learner: Learner
+    probe: Probe
 
 
 def train(cfg: Config, *, overwrite: bool = False) -> Result:
@@ -132,6 +141,7 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
         raise UserError(f"model.device={cfg.model.device}: torch finds no CUDA device here; use auto or cpu")
     disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
     require_trackers(cfg.log)
+    check_engine(cfg.engine)
     reward = make_reward(cfg.reward.kind, cfg.reward.function)
     problems = load_problems(cfg.data)
     held_out = load_problems(cfg.eval_data(), held_out=True)[: cfg.eval.problems] if cfg.eval.data else []
@@ -158,7 +168,12 @@ def build(
     set_threads(cfg)
     torch.manual_seed(cfg.seed)
     source = str(folder / "model") if folder else cfg.model.path
-    policy = _model(cfg, source, cfg.model.dtype)
+    policy = load_model(
+        source,
+        dtype=getattr(torch, cfg.model.dtype),
+        device=pick_device(cfg.model.device),
+        trust_remote_code=cfg.model.trust_remote_code,
+    )
     check_head(policy)
     learner = Learner(
         policy,
@@ -171,11 +186,12 @@ def build(
     )
     if folder:
         learner.load_optimizer(folder / "optimizer.safetensors")
+    sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k)
     scheduler = Scheduler(
         group=cfg.rollout.group,
         segment_tokens=cfg.rollout.segment_tokens,
         max_tokens=cfg.rollout.max_tokens,
-        sampling=Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k),
+        sampling=sampling,
         seed=cfg.seed,
         unfinished=pools.unfinished if pools else UnfinishedPool(),
         experience=pools.experience if pools else ExperiencePool(cfg.rollout.group),
@@ -186,38 +202,37 @@ def build(
         inputs=inputs,
         stream=ProblemStream(inputs.problems, cfg.seed, counters.cursor),
         scheduler=scheduler,
-        engine=make_engine(cfg, inputs.tokenizer, source, counters.version),
+        engine=make_engine(cfg, inputs.tokenizer, source, longest=inputs.longest(cfg), version=counters.version),
         learner=learner,
-    )
-
-
-def make_engine(cfg: Config, tokenizer: PreTrainedTokenizerBase, source: str, version: int = 0) -> Engine:
-    """The rollout engine of `engine.kind`, with the weights of `source`."""
-    model = _model(cfg, source, cfg.model.dtype if cfg.engine.dtype == "auto" else cfg.engine.dtype)
-    return TorchEngine(
-        model,
-        eos_ids=eos_ids(model, tokenizer),
-        slots=cfg.engine.slots,
-        prefill_tokens=cfg.engine.prefill_tokens,
-        version=version,
+        probe=Probe(
+            [prompt for _, prompt in inputs.problems],
+            sampling,
+            seed=cfg.seed,
+            tolerance=cfg.engine.tolerance or TOLERANCE[cfg.engine_dtype],
+        ),
     )
 
 
 def _go(rooms: Rooms, start: int) -> Result:
     cfg, run_dir = rooms.config, Path(rooms.config.run.dir)
     before = after = None
-    with RunLog(run_dir, cfg, resume_step=start or None) as log, interrupts() as interrupted:
+    with (
+        closing(rooms.engine),
+        RunLog(run_dir, cfg, resume_step=start or None) as log,
+        interrupts() as interrupted,
+    ):
+        rooms.probe(rooms.engine, rooms.learner)
         if start == 0 and rooms.inputs.held_out:
             before, metrics = _evaluate(rooms, log)
             log.step({"step": 0, "version": rooms.learner.version} | metrics)
         for number in range(start + 1, cfg.steps + 1):
             try:
-                step, work = _step(rooms, log)
+                step = _step(rooms, log)
             except FloatingPointError as error:
                 raise UserError(
                     f"{run_dir}, step {number}: {error}; ulorl train --resume goes back to the checkpoint"
                 ) from error
-            metrics = step_metrics(number, step, rooms.scheduler, work, rooms.learner.version)
+            metrics = step_metrics(number, step, rooms.scheduler, rooms.learner.version)
             last = number == cfg.steps
             if rooms.inputs.held_out and (last or (cfg.eval.every and number % cfg.eval.every == 0)):
                 after, evaluated = _evaluate(rooms, log)
@@ -237,21 +252,20 @@ def _go(rooms: Rooms, start: int) -> Result:
     return Result(run_dir, model, before, after)
 
 
-def _step(rooms: Rooms, log: RunLog) -> tuple[Step, EngineStats]:
-    """One step of Algorithm 1 and the work the engine did for it."""
+def _step(rooms: Rooms, log: RunLog) -> Step:
+    """One step of Algorithm 1."""
     new = [rooms.stream.next() for _ in range(rooms.config.rollout.prompts)]
-    then = replace(rooms.engine.stats)
     entering = len(rooms.scheduler.unfinished) + len(new) * rooms.scheduler.group
     with log.phase("rollout", entering, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
-        step = ulorl_step(
-            rooms.scheduler, rooms.engine, rooms.inputs.scorer, rooms.learner, new, watch=lambda _: phase.advance()
+        return ulorl_step(
+            rooms.scheduler,
+            rooms.engine,
+            rooms.inputs.scorer,
+            rooms.learner,
+            new,
+            watch=lambda _: phase.advance(),
+            check=rooms.probe,
         )
-    now = rooms.engine.stats
-    return step, EngineStats(
-        now.decode_steps - then.decode_steps,
-        now.decode_tokens - then.decode_tokens,
-        now.prefill_tokens - then.prefill_tokens,
-    )
 
 
 def _evaluate(rooms: Rooms, log: RunLog) -> tuple[Evaluation, dict[str, float | int | None]]:
@@ -290,13 +304,6 @@ def _checkpoint(rooms: Rooms, number: int) -> None:
     checkpoint.save(
         Path(run.dir), counters, rooms.scheduler, rooms.learner, rooms.inputs.tokenizer, keep=run.keep_checkpoints
     )
-
-
-def _model(cfg: Config, source: str, dtype: str) -> PreTrainedModel:
-    device = cfg.model.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(source, dtype=getattr(torch, dtype), device=device, trust_remote_code=cfg.model.trust_remote_code)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str:
@@ -366,7 +373,8 @@ def evaluate_config(cfg: Config) -> Evaluation:
         raise UserError("eval.data is missing: it says which problems are held out, for example eval.data.split=test")
     inputs = load_inputs(cfg)
     set_threads(cfg)
-    return run_evaluation(cfg, inputs, make_engine(cfg, inputs.tokenizer, cfg.model.path))
+    with closing(make_engine(cfg, inputs.tokenizer, cfg.model.path, longest=inputs.longest(cfg))) as engine:
+        return run_evaluation(cfg, inputs, engine)
 
 
 def set_threads(cfg: Config) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl.engines.base import EngineStats
+from ulorl.engines.base import EngineStats, require_idle
 from ulorl.types import Finish, Request, Segment
 
 if TYPE_CHECKING:
@@ -103,10 +103,16 @@ class ScriptedEngine:
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Take the version and leave the weights unused. Raises RuntimeError while requests are pending."""
-        if self.pending:
-            raise RuntimeError(f"load_weights with {self.pending} requests pending")
+        require_idle(self, "load_weights")
         deque(weights, maxlen=0)
         self.version = version
+
+    def sleep(self) -> None:
+        """There is nothing to release."""
+        require_idle(self, "sleep")
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
     def _segment(self, row: _Row, finish: Finish) -> Segment:
         first = row.request.output_length

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ulorl.engines.base import EngineStats
+from ulorl.engines.base import EngineStats, check_request, empty_segment, require_idle
 from ulorl.engines.kv import Place, SlotCache
 from ulorl.engines.sampling import draw
 from ulorl.engines.support import check_decoding, full_attention_layers, longest_row
@@ -87,22 +87,7 @@ class TorchEngine:
 
     def add(self, request: Request) -> None:
         """Queue one request. Raises ValueError when it is empty, does not fit the context or cannot be sampled."""
-        what, tokens, how = f"request of sample {request.sample_id}", request.tokens, request.sampling
-        if not 0 < request.prompt_length <= len(tokens):
-            raise ValueError(f"{what}: prompt of {request.prompt_length} tokens in {len(tokens)}; it must not be empty")
-        if request.max_new_tokens < 1:
-            raise ValueError(f"{what}: max_new_tokens={request.max_new_tokens} must be at least 1")
-        if len(tokens) + request.max_new_tokens > self.max_length:
-            raise ValueError(
-                f"{what}: {len(tokens)} tokens and a budget of {request.max_new_tokens} exceed the engine's context "
-                f"length of {self.max_length}"
-            )
-        if tokens.min() < 0 or tokens.max() >= self._vocabulary:
-            raise ValueError(
-                f"{what}: token ids must lie in 0..{self._vocabulary - 1}, found {tokens.min()}..{tokens.max()}"
-            )
-        if not (0 <= how.temperature < np.inf and 0 < how.top_p <= 1 and how.top_k >= 0):
-            raise ValueError(f"{what}: {how} needs temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
+        check_request(request, vocabulary=self._vocabulary, max_length=self.max_length)
         self._waiting.append(request)
 
     @torch.inference_mode()
@@ -129,9 +114,7 @@ class TorchEngine:
     def abort(self) -> list[Segment]:
         """Stop everything: what each active row drew so far, then the empty segments of those that waited."""
         segments = [self._segment(int(row), Finish.ABORT) for row in range(len(self._requests))]
-        for request in self._waiting:
-            empty = np.zeros(0, dtype=np.int32)
-            segments.append(Segment(request.sample_id, empty, empty.astype(np.float32), empty, Finish.ABORT))
+        segments += map(empty_segment, self._waiting)
         self._requests.clear()
         self._waiting.clear()
         return segments
@@ -143,10 +126,7 @@ class TorchEngine:
         Raises RuntimeError while requests are pending, and ValueError for an unknown name, another shape or a missing
         parameter; after a ValueError the weights are partly new and must be loaded again.
         """
-        if self.pending:
-            raise RuntimeError(
-                f"load_weights with {self.pending} requests pending: their keys and values are of the old weights"
-            )
+        require_idle(self, "load_weights")
         own = self._model.state_dict(keep_vars=True)
         missing = {id(parameter): name for name, parameter in self._model.named_parameters()}
         for name, tensor in weights:
@@ -159,6 +139,14 @@ class TorchEngine:
         if missing:
             raise ValueError(f"weights: missing {', '.join(sorted(missing.values()))}")
         self.version = version
+
+    def sleep(self) -> None:
+        """Release the keys and values; their memory is taken again as rows grow."""
+        require_idle(self, "sleep")
+        self._cache.clear()
+
+    def close(self) -> None:
+        self._cache.clear()
 
     def _admit(self) -> None:
         """Move waiting requests into free slots, shortest first, so that a prefill pass pads little."""

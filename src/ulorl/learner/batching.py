@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ulorl.types import LogProbs, Tokens
+from ulorl.types import LogProbs, Tokens, Versions
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +22,13 @@ class Row:
     prompt: Tokens  # at least one token
     tokens: Tokens  # output, at least one token
     logprobs: LogProbs  # of each output token, as recorded at generation
+    versions: Versions  # that generated each output token
 
     def __post_init__(self) -> None:
-        if len(self.tokens) != len(self.logprobs):
+        if not len(self.tokens) == len(self.logprobs) == len(self.versions):
             raise ValueError(
-                f"{len(self.tokens)} output tokens but {len(self.logprobs)} recorded log-probs; one each is needed"
+                f"{len(self.tokens)} output tokens but {len(self.logprobs)} recorded log-probs and "
+                f"{len(self.versions)} versions; one each is needed"
             )
         if not len(self.prompt) or not len(self.tokens):
             raise ValueError(f"{len(self.prompt)} prompt and {len(self.tokens)} output tokens; each must be at least 1")
@@ -46,6 +48,7 @@ class Batch:
     targets_N: Tensor  # int64 [N]: the output tokens
     sample_N: Tensor  # int64 [N]: the sample of this batch each token belongs to
     recorded_N: Tensor  # float32 [N]: log-probs recorded at generation
+    versions_N: Tensor  # int64 [N]: the version that generated the token
 
     def __len__(self) -> int:
         """Samples."""
@@ -107,4 +110,5 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Bat
         targets_N=tensor(np.concatenate([row.tokens for row in rows])),
         sample_N=tensor(np.repeat(np.arange(len(rows)), [len(row.tokens) for row in rows])),
         recorded_N=tensor(np.concatenate([row.logprobs for row in rows]), torch.float32),
+        versions_N=tensor(np.concatenate([row.versions for row in rows])),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ulorl.errors import UserError
@@ -152,20 +156,38 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids that end an output, ascending: those of the generation config and the tokenizer's.
+def checkpoint_names(
+    path: str, *, trust_remote_code: bool = False
+) -> Callable[[Iterable[tuple[str, Tensor]]], list[tuple[str, Tensor]]]:
+    """A function from a model's parameters, as the model at `path` names them, to those of its safetensors files.
+
+    transformers holds some weights in another shape than the files that everyone exchanges: the experts of a layer as
+    one tensor, for example.
+    """
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return lambda weights: list(revert_weight_conversion(skeleton, dict(weights)).items())
+
+
+def eos_ids(path: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """Token ids that end an output, ascending: those of generation_config.json, config.json and the tokenizer.
 
     Raises:
-        UserError: neither names one; no output would ever be complete.
+        UserError: none of them names one; no output would ever be complete.
     """
+    source = resolve(path)
     ids = {tokenizer.eos_token_id}
-    for config in (model.generation_config, _text_config(model)):
+    configs = [_load_config(path, source, trust_remote_code).get_text_config(decoder=True)]
+    with suppress(OSError):  # a folder without one
+        configs.append(GenerationConfig.from_pretrained(source))
+    for config in configs:
         named = getattr(config, "eos_token_id", None)
         ids.update(named if isinstance(named, (list, tuple)) else [named])
     found = tuple(sorted(int(i) for i in ids if i is not None))
     if not found:
         raise UserError(
-            f"{model.name_or_path}: neither generation_config.json nor the tokenizer names an EOS token; "
+            f"{path}: neither generation_config.json nor the tokenizer names an EOS token; "
             "set eos_token_id in generation_config.json"
         )
     return found

@@ -21,8 +21,9 @@ from ulorl.learner.batching import Batch, Row, collate, microbatches
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.model import head_of, hidden_states
 from ulorl.objective.advantage import group_advantages, is_informative, soft_overlong_penalty
-from ulorl.objective.importance import old_logprobs
+from ulorl.objective.importance import engine_weights, old_logprobs
 from ulorl.objective.loss import clipped_objective_sum
+from ulorl.objective.mismatch import mismatch
 from ulorl.objective.mpt import masked_tokens, mpt_tokens
 from ulorl.types import Group, LogProbs, Status
 
@@ -59,9 +60,13 @@ class _Sums:
     masked: int = 0
     ratio: float = 0.0
     clipped: int = 0
+    tis: float | None = None  # of truncated importance weights, when they are used
+    updates: int = 0  # gradient updates made so far
+    newest: list[tuple[LogProbs, LogProbs]] = field(default_factory=list)  # engine's and learner's, same weights
 
     def means(self) -> dict[str, float]:
-        """By metric name; those of the importance ratio are over the tokens in the loss, and absent without any."""
+        """By metric name; those of the importance ratio are over the tokens in the loss, those of the mismatch over
+        tokens that the engine drew with the weights of the update's start; absent without any."""
         means = {
             "train/loss": self.loss / self.tokens,
             "entropy/mean": self.entropy / self.tokens,
@@ -73,6 +78,11 @@ class _Sums:
                 "importance/ratio_mean": self.ratio / self.kept,
                 "importance/clip_fraction": self.clipped / self.kept,
             }
+            if self.tis is not None:
+                means["importance/tis_mean"] = self.tis / self.kept
+        engine, learner = (np.concatenate(parts) for parts in zip(*self.newest, strict=True))
+        if apart := mismatch(engine, learner):
+            means |= {"mismatch/mean": apart.mean, "mismatch/max": apart.max, "mismatch/kl": apart.kl}
         return means
 
 
@@ -170,6 +180,7 @@ class Learner:
             parameters["lr"] = self.learning_rate
         self._adamw.step()
         self.updates += 1
+        sums.updates += 1
         return norm
 
     def _loss_sum(
@@ -183,20 +194,21 @@ class Learner:
         """The objective's token sum over one micro-batch (eq. 10)."""
         device, objective, mpt = batch.input_ids.device, self.objective, self.objective.mpt
         logprobs_N, entropy_N = self._forward(batch)
-        advantages_B = torch.tensor([e.advantage for e in experience], device=device)
         correct_B = torch.tensor([e.correct for e in experience], device=device)
+        at_start_N = torch.from_numpy(start_N).to(device) if start_N is not None else None
         old_N = old_logprobs(
-            objective.importance,
-            recorded_N=batch.recorded_N,
-            update_start_N=torch.from_numpy(start_N).to(device) if start_N is not None else None,
-            current_N=logprobs_N,
+            objective.importance, recorded_N=batch.recorded_N, update_start_N=at_start_N, current_N=logprobs_N
         )
+        advantages_N = torch.tensor([e.advantage for e in experience], device=device)[batch.sample_N]
+        weights_N = engine_weights(old_N, batch.recorded_N, objective.tis_cap) if objective.tis_cap else None
+        if weights_N is not None:
+            advantages_N = advantages_N * weights_N
         left_out_N = masked_tokens(
             logprobs_N, entropy_N, batch.sample_N, correct_B,
             mask=mpt.mask, tau=mpt.tau, sigma=mpt.sigma, gate=mpt.gate, batch_entropy=batch_entropy,
         )  # fmt: skip
         loss_sum, seen = clipped_objective_sum(
-            logprobs_N, old_N, advantages_B[batch.sample_N], ~left_out_N,
+            logprobs_N, old_N, advantages_N, ~left_out_N,
             clip_low=objective.clip_low, clip_high=objective.clip_high,
         )  # fmt: skip
         sums.tokens += len(logprobs_N)
@@ -207,6 +219,12 @@ class Learner:
         sums.masked += int(left_out_N.sum())
         sums.ratio += float(seen.ratio)
         sums.clipped += int(seen.clipped)
+        if weights_N is not None:
+            sums.tis = (sums.tis or 0.0) + float(weights_N[~left_out_N].double().sum())
+        if at_start_N is not None or not sums.updates:
+            newest_N = batch.versions_N == self.version
+            learned_N = (at_start_N if at_start_N is not None else logprobs_N.detach())[newest_N]
+            sums.newest.append((batch.recorded_N[newest_N].cpu().numpy(), learned_N.cpu().numpy()))
         return loss_sum
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -266,6 +284,6 @@ def prepare(groups: Sequence[Group], objective: config.Objective, max_tokens: in
             if objective.overlong == "filter" and member.sample.status is Status.TRUNCATED:
                 continue
             sample = member.sample
-            row = Row(sample.prompt, sample.tokens, sample.logprobs)
+            row = Row(sample.prompt, sample.tokens, sample.logprobs, sample.versions)
             rows.append(Experience(row, advantage, correct=member.reward == 1.0))
     return rows, dropped

@@ -34,6 +34,18 @@ def old_logprobs(kind: Importance, recorded_N: Tensor, update_start_N: Tensor | 
     raise ValueError(f"importance sampling is tois, sais or pois, found {kind!r}")
 
 
+def engine_weights(old_N: Tensor, recorded_N: Tensor, cap: float) -> Tensor:
+    """Truncated importance sampling: min(pi_old / pi_engine, cap) for each token [N], a constant to the gradient.
+
+    POIS takes the newest policy for the old one, as if it had drawn the tokens; what drew them is the engine, whose
+    recorded log-probs differ by its kernels and dtype, and for tokens of earlier segments by the updates since. The
+    truncation (Ionides 2008) bounds the variance. Yao et al. 2025 ("Your efficient RL framework secretly brings you
+    off-policy RL training") weigh the mismatch of engine and learner so; Fu et al. 2025 (AReaL, arXiv 2505.24298, the
+    decoupled objective) the staleness.
+    """
+    return torch.exp(old_N - recorded_N).clamp(max=cap).detach()
+
+
 def ratios(logprobs_N: Tensor, old_N: Tensor) -> Tensor:
     """Importance ratios pi_theta / pi_old of the tokens [N], from their log-probs [N] under the two."""
     return torch.exp(logprobs_N - old_N)

@@ -1,0 +1,57 @@
+"""The rollout engine that a configuration asks for: the one place that knows their kinds."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ulorl import config
+from ulorl.engines.base import Engine
+from ulorl.engines.torch import TorchEngine
+from ulorl.learner.model import context_length, eos_ids, load_config, load_model, resolve
+
+
+def make_engine(
+    cfg: config.Config, tokenizer: PreTrainedTokenizerBase, source: str, *, longest: int, version: int = 0
+) -> Engine:
+    """The engine of `engine.kind` with the weights of `source`.
+
+    longest: tokens of the longest prompt + output it will be asked for; an engine that reserves memory takes it.
+    Raises UserError when the engine is not installed or cannot decode this model.
+    """
+    trust, device = cfg.model.trust_remote_code, pick_device(cfg.model.device)
+    ends = eos_ids(source, tokenizer, trust_remote_code=trust)
+    if cfg.engine.kind == "vllm":
+        from ulorl.engines.vllm import VllmEngine
+
+        context = context_length(load_config(source, trust_remote_code=trust)) or longest
+        return VllmEngine(
+            resolve(source),
+            eos_ids=ends,
+            slots=cfg.engine.slots,
+            prefill_tokens=cfg.engine.prefill_tokens,
+            max_length=cfg.engine.vllm.max_length or min(longest, context),
+            dtype=cfg.engine_dtype,
+            temperature=cfg.rollout.temperature,
+            settings=cfg.engine.vllm,
+            device=device,
+            version=version,
+            trust_remote_code=trust,
+        )
+    model = load_model(source, dtype=getattr(torch, cfg.engine_dtype), device=device, trust_remote_code=trust)
+    return TorchEngine(
+        model, eos_ids=ends, slots=cfg.engine.slots, prefill_tokens=cfg.engine.prefill_tokens, version=version
+    )
+
+
+def check_engine(settings: config.Engine) -> None:
+    """Raises UserError when the engine is not installed or a setting is none of its own, before a model is loaded."""
+    if settings.kind == "vllm":
+        from ulorl.engines.vllm import check_arguments
+
+        check_arguments(settings.vllm)
+
+
+def pick_device(name: str) -> torch.device:
+    """`model.device`: auto is the first GPU, and the CPU without one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
