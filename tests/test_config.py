@@ -135,3 +135,35 @@ def test_saved_configuration_is_read_back(tmp_path: Path) -> None:
 def test_the_reference_page_is_current() -> None:
     maker = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == maker["page"]()
+
+
+@pytest.mark.parametrize("name", ["qwen3_4b", "qwen3_8b"])
+def test_gpu_recipes_keep_the_papers_values(name: str) -> None:
+    """Section 4.1, except what one node cannot hold: prompts a step and output length."""
+    cfg = load([ROOT / "recipes" / f"{name}.toml"])
+    assert (cfg.optim.lr, cfg.optim.minibatches, cfg.rollout.group) == (1e-6, 1, 8)
+    assert (cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k) == (0.85, 1.0, 0)
+    assert (cfg.objective.importance, cfg.objective.mpt.mask) == ("pois", "dynamic")
+    assert (cfg.objective.mpt.tau, cfg.objective.mpt.sigma) == (0.99, 0.2)
+    assert (cfg.eval.samples, cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k) == (32, 0.85, 0.95, 20)
+    assert (cfg.engine.kind, cfg.engine_dtype, cfg.model.dtype) == ("vllm", "bfloat16", "float32")
+    assert 0 not in cfg.engine.vllm.devices  # the learner's
+    longest = cfg.data.max_prompt_tokens + cfg.rollout.max_tokens
+    assert longest <= cfg.optim.microbatch_tokens  # a whole sample fits a micro-batch
+    assert longest <= 40960  # Qwen3's max_position_embeddings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["engine.vllm.process=true", "engine.vllm.transfer=direct"], "engine.vllm.transfer=direct needs"),
+        (["engine.vllm.tensor_parallel=2", "engine.vllm.devices=[1]"], "engine.vllm.devices names 1 GPUs"),
+        (["engine.kind=vllm", "rollout.temperature=0.85", "rollout.top_p=0.9"], "needs rollout.top_p=1"),
+        (["engine.kind=vllm", "rollout.temperature=0.85", "rollout.top_k=9"], "rollout.top_k=0"),
+        (["objective.tis_cap=2", "objective.importance=sais"], "objective.tis_cap=2.0 goes with .*pois"),
+        (["engine.vllm.tensor_paralel=2"], "did you mean tensor_parallel"),
+    ],
+)
+def test_impossible_engine_settings_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load([ROOT / "recipes" / "quickstart.toml"], overrides)

@@ -241,3 +241,17 @@ def test_optimizer_state_survives_a_file(tmp_path) -> None:
     assert straight.update(GROUPS).means == restored.update(GROUPS).means
     assert all(torch.equal(t, dict(restored.weights())[n]) for n, t in straight.weights())
     assert (straight.version, straight.updates) == (restored.version, restored.updates) == (2, 2)
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    """And the layers do run a second time, in the backward pass."""
+    weights, calls = {}, {}
+    for recompute in (False, True):
+        trained = learner({"recompute": recompute})
+        seen: list[int] = []
+        trained.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        trained.update([group(0, [1.0, 0.0, 0.0, 1.0], [[3], [4], [2], [5]])])
+        weights[recompute], calls[recompute] = dict(trained.weights()), len(seen)
+    assert calls == {False: 1, True: 2}
+    for name, weight in weights[False].items():
+        torch.testing.assert_close(weight, weights[True][name], rtol=0, atol=1e-7)

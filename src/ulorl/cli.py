@@ -186,14 +186,22 @@ def import_gguf(
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="engine")],
+    model: Annotated[list[str] | None, typer.Option(help="a model folder; may be given again")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="rows decoded at once; may be given again")] = None,
+    tokens: Annotated[int, typer.Option(help="output tokens of a request, at most")] = 256,
+    repeats: Annotated[int, typer.Option(help="runs of each, after one that warms up")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
-    """Measure the embedded engine beside transformers' generate: medians and ratios of one run."""
+    """Measure the embedded engine beside transformers' generate, and vLLM where it is installed: medians and ratios of
+    one run.
+
+    ulorl bench engine --model ulorl:tiny --model models/smollm2-135m-instruct --batch 8 --tokens 64
+    """
     if what != "engine":
         raise UserError(f"bench {what}: there is no such benchmark; the one there is: engine")
     from ulorl.bench.engine import run as run_bench
 
-    figures = run_bench()
+    figures = run_bench(model or (), batch or (32, 128), tokens, repeats)
     print(json.dumps(figures, indent=2))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -150,6 +150,7 @@ class Optim(Section):
     grad_clip: float = Field(default=1.0, gt=0, description="global gradient norm")
     minibatches: Positive = Field(default=1, description="gradient updates a step; the paper makes one")
     microbatch_tokens: Positive = Field(default=16384, description="tokens of one forward pass, padding included")
+    recompute: bool = Field(default=False, description="recompute activations backward (gradient checkpointing)")
 
 
 class Reward(Section):

