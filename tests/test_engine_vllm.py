@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -429,3 +432,24 @@ def test_smollm2_trains(tmp_path: Path) -> None:
     agree_after_every_update(metrics, updates=1)
     assert metrics[-1]["rollout/multi_segment_fraction"] > 0
     assert all(0 <= m["reward/mean"] <= 1 and m["rollout/tokens"] > 100 for m in metrics[1:])
+
+
+def test_an_interrupt_of_the_whole_group_saves_first(tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches vLLM's processes too; the step must still finish."""
+    arguments = [
+        str(RECIPE), *VLLM, "engine.vllm.process=true", "steps=20", "rollout.prompts=4", "data.size=40",
+        "eval.problems=1", f"run.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "ulorl", "train", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        output = []
+        for line in process.stdout:
+            output.append(line)
+            if line.split()[:1] == ["2"]:
+                os.killpg(process.pid, signal.SIGINT)
+    assert process.returncode == 130, "".join(output)
+    assert "stopped after step" in output[-1] + output[-2] + output[-3]
+    assert any((tmp_path / "run" / "checkpoints").iterdir())

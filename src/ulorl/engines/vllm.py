@@ -8,11 +8,13 @@ of the right distribution, a seed a segment, versions, and new weights that are 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +61,8 @@ def check_arguments(settings: config.Vllm) -> None:
     """Raises UserError for a name in `engine.vllm.args` that vLLM does not know or that another key sets, and for
     sleep mode where vLLM has none."""
     require_vllm()
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # a progress bar stands where vLLM would write
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     from vllm import EngineArgs
     from vllm.platforms import current_platform
 
@@ -283,15 +287,13 @@ class VllmEngine:
 
 def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
     """vLLM's LLMEngine. Raises UserError with vLLM's reason when it does not start."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
     if ipc:  # memory handles of CUDA IPC cross the process border as pickles, ours and nobody else's
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     try:
-        with _process_mode(process):
+        with _process_mode(process), _interrupts_are_ours():
             return LLMEngine.from_engine_args(EngineArgs(**arguments))
     except (ValueError, RuntimeError, OSError, ImportError, AssertionError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
@@ -314,6 +316,19 @@ def _process_mode(process: bool) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextmanager
+def _interrupts_are_ours() -> Iterator[None]:
+    """Processes started here never see SIGINT. Ctrl-C in a terminal reaches the whole process group, and an engine that
+    dies of it would take the step with it that the run finishes and saves. One that comes meanwhile is delivered at
+    the end."""
+    resource_tracker.ensure_running()  # else multiprocessing starts it here, and unblocks SIGINT when it has
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _host_cache(model: str, slots: int, max_length: int, dtype: str, fraction: float, trust_remote_code: bool) -> int:
