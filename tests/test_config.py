@@ -157,6 +157,8 @@ def test_gpu_recipes_keep_the_papers_values(name: str) -> None:
     ("overrides", "message"),
     [
         (["engine.vllm.process=true", "engine.vllm.transfer=direct"], "engine.vllm.transfer=direct needs"),
+        (["engine.vllm.transfer=ipc"], "transfer=ipc needs engine.vllm.process=true"),
+        (["engine.vllm.transfer=nccl"], "transfer=nccl needs engine.vllm.process=true"),
         (["engine.vllm.tensor_parallel=2", "engine.vllm.devices=[1]"], "engine.vllm.devices names 1 GPUs"),
         (["engine.kind=vllm", "rollout.temperature=0.85", "rollout.top_p=0.9"], "needs rollout.top_p=1"),
         (["engine.kind=vllm", "rollout.temperature=0.85", "rollout.top_k=9"], "rollout.top_k=0"),

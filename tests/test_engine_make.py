@@ -96,7 +96,7 @@ def test_how_new_weights_travel() -> None:
 def test_every_segment_of_every_sample_has_its_own_seed() -> None:
     seeds = {segment_seed(sample_seed(0, sample), start) for sample in range(100) for start in range(0, 640, 64)}
     assert len(seeds) == 1000
-    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
     assert segment_seed(sample_seed(0, 3), 64) == segment_seed(sample_seed(0, 3), 64)
 
 
@@ -122,3 +122,56 @@ def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
     engine.add(Request(0, inputs.problems[0][1], len(inputs.problems[0][1]), 20, Sampling(), 7))
     with pytest.raises(RuntimeError, match="sleep with 1 requests pending"):
         engine.sleep()
+
+
+class RecordingLlm:
+    """Stands where vLLM's LLMEngine stands, and writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def __getattr__(self, name: str) -> object:
+        def call(*args: object, **kwargs: object) -> bool:
+            self.calls.append((name, *args, *kwargs.values()))
+            return True
+
+        return call
+
+
+def sleeper() -> tuple[vllm.VllmEngine, list[tuple[object, ...]]]:
+    """An engine with sleep mode on, without vLLM: sleep mode needs a GPU."""
+    engine = object.__new__(vllm.VllmEngine)
+    llm = RecordingLlm()
+    engine._llm, engine._requests, engine._sleeps, engine._sleeping = llm, {}, True, False
+    engine._checkpoint_names, engine._send = list, lambda weights: llm.calls.append(("send", weights))
+    return engine, llm.calls
+
+
+def test_sleep_mode_wakes_weights_before_keys_and_values() -> None:
+    engine, calls = sleeper()
+    engine.sleep()
+    engine.sleep()  # a step without update: it sleeps already
+    engine.load_weights([("w", torch.zeros(1))], 5)
+    names = [call[0] for call in calls]
+    assert names == ["sleep", "wake_up", "send", "wake_up", "reset_prefix_cache", "set_weight_version"]
+    assert [call[1] for call in calls if call[0] == "wake_up"] == [["weights"], None]
+    assert calls[-1] == ("set_weight_version", "5")
+    calls.clear()
+    engine.sleep()
+    engine._wake()  # what `add` does
+    engine._wake()
+    assert [call[0] for call in calls] == ["sleep", "wake_up"]
+
+
+def test_a_prefix_cache_that_stays_is_an_error() -> None:
+    engine, _ = sleeper()
+    engine._llm = type("Llm", (), {"reset_prefix_cache": lambda _: False})()
+    with pytest.raises(RuntimeError, match="did not clear its prefix cache"):
+        engine.load_weights([], 1)
+
+
+def test_a_context_too_short_for_the_run_is_refused_before_anything_starts() -> None:
+    cfg = ulorl.load([RECIPE], ["engine.kind=vllm", "engine.vllm.max_length=64"])
+    tokenizer = run.load_inputs(ulorl.load([RECIPE])).tokenizer
+    with pytest.raises(UserError, match=r"engine\.vllm\.max_length=64 is less than the 300 tokens"):
+        make_engine(cfg, tokenizer, "ulorl:tiny", longest=300)

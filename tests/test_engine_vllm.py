@@ -241,9 +241,10 @@ def test_a_segment_continues_over_three_versions() -> None:
 
 
 def test_the_same_in_a_process_of_its_own() -> None:
-    """Weights go through a file in memory; the prefix cache is that of another process."""
+    """Weights go through a file in memory."""
     with closing(start(eos=(), process=True)) as engine:
         assert engine.transfer == "file"
+        assert not hasattr(engine._llm, "model_executor")  # which stands in our process otherwise
         three_versions(engine)
         for r in (request(0, 20), request(1, 20)):
             engine.add(r)
@@ -275,6 +276,46 @@ def test_new_weights_reach_every_family(family: str, tmp_path: Path) -> None:
                 probe(engine, trained)  # before the load: the probe would notice
             engine.load_weights(trained.weights(), trained.version)
             assert probe(engine, trained).max < PARITY
+
+
+def long_prompts_over_two_versions(engine: VllmEngine) -> None:
+    """200 tokens fill a block of vLLM's prefix cache (128 on a CPU), twice the same prompt."""
+    trained = learner()
+    own = (np.arange(200) * 7 % 20 + 4).astype(np.int32)
+    for version in range(2):
+        if version:
+            perturb(trained.model, version)
+            engine.load_weights(trained.weights(), version)
+        for index in range(2):
+            ask = Request(index, own, len(own), 8, WARM, sample_seed(version, index))
+            segment = play(engine, [ask])[index]
+            expected = transformers_logprobs(trained.model, own, segment, 0.85)
+            assert np.abs(segment.logprobs - expected).max() < PARITY, f"version {version}"
+    assert engine.stats.prefill_tokens == 2 * (200 + 72)  # the second request of a version finds the first's block
+
+
+def test_the_prefix_cache_is_cleared_with_every_version() -> None:
+    with closing(start(eos=())) as engine:
+        long_prompts_over_two_versions(engine)
+
+
+def test_an_old_prefix_cache_would_fail_the_parity_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(start(eos=())) as engine:
+        monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: True)
+        with pytest.raises(AssertionError, match="version 1"):
+            long_prompts_over_two_versions(engine)
+
+
+def test_wrong_weights_are_refused() -> None:
+    trained = learner()
+    weights = dict(trained.weights())
+    with closing(start()) as engine:
+        with pytest.raises(ValueError, match="unknown other"):
+            engine.load_weights([*weights.items(), ("other", torch.zeros(1))], 1)
+        weights.pop("model.norm.weight")
+        with pytest.raises(ValueError, match=r"missing model\.norm\.weight"):
+            engine.load_weights(weights.items(), 1)
+        assert engine.version == 0
 
 
 def tight_probe() -> Probe:

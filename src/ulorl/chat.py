@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -31,19 +32,19 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
     tokenizer = load_tokenizer(source, trust_remote_code=cfg.model.trust_remote_code)
     set_threads(cfg)
     budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
-    engine = make_engine(cfg, tokenizer, source, longest=cfg.data.max_prompt_tokens + budget)
     context = context_length(load_config(source, trust_remote_code=cfg.model.trust_remote_code)) or sys.maxsize
     sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
-    for number, question in enumerate([problem] if problem else _typed()):
-        try:
-            prompt = _prompt(question, tokenizer, cfg.data, context, budget)
-        except UserError as error:
-            if problem:
-                raise
-            print(error)
-            continue
-        request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, CHAT_STREAM))
-        print(_answer(engine, tokenizer, request), flush=True)
+    with closing(make_engine(cfg, tokenizer, source, longest=cfg.data.max_prompt_tokens + budget)) as engine:
+        for number, question in enumerate([problem] if problem else _typed()):
+            try:
+                prompt = _prompt(question, tokenizer, cfg.data, context, budget)
+            except UserError as error:
+                if problem:
+                    raise
+                print(error)
+                continue
+            request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, CHAT_STREAM))
+            print(_answer(engine, tokenizer, request), flush=True)
 
 
 def _prompt(question: str, tokenizer: PreTrainedTokenizerBase, data: config.Data, context: int, budget: int) -> Tokens:

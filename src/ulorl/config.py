@@ -69,6 +69,13 @@ class Vllm(Section):
                 "engine.vllm.transfer=direct needs engine.vllm.process=false and tensor_parallel=1: weights cannot be "
                 "handed to another process by reference; use auto"
             )
+        if self.transfer == "ipc" and (not self.process or self.tensor_parallel > 1):
+            raise ValueError(
+                "engine.vllm.transfer=ipc needs engine.vllm.process=true and tensor_parallel=1: the learner shares the "
+                "memory of its own GPU with another process; use auto"
+            )
+        if self.transfer == "nccl" and not self.process and self.tensor_parallel == 1:
+            raise ValueError("engine.vllm.transfer=nccl needs engine.vllm.process=true; use auto")
         if self.devices and len(self.devices) != self.tensor_parallel:
             raise ValueError(
                 f"engine.vllm.devices names {len(self.devices)} GPUs, "

@@ -22,6 +22,7 @@ from ulorl.types import Finish, Request, Sampling, Segment, Tokens
 PROBE_STREAM = 3  # draws apart from training (0), evaluation (1) and chat (2)
 PROMPTS = 4
 SEGMENT_TOKENS = 8  # of each of two segments: the second one prefills what the first one decoded
+PROBE_TOKENS = 2 * SEGMENT_TOKENS
 
 # Nats, mean over the probe's tokens. float32 on two CPU engines differs by 1e-6; a head one step of 1e-4 old by 1e-3.
 # bfloat16 rounds logits near 20 to multiples of 0.125, and engines sum in different orders.

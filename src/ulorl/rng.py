@@ -39,7 +39,7 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 
 
 def segment_seed(seed: int, output_length: int) -> int:
-    """The 64-bit seed of the segment that begins at output index `output_length` of the sample with `seed`, for an
-    engine that draws by itself."""
+    """The seed, below 2^63, of the segment that begins at output index `output_length` of the sample with `seed`, for
+    an engine that draws by itself (vLLM keeps seeds as int64)."""
     words = np.array([seed, output_length], dtype=np.uint64)
-    return int(_mix(_mix(words[:1] + _GOLDEN) + _GOLDEN * (words[1:] + np.uint64(1)))[0])
+    return int(_mix(_mix(words[:1] + _GOLDEN) + _GOLDEN * (words[1:] + np.uint64(1)))[0] >> np.uint64(1))

@@ -32,7 +32,7 @@ from ulorl.interrupts import Interrupted, interrupts
 from ulorl.learner.model import check_head, context_length, load_config, load_model, load_tokenizer
 from ulorl.learner.update import Learner
 from ulorl.metrics import evaluation_metrics, step_metrics
-from ulorl.probe import TOLERANCE, Probe
+from ulorl.probe import PROBE_TOKENS, TOLERANCE, Probe
 from ulorl.report.html import write_report
 from ulorl.rewards import make_reward
 from ulorl.rewards.scorer import Scorer
@@ -77,7 +77,7 @@ class Inputs:
 
     def longest(self, cfg: Config) -> int:
         """Tokens of the longest prompt with the longest output that a run or an evaluation can ask for."""
-        rollout = max(len(prompt) for _, prompt in self.problems) + cfg.rollout.max_tokens
+        rollout = max(len(prompt) for _, prompt in self.problems) + max(cfg.rollout.max_tokens, PROBE_TOKENS)
         held_out = max((len(prompt) for _, prompt in self.held_out), default=0)
         return max(rollout, held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens))
 
@@ -208,7 +208,7 @@ def build(
             [prompt for _, prompt in inputs.problems],
             sampling,
             seed=cfg.seed,
-            tolerance=cfg.engine.tolerance or TOLERANCE[cfg.engine_dtype],
+            tolerance=cfg.engine.tolerance or max(TOLERANCE[cfg.engine_dtype], TOLERANCE[cfg.model.dtype]),
         ),
     )
 

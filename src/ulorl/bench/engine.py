@@ -10,7 +10,6 @@ of the others, started before the clock; its seeds are those of the embedded eng
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 import time
@@ -29,6 +28,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from ulorl import config
 from ulorl.engines.base import Engine
 from ulorl.engines.torch import TorchEngine
+from ulorl.errors import UserError
 from ulorl.learner.model import load_model, resolve
 from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
@@ -126,11 +126,12 @@ def _contestants(path: str, model: PreTrainedModel, work: Work, batch: int) -> I
 
 
 def _vllm_version() -> str | None:
-    if not importlib.util.find_spec("vllm"):
-        return None
     from ulorl.engines.vllm import require_vllm
 
-    return require_vllm()
+    try:
+        return require_vllm()
+    except UserError:
+        return None
 
 
 def tiny_shape(context: int) -> Qwen3ForCausalLM:

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from ulorl import config
 from ulorl.engines.base import Engine
 from ulorl.engines.torch import TorchEngine
+from ulorl.errors import UserError
 from ulorl.learner.model import context_length, eos_ids, load_config, load_model, resolve
 
 
@@ -24,13 +25,18 @@ def make_engine(
     if cfg.engine.kind == "vllm":
         from ulorl.engines.vllm import VllmEngine
 
-        context = context_length(load_config(source, trust_remote_code=trust)) or longest
+        needed = min(longest, context_length(load_config(source, trust_remote_code=trust)) or longest)
+        if 0 < cfg.engine.vllm.max_length < needed:
+            raise UserError(
+                f"engine.vllm.max_length={cfg.engine.vllm.max_length} is less than the {needed} tokens of the longest "
+                "prompt with its output; raise it, or leave it at 0"
+            )
         return VllmEngine(
             resolve(source),
             eos_ids=ends,
             slots=cfg.engine.slots,
             prefill_tokens=cfg.engine.prefill_tokens,
-            max_length=cfg.engine.vllm.max_length or min(longest, context),
+            max_length=cfg.engine.vllm.max_length or needed,
             dtype=cfg.engine_dtype,
             temperature=cfg.rollout.temperature,
             settings=cfg.engine.vllm,

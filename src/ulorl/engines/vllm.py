@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ulorl import config
-from ulorl.engines.base import EngineStats, check_request, empty_segment, require_idle
+from ulorl.engines.base import EngineStats, check_request, require_idle
 from ulorl.engines.vllm_weights import WeightLoader, pick_transfer, sender
 from ulorl.errors import UserError
 from ulorl.learner.model import checkpoint_names, load_config
@@ -63,9 +63,12 @@ def check_arguments(settings: config.Vllm) -> None:
     require_vllm()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # a progress bar stands where vLLM would write
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    from vllm import EngineArgs
-    from vllm.platforms import current_platform
-
+    try:
+        from vllm import EngineArgs
+        from vllm.platforms import current_platform
+    except Exception as error:  # whatever a broken installation comes up with
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"engine.kind=vllm: the installed vLLM cannot be imported ({reason}); docs/gpu.md") from error
     known = {field.name for field in fields(EngineArgs)}
     for name in settings.args:
         if name in _OURS:
@@ -153,12 +156,12 @@ class VllmEngine:
             arguments["kv_cache_memory_bytes"] = _host_cache(
                 model, slots, max_length, dtype, settings.memory_fraction, trust_remote_code
             )
+        self._checkpoint_names = checkpoint_names(model, trust_remote_code=trust_remote_code)
         self._llm = _start(arguments | settings.args, process=settings.process, ipc=self.transfer == "ipc")
         self._process = settings.process
         VllmEngine._in_our_process |= not settings.process
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
-        self._send = sender(self._llm, self.transfer)
-        self._checkpoint_names = checkpoint_names(model, trust_remote_code=trust_remote_code)
+        self._send = sender(self._llm, self.transfer, device)
 
     @property
     def pending(self) -> int:
@@ -216,7 +219,7 @@ class VllmEngine:
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Take new weights by transformers' parameter names, and forget keys and values of the old ones.
 
-        Raises RuntimeError while requests are pending, ValueError for names that the model does not have.
+        Raises RuntimeError while requests are pending, ValueError for an unknown name or a missing parameter.
         """
         require_idle(self, "load_weights")
         self._wake("weights")
@@ -245,6 +248,8 @@ class VllmEngine:
     def _wake(self, *tags: str) -> None:
         """With `tags` only these: weights can be loaded before keys and values take their room again."""
         if self._sleeping:
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()  # what torch keeps of the learner's memory is in the way
             self._llm.wake_up(list(tags) or None)
             self._sleeping = bool(tags)
 
@@ -257,8 +262,6 @@ class VllmEngine:
     def _segment(self, id: str, output: RequestOutput) -> Segment:
         request = self._requests.pop(id)
         del self._internal[id]
-        if not output.outputs:
-            return empty_segment(request)
         (completion,) = output.outputs
         if completion.finish_reason not in _FINISH:
             raise RuntimeError(f"sample {request.sample_id}: vLLM ended it with {completion.finish_reason!r}")
@@ -267,7 +270,8 @@ class VllmEngine:
         if completion.logprobs is not None:
             logprobs = np.array(completion.logprobs.logprobs, dtype=np.float32)  # flat: one number a token
         self._decoded += len(tokens)
-        self.stats.prefill_tokens += len(request.tokens) - (output.num_cached_tokens or 0)
+        if len(tokens):
+            self.stats.prefill_tokens += len(request.tokens) - (output.num_cached_tokens or 0)
         finish = _FINISH[completion.finish_reason]
         return Segment(request.sample_id, tokens, logprobs, self._versions(completion, len(tokens)), finish)
 
@@ -294,7 +298,7 @@ def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     try:
         with _process_mode(process), _interrupts_are_ours():
-            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+            return LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=process)
     except (ValueError, RuntimeError, OSError, ImportError, AssertionError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
         raise UserError(

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from ulorl import config
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 Transfer = Literal["direct", "file", "ipc", "nccl"]
+_SHM = "/dev/shm"  # files in memory
 
 
 def pick_transfer(settings: config.Vllm, device: torch.device) -> Transfer:
@@ -32,20 +34,22 @@ def pick_transfer(settings: config.Vllm, device: torch.device) -> Transfer:
     return "ipc" if settings.tensor_parallel == 1 else "file"  # the learner has handles of its own GPU only
 
 
-def sender(llm: Any, transfer: Transfer) -> Callable[[Weights], None]:
-    """A function that loads weights into vLLM's running model."""
+def sender(llm: Any, transfer: Transfer, device: torch.device) -> Callable[[Weights], None]:
+    """A function that loads weights, which are on the learner's `device`, into vLLM's running model."""
     if transfer == "direct":
         return lambda weights: llm.collective_rpc("ulorl_load", args=(list(weights),))
     if transfer == "file":
         return lambda weights: _send_file(llm, weights)
-    return _Trainer(llm, transfer).send
+    return _Trainer(llm, transfer, device).send
 
 
 def _send_file(llm: Any, weights: Weights) -> None:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="ulorl-", dir=memory) as folder:
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights}  # clone: views of one storage too
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    memory = os.access(_SHM, os.W_OK) and disk_usage(_SHM).free > 1.1 * size  # containers often have 64 MB of it
+    with tempfile.TemporaryDirectory(prefix="ulorl-", dir=_SHM if memory else None) as folder:
         path = Path(folder) / "weights.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights}, path)
+        save_file(tensors, path)
         llm.collective_rpc("ulorl_load_file", args=(str(path),))
 
 
@@ -80,16 +84,17 @@ class _Trainer:
     Written to vLLM's documentation ("Weight transfer"); it needs GPUs, and was not run here.
     """
 
-    def __init__(self, llm: Any, backend: str) -> None:
-        self._llm, self._backend = llm, backend
+    def __init__(self, llm: Any, backend: str, device: torch.device) -> None:
+        self._llm, self._backend, self._device = llm, backend, device
         self._weights: list[tuple[str, torch.Tensor]] = []
         self._trainer: Any = None
 
     def send(self, weights: Weights) -> None:
         self._weights = list(weights)
-        if self._trainer is None:  # asks for names, dtypes and shapes
-            self._trainer = self._connect()
-        self._trainer.send_weights()
+        with torch.cuda.device(self._device):  # vLLM's end here takes the current one
+            if self._trainer is None:  # asks for names, dtypes and shapes
+                self._trainer = self._connect()
+            self._trainer.send_weights()
         self._weights = []
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -176,12 +176,20 @@ def checkpoint_names(
     """A function from a model's parameters, as the model at `path` names them, to those of its safetensors files.
 
     transformers holds some weights in another shape than the files that everyone exchanges: the experts of a layer as
-    one tensor, for example.
+    one tensor, for example. The function raises ValueError for an unknown name or a missing parameter.
     """
     config = load_config(path, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return lambda weights: list(revert_weight_conversion(skeleton, dict(weights)).items())
+    known, needed = set(skeleton.state_dict()), {name for name, _ in skeleton.named_parameters()}
+
+    def convert(weights: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+        named = dict(weights)
+        if wrong := sorted(named.keys() - known) or sorted(needed - named.keys()):
+            raise ValueError(f"weights: {'unknown' if wrong[0] in named else 'missing'} {_first(wrong)}")
+        return list(revert_weight_conversion(skeleton, named).items())
+
+    return convert
 
 
 def eos_ids(path: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> tuple[int, ...]:
