@@ -340,3 +340,64 @@ def test_bfloat16_decodes_close_to_its_own_forward() -> None:
         expected = reference_logprobs(model.float(), requests[index].tokens, segment.tokens, 1.0)
         assert np.abs(segment.logprobs - expected).mean() < 0.2
         model.to(torch.bfloat16)
+
+
+def test_siblings_share_the_prefill_of_their_prompt() -> None:
+    """8 samples of each of 2 prompts: each prompt is prefilled once, and every sample is what it is alone."""
+    own = prompts()[1], prompts()[3]
+    requests = [
+        Request(
+            i,
+            own[i % 2],
+            len(own[i % 2]),
+            12,
+            Sampling(),
+            sample_seed(0, i),
+        )
+        for i in range(16)
+    ]
+    for model in (make("qwen3"), make("qwen3_moe")):  # fused and generic decoding
+        together = engine_of(model, slots=16)
+        found = play(together, requests)
+        assert together.stats.prefill_tokens == len(own[0]) - 1 + len(own[1]) - 1
+        assert len({tuple(s.tokens.tolist()) for s in found.values()}) > 8
+        for request in requests:
+            alone = play(engine_of(model, slots=1), [request])[request.sample_id]
+            assert found[request.sample_id].tokens.tolist() == alone.tokens.tolist()
+            np.testing.assert_allclose(found[request.sample_id].logprobs, alone.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
+def test_fused_and_generic_decoding_agree(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of very different lengths (several attention blocks), refilled slots, new weights in between."""
+    rng = np.random.default_rng(0)
+    mixed = [rng.integers(0, V, size=int(n)).astype(np.int32) for n in rng.integers(1, 150, 90)]
+    requests = [request(i, p, int(rng.integers(1, 60)), Sampling()) for i, p in enumerate(mixed)]
+    model, newer = make(family), make(family, seed=3)
+    fused = engine_of(model, slots=70)
+    assert fused._fused is not None
+    monkeypatch.setattr("ulorl.engines.torch.can_fuse", lambda _: False)
+    generic = engine_of(make(family), slots=70)
+    assert generic._fused is None
+    for version in range(2):
+        a, b = play(fused, requests), play(generic, requests)
+        for i in a:
+            same = np.flatnonzero(a[i].tokens != b[i].tokens)
+            until = int(same[0]) if len(same) else len(a[i])  # a draw on the edge of two tokens may fall either way
+            np.testing.assert_allclose(a[i].logprobs[:until], b[i].logprobs[:until], atol=1e-4)
+        assert sum(a[i].tokens.tolist() == b[i].tokens.tolist() for i in a) >= 88
+        for engine in (fused, generic):
+            engine.load_weights(newer.named_parameters(), version + 1)
+
+
+def test_joining_matrices_leaves_the_model_what_it_was() -> None:
+    model = make("qwen2")
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        engine_of(model)
+        torch.testing.assert_close(model(ids).logits, before, rtol=0, atol=1e-6)
+    projections = model.model.layers[0].self_attn
+    assert projections.k_proj.weight.data_ptr() == (
+        projections.q_proj.weight.data_ptr() + projections.q_proj.weight.nbytes
+    )

@@ -34,22 +34,36 @@ class _Shared:
     slots: int
     capacity: int
     place: Place
+    transposed_keys: bool
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values, each [slots, KV heads, capacity, head dimension], allocated at the first use."""
+    """One layer's keys and values, each [slots, KV heads, capacity, head dimension], allocated at the first use.
+
+    With `transposed_keys` keys lie as [slots, KV heads, head dimension, capacity]: decoding is then the fused
+    decoder's, and `update` serves prefill only.
+    """
 
     def __init__(self, shared: _Shared) -> None:
         super().__init__()
         self._shared = shared
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys, self.values = self._allocated(key_states), self._allocated(value_states)
+    def lazy_initialization(self, key_states: torch.Tensor, _value_states: torch.Tensor) -> None:
+        self.allocate(key_states)
         self.is_initialized = True
 
-    def _allocated(self, like: torch.Tensor) -> torch.Tensor:
+    def allocate(self, like: torch.Tensor) -> None:
+        """Buffers for keys and values like these, [rows, KV heads, Q, head dimension]."""
+        shared = self._shared
+        shape = (shared.slots, like.shape[1], shared.capacity, like.shape[3])
         # zeros and not empty: a masked entry still takes part as 0 * value, and 0 * NaN is NaN
-        return like.new_zeros(self._shared.slots, like.shape[1], self._shared.capacity, like.shape[3])
+        self.values = like.new_zeros(shape)
+        self.keys = like.new_zeros((*shape[:2], shape[3], shape[2]) if shared.transposed_keys else shape)
+
+    def _written_keys(self) -> torch.Tensor:
+        """Keys as [slots, KV heads, capacity, head dimension], a view."""
+        keys: torch.Tensor = self.keys
+        return keys.transpose(2, 3) if self._shared.transposed_keys else keys
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: object, **_kwargs: object
@@ -57,25 +71,28 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Write new entries, [rows, KV heads, Q, head dimension]; return the rows' views up to the place's length."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        place = self._shared.place
-        for buffer, new in ((self.keys, key_states), (self.values, value_states)):
+        place, keys = self._shared.place, self._written_keys()
+        for buffer, new in ((keys, key_states), (self.values, value_states)):
             if place.positions is None:
                 buffer[place.rows, :, place.start : place.start + new.shape[2]] = new
             else:
                 buffer[place.index, :, place.positions] = new[:, :, 0]
-        return self.keys[place.rows, :, : place.length], self.values[place.rows, :, : place.length]
+        if place.positions is None and not place.start:
+            return key_states, value_states  # all there is
+        keys, values = keys[place.rows, :, : place.length], self.values[place.rows, :, : place.length]
+        # attention kernels want the head dimension to be the innermost one
+        return keys.contiguous() if self._shared.transposed_keys else keys, values
 
     def grow(self) -> None:
         """Move to buffers of the new capacity."""
         if self.is_initialized:
-            for name in ("keys", "values"):
-                old = getattr(self, name)
-                new = self._allocated(old)
-                new[:, :, : old.shape[2]] = old
-                setattr(self, name, new)
+            keys, values = self._written_keys(), self.values
+            self.allocate(values)
+            self._written_keys()[:, :, : keys.shape[2]] = keys
+            self.values[:, :, : values.shape[2]] = values
 
-    def move(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
-        for buffer in (self.keys, self.values):
+    def copy(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
+        for buffer in (self._written_keys(), self.values):
             buffer[targets, :, :length] = buffer[sources, :, :length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -91,8 +108,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 class SlotCache(Cache):  # type: ignore[misc]
     """All layers. `at` says where the next forward pass writes and reads."""
 
-    def __init__(self, layers: int, slots: int) -> None:
-        self._shared = _Shared(slots, 0, Place(slice(0, 0), 0, 0))
+    def __init__(self, layers: int, slots: int, *, transposed_keys: bool = False) -> None:
+        self._shared = _Shared(slots, 0, Place(slice(0, 0), 0, 0), transposed_keys)
         super().__init__(layers=[SlotLayer(self._shared) for _ in range(layers)])
 
     @property
@@ -112,10 +129,18 @@ class SlotCache(Cache):  # type: ignore[misc]
             for layer in self.layers:
                 layer.grow()
 
-    def move(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
+    def buffers(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of one layer, as they lie; like: keys or values of rows, [rows, KV heads, head dimension]."""
+        own = self.layers[layer]
+        if not own.is_initialized:
+            own.lazy_initialization(like[:, :, None], like[:, :, None])
+        return own.keys, own.values
+
+    def copy(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
         """Copy the first `length` entries of rows `sources` over rows `targets`, both [m]."""
-        for layer in self.layers:
-            layer.move(sources, targets, length)
+        if length:
+            for layer in self.layers:
+                layer.copy(sources, targets, length)
 
     def clear(self) -> None:
         """Free all memory."""

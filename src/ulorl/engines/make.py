@@ -10,6 +10,7 @@ from ulorl.engines.base import Engine
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, eos_ids, load_config, load_model, resolve
+from ulorl.learner.rope import rope_overrides
 
 
 def make_engine(
@@ -20,12 +21,14 @@ def make_engine(
     longest: tokens of the longest prompt + output it will be asked for; an engine that reserves memory takes it.
     Raises UserError when the engine is not installed or cannot decode this model.
     """
-    trust, device = cfg.model.trust_remote_code, pick_device(cfg.model.device)
+    trust, rope, device = cfg.model.trust_remote_code, cfg.model.rope, pick_device(cfg.model.device)
     ends = eos_ids(source, tokenizer, trust_remote_code=trust)
     if cfg.engine.kind == "vllm":
         from ulorl.engines.vllm import VllmEngine
 
-        needed = min(longest, context_length(load_config(source, trust_remote_code=trust)) or longest)
+        own = load_config(source, trust_remote_code=trust, rope=rope)
+        context = context_length(own) or longest
+        needed = min(longest, context)
         if 0 < cfg.engine.vllm.max_length < needed:
             raise UserError(
                 f"engine.vllm.max_length={cfg.engine.vllm.max_length} is less than the {needed} tokens of the longest "
@@ -43,8 +46,11 @@ def make_engine(
             device=device,
             version=version,
             trust_remote_code=trust,
+            hf_overrides=rope_overrides(own, context),
         )
-    model = load_model(source, dtype=getattr(torch, cfg.engine_dtype), device=device, trust_remote_code=trust)
+    model = load_model(
+        source, dtype=getattr(torch, cfg.engine_dtype), device=device, trust_remote_code=trust, rope=rope
+    )
     return TorchEngine(
         model, eos_ids=ends, slots=cfg.engine.slots, prefill_tokens=cfg.engine.prefill_tokens, version=version
     )

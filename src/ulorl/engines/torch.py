@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ulorl.engines.base import EngineStats, check_request, empty_segment, require_idle
+from ulorl.engines.fused import FusedDecoder, can_fuse
 from ulorl.engines.kv import Place, SlotCache
 from ulorl.engines.sampling import draw
 from ulorl.engines.support import check_decoding, full_attention_layers, longest_row
@@ -68,7 +69,9 @@ class TorchEngine:
         self.stats = EngineStats()
         self.version = version
         self._model = model.eval()
-        self._cache = SlotCache(full_attention_layers(model, self.max_length), slots)
+        fused = can_fuse(model)
+        self._cache = SlotCache(full_attention_layers(model, self.max_length), slots, transposed_keys=fused)
+        self._fused = FusedDecoder(model, self._cache) if fused else None
         self._slots, self._prefill_tokens = slots, prefill_tokens
         self._eos = np.array(sorted(set(eos_ids)), dtype=np.int32)
         self._vocabulary: int = model.get_input_embeddings().num_embeddings
@@ -149,19 +152,40 @@ class TorchEngine:
         self._cache.clear()
 
     def _admit(self) -> None:
-        """Move waiting requests into free slots, shortest first, so that a prefill pass pads little."""
+        """Move waiting requests into free slots, shortest first, so that a prefill pass pads little.
+
+        Siblings begin with the same prompt: it is prefilled once, and its keys and values are copied.
+        """
         free = self._slots - len(self._requests)
         new = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-        new.sort(key=lambda request: len(request.tokens))
-        for batch in _prefill_batches(new, self._prefill_tokens):
+        families: dict[bytes, list[Request]] = {}
+        for request in sorted(new, key=lambda request: len(request.tokens)):
+            families.setdefault(request.tokens.tobytes(), []).append(request)
+        eldest = [family[0] for family in families.values()]
+        for batch in _prefill_batches(eldest, self._prefill_tokens):
             first = len(self._requests)
-            for row, request in enumerate(batch, start=first):
-                how, last = request.sampling, len(request.tokens) - 1
-                start = (request.seed, request.tokens[-1], last, request.output_length, 0, request.max_new_tokens)
-                self._rows[row] = (*start, how.temperature, how.top_p, how.top_k)
-            self._requests += batch
+            for request in batch:
+                self._enter(request)
             self._prefill(first, [request.tokens[:-1] for request in batch])
             self.stats.prefill_tokens += sum(len(request.tokens) - 1 for request in batch)
+        first = len(self._requests) - len(eldest)
+        for row, family in enumerate(families.values(), start=first):
+            if siblings := family[1:]:
+                targets = torch.arange(len(self._requests), len(self._requests) + len(siblings))
+                for request in siblings:
+                    self._enter(request)
+                sources = torch.full_like(targets, row)
+                self._cache.copy(self._to(sources), self._to(targets), len(family[0].tokens) - 1)
+
+    def _enter(self, request: Request) -> None:
+        """Take the next row."""
+        how, last = request.sampling, len(request.tokens) - 1
+        start = (request.seed, request.tokens[-1], last, request.output_length, 0, request.max_new_tokens)
+        self._rows[len(self._requests)] = (*start, how.temperature, how.top_p, how.top_k)
+        self._requests.append(request)
+
+    def _to(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._model.device)
 
     def _prefill(self, first: int, sequences: Sequence[np.ndarray]) -> None:
         """Keys and values of whole sequences for rows first, first + 1, ...; several chunks when they are long.
@@ -192,6 +216,8 @@ class TorchEngine:
         """Logits after one more token for rows 0..n-1, [n, V]."""
         n, longest = len(tokens), int(positions.max()) + 1
         self._cache.reserve(longest)
+        if self._fused:
+            return self._fused(tokens, positions)
         length = min(-(-longest // _READ_ROUND) * _READ_ROUND, self._cache.capacity)
         at = torch.from_numpy(positions).to(self._model.device)
         place = Place(slice(0, n), longest - 1, length, at, torch.arange(n, device=at.device))
@@ -248,8 +274,7 @@ class TorchEngine:
         sources = np.setdiff1d(np.arange(n, len(self._requests)), ended)
         if len(sources):
             longest, drawn = int(self._rows["position"][sources].max()), int(self._rows["drawn"][sources].max())
-            device = self._model.device
-            self._cache.move(torch.from_numpy(sources).to(device), torch.from_numpy(targets).to(device), longest)
+            self._cache.copy(self._to(torch.from_numpy(sources)), self._to(torch.from_numpy(targets)), longest)
             self._rows[targets] = self._rows[sources]
             self._tokens[targets, :drawn] = self._tokens[sources, :drawn]
             self._logprobs[targets, :drawn] = self._logprobs[sources, :drawn]

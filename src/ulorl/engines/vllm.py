@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
@@ -90,7 +90,7 @@ class VllmEngine:
     temperature: the rollout's. It decides vLLM's `logprobs_mode`: `raw_logprobs` (before temperature) when it is 1,
     else `processed_logprobs` (after temperature, top-k and top-p). Log-probs that this mode gets wrong (another
     temperature than 1 under the first, top-p or top-k under the second) are NaN, never something else.
-    device: the learner's, from which new weights come.
+    device: the learner's, from which new weights come. hf_overrides: keys of config.json that differ, YaRN for one.
 
     Raises UserError when vLLM is missing, unsupported, or does not start with these settings; RuntimeError for a
     second engine in our process while the first is open.
@@ -112,6 +112,7 @@ class VllmEngine:
         device: torch.device,
         version: int = 0,
         trust_remote_code: bool = False,
+        hf_overrides: Mapping[str, Any] | None = None,
     ) -> None:
         check_arguments(settings)
         from vllm.platforms import current_platform
@@ -157,7 +158,9 @@ class VllmEngine:
                 model, slots, max_length, dtype, settings.memory_fraction, trust_remote_code
             )
         self._checkpoint_names = checkpoint_names(model, trust_remote_code=trust_remote_code)
-        self._llm = _start(arguments | settings.args, process=settings.process, ipc=self.transfer == "ipc")
+        arguments |= settings.args
+        arguments["hf_overrides"] = {**(hf_overrides or {}), **settings.args.get("hf_overrides", {})}
+        self._llm = _start(arguments, process=settings.process, ipc=self.transfer == "ipc")
         self._process = settings.process
         VllmEngine._in_our_process |= not settings.process
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
