@@ -71,7 +71,7 @@ class TorchEngine:
         self._model = model.eval()
         fused = can_fuse(model)
         self._cache = SlotCache(full_attention_layers(model, self.max_length), slots, transposed_keys=fused)
-        self._fused = FusedDecoder(model, self._cache) if fused else None
+        self._fused = FusedDecoder(model, self._cache, slots) if fused else None
         self._slots, self._prefill_tokens = slots, prefill_tokens
         self._eos = np.array(sorted(set(eos_ids)), dtype=np.int32)
         self._vocabulary: int = model.get_input_embeddings().num_embeddings
@@ -141,6 +141,8 @@ class TorchEngine:
             missing.pop(id(own[name]), None)
         if missing:
             raise ValueError(f"weights: missing {', '.join(sorted(missing.values()))}")
+        if self._fused:
+            self._fused.refresh()
         self.version = version
 
     def sleep(self) -> None:
