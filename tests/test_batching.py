@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulorl.learner.batching import Row, collate, microbatches, padding_share
+from ulorl.learner.batching import Layout, Row, collate, microbatches, padding_share
 
 LENGTHS = Path(__file__).resolve().parents[1] / "../shared/data/lengths"
 
@@ -34,25 +34,28 @@ rows_of_any_length = st.lists(
 
 
 def test_microbatches_by_hand() -> None:
-    # Longest first: 9 alone (2 x 9 > 12); 6 with 5 (2 x 6 = 12; 3 x 6 > 12); 3 3 2 1 (4 x 3 = 12)
-    assert microbatches([3, 9, 1, 6, 3, 5, 2], 12) == [[1], [3, 5], [0, 4, 6, 2]]
+    # Longest first: 9 alone (2 x 9 > 12); 6 with 5 (2 x 6 = 12; 3 x 6 > 12), 1 of 21 tokens is padding; 3 3 2, 2 of 30;
+    # 1 would fit (4 x 3 = 12), but 4 of 33 is more than a tenth: alone, and 2 of 31 it is
+    batches = microbatches([3, 9, 1, 6, 3, 5, 2], 12)
+    assert batches == [[1], [3, 5], [0, 4, 6], [2]]
+    assert padding_share([3, 9, 1, 6, 3, 5, 2], batches) == pytest.approx(2 / 31)
     assert microbatches([20, 1, 1], 12) == [[0], [1, 2]]  # longer than the budget: alone
     assert microbatches([], 12) == []
-    # padding: 0 of 9, 1 of 12, 3 of 12 -> 4 of 33
-    assert padding_share([3, 9, 1, 6, 3, 5, 2], [[1], [3, 5], [0, 4, 6, 2]]) == pytest.approx(4 / 33)
     assert padding_share([], []) == 0.0
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))
-def test_every_sample_once_and_within_the_budget(lengths: list[int], budget: int) -> None:
+def test_every_sample_once_within_the_budget_and_a_tenth_of_padding(lengths: list[int], budget: int) -> None:
     batches = microbatches(lengths, budget)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
     taken = [lengths[i] for batch in batches for i in batch]
     assert taken == sorted(lengths, reverse=True)
-    for batch, _following in itertools.pairwise(batches):  # no batch ends while the next sample fits
-        assert (len(batch) + 1) * lengths[batch[0]] > budget
+    assert padding_share(lengths, batches) < 0.1
+    for n, (batch, following) in enumerate(itertools.pairwise(batches)):  # none ends while the next sample may join
+        joined = [*batches[:n], [*batch, following[0]]]
+        assert (len(batch) + 1) * lengths[batch[0]] > budget or padding_share(lengths, joined) > 0.1 - 1e-12
     assert microbatches(lengths, budget) == batches
 
 
@@ -61,22 +64,55 @@ def test_a_budget_of_nothing_is_refused() -> None:
         microbatches([1], 0)
 
 
-def test_padding_stays_small_on_real_lengths() -> None:
-    file = LENGTHS / "response_tokens.csv"
-    if not file.exists():
+def test_packed_microbatches_by_hand() -> None:
+    # 9 leaves 3 of 12; 6 leaves 6; 5 goes to the 6, leaves 1; 3 (the first one) to the 9, leaves 0; 3 alone, leaves 9;
+    # 2 to that one; 1 to the 6 and the 5.
+    assert microbatches([3, 9, 1, 6, 3, 5, 2], 12, "packed") == [[1, 0], [3, 5, 2], [4, 6]]
+    assert microbatches([20, 1, 1], 12, "packed") == [[0], [1, 2]]  # longer than the budget: alone
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))
+def test_packed_every_sample_once_within_the_budget_and_no_two_fit_together(lengths: list[int], budget: int) -> None:
+    batches = microbatches(lengths, budget, "packed")
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    tokens = [sum(lengths[i] for i in batch) for batch in batches]
+    assert all(len(batch) == 1 or n <= budget for batch, n in zip(batches, tokens, strict=True))
+    assert all(a + b > budget for a, b in itertools.combinations(tokens, 2))
+    assert [batch[0] for batch in batches] == sorted((batch[0] for batch in batches), key=lambda i: (-lengths[i], i))
+
+
+def real_lengths(samples: int) -> list[int]:
+    """Prompt and output tokens of samples of reasoning models, and draws from a production length distribution."""
+    if not LENGTHS.exists():
         pytest.skip("the real length files are not beside this repository")
-    with file.open() as lines:
-        lengths = [int(r["prompt_tokens"]) + int(r["response_tokens"]) for r in csv.DictReader(lines)]
-    lengths = np.random.default_rng(0).permutation(lengths)[:1024].tolist()  # the samples of one step of the paper
-    longest = max(lengths)
-    assert padding_share(lengths, microbatches(lengths, longest)) < 0.1
+    draw = np.random.default_rng(0)
+    with (LENGTHS / "response_tokens.csv").open() as lines:
+        measured = [int(r["prompt_tokens"]) + int(r["response_tokens"]) for r in csv.DictReader(lines)]
+    with (LENGTHS / "deepseek_r1_production_output_tokens.csv").open() as lines:
+        rows = [(int(r["output_tokens"]), float(r["probability"])) for r in csv.DictReader(lines)]
+    outputs, share = (np.array(column) for column in zip(*rows, strict=True))
+    produced = draw.choice(outputs, samples, p=share / share.sum())
+    return [*draw.permutation(measured)[:samples].tolist(), *produced.tolist()]
+
+
+@pytest.mark.parametrize("budget", ["the longest sample", 16384, 131072])
+def test_padding_stays_small_on_real_lengths(budget: str | int) -> None:
+    """Of the samples of one step of the paper, 1,024, from each file."""
+    lengths = real_lengths(1024)
+    for part in (lengths[:1024], lengths[1024:]):
+        tokens = budget if isinstance(budget, int) else max(part)
+        assert padding_share(part, microbatches(part, tokens)) < 0.1
+        packed = microbatches(part, tokens, "packed")
+        assert sum(part) <= len(packed) * max(tokens, *part)
+        assert len(packed) <= len(microbatches(part, tokens))
+        rows = [[row([1], [2] * (part[i] - 1)) for i in batch] for batch in packed[:3]]
+        for batch in rows:  # as many tokens as the samples have
+            assert collate(batch, 0, "cpu", "packed").input_ids.shape == (1, sum(map(len, batch)))
 
 
 def test_collate_by_hand() -> None:
     batch = collate([row([7, 8], [1, 2, 3], [-0.1, -0.2, -0.3]), row([9], [4], [-0.4])], pad_id=50, device="cpu")
-    assert len(batch) == 2
     assert batch.input_ids.tolist() == [[7, 8, 1, 2, 3], [9, 4, 50, 50, 50]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4]] * 2
     # Token 1 at position 2 is predicted at position 1 (the prompt's last token), 2 at 2, 3 at 3; in the second row
     # (flat rows 5 to 9) token 4 at position 1 is predicted at position 0.
@@ -84,39 +120,55 @@ def test_collate_by_hand() -> None:
     assert batch.targets_N.tolist() == [1, 2, 3, 4]
     assert batch.sample_N.tolist() == [0, 0, 0, 1]
     torch.testing.assert_close(batch.recorded_N, torch.tensor([-0.1, -0.2, -0.3, -0.4]))
-    for name in ("input_ids", "attention_mask", "position_ids", "source_N", "targets_N", "sample_N"):
+    for name in ("input_ids", "position_ids", "source_N", "targets_N", "sample_N"):
         assert getattr(batch, name).dtype == torch.int64
 
 
-@given(rows_of_any_length)
-def test_collate_equals_a_direct_loop(rows: list[Row]) -> None:
-    batch = collate(rows, pad_id=0, device="cpu")
-    width = batch.input_ids.shape[1]
-    n = 0
+def test_collate_packed_by_hand() -> None:
+    rows = [row([7, 8], [1, 2, 3]), row([9], [4]), row([6, 5], [5])]
+    batch = collate(rows, pad_id=50, device="cpu", layout="packed")
+    assert batch.input_ids.tolist() == [[7, 8, 1, 2, 3, 9, 4, 6, 5, 5]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 0, 1, 2]]
+    # 1 2 3 at 2 3 4 are predicted one before; 4 at 6 at 5, the prompt 9; 5 at 9 at 8, the prompt's last
+    assert batch.source_N.tolist() == [1, 2, 3, 5, 8]
+    assert batch.targets_N.tolist() == [1, 2, 3, 4, 5]
+    assert batch.sample_N.tolist() == [0, 0, 0, 1, 2]
+
+
+@given(rows_of_any_length, st.sampled_from(["padded", "packed"]))
+def test_collate_equals_a_direct_loop(rows: list[Row], layout: Layout) -> None:
+    batch = collate(rows, pad_id=0, device="cpu", layout=layout)
+    ids, positions = batch.input_ids.flatten(), batch.position_ids.flatten()
+    n = start = 0
     for b, r in enumerate(rows):
         whole = [*r.prompt.tolist(), *r.tokens.tolist()]
-        assert batch.input_ids[b].tolist() == whole + [0] * (width - len(whole))
-        assert batch.attention_mask[b].tolist() == [1] * len(whole) + [0] * (width - len(whole))
+        stop = start + (max(map(len, rows)) if layout == "padded" else len(whole))
+        assert ids[start:stop].tolist() == whole + [0] * (stop - start - len(whole))
+        assert positions[start:stop].tolist() == list(range(stop - start))
         for position in range(1, len(whole)):
             if position < len(r.prompt):
                 continue  # the prompt is not trained
-            source = divmod(int(batch.source_N[n]), width)
-            assert source == (b, position - 1)
-            assert batch.targets_N[n] == whole[position] == batch.input_ids[b, position]
+            assert batch.source_N[n] == start + position - 1
+            assert batch.targets_N[n] == whole[position] == ids[start + position]
             assert batch.sample_N[n] == b
             assert batch.recorded_N[n] == r.logprobs[position - len(r.prompt)]
             n += 1
+        start = stop
+    assert start == len(ids)
     assert n == len(batch.targets_N) == len(batch.source_N) == len(batch.sample_N) == len(batch.recorded_N)
 
 
 def test_a_model_that_sees_its_prefix_predicts_each_token() -> None:
-    """A stand-in for a model: the hidden state at a position is the sum of the ids up to it. If source_N were off by
-    one, the sum before the target would be another."""
+    """A stand-in for a model: the hidden state at a position is the sum of the sample's ids up to it. If source_N were
+    off by one, the sum before the target would be another."""
     rows = [row([3, 1], [4, 1, 5]), row([9, 2, 6], [5]), row([5], [3, 5, 8, 9, 7])]
-    batch = collate(rows, pad_id=0, device="cpu")
-    hidden_N = batch.input_ids.cumsum(1).flatten()[batch.source_N]
-    assert hidden_N.tolist() == [4, 8, 9, 17, 5, 8, 13, 21, 30]
-    assert (hidden_N + batch.targets_N).tolist() == [8, 9, 14, 22, 8, 13, 21, 30, 37]
+    padded = collate(rows, pad_id=0, device="cpu")
+    packed = collate(rows, pad_id=0, device="cpu", layout="packed")
+    sums = torch.cat([torch.tensor([*r.prompt, *r.tokens]).cumsum(0) for r in rows])
+    for batch, hidden in ((padded, padded.input_ids.cumsum(1).flatten()), (packed, sums)):
+        hidden_N = hidden[batch.source_N]
+        assert hidden_N.tolist() == [4, 8, 9, 17, 5, 8, 13, 21, 30]
+        assert (hidden_N + batch.targets_N).tolist() == [8, 9, 14, 22, 8, 13, 21, 30, 37]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ def test_recipes_layer_left_to_right_then_overrides(tmp_path: Path) -> None:
         ("engine.kind=sglang", r"engine\.kind: "),
         ("model.device=gpu", r"model\.device: .*found 'gpu'"),
         ("reward.kind=countdown", r"only, found data\.kind=files"),
+        ("model.attention=flash_attention_2", r"needs bfloat16: optim\.autocast=bfloat16, or model\.dtype=bfloat16"),
+        ("optim.max_skipped=0", r"optim\.max_skipped: .*greater than 0"),
         ("steps", r"'steps': expected key=value"),
         ("=3", r"'=3': expected key=value"),
         ("steps.deep=3", r"steps: .*valid integer"),
@@ -84,6 +86,14 @@ def test_bad_keys_and_values_are_named(tmp_path: Path, override: str, message: s
     recipe.write_text('[data]\nkind = "files"\npath = "p.jsonl"\n')
     with pytest.raises(UserError, match=message):
         load([recipe], [override])
+
+
+def test_flash_attention_takes_long_packed_rows_and_bfloat16() -> None:
+    flash = ["model.attention=flash_attention_2", "optim.layout=packed", "optim.microbatch_tokens=131072"]
+    recipe = ROOT / "recipes" / "quickstart.toml"
+    assert load([recipe], [*flash, "optim.autocast=bfloat16"]).learner_dtype == "bfloat16"
+    assert load([recipe], [*flash, "model.dtype=bfloat16"]).learner_dtype == "bfloat16"
+    assert load([recipe]).learner_dtype == "float32"
 
 
 def test_an_empty_table_replaces(tmp_path: Path) -> None:
@@ -164,8 +174,10 @@ def test_gpu_recipes_keep_the_papers_values(name: str) -> None:
         (["engine.kind=vllm", "rollout.temperature=0.85", "rollout.top_k=9"], "rollout.top_k=0"),
         (["objective.tis_cap=2", "objective.importance=sais"], "objective.tis_cap=2.0 goes with .*pois"),
         (["engine.vllm.tensor_paralel=2"], "did you mean tensor_parallel"),
+        (["optim.autocast=bfloat16", "model.dtype=bfloat16"], "optim.autocast=bfloat16 goes with model.dtype=float32"),
+        (["optim.layout=packed", "optim.microbatch_tokens=20000"], "optim.microbatch_tokens <= 16384 .found 20000."),
     ],
 )
-def test_impossible_engine_settings_are_refused(overrides: list[str], message: str) -> None:
+def test_impossible_engine_and_learner_settings_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load([ROOT / "recipes" / "quickstart.toml"], overrides)

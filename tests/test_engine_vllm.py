@@ -21,6 +21,10 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 import ulorl
@@ -30,6 +34,7 @@ from ulorl.engines.base import Engine
 from ulorl.engines.make import make_engine
 from ulorl.errors import UserError
 from ulorl.evaluation import Evaluation, evaluate
+from ulorl.learner.model import load_tokenizer
 from ulorl.learner.update import Learner
 from ulorl.probe import Probe
 from ulorl.rng import sample_seed
@@ -252,9 +257,9 @@ def test_the_same_in_a_process_of_its_own() -> None:
         assert sorted(s.sample_id for s in engine.abort()) == [0, 1]
 
 
-@pytest.mark.parametrize("family", ["llama_untied", "llama_tied", "qwen2"])
+@pytest.mark.parametrize("family", ["llama_untied", "llama_tied", "qwen2", "qwen3_moe"])
 def test_new_weights_reach_every_family(family: str, tmp_path: Path) -> None:
-    """Tied and untied heads, biases: after each load the probe agrees."""
+    """Tied and untied heads, biases, experts: after each load the probe agrees."""
     torch.manual_seed(0)
     shape = {
         "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -265,6 +270,9 @@ def test_new_weights_reach_every_family(family: str, tmp_path: Path) -> None:
         "llama_untied": lambda: LlamaForCausalLM(LlamaConfig(**shape)),
         "llama_tied": lambda: LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**shape)),
+        "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+            Qwen3MoeConfig(**shape, head_dim=32, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+        ),
     }
     makers[family]().save_pretrained(tmp_path)
     trained, probe = learner(str(tmp_path)), tight_probe()
@@ -276,6 +284,35 @@ def test_new_weights_reach_every_family(family: str, tmp_path: Path) -> None:
                 probe(engine, trained)  # before the load: the probe would notice
             engine.load_weights(trained.weights(), trained.version)
             assert probe(engine, trained).max < PARITY
+
+
+@pytest.mark.parametrize("where", ["recipe", "config.json"])
+def test_yarn_beyond_the_original_length(where: str, tmp_path: Path) -> None:
+    """64 x 4 positions, prompts of 100, and a second segment that prefills the first. From our recipe, or from a
+    config.json that leaves max_position_embeddings at 64, as Qwen's model cards write it."""
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 111, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "initializer_range": 0.3, "max_position_embeddings": 64,
+    }  # fmt: skip
+    yarn = {"rope_type": "yarn", "rope_theta": 12345.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    own = {"rope_type": "default", "rope_theta": 12345.0} if where == "recipe" else yarn
+    made = Qwen3ForCausalLM(Qwen3Config(**shape, eos_token_id=1, bos_token_id=None, rope_parameters=dict(own)))
+    made.save_pretrained(tmp_path)
+    rope = ["model.rope={type='yarn', factor=4, original_max_position_embeddings=64}"] if where == "recipe" else []
+    cfg = ulorl.load([RECIPE], [*VLLM, f"model.path={tmp_path}", "rollout.temperature=0.85", *rope])
+    theirs = Qwen3ForCausalLM(Qwen3Config(**shape, rope_parameters=dict(yarn))).eval()
+    theirs.load_state_dict(made.state_dict())
+    with closing(make_engine(cfg, load_tokenizer(TINY), str(tmp_path), longest=256)) as engine:
+        rounds = [[request(i, 60, tokens=prompt(i, 100)) for i in range(8)]]
+        first = play(engine, rounds[0])
+        carried = [np.concatenate([r.tokens, first[r.sample_id].tokens]).astype(np.int32) for r in rounds[0]]
+        rounds.append([request(i, 40, tokens=tokens) for i, tokens in enumerate(carried)])
+        for requests, found in zip(rounds, (first, play(engine, rounds[1])), strict=True):
+            for r in requests:
+                expected = transformers_logprobs(theirs, r.tokens, found[r.sample_id], 0.85)
+                assert np.abs(found[r.sample_id].logprobs - expected).max() < PARITY
+    assert max(map(len, carried)) > 160
 
 
 def long_prompts_over_two_versions(engine: VllmEngine) -> None:

@@ -1,4 +1,4 @@
-"""Chunked log-probs and entropies against the plain computation on whole logits."""
+"""Tiled log-probs and entropies against the plain computation on whole logits."""
 
 from __future__ import annotations
 
@@ -66,27 +66,33 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_gradcheck_in_float64(kind: str, chunk: int) -> None:
+@pytest.mark.parametrize(("tokens", "words"), [(1, 11), (3, 4), (100, 1), (100, 100)])
+def test_gradcheck_in_float64(kind: str, tokens: int, words: int) -> None:
     hidden, head, targets = make(7, 5, 11, torch.float64, **HEADS[kind])
 
     def f(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         inner = Head(weight, bias, head.softcap, head.scale)
-        return token_logprobs(hidden, inner, targets, 0.85, chunk_tokens=chunk)[0]
+        return token_logprobs(hidden, inner, targets, 0.85, chunk_tokens=tokens, chunk_words=words)[0]
 
     assert torch.autograd.gradcheck(f, leaves(hidden, head))
 
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("temperature", [0.3, 0.85, 1.0, 2.0])
-def test_equals_the_naive_computation_in_float32(kind: str, temperature: float) -> None:
+@pytest.mark.parametrize("words", [64, 301, None])  # borders inside the vocabulary, the last tile narrower; one tile
+@pytest.mark.parametrize("product", ["fast", "torch.mm"])
+def test_equals_the_naive_computation_in_float32(
+    kind: str, temperature: float, words: int | None, product: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Values and gradients within 1e-5 of the largest, both against float64: no worse than naive float32."""
+    if product == "torch.mm":
+        monkeypatch.setattr("ulorl.learner.logprobs._has_onednn", lambda: False)
     hidden, head, targets = make(50, 32, 301, **HEADS[kind])
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves(hidden, head)]
     exact_head = Head(exact[1], exact[2] if len(exact) > 2 else None, head.softcap, head.scale)
     upstream = torch.linspace(-1, 1, 50)
 
-    logprobs, entropy = token_logprobs(hidden, head, targets, temperature, chunk_tokens=16)
+    logprobs, entropy = token_logprobs(hidden, head, targets, temperature, chunk_tokens=16, chunk_words=words)
     expected, expected_entropy = naive(exact[0], exact_head, targets, temperature)
     assert logprobs.dtype == entropy.dtype == torch.float32
     assert not entropy.requires_grad
@@ -98,17 +104,54 @@ def test_equals_the_naive_computation_in_float32(kind: str, temperature: float) 
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
-@settings(max_examples=40, deadline=None)
-@given(N=st.integers(0, 9), V=st.integers(1, 9), chunk=st.integers(1, 12), kind=st.sampled_from(list(HEADS)))
-def test_chunk_size_changes_nothing(N: int, V: int, chunk: int, kind: str) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    N=st.integers(0, 9),
+    V=st.integers(1, 9),
+    tile=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    kind=st.sampled_from(list(HEADS)),
+)
+def test_tile_size_changes_nothing(N: int, V: int, tile: tuple[int, int], kind: str) -> None:
     results = []
-    for size in (chunk, None):
+    for tokens, words in (tile, (None, None)):
         hidden, head, targets = make(N, 4, V, torch.float64, **HEADS[kind])
-        logprobs, entropy = token_logprobs(hidden, head, targets, 0.85, chunk_tokens=size)
+        logprobs, entropy = token_logprobs(hidden, head, targets, 0.85, chunk_tokens=tokens, chunk_words=words)
         (logprobs * torch.arange(N)).sum().backward()
         results.append([logprobs, entropy, *(leaf.grad for leaf in leaves(hidden, head))])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("words", range(1, 9))
+def test_a_target_in_every_tile_and_on_every_border(words: int) -> None:
+    """Token i's target is word i, so each tile's first and last word is one token's target."""
+    hidden, head, _ = make(8, 4, 8, torch.float64)
+    targets = torch.arange(8)
+    logprobs, entropy = token_logprobs(hidden, head, targets, 0.85, chunk_tokens=3, chunk_words=words)
+    logprobs.sum().backward()
+    ours = [logprobs, entropy, hidden.grad, head.weight_VH.grad]
+    hidden, head, _ = make(8, 4, 8, torch.float64)
+    expected, expected_entropy = naive(hidden, head, targets, 0.85)
+    expected.sum().backward()
+    for found, theirs in zip(ours, [expected, expected_entropy, hidden.grad, head.weight_VH.grad], strict=True):
+        torch.testing.assert_close(found, theirs, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["rising", "falling"])
+def test_logits_far_apart_from_tile_to_tile(order: str) -> None:
+    # Logits 0, 5,000, 10,000, 10,000 in tiles of one word: the running maximum rises in steps of 5,000 or is there at
+    # once. p = 0, 0, 1/2, 1/2, so log p = -10,000 - ln 2, -5,000 - ln 2, -ln 2, and H = ln 2.
+    logits = torch.tensor([[0.0], [5_000.0], [10_000.0], [10_000.0]])
+    weight = logits if order == "rising" else logits.flip(0)
+    targets = torch.tensor([0, 1, 2] if order == "rising" else [3, 2, 1])
+    hidden = torch.ones(3, 1, requires_grad=True)
+    logprobs, entropy = token_logprobs(hidden, Head(weight), targets, 1.0, chunk_words=1)
+    assert logprobs.tolist() == pytest.approx([-10_000 - math.log(2), -5_000 - math.log(2), -math.log(2)], rel=1e-6)
+    assert entropy.tolist() == pytest.approx([math.log(2)] * 3, rel=1e-6)
+    # d log p / d hidden = logit of the target - expected logit; the log-sum-exp, 14,427 bits, is rounded by up to 5e-4,
+    # so the probabilities are by 5e-4 * ln 2 of their size, and 10,000 by 3.5
+    logprobs.sum().backward()
+    assert hidden.grad.flatten().tolist() == pytest.approx([-10_000, -5_000, 0], abs=3.5)
 
 
 def test_sure_and_unsure_tokens() -> None:
@@ -134,8 +177,9 @@ def test_bf16_is_multiplied_and_added_up_in_float32(kind: str) -> None:
     hidden, head, targets = make(40, 64, 500, torch.bfloat16, **HEADS[kind])
     full = [leaf.detach().float().requires_grad_() for leaf in leaves(hidden, head)]
     full_head = Head(full[1], full[2] if len(full) > 2 else None, head.softcap, head.scale)
-    logprobs, entropy = token_logprobs(hidden, head, targets, 0.85, chunk_tokens=16)
-    expected, expected_entropy = token_logprobs(full[0], full_head, targets, 0.85, chunk_tokens=16)
+    tile = {"chunk_tokens": 16, "chunk_words": 150}
+    logprobs, entropy = token_logprobs(hidden, head, targets, 0.85, **tile)
+    expected, expected_entropy = token_logprobs(full[0], full_head, targets, 0.85, **tile)
     assert logprobs.dtype == torch.float32
     assert torch.equal(logprobs, expected)
     assert torch.equal(entropy, expected_entropy)
@@ -206,23 +250,32 @@ class Largest(TorchDispatchMode):
         return result
 
 
+def test_no_gradient_at_all_is_zeros() -> None:
+    hidden, head, targets = make(5, 4, 9, bias=True)
+    (token_logprobs(hidden, head, targets, 1.0)[0] * 0).sum().backward()
+    for leaf in leaves(hidden, head):
+        assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_tensor_is_tokens_times_vocabulary(kind: str, dtype: torch.dtype) -> None:
-    N, H, V, chunk = 600, 8, 1000, 32
-    hidden, head, targets = make(N, H, V, dtype, **HEADS[kind])
+    """Of 600,000 logits 4,000 exist at once; hidden is 1,200 and the weight 2,000, so nothing hides behind them."""
+    hidden, head, targets = make(600, 2, 1000, dtype, **HEADS[kind])
     with Largest() as largest:
-        token_logprobs(hidden, head, targets, 0.85, chunk_tokens=chunk)[0].sum().backward()
-    assert largest.numel == chunk * V  # 32,000 of 600,000; hidden is 4,800, the weight 8,000
+        token_logprobs(hidden, head, targets, 0.85, chunk_tokens=32, chunk_words=125)[0].sum().backward()
+    assert largest.numel == 32 * 125
     assert hidden.grad is not None
 
 
-def test_default_chunk_is_bounded_by_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ulorl.learner.logprobs.CHUNK_LOGITS", 10_000)
-    hidden, head, targets = make(100, 8, 1000)
+@pytest.mark.parametrize(("V", "tile"), [(1000, 300 * 300), (100, 351 * 100)])
+def test_default_tile_is_bounded(V: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 90,000 logits are 300 tokens x 300 words; a vocabulary of 100 words has 90,000 / 256 = 351 tokens in a tile
+    monkeypatch.setattr("ulorl.learner.logprobs.TILE_CPU", 90_000)
+    hidden, head, targets = make(400, 2, V)
     with Largest() as largest:
         token_logprobs(hidden, head, targets, 1.0)
-    assert largest.numel == 10_000
+    assert largest.numel == tile
 
 
 def test_head_logits_are_those_of_the_log_probs() -> None:
@@ -239,3 +292,5 @@ def test_wrong_arguments_are_refused() -> None:
         token_logprobs(hidden, head, targets[:4], 1.0)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         token_logprobs(hidden, head, targets, 0.0)
+    with pytest.raises(ValueError, match=r"targets from 0 to 9; the head has words 0 to 8"):
+        token_logprobs(hidden, head, torch.tensor([0, 9, 3, 1, 1]), 1.0)

@@ -111,7 +111,10 @@ def test_logprobs_equal_the_models_own_logits_also_when_padded(kind: str, tmp_pa
         torch.testing.assert_close(entropy.double(), -(expected_TV.exp() * expected_TV).sum(-1), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["Qwen3", "Qwen2", "Gemma2", "Cohere"])  # untied, tied, capped, scaled and tied
+KINDS_OF_HEADS = ["Qwen3", "Qwen2", "Gemma2", "Cohere", "Qwen3Moe"]  # untied, tied, capped, scaled, above experts
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_HEADS)
 def test_gradients_of_all_parameters_equal_those_through_the_models_logits(kind: str) -> None:
     model = make(kind).eval()
     ids = torch.randint(3, V, (2, 9), generator=torch.Generator().manual_seed(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ulorl
 from ulorl import checkpoint, run
 from ulorl.errors import UserError
+from ulorl.learner.update import Learner
 from ulorl.tiny import model_path
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
@@ -241,6 +243,72 @@ def test_refusals_name_the_mend(finished: run.Result, tmp_path: Path) -> None:
             ulorl.resume(finished.dir, ["steps=9"])
     finally:
         damaged.write_text(whole)
+
+
+def test_what_is_not_finite_is_skipped_logged_and_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From version 2 on no loss is finite: two steps leave weights, version and engine alone, then the run stops and
+    says how to go on; the command it prints works."""
+    honest = Learner._loss_sum
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Learner, "_loss_sum", lambda self, *a: honest(self, *a) * (np.nan if self.version >= 2 else 1.0)
+        )
+        with pytest.raises(UserError) as stopped:
+            ulorl.train(config(tmp_path / "r", "steps=12", "optim.max_skipped=2", "run.checkpoint_every=1"))
+    trained = [m for m in lines(tmp_path / "r")[1:] if m["train/samples"] or m["train/skipped"]]
+    assert [(m["train/skipped"], m["train/updates"], m["version"]) for m in trained[-3:]] == [
+        (0, 1, 2), (1, 0, 2), (1, 0, 2)
+    ]  # fmt: skip
+    skipping = trained[-1]
+    assert (skipping["train/samples"], skipping["train/loss"], skipping["mismatch/probe_mean"]) == (0, None, None)
+    ids = [
+        json.loads(line)["sample"]
+        for line in samples(tmp_path / "r")[f"step_{skipping['step']:06d}.jsonl"].splitlines()
+    ]
+    warning = re.search(
+        rf"step {skipping['step']}: a mini-batch was skipped: the loss is nan, of samples (.*)", capsys.readouterr().out
+    )
+    assert warning
+    named = [i for run in warning[1].split(", ") for i in range(int(run.split("-")[0]), int(run.split("-")[-1]) + 1)]
+    assert named
+    assert set(named) <= set(ids)
+
+    message = str(stopped.value)
+    newest = checkpoint.latest(tmp_path / "r")
+    assert newest.name == f"step_{skipping['step'] - 1:06d}"
+    assert f"step {skipping['step']}: 2 mini-batches in a row were skipped (optim.max_skipped)" in message
+    assert f"{newest} with: ulorl train --resume {tmp_path / 'r'} optim.lr=" in message
+    override = message.rpartition(" ")[2]
+    resumed = ulorl.resume(tmp_path / "r", [override, f"steps={skipping['step']}"])
+    assert resumed.metrics[-1]["train/skipped"] == 0
+    assert resumed.metrics[-1]["version"] == 3
+    assert f"optim.lr={json.loads((resumed.dir / 'config.json').read_text())['optim']['lr']:g}" == override
+
+
+def test_a_run_without_checkpoint_that_diverges_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Learner._loss_sum
+    monkeypatch.setattr(Learner, "_loss_sum", lambda *arguments: honest(*arguments) * np.inf)
+    with pytest.raises(UserError, match=r"start again with a lower optim\.lr: there is no checkpoint yet"):
+        ulorl.train(config(tmp_path / "r", "optim.max_skipped=1", "eval.data={}", "run.checkpoint_every=0"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["optim.layout=packed"], ["optim.autocast=bfloat16"], ["optim.offload=true"], ["model.attention=eager"]],
+)
+def test_a_run_with_each_of_the_learners_options(tmp_path: Path, overrides: list[str], finished: run.Result) -> None:
+    """Packed samples, another kernel and offloading leave the run as it is, up to rounding; autocast nearly so, and
+    the probe tolerates its rounding."""
+    found = ulorl.train(config(tmp_path / "r", "steps=3", "eval.data={}", *overrides)).metrics
+    assert found[-1]["train/samples"]
+    for ours, theirs in zip(found, finished.metrics[1:4], strict=True):
+        assert ours["train/samples"] == theirs["train/samples"]
+        for name in ("train/loss", "train/grad_norm", "entropy/mean"):
+            assert ours[name] == (
+                theirs[name] if theirs[name] is None else pytest.approx(theirs[name], rel=2e-2, abs=1e-4)
+            )
 
 
 def test_prompt_and_output_must_fit_the_context(tmp_path: Path) -> None:

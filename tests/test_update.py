@@ -3,33 +3,57 @@ its section of the paper says."""
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from ulorl import config
-from ulorl.learner.update import Learner, prepare
+from ulorl.learner.logprobs import Head, token_logprobs
+from ulorl.learner.update import Learner, Skipped, _Sums, prepare
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
 V = 31
 
 
-def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=V, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=8, max_position_embeddings=64, tie_word_embeddings=True,
-        )
-    ).eval()  # fmt: skip
+SIZES = {
+    "vocab_size": V, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64, "tie_word_embeddings": True,
+}  # fmt: skip
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**{**SIZES, "tie_word_embeddings": False})),
+    "moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**SIZES, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+    ),
+    "window": lambda: Qwen3ForCausalLM(  # a layer that sees the last 3 tokens, and one that sees all
+        Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=3, max_window_layers=1)
+    ),
+}
+
+
+def tiny_model(kind: str = "qwen3") -> PreTrainedModel:
+    torch.manual_seed(0)
+    return MODELS[kind]().eval()
 
 
 def learner(
     optim: dict[str, object] | None = None, objective: dict[str, object] | None = None, **kwargs: object
 ) -> Learner:
     return Learner(
-        tiny_model(),
+        tiny_model(str(kwargs.pop("model", "qwen3"))),
         optim=config.Optim(**{"lr": 1e-2, **(optim or {})}),
         objective=config.Objective(**(objective or {})),
         temperature=kwargs.pop("temperature", 0.85),
@@ -77,7 +101,8 @@ def test_any_split_into_microbatches_is_one_big_batch(mask: str, gate: str) -> N
     set so that the random model has MPTs: the entropies of right samples are 3.4266, 3.4261 and 3.4271, of the batch
     3.4267, so that DMMPTs mask two of three samples with the one gate and all with the other."""
     objective = {"mpt": {"mask": mask, "gate": gate, "tau": 0.02, "sigma": 3.42685}}
-    one, many = learner({"microbatch_tokens": 10_000}, objective), learner({"microbatch_tokens": 12}, objective)
+    one = learner({"microbatch_tokens": 10_000, "layout": "packed"}, objective)
+    many = learner({"microbatch_tokens": 12}, objective)
     first, second = one.update(GROUPS), many.update(GROUPS)
     assert first.means == pytest.approx(second.means, rel=1e-5)
     assert first.tokens == 3 + 7 + 1 + 12 + 2 + 6 + 5 + 7
@@ -113,18 +138,13 @@ def test_pois_with_several_gradient_updates_starts_at_one_and_moves() -> None:
 
     alone = learner({"minibatches": 1}, {"importance": "pois", "mpt": {"mask": "off"}})
     start, _ = alone.score(experience)
-    alone._gradient_update(experience[:4], None, _sums())
+    alone._gradient(experience[:4], None, _Sums())
+    alone.optimizer.step()
     moved, _ = alone.score(experience)
     ratios = np.concatenate([np.exp(m - s) for m, s in zip(moved[4:], start[4:], strict=True)])
     expected = (first * 1.0 + ratios.sum()) / (first + second)
     assert abs(ratios - 1).max() > 1e-3
     assert update.means["importance/ratio_mean"] == pytest.approx(expected, rel=1e-5)
-
-
-def _sums() -> object:
-    from ulorl.learner.update import _Sums
-
-    return _Sums()
 
 
 def test_scored_log_probs_equal_the_models_own_at_the_rollout_temperature() -> None:
@@ -152,7 +172,7 @@ def test_masked_tokens_are_left_out_and_stay_in_the_denominator() -> None:
 
     by_hand = learner()
     experience, _ = prepare(GROUPS, by_hand.objective, by_hand.max_tokens)
-    by_hand._adamw.zero_grad()
+    by_hand.model.zero_grad()
     loss = torch.zeros(())
     for e in experience:
         if e.correct:
@@ -217,15 +237,80 @@ def test_warm_up_then_constant() -> None:
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
-    of = learner()
-    with torch.no_grad():
-        of.model.model.norm.weight[0] = float("nan")
+def poisoned(of: Learner, monkeypatch: pytest.MonkeyPatch, *, when: Callable[[int], bool], into: str) -> None:
+    """Put an infinity into the loss, or into the gradient alone, of the mini-batches (counted from 0) that `when`
+    names. Needs one micro-batch a mini-batch, so packed ones."""
+    honest, calls = of._loss_sum, itertools.count()
+
+    def loss_sum(*arguments: object) -> torch.Tensor:
+        found = honest(*arguments)
+        if when(next(calls)):
+            if into == "gradient":
+                found.register_hook(lambda grad: grad * float("inf"))
+            else:
+                found = found * float("inf")
+        return found
+
+    monkeypatch.setattr(of, "_loss_sum", loss_sum)
+
+
+@pytest.mark.parametrize("into", ["loss", "gradient"])
+def test_what_is_not_finite_is_skipped_and_leaves_no_trace(into: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of four mini-batches is skipped: weights, moments, count of updates and means are those of training
+    on the other three."""
+    optim = {"minibatches": 4, "warmup_steps": 5, "layout": "packed"}
+    of, others = learner(optim), learner(optim)
+    poisoned(of, monkeypatch, when=lambda i: i == 1, into=into)
+    update = of.update(GROUPS)
+    assert (update.steps, update.samples, update.tokens) == (3, 6, 43 - (1 + 12))
+    assert (of.optimizer.updates, of.version, of.skipped_in_row) == (3, 1, 0)
+    (skipped,) = update.skipped
+    assert skipped.sample_ids == (2, 3)
+    assert re.fullmatch(r"the (loss is -?inf|gradient's norm is (inf|nan)), of samples 2-3", str(skipped)), str(skipped)
+
+    honest = others._gradient
+    calls = itertools.count()
+    monkeypatch.setattr(others, "_gradient", lambda *a: Skipped("left out", (2, 3)) if next(calls) == 1 else honest(*a))
+    assert others.update(GROUPS).means == update.means
+    for name, tensor in others.weights():
+        assert torch.equal(tensor, dict(of.weights())[name])
+    for name, p in of.model.named_parameters():
+        moments, expected = of.optimizer._adamw.state[p], others.optimizer._adamw.state[dict(others._named)[name]]
+        assert all(torch.equal(moments[slot], expected[slot]) for slot in ("exp_avg", "exp_avg_sq", "step"))
+
+
+def test_when_every_mini_batch_is_skipped_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = learner({"minibatches": 2, "max_skipped": 5, "layout": "packed"})
+    poisoned(of, monkeypatch, when=lambda i: i < 2, into="gradient")
     before = weights(of)
-    with pytest.raises(FloatingPointError, match="weights were not changed"):
-        of.update(GROUPS)
-    assert all(torch.equal(before[n], t) or t.isnan().any() for n, t in of.weights())
-    assert (of.updates, of.version) == (0, 0)
+    nothing = of.update(GROUPS)
+    assert (nothing.steps, nothing.samples, nothing.tokens, nothing.means) == (0, 0, 0, {})
+    assert [s.sample_ids for s in nothing.skipped] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert (of.version, of.optimizer.updates, of.skipped_in_row) == (0, 0, 2)
+    assert all(torch.equal(before[n], t) for n, t in of.weights())
+    assert not of.optimizer._adamw.state
+    assert of.update(GROUPS).steps == 2  # one that is finite ends the row
+    assert of.skipped_in_row == 0
+
+
+def test_no_mini_batch_is_tried_after_max_skipped_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = learner({"minibatches": 4, "max_skipped": 2, "layout": "packed"})
+    poisoned(of, monkeypatch, when=lambda i: i != 0, into="loss")
+    update = of.update(GROUPS)
+    assert (update.steps, len(update.skipped), of.skipped_in_row) == (1, 2, 2)
+
+
+def test_a_loss_that_is_not_finite_names_the_micro_batch() -> None:
+    """A recorded log-prob of minus infinity makes the ratio of SAIS infinite; only its micro-batch is named."""
+    broken = group(0, [0, 0, 0, 1], [[3], [5, 2], [1], [4, 4, 4]])
+    broken.members[1].sample.segments[1].logprobs[0] = -np.inf
+    update = learner({"microbatch_tokens": 10}, {"importance": "sais"}).update([broken])
+    (skipped,) = update.skipped
+    assert str(skipped) == "the loss is inf, of samples 1"
+
+
+def test_ids_are_written_as_ranges() -> None:
+    assert str(Skipped("the loss is nan", (9, 3, 4, 5, 7))) == "the loss is nan, of samples 3-5, 7, 9"
 
 
 def test_optimizer_state_survives_a_file(tmp_path) -> None:
@@ -240,7 +325,73 @@ def test_optimizer_state_survives_a_file(tmp_path) -> None:
     restored.load_optimizer(tmp_path / "optimizer.safetensors")
     assert straight.update(GROUPS).means == restored.update(GROUPS).means
     assert all(torch.equal(t, dict(restored.weights())[n]) for n, t in straight.weights())
-    assert (straight.version, straight.updates) == (restored.version, restored.updates) == (2, 2)
+    assert (straight.version, straight.optimizer.updates) == (restored.version, restored.optimizer.updates) == (2, 2)
+
+
+def gradient(of: Learner) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss of GROUPS as one mini-batch, and its gradient before clipping."""
+    experience, _ = prepare(GROUPS, of.objective, of.max_tokens)
+    sums = _Sums()
+    assert isinstance(of._gradient(experience, None, sums), float)
+    return sums.loss, {name: p.grad.clone() for name, p in of.model.named_parameters()}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("budget", [10_000, 20, 12])  # 12: the longest sample, of 17 tokens, is alone in both layouts
+def test_packed_samples_give_the_loss_and_gradient_of_padded_ones(model: str, attention: str, budget: int) -> None:
+    objective = {"importance": "sais", "mpt": {"mask": "off"}}
+    found = []
+    for layout in ("padded", "packed"):
+        of = learner(
+            {"layout": layout, "microbatch_tokens": budget, "grad_clip": 1e9}, objective, model=model, temperature=1.0
+        )
+        of.model.set_attn_implementation(attention)
+        found.append((gradient(of), of.score(prepare(GROUPS, of.objective, 16)[0])))
+    (padded, (scored, entropy)), (packed, (scored_packed, entropy_packed)) = found
+    assert packed[0] == pytest.approx(padded[0], rel=1e-5)
+    for name, expected in padded[1].items():
+        torch.testing.assert_close(packed[1][name], expected, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    for ours, theirs in zip(scored_packed, scored, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert entropy_packed == pytest.approx(entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_autocast_rounds_the_products_and_nothing_that_is_kept(model: str, recompute: bool) -> None:
+    """Gradients point where the float32 ones do; weights, gradients and moments are float32; the layers and the head
+    do get bfloat16."""
+    objective = {"importance": "sais", "mpt": {"mask": "off"}}
+    exact, exact_grad = gradient(learner({"grad_clip": 1e9}, objective, model=model))
+    of = learner({"grad_clip": 1e9, "autocast": "bfloat16", "recompute": recompute}, objective, model=model)
+    seen = []
+    of.model.model.layers[1].self_attn.q_proj.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    loss, grad = gradient(of)
+    assert set(seen) == {torch.bfloat16}
+    assert loss == pytest.approx(exact, rel=1e-2)
+    assert loss != exact  # it was rounded
+    flat, exact_flat = (torch.cat([g[name].flatten() for name in g]) for g in (grad, exact_grad))
+    assert float(torch.cosine_similarity(flat, exact_flat, dim=0)) > 0.999
+    of.update(GROUPS)
+    for p in of.model.parameters():
+        assert p.dtype == torch.float32
+        assert {v.dtype for v in of.optimizer._adamw.state[p].values()} == {torch.float32}
+    assert all(g.dtype == torch.float32 for g in grad.values())
+
+
+def test_the_head_multiplies_bfloat16_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU then multiplies bfloat16 into float32 logits (learner/logprobs.py); off, it is float32 throughout."""
+    seen = []
+
+    def watched(hidden: torch.Tensor, head: Head, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((hidden.dtype, head.weight_VH.dtype))
+        return token_logprobs(hidden, head, *rest)
+
+    monkeypatch.setattr("ulorl.learner.update.token_logprobs", watched)
+    learner({"autocast": "bfloat16"}).update(GROUPS)
+    learner().update(GROUPS)
+    assert list(dict.fromkeys(seen)) == [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32)]
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:

@@ -2,6 +2,7 @@
 
     checkpoints/step_000010/
         model/                  a transformers folder, tokenizer included
+        adapters.safetensors    with LoRA only; model/ is then without them, as it was loaded
         optimizer.safetensors   AdamW's moments by parameter name
         pools.safetensors       tokens, log-probs and versions of every sample held, end to end
         state.json              counters, and what each sample is
@@ -27,6 +28,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.errors import UserError
+from ulorl.learner.lora import save_exact
 from ulorl.learner.update import Learner
 from ulorl.rollout.pools import ExperiencePool, OpenGroup, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
@@ -68,7 +70,7 @@ def save(
     for leftover in (partial, final):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    learner.save_model(partial / "model")
+    save_exact(learner.model, partial)
     tokenizer.save_pretrained(partial / "model")
     learner.save_optimizer(partial / "optimizer.safetensors")
     meta, arrays = _dump_pools(scheduler)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -185,23 +185,39 @@ def import_gguf(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="engine")],
-    model: Annotated[list[str] | None, typer.Option(help="a model folder; may be given again")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="rows decoded at once; may be given again")] = None,
-    tokens: Annotated[int, typer.Option(help="output tokens of a request, at most")] = 256,
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="engine or logprobs")],
+    model: Annotated[list[str] | None, typer.Option(help="engine: a model folder; may be given again")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="engine: rows decoded at once; may be given again")] = None,
+    tokens: Annotated[int, typer.Option(help="engine: output tokens of a request, at most")] = 256,
     repeats: Annotated[int, typer.Option(help="runs of each, after one that warms up")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
-    """Measure the embedded engine beside transformers' generate, and vLLM where it is installed: medians and ratios of
-    one run.
+    """Measure one part beside what would be taken instead: medians and ratios of one run.
+
+    engine: the embedded engine beside transformers' generate, and vLLM where it is installed.
+
+    logprobs: log-probs and entropies without logits beside the plain computation, memory and time.
 
     ulorl bench engine --model ulorl:tiny --model models/smollm2-135m-instruct --batch 8 --tokens 64
-    """
-    if what != "engine":
-        raise UserError(f"bench {what}: there is no such benchmark; the one there is: engine")
-    from ulorl.bench.engine import run as run_bench
 
-    figures = run_bench(model or (), batch or (32, 128), tokens, repeats)
+    ulorl bench logprobs --json logprobs.json
+    """
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
+    if what != "engine" and (model or batch):
+        raise UserError(f"bench {what}: --model and --batch go with bench engine only")
+    figures: dict[str, Any]
+    match what:
+        case "engine":
+            from ulorl.bench import engine
+
+            figures = engine.run(model or (), batch or (32, 128), tokens, repeats)
+        case "logprobs":
+            from ulorl.bench import logprobs
+
+            figures = logprobs.run(repeats=repeats)
+        case _:
+            raise UserError(f"bench {what}: there is no such benchmark; those there are: engine, logprobs")
     print(json.dumps(figures, indent=2))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

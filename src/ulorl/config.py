@@ -21,6 +21,8 @@ Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
+PACKED_MASK_TOKENS = 16384  # of a packed row without flash-attention: its mask alone takes 256 MiB, its square
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -32,6 +34,49 @@ class Run(Section):
     keep_checkpoints: Positive = Field(default=2, description="newest checkpoints kept")
 
 
+class Rope(Section):
+    """Positions beyond those the model was trained on, in learner and engines alike."""
+
+    type: Literal["none", "yarn"] = Field(default="none", description="none: as the model's own config.json says")
+    factor: float = Field(default=0, ge=0, description="yarn: by which the context grows, more than 1 (paper: 1.5)")
+    original_max_position_embeddings: Natural = Field(
+        default=0, description="yarn: positions before it grows; the context is factor times this (paper: 95232)"
+    )
+
+    @property
+    def length(self) -> int:
+        """Positions, prompt and output together."""
+        return int(self.factor * self.original_max_position_embeddings)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.type == "none" and (self.factor or self.original_max_position_embeddings):
+            raise ValueError(
+                "model.rope.type=yarn is missing, which factor and original_max_position_embeddings go with"
+            )
+        if self.type == "yarn" and self.factor <= 1:
+            raise ValueError(f"model.rope.factor={self.factor:g} must be more than 1: the context grows by it")
+        if self.type == "yarn" and not self.original_max_position_embeddings:
+            raise ValueError("model.rope.original_max_position_embeddings is missing: positions before they grow")
+        return self
+
+
+class Lora(Section):
+    """Train low-rank adapters instead of all weights (extra lora)."""
+
+    rank: Natural = Field(default=0, description="of the adapters; 0: off, all weights train")
+    alpha: float = Field(default=32, gt=0, description="adapters are scaled by alpha / rank")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        default="all-linear", description='every linear layer but the head; or names, as in ["q_proj", "v_proj"]'
+    )
+
+    @model_validator(mode="after")
+    def _targets_named(self) -> Self:
+        if not all(self.targets) or not self.targets:
+            raise ValueError('model.lora.targets names no layer; give all-linear, or a list as in ["q_proj", "v_proj"]')
+        return self
+
+
 class Model(Section):
     path: str = Field(
         default="ulorl:tiny",
@@ -41,7 +86,12 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the learner's weights")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: Natural = Field(default=0, description="CPU threads; 0: torch's choice")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        default="sdpa", description="the learner's kernel; flash_attention_2 needs a GPU, flash-attn and bfloat16"
+    )
     trust_remote_code: bool = Field(default=False, description="run Python code found in the model folder")
+    rope: Rope = Rope()
+    lora: Lora = Lora()
 
 
 class Vllm(Section):
@@ -157,7 +207,18 @@ class Optim(Section):
     grad_clip: float = Field(default=1.0, gt=0, description="global gradient norm")
     minibatches: Positive = Field(default=1, description="gradient updates a step; the paper makes one")
     microbatch_tokens: Positive = Field(default=16384, description="tokens of one forward pass, padding included")
+    layout: Literal["padded", "packed"] = Field(
+        default="padded",
+        description="of a micro-batch: a row a sample, or samples end to end without padding, for flash_attention_2",
+    )
     recompute: bool = Field(default=False, description="recompute activations backward (gradient checkpointing)")
+    autocast: Literal["off", "bfloat16"] = Field(
+        default="off", description="matrix products of forward and backward in bfloat16, with float32 weights"
+    )
+    offload: bool = Field(default=False, description="AdamW's moments and its step on the CPU, for one GPU")
+    max_skipped: Positive = Field(
+        default=3, description="mini-batches in a row whose loss or gradient is not finite, then the run stops"
+    )
 
 
 class Reward(Section):
@@ -264,6 +325,22 @@ class Config(Section):
                 "rollout.top_k=0: vLLM gives log-probs either before temperature or after top-p and top-k, and "
                 "training needs those between"
             )
+        flash, autocast = self.model.attention == "flash_attention_2", self.optim.autocast == "bfloat16"
+        if autocast and self.model.dtype == "bfloat16":
+            raise ValueError(
+                "optim.autocast=bfloat16 goes with model.dtype=float32: weights stay float32 and are rounded for each "
+                "product; those of model.dtype=bfloat16 are bfloat16 already"
+            )
+        if flash and not autocast and self.model.dtype == "float32":
+            raise ValueError(
+                "model.attention=flash_attention_2 needs bfloat16: optim.autocast=bfloat16, or model.dtype=bfloat16"
+            )
+        if self.optim.layout == "packed" and not flash and self.optim.microbatch_tokens > PACKED_MASK_TOKENS:
+            raise ValueError(
+                f"optim.layout=packed with model.attention={self.model.attention} needs optim.microbatch_tokens <= "
+                f"{PACKED_MASK_TOKENS} (found {self.optim.microbatch_tokens}): its mask takes tokens x tokens bytes; "
+                "take flash_attention_2, or optim.layout=padded, which needs no mask"
+            )
         if self.objective.overlong == "soft" and not 0 < self.objective.overlong_buffer < self.rollout.max_tokens:
             raise ValueError(
                 f"objective.overlong=soft needs 0 < objective.overlong_buffer < rollout.max_tokens, "
@@ -282,6 +359,11 @@ class Config(Section):
     def engine_dtype(self) -> Literal["float32", "bfloat16"]:
         """Of the rollout's copy of the weights."""
         return self.model.dtype if self.engine.dtype == "auto" else self.engine.dtype
+
+    @property
+    def learner_dtype(self) -> Literal["float32", "bfloat16"]:
+        """What the learner's forward pass computes in."""
+        return "bfloat16" if self.optim.autocast == "bfloat16" else self.model.dtype
 
     def eval_data(self) -> Data:
         """The held-out problems: `data` with the keys of `eval.data` laid over it."""

@@ -43,6 +43,7 @@ def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) ->
         "train/groups": len(step.groups),
         "train/groups_dropped": step.update.groups_dropped,
         "train/updates": step.update.steps,
+        "train/skipped": len(step.update.skipped),
         "train/samples": step.update.samples,
         "train/tokens": step.update.tokens,
         **{name: step.update.means.get(name) for name in UPDATE_MEANS},

@@ -53,7 +53,7 @@ class Probe:
             )
             for prompt, segments in zip(self._prompts, outputs, strict=True)
         ]
-        learned, _ = learner.score([Experience(row, advantage=0.0, correct=False) for row in rows])
+        learned, _ = learner.score([Experience(row, i, advantage=0.0, correct=False) for i, row in enumerate(rows)])
         found = mismatch(np.concatenate([row.logprobs for row in rows]), np.concatenate(learned))
         assert found is not None  # every output has at least one token
         if not found.mean <= self.tolerance:

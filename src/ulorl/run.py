@@ -28,7 +28,9 @@ from ulorl.engines.base import Engine
 from ulorl.engines.make import check_engine, make_engine, pick_device
 from ulorl.errors import UserError
 from ulorl.evaluation import Evaluation, evaluate
-from ulorl.interrupts import Interrupted, interrupts
+from ulorl.interrupts import Interrupted, diverged, interrupts
+from ulorl.learner.attention import check_packing, require_attention, set_attention
+from ulorl.learner.lora import add_lora, require_peft
 from ulorl.learner.model import check_head, context_length, load_config, load_model, load_tokenizer
 from ulorl.learner.update import Learner
 from ulorl.metrics import evaluation_metrics, step_metrics
@@ -41,7 +43,9 @@ from ulorl.rollout.scheduler import Scheduler
 from ulorl.runlog import RunLog, require_trackers
 from ulorl.types import Problem, Sampling, Tokens
 
-MAY_CHANGE = ("steps", "run.checkpoint_every", "run.keep_checkpoints", "eval.every", "log")
+MAY_CHANGE = (
+    "steps", "run.checkpoint_every", "run.keep_checkpoints", "eval.every", "log", "optim.lr", "optim.max_skipped",
+)  # fmt: skip
 NEW_RUN = Counters()
 Prompted = tuple[Problem, Tokens]
 
@@ -139,14 +143,16 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
     source, trust = source or cfg.model.path, cfg.model.trust_remote_code
     if cfg.model.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"model.device={cfg.model.device}: torch finds no CUDA device here; use auto or cpu")
+    require_attention(cfg.model.attention, pick_device(cfg.model.device))
     disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
     require_trackers(cfg.log)
     check_engine(cfg.engine)
+    require_peft(cfg.model.lora)
     reward = make_reward(cfg.reward.kind, cfg.reward.function)
     problems = load_problems(cfg.data)
     held_out = load_problems(cfg.eval_data(), held_out=True)[: cfg.eval.problems] if cfg.eval.data else []
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
-    context = context_length(load_config(source, trust_remote_code=trust))
+    context = context_length(load_config(source, trust_remote_code=trust, rope=cfg.model.rope))
     prompted = _prompted(problems, tokenizer, cfg.data, context, cfg.rollout.max_tokens)
     kept_apart = {problem.prompt for problem in held_out}
     return Inputs(
@@ -173,8 +179,14 @@ def build(
         dtype=getattr(torch, cfg.model.dtype),
         device=pick_device(cfg.model.device),
         trust_remote_code=cfg.model.trust_remote_code,
+        rope=cfg.model.rope,
     )
+    if cfg.model.lora.rank:
+        add_lora(policy, cfg.model.lora, checkpoint=folder)
+    set_attention(policy, cfg.model.attention)
     check_head(policy)
+    if cfg.optim.layout == "packed":
+        check_packing(policy, autocast=cfg.optim.autocast == "bfloat16")
     learner = Learner(
         policy,
         optim=cfg.optim,
@@ -186,6 +198,9 @@ def build(
     )
     if folder:
         learner.load_optimizer(folder / "optimizer.safetensors")
+    engine = make_engine(cfg, inputs.tokenizer, source, longest=inputs.longest(cfg), version=counters.version)
+    if folder and cfg.model.lora.rank:  # a checkpoint's model is without its adapters
+        engine.load_weights(learner.weights(), counters.version)
     sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k)
     scheduler = Scheduler(
         group=cfg.rollout.group,
@@ -202,13 +217,13 @@ def build(
         inputs=inputs,
         stream=ProblemStream(inputs.problems, cfg.seed, counters.cursor),
         scheduler=scheduler,
-        engine=make_engine(cfg, inputs.tokenizer, source, longest=inputs.longest(cfg), version=counters.version),
+        engine=engine,
         learner=learner,
         probe=Probe(
             [prompt for _, prompt in inputs.problems],
             sampling,
             seed=cfg.seed,
-            tolerance=cfg.engine.tolerance or max(TOLERANCE[cfg.engine_dtype], TOLERANCE[cfg.model.dtype]),
+            tolerance=cfg.engine.tolerance or max(TOLERANCE[cfg.engine_dtype], TOLERANCE[cfg.learner_dtype]),
         ),
     )
 
@@ -226,12 +241,9 @@ def _go(rooms: Rooms, start: int) -> Result:
             before, metrics = _evaluate(rooms, log)
             log.step({"step": 0, "version": rooms.learner.version} | metrics)
         for number in range(start + 1, cfg.steps + 1):
-            try:
-                step = _step(rooms, log)
-            except FloatingPointError as error:
-                raise UserError(
-                    f"{run_dir}, step {number}: {error}; ulorl train --resume goes back to the checkpoint"
-                ) from error
+            step = _step(rooms, log)
+            for skipped in step.update.skipped:
+                log.print(f"step {number}: a mini-batch was skipped: {skipped}", style="yellow")
             metrics = step_metrics(number, step, rooms.scheduler, rooms.learner.version)
             last = number == cfg.steps
             if rooms.inputs.held_out and (last or (cfg.eval.every and number % cfg.eval.every == 0)):
@@ -239,6 +251,8 @@ def _go(rooms: Rooms, start: int) -> Result:
                 metrics |= evaluated
             log.samples(number, step.groups, partial(_decode, rooms.inputs.tokenizer))
             log.step(metrics)
+            if rooms.learner.skipped_in_row >= cfg.optim.max_skipped:
+                raise diverged(cfg, number, step.update.skipped[-1])
             stop = interrupted()
             if last or stop or (cfg.run.checkpoint_every and number % cfg.run.checkpoint_every == 0):
                 _checkpoint(rooms, number)
@@ -371,7 +385,8 @@ def evaluate_config(cfg: Config) -> Evaluation:
     """avg@k of `model.path` on the held-out problems of a configuration, without training."""
     if not cfg.eval.data:
         raise UserError("eval.data is missing: it says which problems are held out, for example eval.data.split=test")
-    inputs = load_inputs(cfg)
+    saved = cfg.model.model_copy(update={"lora": config.Lora()})  # a trained model has its adapters merged in
+    inputs = load_inputs(cfg.model_copy(update={"model": saved}))
     set_threads(cfg)
     with closing(make_engine(cfg, inputs.tokenizer, cfg.model.path, longest=inputs.longest(cfg))) as engine:
         return run_evaluation(cfg, inputs, engine)

@@ -134,10 +134,10 @@ def _vllm_version() -> str | None:
         return None
 
 
-def tiny_shape(context: int) -> Qwen3ForCausalLM:
-    """A model of the tiny reasoner's shape with seeded random weights; no token ends an output."""
+def tiny_shape(context: int, vocabulary: int = 110, eos_token_id: int | None = None) -> Qwen3ForCausalLM:
+    """A model of the tiny reasoner's shape with seeded random weights; no token ends an output unless one is named."""
     config = Qwen3Config(
-        vocab_size=110,
+        vocab_size=vocabulary,
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
@@ -147,7 +147,7 @@ def tiny_shape(context: int) -> Qwen3ForCausalLM:
         max_position_embeddings=context,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=None,
+        eos_token_id=eos_token_id,
         pad_token_id=0,
     )
     with torch.random.fork_rng():

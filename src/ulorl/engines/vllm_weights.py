@@ -69,13 +69,17 @@ class WeightLoader:
             self.ulorl_load((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
 
     def _ulorl_repack(self) -> None:
-        """On a CPU vLLM multiplies with a packed copy of each matrix. Reloading packs the linear layers anew, and
-        leaves embeddings and heads, whose plain matrix is kept beside the copy, with the copy of the old weights."""
+        """On a CPU vLLM multiplies with packed matrices. Reloading packs the linear layers anew, leaves embeddings and
+        heads, whose plain matrix is kept beside the packed one, with that of the old weights, and experts unpacked."""
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+        from vllm.platforms import current_platform
 
         for module in self.model_runner.get_model().modules():
             if hasattr(module, "cpu_linear") and module.weight.numel():
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+            if kernel is not None and current_platform.is_cpu():
+                kernel.fused_experts.process_weights_after_loading(module)
 
 
 class _Trainer:

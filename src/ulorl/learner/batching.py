@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ulorl.types import LogProbs, Tokens, Versions
+
+Layout = Literal["padded", "packed"]
+MAX_PADDING = 0.1  # of all tokens of an update's padded micro-batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +43,13 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B whole samples, right padded to S tokens, and their N output tokens, flat, sample after sample."""
+    """Whole samples and their N output tokens, flat, sample after sample.
+
+    padded: a row [S] for each of B samples, padding on the right. packed: B is 1, the samples stand end to end without
+    padding, and positions begin at 0 with each of them; that is what keeps attention inside a sample.
+    """
 
     input_ids: Tensor  # int64 [B, S]
-    attention_mask: Tensor  # int64 [B, S]: 1 token, 0 padding
     position_ids: Tensor  # int64 [B, S]
     source_N: Tensor  # int64 [N]: the row of hidden.view(B * S, H) that predicts the token
     targets_N: Tensor  # int64 [N]: the output tokens
@@ -50,32 +57,53 @@ class Batch:
     recorded_N: Tensor  # float32 [N]: log-probs recorded at generation
     versions_N: Tensor  # int64 [N]: the version that generated the token
 
-    def __len__(self) -> int:
-        """Samples."""
-        return len(self.input_ids)
 
-
-def microbatches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def microbatches(lengths: Sequence[int], budget: int, layout: Layout = "padded") -> list[list[int]]:
     """Split samples into micro-batches of at most `budget` tokens, padding included.
 
-    Samples are sorted by length, so that neighbours pad each other little, and taken longest first, so that what needs
-    the most memory comes first. A sample longer than the budget is alone in its micro-batch.
+    Samples are taken longest first, so that what needs the most memory comes first. Padded: neighbours in length share
+    a micro-batch, and one is closed early where padding would reach `MAX_PADDING` of all tokens so far.
+    Packed: each sample goes to the first micro-batch with room for it. A sample longer than the budget is alone.
 
     Args:
         lengths: prompt + output tokens of each sample.
-        budget: samples x longest length of one micro-batch.
+        budget: tokens of one micro-batch; padded: samples x longest length, packed: the sum of lengths.
 
     Returns:
         lists of indices into `lengths`, every index exactly once; a function of the arguments only.
     """
     if budget < 1:
         raise ValueError(f"the token budget must be at least 1, found {budget}")
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return (_packed if layout == "packed" else _padded)(lengths, order, budget)
+
+
+def _padded(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+    tokens = padded = 0  # of all micro-batches so far; `padded` counts the padding too
+    for index in order:
+        tokens += lengths[index]
+        width = lengths[batches[-1][0]] if batches else 0
+        fits = batches and (len(batches[-1]) + 1) * width <= budget
+        if fits and padded + width - tokens < MAX_PADDING * (padded + width):
             batches[-1].append(index)
+            padded += width
         else:
             batches.append([index])
+            padded += lengths[index]
+    return batches
+
+
+def _packed(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    room: list[int] = []  # tokens left in each
+    for index in order:
+        found = next((b for b, left in enumerate(room) if lengths[index] <= left), len(batches))
+        if found == len(batches):
+            batches.append([])
+            room.append(budget)
+        batches[found].append(index)
+        room[found] -= lengths[index]
     return batches
 
 
@@ -85,27 +113,31 @@ def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> f
     return 1 - sum(lengths[i] for batch in batches for i in batch) / padded if padded else 0.0
 
 
-def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str) -> Batch:
-    """Pad samples on the right and say where each output token is predicted.
+def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str, layout: Layout = "padded") -> Batch:
+    """Lay samples out and say where each output token is predicted.
 
-    Output token t of row b stands at position p = len(prompt) + t, and the hidden state at p - 1 predicts it.
+    Output token t of a sample stands at position p = len(prompt) + t, and the hidden state at p - 1 predicts it.
     """
     lengths = [len(row) for row in rows]
-    width = max(lengths)
-    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    for b, row in enumerate(rows):
-        input_ids[b, : len(row.prompt)] = row.prompt
-        input_ids[b, len(row.prompt) : len(row)] = row.tokens
-    positions = np.arange(width)
-    sources = [b * width + np.arange(len(row.prompt), len(row)) - 1 for b, row in enumerate(rows)]
+    if layout == "packed":
+        shape = (1, sum(lengths))
+        starts = np.cumsum([0, *lengths[:-1]])
+        positions = np.concatenate([np.arange(length) for length in lengths])
+    else:
+        shape = (len(rows), max(lengths))
+        starts = np.arange(len(rows)) * max(lengths)
+        positions = np.tile(np.arange(max(lengths)), len(rows))
+    input_ids = np.full(shape[0] * shape[1], pad_id, dtype=np.int64)
+    for start, row in zip(starts, rows, strict=True):
+        input_ids[start : start + len(row)] = np.concatenate([row.prompt, row.tokens])
+    sources = [start + np.arange(len(row.prompt), len(row)) - 1 for start, row in zip(starts, rows, strict=True)]
 
     def tensor(array: NDArray[np.generic], dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
 
     return Batch(
-        input_ids=tensor(input_ids),
-        attention_mask=tensor(positions < np.array(lengths)[:, None]),
-        position_ids=tensor(positions).expand(len(rows), width),
+        input_ids=tensor(input_ids).view(shape),
+        position_ids=tensor(positions).view(shape),
         source_N=tensor(np.concatenate(sources)),
         targets_N=tensor(np.concatenate([row.tokens for row in rows])),
         sample_N=tensor(np.repeat(np.arange(len(rows)), [len(row.tokens) for row in rows])),

@@ -1,20 +1,28 @@
 """Log-probs and entropies from hidden states, without a [tokens x vocabulary] tensor.
 
-Logits exist for one chunk of tokens at a time and are recomputed in the backward pass, so memory grows with
-tokens x hidden. This is one `autograd.Function`, not checkpointed chunks: the gradient of the head's weight is added up
-in place, where checkpointing makes a new [V, H] tensor a chunk, and tokens without gradient (masked, clipped, in a
-group without advantage) cost nothing backward.
+Logits exist for one tile (some tokens x some words) at a time, small enough to stay in a CPU's cache, and are
+recomputed in the backward pass, so memory grows with tokens x hidden. This is one `autograd.Function`, not checkpointed
+chunks: the gradient of the head's weight is added up tile by tile, where checkpointing makes a new [V, H] tensor a
+chunk, and tokens without gradient (masked, clipped, in a group without advantage) cost nothing backward.
+
+Logits are in bits (times log2 e, folded into the weight's tile), because torch's `exp2` on a CPU is 4 to 6 times as
+fast as its `exp`, and over 10 times where results underflow.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 2**25  # logits of one chunk when `chunk_tokens` is not given: 128 MiB in float32
+# Logits of one tile: 4 MiB in float32 stay in a CPU's cache, and malloc gives them no new pages; a GPU wants more work.
+TILE_CPU, TILE_GPU = 2**20, 2**24
+LN2 = math.log(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +37,18 @@ class Head:
     @torch.no_grad()
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """Logits [N, V] of a few hidden states [N, H] at temperature 1, at least float32, without gradient."""
-        return _Projection(self, hidden_NH.dtype, 1.0)(hidden_NH)
+        projection = _Projection(self, hidden_NH.dtype, 1.0)
+        return projection.logits(hidden_NH, *projection.operands(slice(None)))
 
 
 def token_logprobs(
-    hidden_NH: Tensor, head: Head, targets_N: Tensor, temperature: float, *, chunk_tokens: int | None = None
+    hidden_NH: Tensor,
+    head: Head,
+    targets_N: Tensor,
+    temperature: float,
+    *,
+    chunk_tokens: int | None = None,
+    chunk_words: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Each target's log-prob under softmax(logits / temperature), and that distribution's entropy.
 
@@ -44,69 +59,138 @@ def token_logprobs(
         head: the model's last layer.
         targets_N: token ids, int64 [N].
         temperature: above 0.
-        chunk_tokens: tokens whose logits exist at once; None: as many as make `CHUNK_LOGITS`.
+        chunk_tokens, chunk_words: the tile of logits that exists at once; None: `TILE_CPU` or `TILE_GPU` logits.
 
     Returns:
         log-probs [N] with gradient, and entropies in nats over the full vocabulary [N], detached; both float32
         (float64 for float64 inputs). bf16 inputs are multiplied with float32 accumulation into float32 logits.
+
+    Raises:
+        ValueError: a temperature not above 0, another number of targets than hidden states, or a target that is no
+            word of the head.
     """
+    V = len(head.weight_VH)
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, found {temperature}")
     if hidden_NH.shape[:-1] != targets_N.shape:
         raise ValueError(f"{len(hidden_NH)} hidden states for {len(targets_N)} targets; one each is needed")
-    chunk = chunk_tokens or max(1, CHUNK_LOGITS // len(head.weight_VH))
+    if len(targets_N) and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
+        raise ValueError(f"targets from {targets_N.min()} to {targets_N.max()}; the head has words 0 to {V - 1}")
+    tile = TILE_CPU if hidden_NH.device.type == "cpu" else TILE_GPU
+    words = chunk_words or min(V, math.isqrt(tile))  # 1,024 tokens x 1,024 words on a CPU
+    tokens = chunk_tokens or tile // max(words, 256)  # of a small vocabulary no more hidden states than stay in cache
     logprobs_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_NH, head.weight_VH, head.bias_V, targets_N, head.softcap, head.scale, temperature, chunk
+        hidden_NH, head.weight_VH, head.bias_V, targets_N, head.softcap, head.scale, temperature, (tokens, words)
     )
     return logprobs_N, entropy_N
 
 
 class _Projection:
-    """Hidden states to logits / temperature, and back for gradients, for one chunk of tokens after another."""
+    """Hidden states to unit * logits and gradients back to both factors, for one tile after another."""
 
-    def __init__(self, head: Head, hidden_dtype: torch.dtype, temperature: float) -> None:
+    def __init__(self, head: Head, hidden_dtype: torch.dtype, unit: float) -> None:
         weight_VH = head.weight_VH
-        self.dtype = torch.promote_types(hidden_dtype, torch.float32)  # of logits and gradients
-        # Only CUDA multiplies bf16 into float32; elsewhere the operands are made float32 first, once a call.
+        self.head = head
+        self.dtype = torch.promote_types(hidden_dtype, torch.float32)  # of logits and sums
+        # Only CUDA multiplies bf16 into float32; elsewhere the operands are made float32 first, tile by tile.
         self.mixed = weight_VH.is_cuda and weight_VH.dtype == hidden_dtype != self.dtype
         self.operand = hidden_dtype if self.mixed else self.dtype
-        self.weight_VH = weight_VH.to(self.operand)
-        self.bias_V = None if head.bias_V is None else head.bias_V.to(self.dtype)
-        self.softcap = head.softcap
-        self.temperature = temperature
-        self.factor = head.scale / (temperature if head.softcap is None else head.softcap)
+        self.onednn = weight_VH.device.type == "cpu" and self.dtype == torch.float32 and _has_onednn()
+        # unit * logits = inner * (weight @ hidden + bias), with a soft-cap outer * tanh(inner * (...))
+        self.inner, self.outer = head.scale * unit, 1.0
+        if head.softcap is not None:
+            self.inner, self.outer = head.scale / head.softcap, head.softcap * unit
+        self.folded = 1.0 if self.mixed else self.inner  # into the weight: a bf16 one would be rounded once more
 
-    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        a, b = a.to(self.operand), b.to(self.operand)
-        with torch.autocast(a.device.type, enabled=False):
-            return torch.mm(a, b, out_dtype=self.dtype) if self.mixed else torch.mm(a, b)
+    def operands(self, words: slice) -> tuple[Tensor, Tensor | None]:
+        """folded * weight [v, H] and inner * bias [v] of these words, which `logits` takes."""
+        weight_vH, bias_V = self.head.weight_VH[words].to(self.operand), self.head.bias_V
+        bias_v = None if bias_V is None else bias_V[words].to(self.dtype) * self.inner
+        return weight_vH if self.folded == 1 else weight_vH * self.folded, bias_v
 
-    def add_matmul(self, total: Tensor, a: Tensor, b: Tensor) -> None:
-        """total += a @ b, without a second tensor of its size where the product is not a mixed one."""
-        if self.mixed:
-            total += self.matmul(a, b)
-        else:
-            total.addmm_(a, b.to(self.operand))
+    def logits(self, hidden_CH: Tensor, weight_vH: Tensor, bias_v: Tensor | None) -> Tensor:
+        """unit * logits [C, v]."""
+        z_Cv = self.product(hidden_CH, weight_vH)
+        if self.folded != self.inner:
+            z_Cv *= self.inner
+        if bias_v is not None:
+            z_Cv += bias_v
+        return z_Cv if self.head.softcap is None else z_Cv.tanh_().mul_(self.outer)
 
-    def __call__(self, hidden_CH: Tensor) -> Tensor:
-        z_CV = self.matmul(hidden_CH, self.weight_VH.T)
-        if self.bias_V is not None:
-            z_CV += self.bias_V
-        if self.factor != 1:
-            z_CV *= self.factor
-        return z_CV if self.softcap is None else z_CV.tanh_().mul_(self.softcap / self.temperature)
+    def excess(self, z_Cv: Tensor, lse_C: Tensor, targets_C: Tensor, words: slice) -> Tensor:
+        """softmax - onehot(target), times the soft-cap's slope 1 - tanh^2 [C, v]; overwrites the logits z, in bits."""
+        slope_Cv = None if self.head.softcap is None else 1 - (z_Cv / self.outer).square_()
+        columns_C1, inside_C1 = _locate(targets_C, words)
+        excess_Cv = z_Cv.sub_(lse_C[:, None]).exp2_().scatter_add_(1, columns_C1, -inside_C1.to(z_Cv.dtype))
+        return excess_Cv if slope_Cv is None else excess_Cv.mul_(slope_Cv)
 
-    def gradient(self, hidden_CH: Tensor, targets_C: Tensor, lse_C: Tensor, grad_C: Tensor) -> Tensor:
-        """Gradient to weight @ hidden + bias [C, V]: grad * (onehot(target) - softmax(z)) * dz / d(weight @ hidden)."""
-        z_CV = self(hidden_CH)
-        slope_CV: Tensor | float = self.factor
-        if self.softcap is not None:  # d cap(x) / dx = 1 - tanh(x / softcap)^2
-            slope_CV = (1 - (z_CV * (self.temperature / self.softcap)).square_()).mul_(
-                self.factor * self.softcap / self.temperature
-            )
-        grad_CV = z_CV.sub_(lse_C[:, None]).exp_().mul_(-grad_C[:, None])
-        grad_CV.scatter_add_(1, targets_C[:, None], grad_C[:, None])
-        return grad_CV.mul_(slope_CV)
+    def product(self, a_MK: Tensor, b_NK: Tensor) -> Tensor:
+        """a @ b.T [M, N], added up in float32 (float64 for float64)."""
+        a_MK, b_NK = a_MK.to(self.operand), b_NK.to(self.operand)
+        with torch.autocast(a_MK.device.type, enabled=False):
+            if self.onednn:
+                product_MN: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
+                return product_MN
+            return torch.mm(a_MK, b_NK.T, out_dtype=self.dtype) if self.mixed else torch.mm(a_MK, b_NK.T)
+
+
+@cache
+def _has_onednn() -> bool:
+    """`torch.mm` in float32 is MKL's, on AMD half as fast as oneDNN's, which only a private operator offers."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _blocks(grad_N: Tensor, size: int) -> Sequence[slice | Tensor]:
+    """Tokens with a gradient, at most `size` in a block."""
+    active = grad_N.nonzero().squeeze(1)
+    if len(active) == len(grad_N):  # slices are views, indices copies
+        return list(_slices(len(grad_N), size))
+    return torch.split(active, size) if len(active) else ()
+
+
+def _locate(targets_C: Tensor, words: slice) -> tuple[Tensor, Tensor]:
+    """Each target's column in the tile of these words, or any column, and whether it is in the tile, both [C, 1]."""
+    columns_C1 = (targets_C - words.start)[:, None]
+    last = words.stop - words.start - 1
+    return columns_C1.clamp(0, last), (columns_C1 >= 0) & (columns_C1 <= last)
+
+
+def _plus(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total.add_(term)
+
+
+class _Sums:
+    """Log-sum-exp and entropy of every token's logits z, in bits, built up over tiles as flash attention does."""
+
+    def __init__(self, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.top_N = torch.full((tokens,), torch.finfo(dtype).min / 4, dtype=dtype, device=device)  # largest z so far
+        self.mass_N = torch.zeros_like(self.top_N)  # sum of 2^(z - top)
+        self.moment_N = torch.zeros_like(self.top_N)  # sum of (z - top) 2^(z - top)
+        self.target_N = torch.zeros_like(self.top_N)  # z of the target
+
+    def add(self, z_Cv: Tensor, rows: slice, targets_C: Tensor, words: slice) -> None:
+        """Take in a tile of logits, which is overwritten."""
+        columns_C1, inside_C1 = _locate(targets_C, words)
+        self.target_N[rows] += z_Cv.gather(1, columns_C1).where(inside_C1, 0).squeeze(1)
+        top_C = torch.maximum(self.top_N[rows], z_Cv.amax(1))
+        fall_C = self.top_N[rows] - top_C  # what is there is moved to the new top
+        kept_C = fall_C.exp2()
+        weights_Cv = z_Cv.sub_(top_C[:, None]).exp2()
+        mass_C, moment_C = weights_Cv.sum(1), weights_Cv.mul_(z_Cv).sum(1)
+        self.moment_N[rows] = moment_C + kept_C * (self.moment_N[rows] + fall_C * self.mass_N[rows])
+        self.mass_N[rows] = mass_C + kept_C * self.mass_N[rows]
+        self.top_N[rows] = top_C
+
+    def results(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probs and entropies in nats, log-sum-exp in bits, [N] each."""
+        log_mass_N = self.mass_N.log2()
+        # H = -sum p log p = log sum e^z - sum e^z z / sum e^z, with z shifted by its maximum
+        entropy_N = (log_mass_N - self.moment_N / self.mass_N) * LN2
+        return (self.target_N - self.top_N - log_mass_N) * LN2, entropy_N, self.top_N + log_mass_N
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -120,26 +204,17 @@ class _TokenLogprobs(torch.autograd.Function):
         softcap: float | None,
         scale: float,
         temperature: float,
-        chunk: int,
+        tile: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH.dtype, temperature)
-        logprobs_N = torch.empty(len(targets_N), dtype=projection.dtype, device=hidden_NH.device)
-        entropy_N, lse_N = torch.empty_like(logprobs_N), torch.empty_like(logprobs_N)
-        for start in range(0, len(targets_N), chunk):
-            rows = slice(start, start + chunk)
-            z_CV = projection(hidden_NH[rows])
-            top_C1 = z_CV.amax(1, keepdim=True)
-            z_CV -= top_C1
-            picked_C = z_CV.gather(1, targets_N[rows, None]).squeeze(1)
-            weights_CV = z_CV.exp()
-            sum_C = weights_CV.sum(1)
-            logsum_C = sum_C.log()
-            logprobs_N[rows] = picked_C - logsum_C
-            lse_N[rows] = logsum_C + top_C1.squeeze(1)
-            # H = -sum p log p = log sum e^z - sum e^z z / sum e^z, with z shifted by its maximum
-            entropy_N[rows] = logsum_C - weights_CV.mul_(z_CV).sum(1) / sum_C
+        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH.dtype, 1 / (LN2 * temperature))
+        sums = _Sums(len(targets_N), projection.dtype, hidden_NH.device)
+        for words in _slices(len(weight_VH), tile[1]):
+            operands = projection.operands(words)
+            for rows in _slices(len(targets_N), tile[0]):
+                sums.add(projection.logits(hidden_NH[rows], *operands), rows, targets_N[rows], words)
+        logprobs_N, entropy_N, lse_N = sums.results()
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, lse_N)
-        ctx.settings = (softcap, scale, temperature, chunk)
+        ctx.settings = (softcap, scale, temperature, tile)
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
@@ -147,24 +222,31 @@ class _TokenLogprobs(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, weight_VH, bias_V, targets_N, lse_N = ctx.saved_tensors
-        softcap, scale, temperature, chunk = ctx.settings
+        softcap, scale, temperature, tile = ctx.settings
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
-        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH.dtype, temperature)
-        grad_NH = torch.zeros_like(hidden_NH) if to_hidden else None
-        grad_VH = torch.zeros_like(weight_VH, dtype=projection.dtype) if to_weight else None
+        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH.dtype, 1 / (LN2 * temperature))
+        grad_N = grad_N * (-scale / temperature)  # d log-prob / d (weight @ hidden + bias) = this * excess
+        blocks = _blocks(grad_N, tile[0])
+        to_blocks: list[Tensor | None] = [None] * len(blocks)
+        grad_VH = (torch.empty_like if blocks else torch.zeros_like)(weight_VH) if to_weight else None
         grad_V = torch.zeros_like(bias_V, dtype=projection.dtype) if to_bias else None
-        for rows in torch.split(grad_N.nonzero().squeeze(1), chunk):
-            hidden_CH = hidden_NH[rows]
-            grad_CV = projection.gradient(hidden_CH, targets_N[rows], lse_N[rows], grad_N[rows])
-            if grad_NH is not None:
-                grad_NH[rows] = projection.matmul(grad_CV, projection.weight_VH).to(grad_NH.dtype)
-            if grad_VH is not None:
-                projection.add_matmul(grad_VH, grad_CV.T, hidden_CH)
-            if grad_V is not None:
-                grad_V += grad_CV.sum(0)
-        return (
-            grad_NH,
-            None if grad_VH is None else grad_VH.to(weight_VH.dtype),
-            None if grad_V is None else grad_V.to(bias_V.dtype),
-            *(None,) * 5,
-        )
+        for words in _slices(len(weight_VH), tile[1]):
+            weight_vH, bias_v = projection.operands(words)
+            grad_vH: Tensor | None = None
+            for i, rows in enumerate(blocks):
+                hidden_CH = hidden_NH[rows]
+                z_Cv = projection.logits(hidden_CH, weight_vH, bias_v)
+                grad_Cv = projection.excess(z_Cv, lse_N[rows], targets_N[rows], words).mul_(grad_N[rows, None])
+                if to_hidden:
+                    to_blocks[i] = _plus(to_blocks[i], projection.product(grad_Cv, weight_vH.T))
+                if to_weight:
+                    grad_vH = _plus(grad_vH, projection.product(grad_Cv.T, hidden_CH.T))
+                if grad_V is not None:
+                    grad_V[words] += grad_Cv.sum(0)
+            if grad_VH is not None and grad_vH is not None:
+                grad_VH[words] = grad_vH
+        grad_NH = torch.zeros_like(hidden_NH) if to_hidden else None
+        for rows, grad_CH in zip(blocks, to_blocks, strict=True):
+            if grad_NH is not None and grad_CH is not None:
+                grad_NH[rows] = grad_CH.div_(projection.folded).to(grad_NH.dtype)
+        return grad_NH, grad_VH, None if grad_V is None else grad_V.to(bias_V.dtype), *(None,) * 5

@@ -24,15 +24,22 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ulorl.config import Rope
 from ulorl.errors import UserError
 from ulorl.learner.logprobs import Head
+from ulorl.learner.rope import OWN, scale_positions
 
 TINY = "ulorl:tiny"
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_model(
-    path: str, *, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool = False
+    path: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    trust_remote_code: bool = False,
+    rope: Rope = OWN,
 ) -> PreTrainedModel:
     """Load a causal LM from safetensors, in eval mode: no dropout, so that one token has one log-prob.
 
@@ -41,13 +48,17 @@ def load_model(
         dtype: of the weights.
         device: where they go.
         trust_remote_code: run Python code found beside the weights.
+        rope: YaRN, which the model's configuration then carries.
 
     Raises:
-        UserError: not found; not a causal LM; weights missing, damaged, of another shape, or not safetensors.
+        UserError: not found; not a causal LM; weights missing, damaged, of another shape, or not safetensors; not a
+            model for this `rope`.
     """
     source = resolve(path)
-    config = _load_config(path, source, trust_remote_code)
+    config = load_config(path, trust_remote_code=trust_remote_code, rope=rope)
     _refuse_other_tasks(path, config, trust_remote_code)
+    if getattr(config, "output_router_logits", False):
+        config.output_router_logits = False  # they are for a router loss of transformers', which is no part of ours
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -215,9 +226,12 @@ def eos_ids(path: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code:
     return found
 
 
-def load_config(path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """A model folder's config.json, without its weights. Raises UserError when there is none or it is unusable."""
-    return _load_config(path, resolve(path), trust_remote_code)
+def load_config(path: str, *, trust_remote_code: bool = False, rope: Rope = OWN) -> PreTrainedConfig:
+    """A model folder's config.json with `rope` in it, without its weights. Raises UserError when there is none, when it
+    is unusable, or not for this `rope`."""
+    config: PreTrainedConfig = _load_config(path, resolve(path), trust_remote_code)
+    scale_positions(config, rope, path)
+    return config
 
 
 def context_length(of: PreTrainedModel | PreTrainedConfig) -> int | None:

@@ -7,19 +7,20 @@ token sum, divided by the token count of the whole mini-batch, so that any split
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ulorl import config
 from ulorl.learner.batching import Batch, Row, collate, microbatches
 from ulorl.learner.logprobs import token_logprobs
+from ulorl.learner.lora import plain_weights, save_merged
 from ulorl.learner.model import head_of, hidden_states, recompute_activations
+from ulorl.learner.optimizer import Optimizer
 from ulorl.objective.advantage import group_advantages, is_informative, soft_overlong_penalty
 from ulorl.objective.importance import engine_weights, old_logprobs
 from ulorl.objective.loss import clipped_objective_sum
@@ -33,19 +34,33 @@ class Experience:
     """One sample as the update sees it."""
 
     row: Row
+    sample_id: int
     advantage: float
     correct: bool  # reward 1: its tokens can be MPTs (eq. 9)
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A mini-batch whose loss or gradient was not finite: it changed neither the weights nor AdamW's moments."""
+
+    cause: str
+    sample_ids: tuple[int, ...]  # of the micro-batch with that loss; of the whole mini-batch for a gradient
+
+    def __str__(self) -> str:
+        return f"{self.cause}, of samples {_ranges(self.sample_ids)}"
+
+
+@dataclass(frozen=True)
 class Update:
-    """What one update did. Without a group to train on nothing changes: `steps` is 0 and the means are absent."""
+    """What one update did. Without a group to train on, and when every mini-batch was skipped, nothing changes:
+    `steps` is 0 and the means are absent. Samples, tokens and means are those of the mini-batches that were trained."""
 
     steps: int = 0  # gradient updates
     samples: int = 0
     tokens: int = 0
     groups_dropped: int = 0  # by dynamic sampling
     means: dict[str, float] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass
@@ -111,41 +126,46 @@ class Learner:
         self.max_tokens = max_tokens
         self.pad_id = pad_id
         self.version = version
-        self.updates = 0  # gradient updates made; drives the warm-up
+        self.skipped_in_row = 0  # mini-batches up to now; a resumed run begins at 0
         if optim.recompute:
             recompute_activations(model)
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._adamw = torch.optim.AdamW(
-            self._named.values(),
-            lr=optim.lr,
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            fused=True,
-        )
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the next gradient update: linear warm-up, then constant (section 4.1)."""
-        return self.optim.lr * min(1.0, (self.updates + 1) / max(1, self.optim.warmup_steps))
+        self.optimizer = Optimizer(self._named, optim)
 
     def update(self, groups: Sequence[Group]) -> Update:
-        """One step's training on the groups that are ready. Raises FloatingPointError when the loss or the gradient
-        is not finite; the weights are then those of before the mini-batch."""
+        """One step's training on the groups that are ready. A mini-batch whose loss or gradient is not finite is
+        skipped; after `optim.max_skipped` of them in a row (`skipped_in_row`) no further one is tried, and whoever
+        drives the learner should stop."""
         experience, dropped = prepare(groups, self.objective, self.max_tokens)
         if not experience:
             return Update(groups_dropped=dropped)
         several = self.optim.minibatches > 1
         # POIS with several gradient updates: the old policy is the weights at the start of the update.
         start = self.score(experience)[0] if several and self.objective.importance == "pois" else None
-        sums, norms = _Sums(), []
+        sums, norms, skipped = _Sums(), [], list[Skipped]()
+        samples, lr = 0, 0.0
         parts = np.array_split(np.arange(len(experience)), min(self.optim.minibatches, len(experience)))
         for part in parts:
-            chosen = [experience[i] for i in part]
-            norms.append(self._gradient_update(chosen, [start[i] for i in part] if start else None, sums))
+            chosen, before = [experience[i] for i in part], replace(sums, newest=[*sums.newest])
+            norm = self._gradient(chosen, [start[i] for i in part] if start else None, sums)
+            if isinstance(norm, Skipped):
+                sums = before
+                skipped.append(norm)
+                self.skipped_in_row += 1
+                if self.skipped_in_row >= self.optim.max_skipped:
+                    break
+                continue
+            lr = self.optimizer.step()
+            norms.append(norm)
+            samples += len(part)
+            sums.updates += 1
+            self.skipped_in_row = 0
+        self.optimizer.zero_grad()
+        if not norms:
+            return Update(groups_dropped=dropped, skipped=tuple(skipped))
         self.version += 1
-        means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": self._adamw.param_groups[0]["lr"]}
-        return Update(len(parts), len(experience), sums.tokens, dropped, means)
+        means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
+        return Update(len(norms), samples, sums.tokens, dropped, means, tuple(skipped))
 
     @torch.no_grad()
     def score(self, experience: Sequence[Experience]) -> tuple[list[LogProbs], float]:
@@ -160,29 +180,25 @@ class Learner:
                 logprobs[i] = part.numpy()
         return logprobs, entropy / sum(len(e.row.tokens) for e in experience)
 
-    def _gradient_update(
+    def _gradient(
         self, experience: Sequence[Experience], start: Sequence[LogProbs] | None, sums: _Sums
-    ) -> float:
-        """One mini-batch: forward, objective, backward, clip, step. Returns the gradient norm before clipping."""
+    ) -> float | Skipped:
+        """One mini-batch: forward, objective, backward, clip. Returns the gradient's norm before clipping, or what was
+        not finite."""
         mpt = self.objective.mpt
         total = sum(len(e.row.tokens) for e in experience)  # eq. 10: all tokens, masked ones included
         batch_entropy = self.score(experience)[1] if mpt.mask == "dynamic" and mpt.gate == "batch" else None
-        self._adamw.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         for indices, batch in self._batches(experience):
             start_N = np.concatenate([start[i] for i in indices]) if start else None
-            loss_sum = self._loss_sum(batch, [experience[i] for i in indices], start_N, batch_entropy, sums)
+            together = [experience[i] for i in indices]
+            loss_sum = self._loss_sum(batch, together, start_N, batch_entropy, sums)
+            if not loss_sum.isfinite():
+                return Skipped(f"the loss is {loss_sum.item()}", tuple(sorted(e.sample_id for e in together)))
             (loss_sum / total).backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self._named.values(), self.optim.grad_clip))
         if not np.isfinite(norm):
-            raise FloatingPointError(
-                f"the gradient norm of update {self.updates + 1} is {norm}; the weights were not changed. "
-                "A lower optim.lr or model.dtype=float32 usually mends this"
-            )
-        for parameters in self._adamw.param_groups:
-            parameters["lr"] = self.learning_rate
-        self._adamw.step()
-        self.updates += 1
-        sums.updates += 1
+            return Skipped(f"the gradient's norm is {norm}", tuple(e.sample_id for e in experience))
         return norm
 
     def _loss_sum(
@@ -232,37 +248,35 @@ class Learner:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probs (with gradient) and entropies of the micro-batch's output tokens, [N] each."""
         # No mask: padding stands on the right, where causal attention never looks, and a mask would take S x S memory.
-        hidden_BSH = hidden_states(self.model, batch.input_ids, None, batch.position_ids)
-        hidden_NH = hidden_BSH.flatten(0, 1)[batch.source_N]
-        return token_logprobs(hidden_NH, head_of(self.model), batch.targets_N, self.temperature)
+        # transformers tells packed samples apart by their positions (learner/attention.py).
+        autocast = self.optim.autocast == "bfloat16"
+        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=autocast):
+            hidden_BSH = hidden_states(self.model, batch.input_ids, None, batch.position_ids)
+        hidden_NH, head = hidden_BSH.flatten(0, 1)[batch.source_N], head_of(self.model)
+        if autocast:  # the last norm gives float32: the head, a tenth of a model's arithmetic, would be too
+            hidden_NH, head = hidden_NH.bfloat16(), replace(head, weight_VH=head.weight_VH.bfloat16())
+        return token_logprobs(hidden_NH, head, batch.targets_N, self.temperature)
 
     def _batches(self, experience: Sequence[Experience]) -> Iterator[tuple[list[int], Batch]]:
         rows = [e.row for e in experience]
         lengths = [len(row.prompt) + len(row.tokens) for row in rows]
-        for indices in microbatches(lengths, self.optim.microbatch_tokens):
-            yield indices, collate([rows[i] for i in indices], self.pad_id, self.model.device)
+        for indices in microbatches(lengths, self.optim.microbatch_tokens, self.optim.layout):
+            yield indices, collate([rows[i] for i in indices], self.pad_id, self.model.device, self.optim.layout)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The present weights by parameter name, for the engine."""
-        for name, parameter in self.model.named_parameters():
-            yield name, parameter.detach()
+        """The present weights by the plain model's parameter names, for the engine; LoRA's adapters are merged in."""
+        return plain_weights(self.model)
 
     def save_model(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        """A transformers folder; LoRA's adapters are merged in."""
+        save_merged(self.model, folder)
 
     def save_optimizer(self, path: Path) -> None:
-        state = {
-            f"{name}/{key}": value for name, p in self._named.items() for key, value in self._adamw.state[p].items()
-        }
-        save_file({**state, "updates": torch.tensor(self.updates)}, path)
+        self.optimizer.save(path)
 
     def load_optimizer(self, path: Path) -> None:
         """AdamW's moments as `save_optimizer` wrote them; the weights are loaded with the model."""
-        tensors = load_file(path)
-        self.updates = int(tensors.pop("updates"))
-        for key, value in tensors.items():
-            name, _, slot = key.rpartition("/")
-            self._adamw.state[self._named[name]][slot] = value.to(self.model.device)  # fused: `step` too
+        self.optimizer.load(path)
 
 
 def prepare(groups: Sequence[Group], objective: config.Objective, max_tokens: int) -> tuple[list[Experience], int]:
@@ -287,5 +301,16 @@ def prepare(groups: Sequence[Group], objective: config.Objective, max_tokens: in
                 continue
             sample = member.sample
             row = Row(sample.prompt, sample.tokens, sample.logprobs, sample.versions)
-            rows.append(Experience(row, advantage, correct=member.reward == 1.0))
+            rows.append(Experience(row, sample.id, advantage, correct=member.reward == 1.0))
     return rows, dropped
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    """3 4 5 9 as "3-5, 9"."""
+    runs: list[list[int]] = []
+    for id in sorted(ids):
+        if runs and runs[-1][-1] == id - 1:
+            runs[-1][1:] = [id]
+        else:
+            runs.append([id])
+    return ", ".join("-".join(map(str, run)) for run in runs)

@@ -1,0 +1,129 @@
+"""The learner's memory on one long sample: a whole gradient update, each length in a process of its own.
+
+A small Qwen3 with the real vocabulary of 151,936 words: where logits were kept, 131,072 tokens would take 80 GB for
+them alone. What remains grows with tokens x hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY = 151_936
+HIDDEN, LAYERS = 64, 2
+
+
+def run_bench(lengths: Sequence[int] = (2048, 4096, 8192), figure: Path | None = None) -> dict[str, Any]:
+    """Peak memory and seconds of one update at each length, prompt and output, and how memory grows: bytes a token of
+    the straight line through first and last, and how far the others are off it."""
+    results = [_in_a_process(length) for length in sorted(lengths)]
+    first, last = results[0], results[-1]
+    slope = (last["peak_bytes"] - first["peak_bytes"]) / (last["tokens"] - first["tokens"])
+    for result in results:
+        line = first["peak_bytes"] + slope * (result["tokens"] - first["tokens"])
+        result["off_the_line"] = round(result["peak_bytes"] / line - 1, 4)
+        result["logits_would_take_bytes"] = result["tokens"] * VOCABULARY * 4
+    if figure:
+        _draw(results, figure)
+    return {
+        "benchmark": "learner",
+        "model": f"Qwen3, {LAYERS} layers, hidden {HIDDEN}, vocabulary {VOCABULARY}, float32, activations recomputed",
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "bytes_a_token": round(slope),
+        "results": results,
+    }
+
+
+def _in_a_process(length: int) -> dict[str, Any]:
+    """Peak memory is a process's, so each length gets a fresh one."""
+    code = f"from ulorl.bench.learner import update_one; update_one({length}, {torch.get_num_threads()})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the update on {length} tokens failed: {done.stderr.strip().splitlines()[-1:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def update_one(length: int, threads: int) -> None:
+    """One gradient update on one sample of `length` tokens; prints its figures as JSON."""
+    import resource
+    import time
+
+    import numpy as np
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from ulorl import config
+    from ulorl.learner.update import Learner
+    from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=2 * HIDDEN, num_hidden_layers=LAYERS,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=length,
+            tie_word_embeddings=True,
+        )
+    ).eval()  # fmt: skip
+    learner = Learner(
+        model,
+        optim=config.Optim(lr=1e-4, recompute=True, microbatch_tokens=length),
+        objective=config.Objective(dynamic_sampling=False),
+        temperature=0.85,
+        max_tokens=length,
+        pad_id=0,
+    )
+    rng = np.random.default_rng(0)
+
+    def scored(id: int, tokens: int, reward: float) -> Scored:
+        output = rng.integers(0, VOCABULARY, tokens).astype(np.int32)
+        segment = Segment(id, output, np.full(tokens, -11.9, np.float32), np.zeros(tokens, np.int32), Finish.EOS)
+        return Scored(Sample(id, 0, rng.integers(0, 9, 16).astype(np.int32), (segment,), Status.COMPLETE), reward, "")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    started = time.perf_counter()
+    group = Group(0, Problem("0", "?"), (scored(0, length - 16, 1.0), scored(1, 1, 0.0)))
+    update = learner.update([group])
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert np.isfinite(update.means["train/grad_norm"])
+    print(
+        json.dumps(
+            {
+                "tokens": length,
+                "seconds": round(seconds, 2),
+                "peak_bytes": peak,
+                "before_bytes": before,
+                "grad_norm": update.means["train/grad_norm"],
+            }
+        )
+    )
+
+
+def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Peak memory over tokens, with what the logits alone would take."""
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = canvas.add_subplot()
+    tokens = [result["tokens"] for result in results]
+    axes.plot(tokens, [r["peak_bytes"] / 1e9 for r in results], marker="o", label="peak memory of the process")
+    axes.plot(tokens, [r["logits_would_take_bytes"] / 1e9 for r in results], "--", label="[tokens x vocabulary] alone")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens of the sample")
+    axes.set_ylabel("GB")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(frameon=False)
+    canvas.savefig(path)

@@ -1,0 +1,189 @@
+"""A whole RL step beside TRL's GRPOTrainer: same model, prompts, group size, output length and learning rate.
+
+The workload is long-tailed: a model of the tiny reasoner's shape with random weights is close to uniform over its 111
+tokens, so outputs end with probability 1/111 a token (mean 111, median 77, 99th percentile 511), cut at `max_tokens`.
+
+Equal: model, float32, tokenizer, prompts, 8 samples a problem, temperature, one gradient update a step of AdamW on all
+samples, group advantages, token-level loss, no KL term, the reward function. Not equal: the draws, so the outputs and
+their number of tokens (rates are trained tokens a second); TRL pads every micro-batch to the longest output of the step
+and decodes with transformers' `generate` (dynamic cache, its default) until its longest output is done; ours also
+computes entropies and probes the engine after the update.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+
+from ulorl import config, run
+from ulorl.bench.engine import tiny_shape
+from ulorl.tiny.task import problems as countdown
+from ulorl.tiny.tokenizer import build
+from ulorl.types import Problem
+
+GROUP = 8
+MICRO_TOKENS = 8192  # of ours; TRL's micro-batches are counted in samples
+MICRO_SAMPLES = 16  # of TRL's
+
+
+def even_length(_problem: Problem, text: str) -> float:
+    """A reward that costs nothing: 1 for an even number of characters."""
+    return float(len(text) % 2 == 0)
+
+
+def run_bench(prompts: int = 8, max_tokens: int = 512, segments: int = 4, repeats: int = 5) -> dict[str, Any]:
+    """Seconds and trained tokens of `repeats` steps after a warm-up: ours with one segment (the synchronous loop,
+    as TRL's) and with several, and TRL's where it is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        _write_model(path, max_tokens)
+        results = {
+            "ulorl": _ours(path, prompts, max_tokens, 1, repeats),
+            f"ulorl_{segments}_segments": _ours(path, prompts, max_tokens, segments, repeats),
+        }
+        trl = _trl_version()
+        if trl:
+            results["trl"] = _trl(path, prompts, max_tokens, repeats)
+    rates = {who: median(step["tokens"] / step["seconds"] for step in steps) for who, steps in results.items()}
+    return {
+        "benchmark": "step",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        **({"trl": trl} if trl else {}),
+        "samples": prompts * GROUP,
+        "max_tokens": max_tokens,
+        "repeats": repeats,
+        "trained_tokens_per_second": {who: round(rate, 1) for who, rate in rates.items()},
+        "where_the_time_goes": {who: _shares(steps) for who, steps in results.items()},
+        "steps": results,
+        **({"ratio_to_trl": round(rates["ulorl"] / rates["trl"], 2)} if trl else {}),
+    }
+
+
+def _write_model(path: Path, max_tokens: int) -> None:
+    tokenizer = build()
+    tiny_shape(max_tokens + 64, len(tokenizer), tokenizer.eos_token_id).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def _ours(path: Path, prompts: int, max_tokens: int, segments: int, repeats: int) -> list[dict[str, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = config.build(
+            {
+                "steps": repeats + segments,
+                "run": {"dir": f"{folder}/run", "checkpoint_every": 0},
+                "model": {"path": str(path), "device": "cpu"},
+                "engine": {"slots": prompts * GROUP * segments},
+                "rollout": {
+                    "prompts": prompts, "group": GROUP, "max_tokens": max_tokens, "segments": segments,
+                    "temperature": 1.0,
+                },
+                "objective": {"dynamic_sampling": False, "mpt": {"mask": "off"}},
+                "optim": {"lr": 1e-6, "microbatch_tokens": MICRO_TOKENS},
+                "reward": {"kind": "function", "function": "ulorl.bench.step:even_length"},
+                "data": {"kind": "files", "path": _problem_file(folder, prompts), "template": "{question}\n"},
+                "log": {"progress": False},
+            }
+        )  # fmt: skip
+        metrics = run.train(cfg).metrics[segments:]  # the first steps fill the pools
+    return [
+        {
+            "tokens": float(m["train/tokens"] or 0),
+            "seconds": float(m["time/step"] or 0),
+            "rollout": float(m["time/rollout"] or 0),
+            "update": float(m["time/update"] or 0),
+            "sync": float(m["time/sync"] or 0),
+        }
+        for m in metrics
+    ]
+
+
+def _problem_file(folder: str, prompts: int) -> str:
+    path = Path(folder) / "problems.jsonl"
+    lines = [json.dumps({"problem": p.prompt, "answer": "0"}) for p in countdown(prompts, seed=0)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _trl_version() -> str | None:
+    try:
+        return version("trl")
+    except PackageNotFoundError:
+        return None
+
+
+def _trl(path: Path, prompts: int, max_tokens: int, repeats: int) -> list[dict[str, float]]:
+    """TRL's GRPOTrainer on the same folder; its own clocks are around generation and around the whole step."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    clock: dict[str, float] = {"rollout": 0.0}
+    steps: list[dict[str, float]] = []
+
+    class Timed(GRPOTrainer):  # type: ignore[misc]
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            output = super()._generate(*args, **kwargs)
+            clock["rollout"] += time.perf_counter() - started
+            return output
+
+    class Steps(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            clock.update(begin=time.perf_counter(), rollout=0.0)
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds = time.perf_counter() - clock["begin"]
+            lengths = trainer._metrics["train"]["completions/mean_length"][-1]
+            steps.append(
+                {
+                    "tokens": float(lengths) * prompts * GROUP,
+                    "seconds": seconds,
+                    "rollout": clock["rollout"],
+                    "update": seconds - clock["rollout"],
+                    "sync": 0.0,
+                }
+            )
+
+    with tempfile.TemporaryDirectory() as folder:
+        samples = prompts * GROUP
+        arguments = GRPOConfig(
+            output_dir=folder, use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, seed=0, max_steps=repeats + 1, learning_rate=1e-6, lr_scheduler_type="constant",
+            per_device_train_batch_size=min(samples, MICRO_SAMPLES),
+            gradient_accumulation_steps=max(1, samples // MICRO_SAMPLES),
+            num_generations=GROUP, max_completion_length=max_tokens, temperature=1.0, top_p=1.0, top_k=0, beta=0.0,
+            num_iterations=1, loss_type="dapo", scale_rewards="group", gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = Timed(
+            model=str(path),
+            args=arguments,
+            train_dataset=Dataset.from_list([{"prompt": f"{p.prompt}\n"} for p in countdown(prompts, seed=0)]),
+            reward_funcs=_even_lengths,
+            callbacks=[Steps()],
+        )
+        trainer.train()
+    return steps[1:]
+
+
+def _even_lengths(completions: Sequence[str], **_: Any) -> list[float]:
+    return [even_length(Problem("", ""), text) for text in completions]
+
+
+def _shares(steps: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Medians in seconds."""
+    pick: Callable[[str], float] = lambda name: round(median(step[name] for step in steps), 3)  # noqa: E731
+    return {name: pick(name) for name in ("seconds", "rollout", "update", "sync")}
