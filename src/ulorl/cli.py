@@ -185,10 +185,14 @@ def import_gguf(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="engine or logprobs")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="engine, logprobs, learner, rollout or step")],
     model: Annotated[list[str] | None, typer.Option(help="engine: a model folder; may be given again")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="engine: rows decoded at once; may be given again")] = None,
-    tokens: Annotated[int, typer.Option(help="engine: output tokens of a request, at most")] = 256,
+    tokens: Annotated[
+        list[int] | None,
+        typer.Option(help="engine, rollout, step: output tokens, at most; learner: a sample's, may be given again"),
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="learner: draw memory over tokens here: svg, png or pdf")] = None,
     repeats: Annotated[int, typer.Option(help="runs of each, after one that warms up")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
 ) -> None:
@@ -198,9 +202,15 @@ def bench(
 
     logprobs: log-probs and entropies without logits beside the plain computation, memory and time.
 
+    learner: memory and time of one update on one long sample.
+
+    rollout: one sample decoded to its full length in segments, by the embedded engine.
+
+    step: a whole RL step, beside TRL's GRPOTrainer where it is installed.
+
     ulorl bench engine --model ulorl:tiny --model models/smollm2-135m-instruct --batch 8 --tokens 64
 
-    ulorl bench logprobs --json logprobs.json
+    ulorl bench learner --tokens 8192 --tokens 131072 --json learner.json
     """
     if json_file and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
@@ -211,13 +221,27 @@ def bench(
         case "engine":
             from ulorl.bench import engine
 
-            figures = engine.run(model or (), batch or (32, 128), tokens, repeats)
+            figures = engine.run(model or (), batch or (32, 128), (tokens or [256])[0], repeats)
         case "logprobs":
             from ulorl.bench import logprobs
 
             figures = logprobs.run(repeats=repeats)
+        case "learner":
+            from ulorl.bench import learner
+
+            figures = learner.run(tokens or (2048, 4096, 8192), figure)
+        case "rollout":
+            from ulorl.bench import rollout
+
+            figures = rollout.run((tokens or [4096])[0])
+        case "step":
+            from ulorl.bench import step
+
+            figures = step.run(max_tokens=(tokens or [512])[0], repeats=repeats)
         case _:
-            raise UserError(f"bench {what}: there is no such benchmark; those there are: engine, logprobs")
+            raise UserError(
+                f"bench {what}: there is no such benchmark; those there are: engine, logprobs, learner, rollout, step"
+            )
     print(json.dumps(figures, indent=2))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

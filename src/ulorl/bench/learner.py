@@ -21,7 +21,7 @@ VOCABULARY = 151_936
 HIDDEN, LAYERS = 64, 2
 
 
-def run_bench(lengths: Sequence[int] = (2048, 4096, 8192), figure: Path | None = None) -> dict[str, Any]:
+def run(lengths: Sequence[int] = (2048, 4096, 8192), figure: Path | None = None) -> dict[str, Any]:
     """Peak memory and seconds of one update at each length, prompt and output, and how memory grows: bytes a token of
     the straight line through first and last, and how far the others are off it."""
     results = [_in_a_process(length) for length in sorted(lengths)]

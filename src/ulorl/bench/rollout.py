@@ -21,7 +21,7 @@ from ulorl.types import Problem, Sampling, Scored, Status
 PROMPT = 16
 
 
-def run_bench(tokens: int = 4096, segments: int = 8) -> dict[str, Any]:
+def run(tokens: int = 4096, segments: int = 8) -> dict[str, Any]:
     """Seconds of each segment, and what the experience pool holds in the end. Raises RuntimeError when a token, a
     log-prob or a version of the sample is missing."""
     engine = TorchEngine(_model(tokens + PROMPT), eos_ids=(), slots=1, prefill_tokens=8192)

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 import transformers
 
-from ulorl import config, run
+from ulorl import config
 from ulorl.bench.engine import tiny_shape
+from ulorl.run import train
 from ulorl.tiny.task import problems as countdown
 from ulorl.tiny.tokenizer import build
 from ulorl.types import Problem
@@ -41,7 +42,7 @@ def even_length(_problem: Problem, text: str) -> float:
     return float(len(text) % 2 == 0)
 
 
-def run_bench(prompts: int = 8, max_tokens: int = 512, segments: int = 4, repeats: int = 5) -> dict[str, Any]:
+def run(prompts: int = 8, max_tokens: int = 512, segments: int = 4, repeats: int = 5) -> dict[str, Any]:
     """Seconds and trained tokens of `repeats` steps after a warm-up: ours with one segment (the synchronous loop,
     as TRL's) and with several, and TRL's where it is installed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +99,7 @@ def _ours(path: Path, prompts: int, max_tokens: int, segments: int, repeats: int
                 "log": {"progress": False},
             }
         )  # fmt: skip
-        metrics = run.train(cfg).metrics[segments:]  # the first steps fill the pools
+        metrics = train(cfg).metrics[segments:]  # the first steps fill the pools
     return [
         {
             "tokens": float(m["train/tokens"] or 0),

@@ -1,0 +1,51 @@
+"""The benches of long samples on short ones: what they report is what happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ulorl.bench import learner, rollout, step
+from ulorl.cli import app
+
+
+def test_a_sample_in_eight_segments_arrives_whole() -> None:
+    """`run` itself raises when a token, a log-prob or a version is missing. Segment s prefills prompt and s segments,
+    but for the last token, which is the first decode input."""
+    figures = rollout.run(64, segments=8)
+    assert [s["tokens"] for s in figures["segments"]] == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert [s["prefilled"] for s in figures["segments"]] == [15 + 8 * s for s in range(8)]
+
+
+def test_memory_of_an_update_is_that_of_the_whole_process(tmp_path: Path) -> None:
+    figures = learner.run((512, 1024), tmp_path / "memory.svg")
+    short, long = figures["results"]
+    assert (short["tokens"], long["tokens"]) == (512, 1024)
+    assert 1e8 < short["before_bytes"] < short["peak_bytes"]
+    assert long["logits_would_take_bytes"] == 1024 * 151_936 * 4
+    assert short["off_the_line"] == long["off_the_line"] == 0  # two points make the line
+    assert 0 < short["grad_norm"] < 1e3
+    assert "<svg" in (tmp_path / "memory.svg").read_text()
+
+
+def test_a_step_beside_trl_counts_trained_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TRL; rates are medians of trained tokens over seconds."""
+    monkeypatch.setattr(step, "_trl_version", lambda: None)
+    figures = step.run(prompts=2, max_tokens=32, segments=2, repeats=3)
+    assert set(figures["steps"]) == {"ulorl", "ulorl_2_segments"}
+    for who, steps in figures["steps"].items():
+        assert len(steps) == 3
+        rates = sorted(s["tokens"] / s["seconds"] for s in steps)
+        assert figures["trained_tokens_per_second"][who] == pytest.approx(rates[1], rel=1e-2)
+        assert all(0 < s["tokens"] <= 2 * 8 * 32 * 2 for s in steps)
+    assert "ratio_to_trl" not in figures
+
+
+def test_the_command_writes_its_figures(tmp_path: Path) -> None:
+    out = tmp_path / "rollout.json"
+    result = CliRunner().invoke(app, ["bench", "rollout", "--tokens", "32", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text())["segments"][-1]["tokens"] == 32
