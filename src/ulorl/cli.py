@@ -190,7 +190,9 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(help="engine: rows decoded at once; may be given again")] = None,
     tokens: Annotated[
         list[int] | None,
-        typer.Option(help="engine, rollout, step: output tokens, at most; learner: a sample's, may be given again"),
+        typer.Option(
+            help="engine, rollout, step: output tokens, at most; learner: a sample's, repeatable; logprobs: timed"
+        ),
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="learner: draw memory over tokens here: svg, png or pdf")] = None,
     repeats: Annotated[int, typer.Option(help="runs of each, after one that warms up")] = 5,
@@ -225,7 +227,7 @@ def bench(
         case "logprobs":
             from ulorl.bench import logprobs
 
-            figures = logprobs.run(repeats=repeats)
+            figures = logprobs.run(timed_tokens=(tokens or [128])[0], repeats=repeats)
         case "learner":
             from ulorl.bench import learner
 
