@@ -57,13 +57,13 @@ def _in_a_process(length: int) -> dict[str, Any]:
 
 def update_one(length: int, threads: int) -> None:
     """One gradient update on one sample of `length` tokens; prints its figures as JSON."""
-    import resource
     import time
 
     import numpy as np
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from ulorl import config
+    from ulorl.bench.memory import peak_rss
     from ulorl.learner.update import Learner
     from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
@@ -91,12 +91,12 @@ def update_one(length: int, threads: int) -> None:
         segment = Segment(id, output, np.full(tokens, -11.9, np.float32), np.zeros(tokens, np.int32), Finish.EOS)
         return Scored(Sample(id, 0, rng.integers(0, 9, 16).astype(np.int32), (segment,), Status.COMPLETE), reward, "")
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_rss()
     started = time.perf_counter()
     group = Group(0, Problem("0", "?"), (scored(0, length - 16, 1.0), scored(1, 1, 0.0)))
     update = learner.update([group])
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_rss()
     assert np.isfinite(update.means["train/grad_norm"])
     print(
         json.dumps(

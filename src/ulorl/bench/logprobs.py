@@ -9,19 +9,17 @@ Time: both at a size where both fit, runs interleaved in this process, after a r
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ulorl.bench.memory import peak_rss
 from ulorl.learner.logprobs import Head, token_logprobs
 
 VOCABULARY = 151_936  # Qwen3's; 1,024 is the hidden size of its 0.6B
@@ -98,17 +96,9 @@ def peak_bytes(method: str, tokens: int, vocabulary: int, hidden: int, threads: 
     """What a forward and a backward pass add to their inputs at their peak; call it in a new process."""
     torch.set_num_threads(threads)
     hidden_NH, weight_VH, targets_N = inputs(tokens, vocabulary, hidden)
-    before = _peak_rss()
+    before = peak_rss()
     torch.autograd.backward(METHODS[method](hidden_NH, weight_VH, targets_N)[0].sum())
-    return _peak_rss() - before
-
-
-def _peak_rss() -> int:
-    """Peak of this process in bytes. Linux hands `ru_maxrss` down from the parent, so its own account comes first."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_rss() - before
 
 
 def _memory(tokens: int, naive_tokens: int, vocabulary: int, hidden: int, measured_hidden: int = 8) -> dict[str, Any]:
