@@ -159,7 +159,6 @@ def test_hub_reads_a_dataset_folder_and_names_what_fails(tmp_path: Path, monkeyp
 
 
 def gym(task: str, size: int, *, held_out: bool = False, **keys: Any) -> Any:
-    pytest.importorskip("reasoning_gym")
     return load_problems(Data(kind="reasoning_gym", task=task, size=size, **keys), held_out=held_out)
 
 

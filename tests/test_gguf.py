@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from ulorl.errors import UserError
 from ulorl.learner.gguf import import_gguf
-
-gguf = pytest.importorskip("gguf")
 
 CHAT = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
 SPECIAL = ["<|user|>", "<|end|>", "<|eot|>"]  # ids 256, 257, 258

@@ -20,8 +20,6 @@ from ulorl.learner.lora import ADAPTERS, add_lora, plain_weights, save_exact, sa
 from ulorl.learner.model import check_head, checkpoint_names, head_of, hidden_states, load_model, recompute_activations
 from ulorl.tiny import model_path
 
-pytest.importorskip("peft", reason="peft is not installed; pip install 'ulorl[lora]'")
-
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
 IDS = torch.randint(3, V, (2, 9), generator=torch.Generator().manual_seed(1))
 KINDS = ["Qwen3", "Qwen2", "Llama", "Phi", "Qwen3Moe"]  # Qwen2 is tied, Phi has biases, Qwen3Moe experts and router

@@ -36,7 +36,6 @@ def test_extract_task_answer(text: str, reference: str, answer: str) -> None:
 
 
 def problems(task: str, size: int = 3, **settings: Any) -> list[Problem]:
-    pytest.importorskip("reasoning_gym")
     return load_problems(Data(kind="reasoning_gym", task=task, size=size, settings=settings))
 
 
@@ -69,7 +68,6 @@ def test_a_task_without_reference_is_scored_by_its_rules() -> None:
 
 
 def test_problems_of_another_kind_are_refused() -> None:
-    pytest.importorskip("reasoning_gym")
     with pytest.raises(UserError, match=r"problem p1: .*needs problems of data\.kind=reasoning_gym"):
         make_reward("reasoning_gym")(Problem("p1", "?", "1"), "1")
 
