@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import ulorl
-from ulorl import config, run
+from ulorl import config
 from ulorl.engines import vllm
 from ulorl.engines.make import make_engine
 from ulorl.engines.torch import TorchEngine
 from ulorl.engines.vllm_weights import pick_transfer
 from ulorl.errors import UserError
+from ulorl.inputs import load_inputs
 from ulorl.rng import sample_seed, segment_seed
 from ulorl.types import Request, Sampling
 
@@ -44,7 +45,15 @@ def test_the_loop_does_not_know_the_engines_kind() -> None:
     assert knows == {"engines/make.py", "config.py"}  # who makes it, and who checks the recipe
     assert all(
         "vllm" not in (ROOT / "src" / "ulorl" / p).read_text().lower()
-        for p in ("algorithm.py", "run.py", "probe.py", "rollout/scheduler.py", "rollout/pools.py", "learner/update.py")
+        for p in (
+            "algorithm.py",
+            "run.py",
+            "inputs.py",
+            "probe.py",
+            "rollout/scheduler.py",
+            "rollout/pools.py",
+            "learner/update.py",
+        )
     )
 
 
@@ -60,7 +69,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 def test_a_missing_vllm_is_one_line_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch)
     with pytest.raises(UserError) as error:
-        run.load_inputs(ulorl.load([RECIPE], ["engine.kind=vllm", "model.path=nowhere"]))
+        load_inputs(ulorl.load([RECIPE], ["engine.kind=vllm", "model.path=nowhere"]))
     message = str(error.value)
     assert message.startswith("engine.kind=vllm: vLLM is not installed; pip install 'ulorl[vllm]'")
     assert "\n" not in message
@@ -102,7 +111,7 @@ def test_every_segment_of_every_sample_has_its_own_seed() -> None:
 
 def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
     cfg = ulorl.load([RECIPE], ["engine.slots=4"])
-    inputs = run.load_inputs(cfg)
+    inputs = load_inputs(cfg)
     engine = make_engine(cfg, inputs.tokenizer, "ulorl:tiny", longest=inputs.longest(cfg))
     assert isinstance(engine, TorchEngine)
 
@@ -172,6 +181,6 @@ def test_a_prefix_cache_that_stays_is_an_error() -> None:
 
 def test_a_context_too_short_for_the_run_is_refused_before_anything_starts() -> None:
     cfg = ulorl.load([RECIPE], ["engine.kind=vllm", "engine.vllm.max_length=64"])
-    tokenizer = run.load_inputs(ulorl.load([RECIPE])).tokenizer
+    tokenizer = load_inputs(ulorl.load([RECIPE])).tokenizer
     with pytest.raises(UserError, match=r"engine\.vllm\.max_length=64 is less than the 300 tokens"):
         make_engine(cfg, tokenizer, "ulorl:tiny", longest=300)

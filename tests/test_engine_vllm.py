@@ -46,6 +46,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` r
 
 from ulorl.engines.vllm import VllmEngine
 from ulorl.engines.vllm_weights import WeightLoader
+from ulorl.inputs import Inputs, load_inputs
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "quickstart.toml"
@@ -415,9 +416,9 @@ def test_one_engine_at_a_time_lives_in_our_process() -> None:
 # Both engines on the quickstart's model and problems
 
 
-def answers(kind: str, sampling: Sampling, problems: int) -> tuple[run.Inputs, Evaluation]:
+def answers(kind: str, sampling: Sampling, problems: int) -> tuple[Inputs, Evaluation]:
     cfg = ulorl.load([RECIPE], [*VLLM, f"engine.kind={kind}", f"eval.problems={problems}"])
-    inputs = run.load_inputs(cfg)
+    inputs = load_inputs(cfg)
     with closing(make_engine(cfg, inputs.tokenizer, TINY, longest=inputs.longest(cfg))) as engine:
         return inputs, evaluate(
             engine, inputs.scorer, inputs.held_out, samples=1, sampling=sampling, max_tokens=256, seed=0

@@ -15,6 +15,7 @@ from ulorl import checkpoint, config, run
 from ulorl.config import Lora
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
+from ulorl.inputs import load_inputs
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.lora import ADAPTERS, add_lora, plain_weights, save_exact, save_merged
 from ulorl.learner.model import check_head, checkpoint_names, head_of, hidden_states, load_model, recompute_activations
@@ -216,9 +217,9 @@ def test_targets_that_cannot_be_adapted_are_refused(kind: str, targets: list[str
 def test_missing_peft_is_one_line_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("ulorl.learner.lora.find_spec", lambda _name: None)
     with pytest.raises(UserError) as error:
-        run.load_inputs(recipe(tmp_path, "model.path=nowhere"))
+        load_inputs(recipe(tmp_path, "model.path=nowhere"))
     assert str(error.value) == "model.lora.rank=4: peft is not installed; pip install 'ulorl[lora]'"
-    run.load_inputs(recipe(tmp_path, "model.lora={}"))  # nobody without adapters needs it
+    load_inputs(recipe(tmp_path, "model.lora={}"))  # nobody without adapters needs it
     held_out = ["eval.data={seed=2}", "eval.problems=2", "eval.max_tokens=8"]
     assert run.evaluate_config(recipe(tmp_path, *held_out)).samples == 1  # and no trained model, which has them merged
 

@@ -17,6 +17,7 @@ from ulorl.algorithm import rollout
 from ulorl.config import Rope
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
+from ulorl.inputs import load_inputs
 from ulorl.learner.batching import Row
 from ulorl.learner.model import context_length, load_config, load_model
 from ulorl.learner.rope import rope_overrides
@@ -180,7 +181,7 @@ def test_a_run_trains_resumes_and_evaluates_beyond_the_models_own_length(tmp_pat
         "eval.max_tokens=8", "model.threads=1", f"run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     with pytest.raises(UserError, match="do not fit the model's context"):
-        run.load_inputs(ulorl.load([RECIPE], [*tree, "model.rope={}"]))
+        load_inputs(ulorl.load([RECIPE], [*tree, "model.rope={}"]))
     ulorl.train(ulorl.load([RECIPE], [*tree, "steps=1"]))
     result = ulorl.resume(tmp_path / "run", ["steps=2"])
     for saved in (result.model, result.dir / "checkpoints" / "step_000002" / "model"):

@@ -77,7 +77,7 @@ def train(
 @app.command()
 def check(arguments: Arguments) -> None:
     """Check a recipe with its data, reward and tokenizer, without loading a model."""
-    from ulorl.run import load_inputs
+    from ulorl.inputs import load_inputs
 
     config = _config(arguments)
     inputs = load_inputs(config)
