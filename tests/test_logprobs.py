@@ -86,7 +86,7 @@ def test_equals_the_naive_computation_in_float32(
 ) -> None:
     """Values and gradients within 1e-5 of the largest, both against float64: no worse than naive float32."""
     if product == "torch.mm":
-        monkeypatch.setattr("ulorl.learner.logprobs._has_onednn", lambda: False)
+        monkeypatch.setattr("ulorl.learner.logprobs.has_onednn", lambda: False)
     hidden, head, targets = make(50, 32, 301, **HEADS[kind])
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves(hidden, head)]
     exact_head = Head(exact[1], exact[2] if len(exact) > 2 else None, head.softcap, head.scale)

@@ -2,12 +2,13 @@
 
 transformers' own forward spends most of a small model's decode step on some sixty small operations a layer, and on an
 attention kernel made for many queries. Here the three input projections are one product, the two of the MLP are one,
-and attention is two batched products over keys that lie transposed in their slots. Rows are attended in blocks that
-read no more entries than their own longest row needs.
+queries and keys are normed and rotated together, cosines come from a table, the norms' weights stand in the matrix that
+follows them, and attention is two batched products over keys that lie transposed in their slots. Rows are attended in
+blocks that read no more entries than their own longest row needs.
 
-The parameters stay the model's: each becomes a view into the joined matrix. Where torch has oneDNN, it multiplies with
-a packed copy of it: twice as fast as `torch.mm` on processors that MKL does not favour, for twice the memory. `refresh`
-packs anew, after the parameters have changed.
+The parameters stay the model's: each becomes a view into the joined matrix. A product takes a copy of it, packed where
+torch has oneDNN: twice as fast as `torch.mm` on processors that MKL does not favour, for twice the memory; but it takes
+longer to begin, so that small products go without. `refresh` copies anew, after the parameters have changed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from ulorl.engines.kv import SlotCache
+from ulorl.learner.linear import has_onednn, onednn_product
 
 _FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _BLOCK = 32  # rows of one attention call, when rows differ in length
 _READ_ROUND = 16  # entries read are a multiple of this
+_SMALL = 2**20  # multiplications of a product that is done before oneDNN has begun
 
 
 def can_fuse(model: PreTrainedModel) -> bool:
@@ -41,35 +44,39 @@ def can_fuse(model: PreTrainedModel) -> bool:
 
 
 class _Linear:
-    """One or several linear layers over the same input as one product, [n, in] to [n, sum of outs]."""
+    """One or several linear layers over the same input as one product, [n, in] to [n, sum of outs]. `norm` [in] is the
+    weight of the RMS norm before them, whose input comes here without it."""
 
-    def __init__(self, *linears: torch.nn.Linear) -> None:
+    def __init__(self, *linears: torch.nn.Linear, norm: Tensor | None = None) -> None:
         biases = [linear.bias for linear in linears if linear.bias is not None]
         self._weight = _view_into_one([linear.weight for linear in linears])
         self._bias = _view_into_one(biases) if biases else None
+        self._norm = norm
+        self._plain: Tensor | None = None
         self._packed: Tensor | None = None
 
     def pack(self, rows: int) -> None:
-        """For products of about `rows` rows."""
-        if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight, rows)
+        """Take the parameters as they are now, for products of about `rows` rows."""
+        self._plain = self._weight if self._norm is None else self._weight * self._norm
+        if has_onednn():
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._plain, rows)
+            if self._plain.numel() > _SMALL:
+                self._plain = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._packed is None:
-            return F.linear(x, self._weight, self._bias)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-        return product
+        if self._plain is not None and (self._packed is None or len(x) * self._plain.numel() <= _SMALL):
+            return F.linear(x, self._plain, self._bias)
+        assert self._packed is not None
+        return onednn_product(x, self._packed, self._bias)
 
 
 @dataclass(frozen=True)
 class _Layer:
     """What a decode step needs of one layer."""
 
-    input_norm: Tensor
     qkv: _Linear
     head_norms: tuple[Tensor, Tensor] | None  # Qwen3: of queries and keys, [D] each
     out: _Linear
-    mlp_norm: Tensor
     gate_up: _Linear
     down: _Linear
 
@@ -77,17 +84,18 @@ class _Layer:
 class FusedDecoder:
     """Decodes one token for rows 0..n-1 of `cache`, whose keys must be transposed."""
 
-    def __init__(self, model: PreTrainedModel, cache: SlotCache, rows: int) -> None:
-        """rows: of a full decode step."""
+    def __init__(self, model: PreTrainedModel, cache: SlotCache, rows: int, max_length: int) -> None:
+        """rows: of a full decode step. max_length: the longest row's."""
         config = model.config
-        self._cache, self._rows = cache, rows
+        self._cache, self._rows, self._max_length = cache, rows, max_length
         self._core = model.model
-        self._head = _Linear(model.lm_head)
-        self._eps: float = config.rms_norm_eps
+        self._head = _Linear(model.lm_head, norm=model.model.norm.weight)
+        self._eps = torch.tensor(config.rms_norm_eps)
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._layers = [_joined(layer) for layer in model.model.layers]
+        self._table = (torch.empty(0), torch.empty(0))  # cosines and signed sines of positions 0, 1, ..., [P, 1, D]
         self.refresh()
 
     def refresh(self) -> None:
@@ -96,31 +104,47 @@ class FusedDecoder:
             for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
                 linear.pack(self._rows)
         self._head.pack(self._rows)
+        # both head norms as one, over all queries' and keys' heads, [heads + KV heads, D]
+        self._head_norms = [
+            None if norms is None else torch.cat([norms[0].repeat(self._heads, 1), norms[1].repeat(self._kv_heads, 1)])
+            for norms in (layer.head_norms for layer in self._layers)
+        ]
 
     def __call__(self, tokens_n: np.ndarray, positions_n: np.ndarray) -> Tensor:
         """Logits after each row's token at its position, [n, V]. Writes keys and values."""
         at_n = torch.from_numpy(positions_n)
         hidden_nH = F.embedding(torch.from_numpy(tokens_n), self._core.embed_tokens.weight)
-        cos_n1D, sin_n1D = self._core.rotary_emb(hidden_nH, at_n[:, None])
+        cos_n1D, sin_n1D = (part.index_select(0, at_n) for part in self._rotations(int(positions_n.max()) + 1))
         blocks = [self._block(rows, positions_n) for rows in self._row_blocks(positions_n)]
         write = _Write(len(at_n), self._kv_heads, self._dim, self._cache.capacity, at_n)
+        both = self._heads + self._kv_heads
         for index, layer in enumerate(self._layers):
-            normed_nH = F.rms_norm(hidden_nH, hidden_nH.shape[1:], layer.input_norm, self._eps)
-            qkv = layer.qkv(normed_nH).view(len(at_n), -1, self._dim)
-            q, k, v = torch.split(qkv, [self._heads, self._kv_heads, self._kv_heads], dim=1)
-            if layer.head_norms:
-                q = F.rms_norm(q, (self._dim,), layer.head_norms[0], self._eps)
-                k = F.rms_norm(k, (self._dim,), layer.head_norms[1], self._eps)
-            q, k = _rotated(q, cos_n1D, sin_n1D), _rotated(k, cos_n1D, sin_n1D)
+            qkv = layer.qkv(self._normed(hidden_nH)).view(len(at_n), -1, self._dim)
+            qk, v = qkv[:, :both], qkv[:, both:]
+            if (weight := self._head_norms[index]) is not None:
+                qk = self._normed(qk).mul_(weight)
+            qk = _rotated(qk, cos_n1D, sin_n1D)
             keys, values = self._cache.buffers(index, like=v)
-            write(keys, values, k, v)
-            attended = torch.cat([self._attend(q, keys, values, *block) for block in blocks])
-            hidden_nH = hidden_nH + layer.out(attended)
-            normed_nH = F.rms_norm(hidden_nH, hidden_nH.shape[1:], layer.mlp_norm, self._eps)
-            gate, up = layer.gate_up(normed_nH).chunk(2, dim=-1)
-            hidden_nH = hidden_nH + layer.down(F.silu(gate).mul_(up))
-        hidden_nH = F.rms_norm(hidden_nH, hidden_nH.shape[1:], self._core.norm.weight, self._eps)
-        return self._head(hidden_nH)
+            write(keys, values, qk[:, self._heads :], v)
+            attended = [self._attend(qk, keys, values, *block) for block in blocks]
+            hidden_nH += layer.out(attended[0] if len(attended) == 1 else torch.cat(attended))
+            gate, up = layer.gate_up(self._normed(hidden_nH)).chunk(2, dim=-1)
+            hidden_nH += layer.down(F.silu(gate).mul_(up))
+        return self._head(self._normed(hidden_nH))
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """RMS norm over the last dimension, without its weight."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+
+    def _rotations(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines, and sines with the sign of the half that they multiply, of at least so many positions."""
+        if len(self._table[0]) < positions:
+            at_1P = torch.arange(min(max(positions, self._cache.capacity), self._max_length))[None]
+            cos, sin = self._core.rotary_emb(self._eps, at_1P)
+            first, second = sin[0, :, None].chunk(2, dim=-1)
+            self._table = cos[0, :, None].contiguous(), torch.cat([-first, second], dim=-1)
+        return self._table
 
     def _row_blocks(self, positions_n: np.ndarray) -> Iterator[slice]:
         """One block when rows are of about one length, else blocks of `_BLOCK` rows."""
@@ -136,10 +160,10 @@ class FusedDecoder:
         mask = torch.zeros(later.shape).masked_fill_(later, float("-inf"))
         return rows, length, mask.repeat_interleave(self._kv_heads, dim=0)[:, None]
 
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, rows: slice, length: int, mask: Tensor) -> Tensor:
+    def _attend(self, qk: Tensor, keys: Tensor, values: Tensor, rows: slice, length: int, mask: Tensor) -> Tensor:
         """Attention of a block's rows, [rows, heads x D]."""
         pairs = slice(rows.start * self._kv_heads, rows.stop * self._kv_heads)
-        queries = q[rows].reshape(-1, self._heads // self._kv_heads, self._dim)
+        queries = qk[rows, : self._heads].reshape(-1, self._heads // self._kv_heads, self._dim)
         scores = torch.baddbmm(mask, queries, keys.flatten(0, 1)[pairs, :, :length], alpha=self._dim**-0.5)
         attended = torch.bmm(scores.softmax(-1), values.flatten(0, 1)[pairs, :length])
         return attended.view(rows.stop - rows.start, -1)
@@ -159,20 +183,17 @@ class _Write:
 
 
 def _rotated(x_nhD: Tensor, cos_n1D: Tensor, sin_n1D: Tensor) -> Tensor:
-    """Rotary position embedding, halves as transformers' `rotate_half` has them."""
-    first, second = x_nhD.chunk(2, dim=-1)
-    return torch.addcmul(x_nhD * cos_n1D, torch.cat([-second, first], dim=-1), sin_n1D)
+    """Rotary position embedding as transformers' `rotate_half` has it; the sines bring the sign of each half."""
+    return torch.addcmul(x_nhD * cos_n1D, x_nhD.roll(x_nhD.shape[-1] // 2, -1), sin_n1D)
 
 
 def _joined(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return _Layer(
-        input_norm=layer.input_layernorm.weight,
-        qkv=_Linear(attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=_Linear(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm.weight),
         head_norms=(attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None,
         out=_Linear(attention.o_proj),
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=_Linear(mlp.gate_proj, mlp.up_proj),
+        gate_up=_Linear(mlp.gate_proj, mlp.up_proj, norm=layer.post_attention_layernorm.weight),
         down=_Linear(mlp.down_proj),
     )
 

@@ -19,6 +19,7 @@ from ulorl.engines.fused import FusedDecoder, can_fuse
 from ulorl.engines.kv import Place, SlotCache
 from ulorl.engines.sampling import draw
 from ulorl.engines.support import check_decoding, full_attention_layers, longest_row
+from ulorl.learner.linear import use_onednn
 from ulorl.rng import uniforms
 from ulorl.types import Finish, Request, Segment
 
@@ -69,9 +70,10 @@ class TorchEngine:
         self.stats = EngineStats()
         self.version = version
         self._model = model.eval()
+        use_onednn(model)
         fused = can_fuse(model)
         self._cache = SlotCache(full_attention_layers(model, self.max_length), slots, transposed_keys=fused)
-        self._fused = FusedDecoder(model, self._cache, slots) if fused else None
+        self._fused = FusedDecoder(model, self._cache, slots, self.max_length) if fused else None
         self._slots, self._prefill_tokens = slots, prefill_tokens
         self._eos = np.array(sorted(set(eos_ids)), dtype=np.int32)
         self._vocabulary: int = model.get_input_embeddings().num_embeddings

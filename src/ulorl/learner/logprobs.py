@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ulorl.learner.linear import has_onednn, onednn_product
 
 # Logits of one tile: 4 MiB in float32 stay in a CPU's cache, and malloc gives them no new pages; a GPU wants more work.
 TILE_CPU, TILE_GPU = 2**20, 2**24
@@ -95,7 +96,7 @@ class _Projection:
         # Only CUDA multiplies bf16 into float32; elsewhere the operands are made float32 first, tile by tile.
         self.mixed = weight_VH.is_cuda and weight_VH.dtype == hidden_dtype != self.dtype
         self.operand = hidden_dtype if self.mixed else self.dtype
-        self.onednn = weight_VH.device.type == "cpu" and self.dtype == torch.float32 and _has_onednn()
+        self.onednn = weight_VH.device.type == "cpu" and self.dtype == torch.float32 and has_onednn()
         # unit * logits = inner * (weight @ hidden + bias), with a soft-cap outer * tanh(inner * (...))
         self.inner, self.outer = head.scale * unit, 1.0
         if head.softcap is not None:
@@ -129,15 +130,8 @@ class _Projection:
         a_MK, b_NK = a_MK.to(self.operand), b_NK.to(self.operand)
         with torch.autocast(a_MK.device.type, enabled=False):
             if self.onednn:
-                product_MN: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
-                return product_MN
+                return onednn_product(a_MK, b_NK)
             return torch.mm(a_MK, b_NK.T, out_dtype=self.dtype) if self.mixed else torch.mm(a_MK, b_NK.T)
-
-
-@cache
-def _has_onednn() -> bool:
-    """`torch.mm` in float32 is MKL's, on AMD half as fast as oneDNN's, which only a private operator offers."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:

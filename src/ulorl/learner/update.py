@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ulorl import config
 from ulorl.learner.batching import Batch, Row, collate, microbatches
+from ulorl.learner.linear import use_onednn
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.lora import plain_weights, save_merged
 from ulorl.learner.model import head_of, hidden_states, recompute_activations
@@ -127,6 +128,7 @@ class Learner:
         self.pad_id = pad_id
         self.version = version
         self.skipped_in_row = 0  # mini-batches up to now; a resumed run begins at 0
+        use_onednn(model)
         if optim.recompute:
             recompute_activations(model)
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}

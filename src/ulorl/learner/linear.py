@@ -1,0 +1,61 @@
+"""Matrix products in float32 on a CPU through oneDNN.
+
+`torch.mm` in float32 is MKL's there, which on AMD is half as fast as oneDNN; torch offers the latter as a private
+operator only. Where it is absent, and for every other dtype and device, all stays as torch has it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether this torch has oneDNN and its private operator."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+
+
+def onednn_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """a @ b.T + bias [..., M, N], float32 on a CPU, outside autograd."""
+    product_MN: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, bias_N, "none", [], "")
+    return product_MN
+
+
+def use_onednn(model: nn.Module) -> None:
+    """Let every linear layer of `model` that holds float32 on a CPU multiply through oneDNN, forward and backward."""
+    if not has_onednn():
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
+            module.__class__ = _Linear
+
+
+class _Linear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dtype != torch.float32 or not input.numel() or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        output: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return output
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn_product(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        grad_MN, x_MK = grad.flatten(0, -2), x.flatten(0, -2)
+        return (
+            onednn_product(grad_MN, weight.T).view_as(x) if to_x else None,
+            onednn_product(grad_MN.T, x_MK.T) if to_weight else None,
+            grad_MN.sum(0) if to_bias else None,
+        )
