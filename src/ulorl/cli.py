@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ulorl.bench.cli import app as bench
 from ulorl.config import Config, from_json, load
 from ulorl.errors import UserError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 tiny = typer.Typer(help="The tiny reasoner that ships with the package.", no_args_is_help=True)
 model = typer.Typer(help="Model folders.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 app.add_typer(tiny, name="tiny")
 app.add_typer(model, name="model")
 
@@ -181,72 +183,6 @@ def import_gguf(
 
     turn(source, out)
     print(out)
-
-
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="engine, logprobs, learner, rollout or step")],
-    model: Annotated[list[str] | None, typer.Option(help="engine: a model folder; may be given again")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="engine: rows decoded at once; may be given again")] = None,
-    tokens: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="engine, rollout, step: output tokens, at most; learner: a sample's, repeatable; logprobs: timed"
-        ),
-    ] = None,
-    figure: Annotated[Path | None, typer.Option(help="learner: draw memory over tokens here: svg, png or pdf")] = None,
-    repeats: Annotated[int, typer.Option(help="runs of each, after one that warms up")] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
-) -> None:
-    """Measure one part beside what would be taken instead: medians and ratios of one run.
-
-    engine: the embedded engine beside transformers' generate, and vLLM where it is installed.
-
-    logprobs: log-probs and entropies without logits beside the plain computation, memory and time.
-
-    learner: memory and time of one update on one long sample.
-
-    rollout: one sample decoded to its full length in segments, by the embedded engine.
-
-    step: a whole RL step, beside TRL's GRPOTrainer where it is installed.
-
-    ulorl bench engine --model ulorl:tiny --model models/smollm2-135m-instruct --batch 8 --tokens 64
-
-    ulorl bench learner --tokens 8192 --tokens 131072 --json learner.json
-    """
-    if json_file and not json_file.absolute().parent.is_dir():
-        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
-    if what != "engine" and (model or batch):
-        raise UserError(f"bench {what}: --model and --batch go with bench engine only")
-    figures: dict[str, Any]
-    match what:
-        case "engine":
-            from ulorl.bench import engine
-
-            figures = engine.run(model or (), batch or (32, 128), (tokens or [256])[0], repeats)
-        case "logprobs":
-            from ulorl.bench import logprobs
-
-            figures = logprobs.run(timed_tokens=(tokens or [128])[0], repeats=repeats)
-        case "learner":
-            from ulorl.bench import learner
-
-            figures = learner.run(tokens or (2048, 4096, 8192), figure)
-        case "rollout":
-            from ulorl.bench import rollout
-
-            figures = rollout.run((tokens or [4096])[0])
-        case "step":
-            from ulorl.bench import step
-
-            figures = step.run(max_tokens=(tokens or [512])[0], repeats=repeats)
-        case _:
-            raise UserError(
-                f"bench {what}: there is no such benchmark; those there are: engine, logprobs, learner, rollout, step"
-            )
-    print(json.dumps(figures, indent=2))
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def _config(arguments: list[str]) -> Config:

@@ -1,39 +1,48 @@
-"""The embedded engine beside transformers' `generate` (static and dynamic cache) and, where it is installed, vLLM: same
-model, prompts and lengths.
+"""The embedded engine beside transformers' `generate` and, where it is installed, vLLM.
 
-EOS is off; every request decodes a length drawn beforehand. `equal` lengths give all three the same work. In
-`long_tail` a median of 70 tokens meets a 90th percentile of 310, cut at `max_tokens`, and there are twice as many
-requests as slots: `generate` takes them in batches that last as long as their longest request, and only tokens asked
-for are counted. `generate` returns no log-probs, which favours it. vLLM runs in this process, eager, with the threads
-of the others, started before the clock; its seeds are those of the embedded engine's requests.
+Equal: model, float32, prompts, the length that each request decodes (EOS off), temperature 1, threads. Runs are
+interleaved after a short one that warms up.
+
+Workloads: in a long-tailed one there are twice as many requests as rows decoded at once, and each request has a length
+of its own, at most the stated maximum. `long_tail` is a log-normal whose 90th percentile is 4.3 medians as in
+DeepSeek-R1's production traffic; others are named after a file of real lengths, scaled so that its cap is the maximum.
+In `equal` every request decodes the maximum, and there are as many requests as rows.
+
+Not equal: `generate` takes the requests in batches that last as long as their longest, and only tokens asked for are
+counted; it returns no log-probs, which favours it. The engine multiplies through oneDNN where torch has it, `generate`
+as torch does. vLLM runs eager and in this process; it starts before the clock. Read ratios to `generate` where
+transformers is new: 5.19, which vLLM brings, copies keys and values for grouped queries in every decode step, and takes
+several times as long with the static cache; 5.23 does not.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from ulorl import config
+from ulorl.bench.facts import facts, installed
+from ulorl.bench.lengths import log_normal, read_lengths
 from ulorl.engines.base import Engine
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
-from ulorl.learner.model import load_model, resolve
+from ulorl.learner.model import TINY, load_model, resolve
 from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
 
-_TAIL_SIGMA = 1.161  # of log lengths: ln(310 / 70) / 1.2816, the 90th percentile of a standard normal
+WARM_UP_TOKENS = 8
+PROMPT = (8, 16)  # tokens, from and to
+PEERS = {"generate_static": "transformers_static", "generate_dynamic": "transformers_dynamic", "vllm": "vllm"}
 
 
 @dataclass(frozen=True)
@@ -44,46 +53,67 @@ class Work:
     lengths: Sequence[int]
 
 
-def run(
-    models: Sequence[str] = (), batches: Sequence[int] = (32, 128), max_tokens: int = 256, repeats: int = 5
-) -> dict[str, Any]:
-    """Tokens a second of each, medians of `repeats` interleaved runs after one warm-up, and their ratios, float32.
+Contestant = Callable[[Work], int]  # decodes the work and returns the number of tokens asked for
 
-    models: model folders; without one, the tiny reasoner's shape (hidden 128, 4 layers, 4 heads, 2 KV heads of 32,
-    vocabulary 110) with random weights. Threads are torch's.
+
+def run(
+    model: str = TINY,
+    batches: Sequence[int] = (32, 128),
+    max_tokens: int = 128,
+    *,
+    lengths: Sequence[Path] = (),
+    equal: bool = False,
+    caches: Sequence[str] = ("static",),
+    repeats: int = 5,
+) -> dict[str, Any]:
+    """Tokens a second of each, medians of `repeats` interleaved runs, and their ratios, float32, with torch's threads.
+
+    batches: rows decoded at once. lengths: CSV files that take the log-normal's place (`read_lengths`). equal: run the
+    workload of equal lengths too. caches: of `generate`, "static" and "dynamic"; without one it takes no part.
+
+    `ratio_to_transformers_static` and `ratio_to_vllm` are the worst of the long-tailed workloads. Raises UserError for
+    what is no model, a file of lengths that is none, and outputs longer than the model takes.
     """
-    threads = torch.get_num_threads()
+    about = facts("vllm")
+    tails = [(file.name, file.draw) for file in map(read_lengths, lengths)] or [("long_tail", log_normal)]
+    models = [load_model(model, dtype=torch.float32, device="cpu") for _ in ("ours", "generate's")]
+    _check_length(model, models[0], max_tokens)
+    vocabulary = models[0].config.vocab_size
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        if not models:
-            tiny_shape(max_tokens + 64).save_pretrained(folder)
-        for path in models or (folder,):
-            model = load_model(path, dtype=torch.float32, device="cpu")
-            for batch in batches:
-                for name, work in (
-                    ("equal", equal(batch, max_tokens, model.config.vocab_size)),
-                    ("long_tail", long_tail(2 * batch, max_tokens, model.config.vocab_size)),
-                ):
-                    with _contestants(path, model, work, batch) as contestants:
-                        runs = _interleaved(contestants, repeats)
-                    results.append({"model": path if models else "tiny shape", **_result(name, batch, work, runs)})
-    vllm = _vllm_version()
+    for batch in batches:
+        works = [(name, Work(prompts(2 * batch, vocabulary), draw(2 * batch, max_tokens))) for name, draw in tails]
+        if equal:
+            works.append(("equal", Work(prompts(batch, vocabulary), [max_tokens] * batch)))
+        with _contestants(model, models, batch, max_tokens, caches) as contestants:
+            for name, work in works:
+                results.append(_result(name, batch, work, interleaved(contestants, work, repeats)))
     return {
         "benchmark": "engine",
-        "threads": threads,
-        "load_average": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        **({"vllm": vllm} if vllm else {}),
+        **about,
+        "model": model,
         "max_tokens": max_tokens,
         "repeats": repeats,
+        **_worst([result for result in results if result["lengths"] != "equal"]),
         "results": results,
     }
 
 
+def _check_length(path: str, model: PreTrainedModel, max_tokens: int) -> None:
+    takes = model.config.max_position_embeddings
+    if max_tokens + PROMPT[1] > takes:
+        raise UserError(
+            f"--tokens {max_tokens}: with prompts of {PROMPT[1]} tokens more than the {takes} positions of {path}; "
+            f"give {takes - PROMPT[1]} at most, or another --model"
+        )
+
+
+def _worst(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    names = [f"ratio_to_{peer}" for peer in PEERS.values()]
+    return {name: min(r[name] for r in results) for name in names if name in results[0]}
+
+
 def _result(name: str, batch: int, work: Work, runs: Mapping[str, list[float]]) -> dict[str, Any]:
     rates = {who: sum(work.lengths) / median(seconds) for who, seconds in runs.items()}
-    peers = {"generate_static": "static", "generate_dynamic": "dynamic", "vllm": "vllm"}
     return {
         "lengths": name,
         "batch": batch,
@@ -93,19 +123,21 @@ def _result(name: str, batch: int, work: Work, runs: Mapping[str, list[float]]) 
         "tokens_per_second": {who: round(rate, 1) for who, rate in rates.items()},
         # least disturbed run: on a shared machine the one to read
         "best_tokens_per_second": {who: round(sum(work.lengths) / min(seconds), 1) for who, seconds in runs.items()},
-        **{f"ratio_to_{peers[who]}": round(rates["engine"] / rates[who], 2) for who in rates if who in peers},
+        **{f"ratio_to_{PEERS[who]}": round(rates["engine"] / rates[who], 2) for who in rates if who in PEERS},
     }
 
 
 @contextmanager
-def _contestants(path: str, model: PreTrainedModel, work: Work, batch: int) -> Iterator[dict[str, Callable[[], int]]]:
-    """Who takes part; vLLM is started here and stopped afterwards."""
-    found: dict[str, Callable[[], int]] = {
-        "engine": partial(decode_with_engine, model, work, batch),
-        "generate_static": partial(decode_with_generate, model, work, batch, "static"),
-        "generate_dynamic": partial(decode_with_generate, model, work, batch, "dynamic"),
-    }
-    if not _vllm_version():
+def _contestants(
+    path: str, models: Sequence[PreTrainedModel], batch: int, max_tokens: int, caches: Sequence[str]
+) -> Iterator[dict[str, Contestant]]:
+    """Who takes part. The engine may change its model's layers, so `generate` has one of its own. vLLM is started here
+    and stopped afterwards."""
+    ours, generates = models
+    found: dict[str, Contestant] = {"engine": partial(decode_with_engine, ours, batch)}
+    for cache in caches:
+        found[f"generate_{cache}"] = partial(decode_with_generate, generates, batch, cache)
+    if not installed("vllm"):
         yield found
         return
     from ulorl.engines.vllm import VllmEngine
@@ -115,63 +147,24 @@ def _contestants(path: str, model: PreTrainedModel, work: Work, batch: int) -> I
         eos_ids=(),
         slots=batch,
         prefill_tokens=8192,
-        max_length=max(work.lengths) + max(map(len, work.prompts)),
+        max_length=max_tokens + PROMPT[1],
         dtype="float32",
         temperature=1.0,
         settings=config.Vllm(eager=True),
         device=torch.device("cpu"),
     )
     with closing(engine):
-        yield found | {"vllm": partial(_decode, engine, work)}
+        yield found | {"vllm": partial(_decode, engine)}
 
 
-def _vllm_version() -> str | None:
-    from ulorl.engines.vllm import require_vllm
-
-    try:
-        return require_vllm()
-    except UserError:
-        return None
-
-
-def tiny_shape(context: int, vocabulary: int = 110, eos_token_id: int | None = None) -> Qwen3ForCausalLM:
-    """A model of the tiny reasoner's shape with seeded random weights; no token ends an output unless one is named."""
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=eos_token_id,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Qwen3ForCausalLM(config).eval()
-
-
-def equal(requests: int, length: int, vocabulary: int = 110) -> Work:
-    """Every request decodes `length` tokens."""
-    return Work(_prompts(requests, vocabulary), [length] * requests)
-
-
-def long_tail(requests: int, max_tokens: int, vocabulary: int = 110) -> Work:
-    """Log-normal lengths: median 70, 90th percentile 310, cut at `max_tokens`."""
-    lengths = np.exp(np.random.default_rng(1).normal(np.log(70), _TAIL_SIGMA, requests))
-    return Work(_prompts(requests, vocabulary), [int(length) for length in lengths.clip(1, max_tokens)])
-
-
-def _prompts(requests: int, vocabulary: int) -> list[Tokens]:
+def prompts(requests: int, vocabulary: int) -> list[Tokens]:
+    """Random prompts of 8 to 16 tokens, from a fixed seed."""
     rng = np.random.default_rng(0)
-    return [rng.integers(1, vocabulary, size=rng.integers(8, 17)).astype(np.int32) for _ in range(requests)]
+    sizes = rng.integers(PROMPT[0], PROMPT[1] + 1, requests)
+    return [rng.integers(1, vocabulary, size).astype(np.int32) for size in sizes]
 
 
-def decode_with_engine(model: PreTrainedModel, work: Work, batch: int) -> int:
+def decode_with_engine(model: PreTrainedModel, batch: int, work: Work) -> int:
     """Tokens asked for and decoded."""
     return _decode(TorchEngine(model, eos_ids=(), slots=batch, prefill_tokens=8192), work)
 
@@ -185,15 +178,15 @@ def _decode(engine: Engine, work: Work) -> int:
     return tokens
 
 
-def decode_with_generate(model: PreTrainedModel, work: Work, batch: int, cache: str) -> int:
+def decode_with_generate(model: PreTrainedModel, batch: int, cache: str, work: Work) -> int:
     """Tokens asked for and decoded; prompts are padded on the left, as `generate` wants them."""
     tokens = 0
     for start in range(0, len(work.prompts), batch):
-        prompts, lengths = work.prompts[start : start + batch], work.lengths[start : start + batch]
-        longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        rows, lengths = work.prompts[start : start + batch], work.lengths[start : start + batch]
+        longest = max(map(len, rows))
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
+        for row, prompt in enumerate(rows):
             ids[row, longest - len(prompt) :] = torch.from_numpy(prompt)
             mask[row, longest - len(prompt) :] = 1
         output = model.generate(
@@ -209,15 +202,19 @@ def decode_with_generate(model: PreTrainedModel, work: Work, batch: int, cache: 
     return tokens
 
 
-def _interleaved(contestants: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run. The first round warms up and does not count."""
+def interleaved(contestants: Mapping[str, Contestant], work: Work, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run, after a warm-up on the same requests cut short. Raises RuntimeError when the contestants
+    did not decode the same number of tokens."""
+    short = replace(work, lengths=[min(length, WARM_UP_TOKENS) for length in work.lengths])
+    for contestant in contestants.values():
+        contestant(short)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     decoded = set()
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for name, contestant in contestants.items():
             start = time.perf_counter()
-            decoded.add(contestant())
+            decoded.add(contestant(work))
             seconds[name].append(time.perf_counter() - start)
-    if len(decoded) != 1:
-        raise RuntimeError(f"the contestants did not decode the same number of tokens: {sorted(decoded)}")
-    return {name: runs[1:] for name, runs in seconds.items()}
+    if decoded != {sum(work.lengths)}:
+        raise RuntimeError(f"the contestants decoded {sorted(decoded)} tokens of {sum(work.lengths)}")
+    return seconds

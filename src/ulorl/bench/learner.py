@@ -1,46 +1,45 @@
 """The learner's memory on one long sample: a whole gradient update, each length in a process of its own.
 
 A small Qwen3 with the real vocabulary of 151,936 words: where logits were kept, 131,072 tokens would take 80 GB for
-them alone. What remains grows with tokens x hidden.
+them alone. What remains grows with tokens x hidden; time grows with attention's square.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+
+from ulorl.bench.facts import facts
+from ulorl.errors import UserError
 
 VOCABULARY = 151_936
 HIDDEN, LAYERS = 64, 2
 
 
-def run(lengths: Sequence[int] = (2048, 4096, 8192), figure: Path | None = None) -> dict[str, Any]:
+def run(lengths: Sequence[int] = (2048, 4096, 8192)) -> dict[str, Any]:
     """Peak memory and seconds of one update at each length, prompt and output, and how memory grows: bytes a token of
     the straight line through first and last, and how far the others are off it."""
-    results = [_in_a_process(length) for length in sorted(lengths)]
+    if min(lengths) < 32:
+        raise UserError(f"bench learner --tokens {min(lengths)}: give 32 tokens at least; 16 of them are the prompt")
+    about = facts()
+    results = [_in_a_process(length) for length in sorted(set(lengths))]
     first, last = results[0], results[-1]
-    slope = (last["peak_bytes"] - first["peak_bytes"]) / (last["tokens"] - first["tokens"])
+    span = last["tokens"] - first["tokens"]
+    slope = (last["peak_bytes"] - first["peak_bytes"]) / span if span else 0.0
     for result in results:
         line = first["peak_bytes"] + slope * (result["tokens"] - first["tokens"])
         result["off_the_line"] = round(result["peak_bytes"] / line - 1, 4)
         result["logits_would_take_bytes"] = result["tokens"] * VOCABULARY * 4
-    if figure:
-        _draw(results, figure)
     return {
         "benchmark": "learner",
+        **about,
         "model": f"Qwen3, {LAYERS} layers, hidden {HIDDEN}, vocabulary {VOCABULARY}, float32, activations recomputed",
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "bytes_a_token": round(slope),
+        **({"bytes_a_token": round(slope)} if span else {}),
         "results": results,
     }
 
@@ -109,21 +108,3 @@ def update_one(length: int, threads: int) -> None:
             }
         )
     )
-
-
-def _draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Peak memory over tokens, with what the logits alone would take."""
-    from matplotlib.figure import Figure
-
-    canvas = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = canvas.add_subplot()
-    tokens = [result["tokens"] for result in results]
-    axes.plot(tokens, [r["peak_bytes"] / 1e9 for r in results], marker="o", label="peak memory of the process")
-    axes.plot(tokens, [r["logits_would_take_bytes"] / 1e9 for r in results], "--", label="[tokens x vocabulary] alone")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("tokens of the sample")
-    axes.set_ylabel("GB")
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend(frameon=False)
-    canvas.savefig(path)

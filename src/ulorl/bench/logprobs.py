@@ -4,11 +4,14 @@ Memory: `token_logprobs` runs at the full size in a process of its own. The naiv
 at fewer tokens, also in a process of its own, and its bytes a logit are multiplied up. Both at a small hidden size, as
 [tokens x vocabulary] has none; what a larger one adds to both is computed.
 Time: both at a size where both fit, runs interleaved in this process, after a round that warms up with fewer words.
+
+Equal: float32, inputs, temperature, gradients of hidden states and weight, threads; both give log-probs and entropies,
+the latter without gradient. Not equal: ours computes the logits anew in the backward pass, and multiplies through
+oneDNN where torch has it; the naive computation multiplies as torch does, MKL on x86.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulorl.bench.facts import facts
 from ulorl.bench.memory import peak_rss
 from ulorl.learner.logprobs import Head, token_logprobs
 
@@ -40,16 +44,13 @@ def run(
 
     naive_tokens: at which the naive computation's peak is measured. Threads are torch's.
     """
+    about = facts()
     # First, while this process is small: a child may start with its parent's peak.
     memory = _memory(tokens, naive_tokens, vocabulary, hidden)
-    load = os.getloadavg()[0]
     wall, cpu = _interleaved(timed_tokens, vocabulary, hidden, repeats)
     return {
         "benchmark": "logprobs",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "load_average": load,
-        "torch": torch.__version__,
+        **about,
         "dtype": "float32",
         "temperature": TEMPERATURE,
         "vocabulary": vocabulary,
@@ -109,6 +110,7 @@ def _memory(tokens: int, naive_tokens: int, vocabulary: int, hidden: int, measur
             peak_bytes, "naive", naive_tokens, vocabulary, measured_hidden, threads
         ).result()
     naive_full = naive_peak / naive_tokens * tokens
+    computed = f"computed: {tokens / naive_tokens:g} x {naive_peak:,} bytes, measured at {naive_tokens:,} tokens"
     # hidden states, their gradient and (ours) its sum before the last rounding; the weight and its gradient
     added = 4 * (hidden - measured_hidden)
     with_inputs = {
@@ -120,9 +122,9 @@ def _memory(tokens: int, naive_tokens: int, vocabulary: int, hidden: int, measur
         "tokens": tokens,
         "hidden": measured_hidden,
         "peak_bytes": peak,
-        "peak_bytes_from": f"measured at {tokens} tokens",
+        "peak_bytes_from": f"measured at {tokens:,} tokens",
         "naive_peak_bytes": int(naive_full),
-        "naive_peak_bytes_from": f"computed: {tokens / naive_tokens:g} x {naive_peak} measured at {naive_tokens}",
+        "naive_peak_bytes_from": computed,
         "naive_bytes_a_logit": round(naive_peak / naive_tokens / vocabulary, 2),
         f"ratio_at_hidden_{hidden}_with_inputs": round(with_inputs["ulorl"] / with_inputs["naive"], 5),
         "ratio_with_inputs_from": "computed: hidden states, weight and their gradients added to both",

@@ -14,7 +14,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ulorl.algorithm import rollout
+from ulorl.bench.facts import facts
 from ulorl.engines.torch import TorchEngine
+from ulorl.errors import UserError
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Problem, Sampling, Scored, Status
 
@@ -23,7 +25,10 @@ PROMPT = 16
 
 def run(tokens: int = 4096, segments: int = 8) -> dict[str, Any]:
     """Seconds of each segment, and what the experience pool holds in the end. Raises RuntimeError when a token, a
-    log-prob or a version of the sample is missing."""
+    log-prob or a version of the sample is missing, UserError when the segments do not divide the tokens."""
+    if tokens < segments or tokens % segments:
+        raise UserError(f"bench rollout --tokens {tokens}: give a multiple of the {segments} segments")
+    about = facts()
     engine = TorchEngine(_model(tokens + PROMPT), eos_ids=(), slots=1, prefill_tokens=8192)
     scheduler = Scheduler(
         group=1, segment_tokens=tokens // segments, max_tokens=tokens, sampling=Sampling(0.85), seed=0
@@ -54,7 +59,7 @@ def run(tokens: int = 4096, segments: int = 8) -> dict[str, Any]:
         or len(scheduler.unfinished)
     ):
         raise RuntimeError(f"the sample did not arrive whole: {len(whole)} of {tokens} tokens, {whole.status}")
-    return {"benchmark": "rollout", "tokens": tokens, "segments": steps, "threads": torch.get_num_threads()}
+    return {"benchmark": "rollout", **about, "tokens": tokens, "segments": steps}
 
 
 def _model(context: int) -> Qwen3ForCausalLM:

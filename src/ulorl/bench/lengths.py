@@ -1,0 +1,91 @@
+"""How many tokens each request of `ulorl bench engine` decodes: drawn from real outputs, or from a log-normal."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ulorl.errors import UserError
+
+COLUMNS = ("output_tokens", "response_tokens", "tokens", "length")
+WEIGHT = "probability"
+TAIL = math.log(3432 / 792) / 1.2816  # the 90th percentile of a standard normal is 1.2816
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Output lengths as they were recorded, up to their cap, with the probability of each."""
+
+    name: str
+    tokens: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    def draw(self, requests: int, max_tokens: int) -> list[int]:
+        """Lengths of `requests` outputs, from a fixed seed, multiplied so that the longest recorded one is `max_tokens`
+        and rounded up to whole tokens.
+
+        The shape relative to the cap is what stays: ratios of quantiles, the share of outputs that reach the cap, and
+        what a padded batch wastes (1 - mean / cap). Absolute lengths do not, and prompts are not scaled, so that they
+        weigh more here than in the recorded traffic.
+        """
+        drawn = np.random.default_rng(1).choice(self.tokens, requests, p=self.probabilities)
+        return [int(length) for length in -(-drawn * max_tokens // self.tokens.max())]
+
+
+def log_normal(requests: int, max_tokens: int) -> list[int]:
+    """The default, from a fixed seed: median a quarter of `max_tokens`, 90th percentile 4.3 medians as in DeepSeek-R1's
+    production traffic (792 and 3,432 tokens), so that the cut at `max_tokens` meets 11% of the outputs."""
+    lengths = np.exp(np.random.default_rng(1).normal(math.log(max_tokens / 4), TAIL, requests))
+    return [math.ceil(length) for length in lengths.clip(1, max_tokens)]
+
+
+def read_lengths(path: Path) -> Lengths:
+    """Read a CSV with one row a sample, or one row a length with its `probability` (any weight).
+
+    The lengths' column is the first found of `COLUMNS`. Raises UserError that names the file, the line and the mend.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            column = _column(path, rows.fieldnames or ())
+            pairs = list(_pairs(path, rows, column))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--lengths {path}: cannot be read as CSV ({error})") from error
+    if not pairs:
+        raise UserError(f"--lengths {path}: has a header but no rows")
+    tokens, weights = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    if not weights.sum():
+        raise UserError(f"--lengths {path}: every {WEIGHT} is 0")
+    return Lengths(path.stem, tokens, weights / weights.sum())
+
+
+def _column(path: Path, header: Sequence[str]) -> str:
+    for name in COLUMNS:
+        if name in header:
+            return name
+    raise UserError(
+        f"--lengths {path}: the first line names no column of lengths; found {', '.join(header) or 'nothing'}, "
+        f"wanted one of {', '.join(COLUMNS)}"
+    )
+
+
+def _pairs(path: Path, rows: csv.DictReader[str], column: str) -> Iterator[tuple[int, float]]:
+    weighted = WEIGHT in (rows.fieldnames or ())
+    for row in rows:
+        try:
+            length, weight = int(row[column]), float(row[WEIGHT]) if weighted else 1.0
+        except (TypeError, ValueError):
+            length, weight = 0, 0.0
+        if not (length > 0 and 0 <= weight < math.inf):
+            found = f"{column}={row[column]!r}" + (f", {WEIGHT}={row[WEIGHT]!r}" if weighted else "")
+            raise UserError(
+                f"--lengths {path}, line {rows.line_num}: {found}; a length is a whole number of tokens above 0"
+                + (f", its {WEIGHT} a number not below 0" if weighted else "")
+            )
+        yield length, weight
