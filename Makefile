@@ -13,7 +13,7 @@ LONG := 8192 16384 32768 65536 131072
 # the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup quickstart test test-engines check format bench clean
+.PHONY: help setup quickstart test test-engines faults bad-input check format bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,6 +50,12 @@ $(SMOLLM2): | $(ENGINES)/.ready
 
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## the tests that need vLLM, in an environment of its own
 	$(ENGINES)/bin/python -m pytest tests/test_engine_vllm.py -rs
+
+faults: $(READY) ## kill runs at random instants, resume them and compare: nothing lost, nothing twice
+	$(BIN)/python tests/faults.py
+
+bad-input: $(READY) ## 5,000 bad configurations, data files and model folders, and 50 real commands: each refused
+	$(BIN)/python tests/bad_inputs.py
 
 check: $(READY) ## format, lint and types, as CI runs them
 	$(BIN)/ruff format --check src tests docs

@@ -79,6 +79,20 @@ def test_recipes_layer_left_to_right_then_overrides(tmp_path: Path) -> None:
         ("steps", r"'steps': expected key=value"),
         ("=3", r"'=3': expected key=value"),
         ("steps.deep=3", r"steps: .*valid integer"),
+        ("steps=3.0", r"steps: .*valid integer, found 3\.0"),
+        ('steps="3"', r"steps: .*valid integer, found '3'"),
+        ("steps=true", r"steps: .*valid integer, found True"),
+        ("log.progress=1", r"log\.progress: .*valid boolean, found 1"),
+        ("optim=3", r"optim: expected a table of keys, found 3"),
+        ("model.lora.targets=3", r"model\.lora\.targets: .*found 3"),
+        ("seed=9223372036854775808", r"seed: expected a number of at most 64 bits"),
+        (f"seed={'9' * 5000}", r"seed: .*valid integer, found '9{70,80}"),
+        ("run.dir='a\0b'", r"run\.dir: holds a NUL character at position 3"),
+        ("run.dir=\udcff", r"run\.dir: is not Unicode text"),
+        ("optim.minibatches=1025", r"optim\.minibatches=1025 is more than rollout\.prompts x rollout\.group = 1024"),
+        ("objective.overlong_buffer=131072", r"objective\.overlong_buffer must be less than rollout\.max_tokens"),
+        ("eval.data={ kind='reasoning_gym' }", r"eval\.data: data\.task is missing"),
+        ("seed=1\nsteps=2", r"seed: .*valid integer, found '1\\nsteps=2'"),
     ],
 )
 def test_bad_keys_and_values_are_named(tmp_path: Path, override: str, message: str) -> None:
@@ -181,3 +195,36 @@ def test_gpu_recipes_keep_the_papers_values(name: str) -> None:
 def test_impossible_engine_and_learner_settings_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load([ROOT / "recipes" / "quickstart.toml"], overrides)
+
+
+def test_all_impossible_combinations_are_told_at_once() -> None:
+    overrides = ["objective.importance=tois", "optim.minibatches=999", "eval.data.size=x", "model.dtype=bfloat16"]
+    with pytest.raises(UserError) as caught:
+        load([ROOT / "recipes" / "quickstart.toml"], [*overrides, "optim.autocast=bfloat16", "eval.data.sed=1"])
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [
+        "objective.importance=tois",
+        "optim.autocast=bfloat16",
+        "optim.minibatches=999",
+        "eval.data.size:",
+        "eval.data.sed:",
+    ]
+
+
+def test_damaged_saved_configurations_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for text, message in [
+        ("[]", "expected a table"),
+        ("[" * 100_000, "not valid JSON"),
+        ("3" * 5000, "not valid JSON"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"config\.json: {message}"):
+            config.from_json(path)
+    with pytest.raises(UserError, match=r"config\.json/below: cannot be read \(Not a directory\)"):
+        config.from_json(path / "below")
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('\ufeffsteps = 7\ndata = { kind = "countdown", size = 10 }\n', encoding="utf-8")
+    assert load([tmp_path / "r.toml"]).steps == 7

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ulorl.config import Data
-from ulorl.data.problems import is_held_out, load_problems
+from ulorl.data.problems import is_held_out, load_located, load_problems
 from ulorl.errors import UserError
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
@@ -93,6 +93,14 @@ def test_size_takes_the_first_and_refuses_too_many(tmp_path: Path) -> None:
         (record(answer=True), r"a\.jsonl:2: field 'answer' is true"),
         (record(answer="  "), r"a\.jsonl:2: field 'answer' holds no text"),
         (record(problem=""), r"a\.jsonl:2: field 'problem' holds no text"),
+        (record(problem="1\x00"), r"a\.jsonl:2: field 'problem' holds a NUL character at position 2"),
+        (record(problem="\ud800"), r"a\.jsonl:2: field 'problem' is not Unicode text .*position 1"),
+        (record(answer=float("inf")), r"a\.jsonl:2: field 'answer' is Infinity, expected text or a number"),
+        (record(id=[1]), r"a\.jsonl:2: field 'id' is \[1\], expected text or a whole number"),
+        (record(id=""), r"a\.jsonl:2: field 'id' is \"\""),
+        ("[" * 100_000, r"a\.jsonl:2: not valid JSON: brackets nested too deeply"),
+        ('{"problem": "Q", "answer": ' + "9" * 5000 + "}", r"a\.jsonl:2: not valid JSON: Exceeds the limit"),
+        ('{"problem": "Q", "answer": "1", "answer": "2"}', r"a\.jsonl:2: .*field 'answer' stands there twice"),
         (record(id="first"), r"a\.jsonl:2: its id 'first' is already that of .*a\.jsonl:1"),
     ],
 )
@@ -124,6 +132,7 @@ def test_all_bad_records_are_told_at_once(tmp_path: Path) -> None:
         ("a.jsonl", b"", r"a\.jsonl: holds no records"),
         ("a.json", b"[1", r"a\.json: not valid JSON"),
         ("a.csv", b"x", r"a\.csv: expected a file that ends in \.jsonl, \.json or \.parquet"),
+        ("a.jsonl.gz", b"x", r"a\.jsonl\.gz: unpack it first"),
         ("a.parquet", b"PAR1 not really", r"a\.parquet: cannot be read as Parquet"),
     ],
 )
@@ -137,6 +146,22 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         load(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match="is a folder; name its files"):
         load(tmp_path)
+    for name in ("n" * 300, "~nobody/x.jsonl", "none*.jsonl", "a.jsonl/below"):
+        with pytest.raises(UserError, match="no such file"):
+            load(name)
+
+
+def test_null_is_no_id_and_kept_fields_are_text_that_can_be_stored(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", record(id=None, unique_id="u"), record(id=None))
+    assert [p.id for p in load(path)] == ["u", f"{path}:2"]
+    path = write(tmp_path / "b.jsonl", record(level=[1, {"x": None}]), record(level="\udc00"))
+    with pytest.raises(UserError, match=r"b\.jsonl:2: field 'level' is .*expected JSON values \(data\.keep\)"):
+        load(path, keep=("level",))
+
+
+def test_places_are_known_by_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", record(id="x"), "", record())
+    assert load_located(Data(kind="files", path=str(path)))[1] == {"x": f"{path}:1", f"{path}:3": f"{path}:3"}
 
 
 def test_answer_after_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from ulorl.data.prompts import encode_prompts
+from ulorl.data.prompts import encode_each, encode_prompts
 from ulorl.errors import UserError
 from ulorl.types import Problem
 
@@ -99,3 +99,26 @@ def test_a_template_that_refuses_a_system_message_says_so() -> None:
     with pytest.raises(UserError, match=r"System role not supported; .*move data\.system into data\.template"):
         encode(tokenizer(gemma), system="be brief")
     assert encode(tokenizer(gemma))[1] == [3, 7]
+
+
+def test_each_bad_prompt_stands_in_its_place() -> None:
+    """A model of 8 tokens: `be` is token 8. With its BOS the third prompt has 4 tokens."""
+    good, foreign, long = encode_each(
+        [Problem("p1", "b"), Problem("p2", "a be"), Problem("p3", "a a a")], tokenizer(), template="{question}",
+        system="", chat="auto", max_prompt_tokens=3, context=100, max_tokens=10, vocabulary=8,
+        places={"p1": "f.jsonl:1", "p3": "f.jsonl:9"},
+    )  # fmt: skip
+    assert not isinstance(good, UserError)
+    assert good.tolist() == [1, 7]
+    assert "problem p2: its prompt has token id 8, but the model's vocab_size is 8: the tokenizer" in str(foreign)
+    assert str(long) == "problem p3 (f.jsonl:9): its prompt has 4 tokens, data.max_prompt_tokens=3"
+
+
+def test_all_bad_prompts_are_told_at_once() -> None:
+    problems = [Problem(f"p{n}", "a " * n) for n in range(1, 16)]
+    with pytest.raises(UserError) as caught:
+        encode_prompts(problems, tokenizer(), max_prompt_tokens=3, context=100)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "13 bad prompts:"
+    assert lines[1] == "  problem p3: its prompt has 4 tokens, data.max_prompt_tokens=3"
+    assert lines[-1] == "  and 3 more"

@@ -44,6 +44,7 @@ from ulorl.types import Finish, Problem, Request, Sampling, Segment, Status
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
 
+from ulorl.engines.guard import GuardedEngine
 from ulorl.engines.vllm import VllmEngine
 from ulorl.engines.vllm_weights import WeightLoader
 from ulorl.inputs import Inputs, load_inputs
@@ -256,6 +257,32 @@ def test_the_same_in_a_process_of_its_own() -> None:
             engine.add(r)
         engine.step()
         assert sorted(s.sample_id for s in engine.abort()) == [0, 1]
+
+
+def test_a_killed_process_is_started_anew_and_its_requests_decode_the_same() -> None:
+    """SIGKILL while 4 requests decode. Eager decoding in float32: the second process draws the first one's tokens."""
+    requests = [request(index, 24) for index in range(4)]
+    model = load()
+    guard = GuardedEngine(
+        start(eos=(), process=True), remake=lambda: start(eos=(), process=True), eos_ids=(), sampling=WARM,
+        vocabulary=model.config.vocab_size, deadline=120,
+    )  # fmt: skip
+    with closing(guard):
+        undisturbed = play(guard, requests)
+        for one in requests:
+            guard.add(one)
+        ended = guard.step()
+        (process,) = guard._engine._llm.engine_core.resources.engine_manager.processes
+        process.kill()
+        while guard.pending:
+            ended += guard.step()
+        assert guard.stats.faults == 1
+        assert sorted(segment.sample_id for segment in ended) == [0, 1, 2, 3]
+        for segment in ended:
+            assert segment.tokens.tolist() == undisturbed[segment.sample_id].tokens.tolist()
+            before = prompt(segment.sample_id)
+            expected = transformers_logprobs(model, before, segment, 0.85)
+            np.testing.assert_allclose(segment.logprobs, expected, atol=PARITY)
 
 
 @pytest.mark.parametrize("family", ["llama_untied", "llama_tied", "qwen2", "qwen3_moe"])
@@ -494,7 +521,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     straight = train(tmp_path / "straight", "steps=4", *small)
     train(tmp_path / "stopped", "steps=2", *small)
     resumed = run.resume(tmp_path / "stopped", ["steps=4"]).metrics
-    clock = ("time/", "rollout/tokens_per_second")
+    clock = ("time/", "checkpoint/", "rollout/tokens_per_second")
     assert [{k: v for k, v in m.items() if not k.startswith(clock) and not k.startswith("eval/")} for m in resumed] == [
         {k: v for k, v in m.items() if not k.startswith(clock) and not k.startswith("eval/")} for m in straight
     ]
@@ -514,7 +541,7 @@ def test_smollm2_trains(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_of_the_whole_group_saves_first(tmp_path: Path) -> None:
-    """Ctrl-C in a terminal reaches vLLM's processes too; the step must still finish."""
+    """Ctrl-C in a terminal reaches vLLM's processes too; they must not die of it before the run is saved."""
     arguments = [
         str(RECIPE), *VLLM, "engine.vllm.process=true", "steps=20", "rollout.prompts=4", "data.size=40",
         "eval.problems=1", f"run.dir={tmp_path / 'run'}",

@@ -19,10 +19,12 @@ from ulorl.errors import UserError
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.model import (
     check_head,
+    check_model,
     context_length,
     eos_ids,
     head_of,
     hidden_states,
+    load_config,
     load_model,
     load_tokenizer,
     resolve,
@@ -253,6 +255,92 @@ def test_weights_of_another_shape(folder: Path) -> None:
     refused(folder, "disagree about the shape of 6 tensors", "down_proj.weight: [16, 24] in the file, [16, 32]")
 
 
+def test_weights_of_more_layers_than_the_config(folder: Path) -> None:
+    """transformers would load the first layers and forget the others."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["layer_types"]
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    refused(folder, "hold 11 tensors of layers that config.json does not have", "model.layers.1.", "num_hidden_layers")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers(folder: Path, bad: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = bad
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, "model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers")
+
+
+# The same without reading weights: headers against a model on the meta device.
+
+
+def checked(folder: Path | str) -> PreTrainedModel:
+    return check_model(str(folder), load_config(str(folder)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_headers_of_a_whole_folder_pass(kind: str, tmp_path: Path) -> None:
+    made = make(kind)
+    made.save_pretrained(tmp_path, max_shard_size="10KB")
+    model = checked(tmp_path)
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in made.named_parameters()}
+    assert all(p.is_meta for p in model.parameters())
+
+
+def test_a_base_model_without_its_head_passes_when_the_head_is_tied(tmp_path: Path) -> None:
+    made = make("Qwen2")
+    made.model.save_pretrained(tmp_path)  # names without `model.`
+    made.config.architectures = None
+    made.config.save_pretrained(tmp_path)
+    checked(tmp_path)
+    load(tmp_path)
+
+
+def header_refused(path: Path, *says: str) -> None:
+    with pytest.raises(UserError) as error:
+        checked(path)
+    for text in (str(path), *says):
+        assert text in str(error.value)
+
+
+def test_headers_tell_what_loading_would(folder: Path, saved: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights, settings = folder / "model.safetensors", json.loads((saved / "config.json").read_text())
+    whole = weights.read_bytes()
+    for cut in (0, 4, 100, len(whole) // 2, len(whole) - 1):
+        weights.write_bytes(whole[:cut])
+        header_refused(folder, "model.safetensors: the weights cannot be loaded")
+    weights.write_bytes(whole)
+    (folder / "config.json").write_text(json.dumps({**settings, "intermediate_size": 32}))
+    header_refused(folder, "disagree about the shape of 6 tensors", "[16, 24] in the file, [16, 32] by config.json")
+    (folder / "config.json").write_text(json.dumps({**settings, "num_attention_heads": 0}))
+    header_refused(folder, "config.json: no model can be built from it (ZeroDivisionError")
+    (folder / "config.json").write_text(json.dumps(settings))
+    tensors = load_file(saved / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if n != "model.norm.weight"}, weights, metadata={"format": "pt"})
+    header_refused(folder, "lack 1 of the weights of Qwen3ForCausalLM (model.norm.weight)")
+    save_file({f"h.{n}": t for n, t in enumerate(tensors.values())}, weights, metadata={"format": "pt"})
+    header_refused(folder, "holds another model than its config.json says")
+    weights.unlink()
+    header_refused(folder, "no *.safetensors")
+
+
+def test_headers_of_shards(tmp_path: Path) -> None:
+    make("Qwen3").save_pretrained(tmp_path, max_shard_size="10KB")
+    index = tmp_path / "model.safetensors.index.json"
+    whole = json.loads(index.read_text())
+    index.write_text(json.dumps({**whole, "weight_map": {**whole["weight_map"], "model.more": "lost.safetensors"}}))
+    header_refused(tmp_path, "lost.safetensors", "there is no such file")
+    first = next(iter(whole["weight_map"].values()))
+    index.write_text(json.dumps({**whole, "weight_map": {**whole["weight_map"], "model.more": first}}))
+    header_refused(tmp_path, "names 1 tensors that its files do not hold", f"{first} lacks model.more")
+    index.write_text("{")
+    header_refused(tmp_path, "model.safetensors.index.json cannot be used")
+
+
 def test_classifier_is_not_a_causal_lm(tmp_path: Path) -> None:
     config = transformers.Qwen3Config(**SMALL, tie_word_embeddings=True)
     transformers.Qwen3ForSequenceClassification(config).save_pretrained(tmp_path)
@@ -318,6 +406,32 @@ def test_no_eos_at_all_is_refused(tmp_path: Path) -> None:
     model.config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="EOS"):
         eos_ids(str(tmp_path), words)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("generation_config.json", "{", "generation_config.json cannot be used"),
+        ("generation_config.json", "\xff", "generation_config.json cannot be used"),
+        ("generation_config.json", '{"eos_token_id": "</s>"}', "eos_token_id .* is '</s>', no token id"),
+        ("generation_config.json", '{"eos_token_id": [-2]}', "eos_token_id .* is -2, no token id"),
+    ],
+)
+def test_bad_eos_is_refused(folder: Path, name: str, text: str, says: str) -> None:
+    (folder / name).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=says):
+        eos_ids(str(folder), make_tokenizer())
+
+
+def test_eos_beyond_the_vocabulary_ends_nothing(folder: Path) -> None:
+    """Of the model's 97 tokens none is one of these; the tokenizer is another model's."""
+    for file in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**settings, "eos_token_id": 500}))
+    words = make_tokenizer()
+    words.eos_token = None
+    with pytest.raises(UserError, match=r"EOS token below vocab_size=97 \(found \{500\}\)"):
+        eos_ids(str(folder), words)
 
 
 def test_context_length() -> None:

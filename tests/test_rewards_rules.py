@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ulorl.rewards import make_reward
+from ulorl.rewards.base import RewardError
 from ulorl.rewards.judge import Judge
 from ulorl.rewards.worker import last_boxed
 from ulorl.types import Problem
@@ -99,7 +100,8 @@ def test_a_worker_that_does_not_answer_is_replaced() -> None:
     judge = Judge("math")
     assert judge.score(reference="7", text="7") == 1
     worker, judge._seconds = judge._process, 0.1
-    assert judge.score(reference="7", text=r"\boxed{10^{10^{10}}}") == 0
+    with pytest.raises(RewardError, match=r"no answer within 0\.1 seconds"):
+        judge.score(reference="7", text=r"\boxed{10^{10^{10}}}")
     judge._seconds = 120.0
     assert judge.score(reference="7", text="7") == 1
     assert judge._process is not worker

@@ -90,6 +90,8 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    return 0.5\n"
         "def nothing(problem, text):\n"
         "    pass\n"
+        "def lonely(text):\n"
+        "    return 1\n"
         "table = {}\n",
         encoding="utf-8",
     )
@@ -113,6 +115,7 @@ def test_user_function(functions: str) -> None:
         ("ulorl_broken_rewards:f", "cannot import ulorl_broken_rewards .*SyntaxError"),
         ("ulorl_user_rewards:exact", "ulorl_user_rewards:exact: ulorl_user_rewards has no exact"),
         ("ulorl_user_rewards:table", r"is a dict, not a function of \(problem, text\)"),
+        ("ulorl_user_rewards:lonely", r"lonely: must take two arguments, \(problem, text\)"),
     ],
 )
 @pytest.mark.usefixtures("functions")

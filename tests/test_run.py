@@ -1,21 +1,14 @@
-"""Whole runs on the shipped tiny reasoner: what a run leaves behind, resume bit for bit, interrupts, refusals."""
+"""Whole runs on the shipped tiny reasoner: what a run leaves behind, refusals; tests/test_resume.py: going on."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ulorl
@@ -29,7 +22,7 @@ SMALL = [
     "steps=4", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=6", "eval.samples=2", "eval.every=2", "run.checkpoint_every=2", "model.threads=1",
 ]  # fmt: skip
-TIMES = ("time/step", "time/rollout", "time/update", "time/sync", "time/eval", "rollout/tokens_per_second")
+CLOCK = ("time/", "checkpoint/", "rollout/tokens_per_second")  # what differs between equal runs
 
 
 def config(run_dir: Path, *overrides: str) -> ulorl.Config:
@@ -37,9 +30,9 @@ def config(run_dir: Path, *overrides: str) -> ulorl.Config:
 
 
 def lines(run_dir: Path) -> list[dict[str, object]]:
-    """metrics.jsonl without the clock."""
+    """metrics.jsonl without the clock, and without what depends on where a run was stopped."""
     metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in m.items() if k not in TIMES} for m in metrics]
+    return [{k: v for k, v in m.items() if not k.startswith(CLOCK)} for m in metrics]
 
 
 def samples(run_dir: Path) -> dict[str, str]:
@@ -115,56 +108,6 @@ def test_same_seed_same_run(finished: run.Result, tmp_path: Path) -> None:
     )
 
 
-def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_path: Path) -> None:
-    """Stopped after step 2 of 4 and resumed: same metrics, samples, weights and optimizer state, bit for bit."""
-    ulorl.train(config(tmp_path / "cut", "steps=2"))
-    # what a killed run can leave behind: lines and samples after its last checkpoint
-    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "reward/mean": 9.0}\n{"step": 4, "rew')
-    (tmp_path / "cut" / "samples" / "step_000003.jsonl").write_text("{}\n")
-    resumed = ulorl.resume(tmp_path / "cut", ["steps=4"])
-    assert lines(resumed.dir) == lines(finished.dir)
-    assert samples(resumed.dir) == samples(finished.dir)
-    for name in ("model/model.safetensors", "optimizer.safetensors", "pools.safetensors"):
-        ours = load_file(checkpoint.latest(resumed.dir) / name)
-        theirs = load_file(checkpoint.latest(finished.dir) / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-
-
-def test_a_run_folder_can_be_moved_before_it_is_resumed(tmp_path: Path) -> None:
-    """Also with SAIS and several gradient updates a step, the resumed run is the run that never stopped."""
-    overrides = ["objective.importance=sais", "optim.minibatches=2", "eval.every=0"]
-    straight = ulorl.train(config(tmp_path / "straight", *overrides))
-    ulorl.train(config(tmp_path / "old", *overrides, "steps=2"))
-    (tmp_path / "old").rename(tmp_path / "new")
-    resumed = ulorl.resume(tmp_path / "new", ["steps=4"])
-    assert resumed.dir == tmp_path / "new"
-    assert not (tmp_path / "old").exists()
-    ours = load_file(checkpoint.latest(resumed.dir) / "model" / "model.safetensors")
-    theirs = load_file(checkpoint.latest(straight.dir) / "model" / "model.safetensors")
-    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    assert samples(resumed.dir) == samples(straight.dir)
-
-
-def test_problems_must_be_those_the_run_began_with(tmp_path: Path) -> None:
-    problems = tmp_path / "p.jsonl"
-    lines = [json.dumps({"problem": f"{a},2,3>{a + 5}", "answer": str(a + 5)}) for a in range(5, 10)]
-    problems.write_text("\n".join(lines) + "\n")
-    overrides = [
-        "steps=1",
-        "data.kind=files",
-        f"data.path={problems}",
-        "data.size=0",
-        "reward.kind=math",
-        "eval.data={}",
-    ]
-    ulorl.train(config(tmp_path / "r", *overrides))
-    problems.write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(UserError, match="not those the run began with"):
-        ulorl.resume(tmp_path / "r", ["steps=2"])
-
-
 def test_a_run_that_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(model_path(), broken)
@@ -195,7 +138,7 @@ def test_one_segment_is_synchronous(tmp_path: Path) -> None:
 
 
 def test_checkpoints_rotate_and_partial_ones_do_not_count(tmp_path: Path) -> None:
-    result = ulorl.train(config(tmp_path / "r", "run.checkpoint_every=1", "run.keep_checkpoints=2"))
+    result = ulorl.train(config(tmp_path / "r", "run.checkpoint_every=1", "run.keep_last=1", "run.keep_every=3"))
     kept = sorted(p.name for p in (result.dir / "checkpoints").iterdir())
     assert kept == ["step_000003", "step_000004"]
     (result.dir / "checkpoints" / "step_000009.partial").mkdir()
@@ -238,7 +181,7 @@ def test_refusals_name_the_mend(finished: run.Result, tmp_path: Path) -> None:
         damaged.write_text(whole[: len(whole) // 2])
         with pytest.raises(UserError, match="damaged checkpoint"):
             ulorl.resume(finished.dir, ["steps=9"])
-        damaged.write_text(whole.replace('"format": 1', '"format": 99'))
+        damaged.write_text(whole.replace('"format": 2', '"format": 99'))
         with pytest.raises(UserError, match="checkpoint format 99"):
             ulorl.resume(finished.dir, ["steps=9"])
     finally:
@@ -314,22 +257,3 @@ def test_a_run_with_each_of_the_learners_options(tmp_path: Path, overrides: list
 def test_prompt_and_output_must_fit_the_context(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="do not fit the model's context"):
         ulorl.train(config(tmp_path / "long", "rollout.max_tokens=3000000"))
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_saves_and_says_how_to_resume(tmp_path: Path, signum: int, code: int) -> None:
-    target = tmp_path / "stopped"
-    overrides = [*SMALL, "steps=500", "eval.every=0", f"run.dir={target}"]
-    command = [sys.executable, "-m", "ulorl", "train", str(RECIPE), *overrides]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + 120
-    while not (target / "checkpoints" / "step_000002").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert f"ulorl train --resume {target}" in errors
-    step = int(checkpoint.latest(target).name.removeprefix("step_"))
-    assert lines(target)[-1]["step"] == step  # nothing after the checkpoint, nothing before it is missing
-    resumed = ulorl.resume(target, [f"steps={step + 1}"])
-    assert [m["step"] for m in resumed.metrics] == list(range(step + 2))

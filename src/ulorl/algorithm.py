@@ -19,7 +19,8 @@ from ulorl.types import Group, Problem, Request, Sample, Scored, Segment, Status
 
 
 class Score(Protocol):
-    """Decodes a finished sample and rewards it: 1 for a right answer, 0 for a wrong, missing or truncated one."""
+    """Decodes a finished sample and rewards it: 1 for a right answer, 0 for a wrong, missing or truncated one, None
+    when the reward fails."""
 
     def __call__(self, problem: Problem, sample: Sample) -> Scored: ...
 
@@ -33,13 +34,14 @@ class Step:
     groups: tuple[Group, ...]  # the groups released to the update
     update: Update
     probe: Mismatch | None  # of engine and learner with the new weights; None when they did not change
-    work: EngineStats  # of the rollout
+    work: EngineStats  # of the rollout; the faults are those of the whole step
     rollout_seconds: float
     update_seconds: float
     sync_seconds: float  # new weights to the engine, and the probe
 
 
 Watch = Callable[[Sample], None]  # told of every sample that ends its segment: progress bars
+Poll = Callable[[], None]  # called before every decode step; abandons the rollout by raising
 Check = Callable[[Engine, Learner], Mismatch | None]  # do engine and learner agree on the new weights? raises if not
 
 
@@ -51,10 +53,11 @@ def ulorl_step(
     new: Sequence[tuple[Problem, Tokens]],
     watch: Watch = lambda _: None,
     check: Check = lambda _, __: None,
+    poll: Poll = lambda: None,
 ) -> Step:
     started, stats = time.perf_counter(), replace(engine.stats)
     segments, finished = [], []
-    for segment in rollout(engine, scheduler.begin_step(new)):  # {unfinished pool, new prompts}, one segment    8
+    for segment in rollout(engine, scheduler.begin_step(new), poll):  # {unfinished pool, new prompts}, a segment  8
         sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
         segments.append(sample)
         if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
@@ -70,12 +73,14 @@ def ulorl_step(
         engine.load_weights(learner.weights(), learner.version)
         probe = check(engine, learner)
     seconds = (rolled_out - started, updated - rolled_out, time.perf_counter() - updated)
+    work = work.with_faults(engine.stats.since(stats))
     return Step(tuple(segments), tuple(finished), tuple(groups), update, probe, work, *seconds)
 
 
-def rollout(engine: Engine, requests: Sequence[Request]) -> Iterator[Segment]:
+def rollout(engine: Engine, requests: Sequence[Request], poll: Poll = lambda: None) -> Iterator[Segment]:
     """Decode the requests, each to the end of its segment; segments come as they end."""
     for request in requests:
         engine.add(request)
     while engine.pending:
+        poll()
         yield from engine.step()

@@ -7,6 +7,7 @@ interrupted, everything saved.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ import typer
 
 from ulorl.bench.cli import app as bench
 from ulorl.config import Config, from_json, load
-from ulorl.errors import UserError
+from ulorl.errors import Faults, UserError
 
 app = typer.Typer(
     help="UloRL: reinforcement learning that teaches language models to reason through ultra-long outputs.",
@@ -55,22 +56,21 @@ def train(
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="go on from this run's newest checkpoint")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a run that run.dir holds already")] = False,
 ) -> None:
-    """Train by segment rollout.
+    """Train by segment rollout. The same command again goes on with a run that was stopped.
 
     ulorl train recipes/quickstart.toml steps=30 optim.lr=1e-4
 
     ulorl train --resume runs/quickstart
     """
+    config = None if resume else _config(arguments or [])  # before anything slow is imported
     from ulorl import run
     from ulorl.interrupts import Interrupted
 
     try:
         if resume:
             run.resume(resume, arguments or [])
-        elif arguments:
-            run.train(_config(arguments), overwrite=overwrite)
-        else:
-            raise UserError("give a recipe, for example recipes/quickstart.toml, or --resume RUN")
+        elif config:
+            run.train(config, overwrite=overwrite)
     except Interrupted as stopped:
         print(f"\n{stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
@@ -78,14 +78,23 @@ def train(
 
 @app.command()
 def check(arguments: Arguments) -> None:
-    """Check a recipe with its data, reward and tokenizer, without loading a model."""
-    from ulorl.inputs import load_inputs
+    """Check a recipe with its data, reward, model folder and run folder, without loading a model.
 
-    config = _config(arguments)
-    inputs = load_inputs(config)
+    Everything that is wrong is told, as far as one fault does not hide another; the exit code is 2.
+    """
+    config = _config(arguments)  # before anything slow is imported
+    from ulorl.inputs import check_run_dir, load_inputs, repetition
+
+    faults = Faults()
+    with faults:
+        folder = check_run_dir(config)
+    with faults:
+        inputs = load_inputs(config)
+    faults.stop()
     print(f"recipe ok: {config.steps} steps of {config.rollout.prompts} problems x {config.rollout.group} samples")
     print(f"outputs: {config.rollout.max_tokens} tokens in {config.rollout.segments} segments")
-    print(f"problems: {len(inputs.problems)} to train on, {len(inputs.held_out)} held out")
+    print(f"problems: {len(inputs.problems)} to train on, {len(inputs.held_out)} held out{repetition(inputs.problems)}")
+    print(folder)
 
 
 @app.command("eval")
@@ -114,6 +123,8 @@ def evaluate(
         f"{result.accuracy:.2%} (95%: {low:.2%} to {high:.2%})"
     )
     print(f"mean output {result.mean_length:.0f} tokens, {result.truncated:.1%} truncated")
+    if result.unscored:
+        print(f"{result.unscored} of {len(result.scored)} answers could not be scored and are left out")
     if json_file:
         numbers = {
             "model": config.model.path,
@@ -123,6 +134,7 @@ def evaluate(
             "samples": result.samples,
             "mean_length": result.mean_length,
             "truncated": result.truncated,
+            "unscored": result.unscored,
             "by_problem": result.by_problem,
         }
         json_file.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
@@ -187,13 +199,15 @@ def import_gguf(
 
 def _config(arguments: list[str]) -> Config:
     """Recipes come before overrides; an override has an equals sign."""
+    if not arguments:
+        raise UserError("give a recipe, for example recipes/quickstart.toml, or --resume RUN")
     return load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])
 
 
 def _run_or_config(arguments: list[str]) -> Config:
     """A run's folder stands for its configuration with its trained model."""
     run_dir = Path(arguments[0])
-    if not (run_dir / "config.json").exists():
+    if not os.path.exists(run_dir / "config.json"):  # Path.exists raises for names that are too long
         return _config(arguments)
     from ulorl.config import overridden
 

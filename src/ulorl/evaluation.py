@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ulorl.algorithm import Score, rollout
+from ulorl.algorithm import Poll, Score, rollout
 from ulorl.engines.base import Engine
 from ulorl.rng import sample_seed
 from ulorl.types import Finish, Problem, Request, Sample, Sampling, Scored, Status, Tokens
@@ -17,25 +17,37 @@ EVAL_STREAM = 1  # draws of evaluation are kept apart from those of training (st
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`by_problem` is each problem's share of right answers, in the order of the problems."""
+    """`by_problem` is each problem's share of right answers among the scored ones, in the order of the problems; None
+    where the reward failed for all of them."""
 
-    by_problem: tuple[float, ...]
+    by_problem: tuple[float | None, ...]
     samples: int  # k
     mean_length: float  # output tokens
     truncated: float  # share of answers cut at the length limit
     scored: tuple[Scored, ...]
+    faults: int = 0  # of the engine; its requests were given out again
+
+    @property
+    def unscored(self) -> int:
+        """Answers that the reward failed to score: no part of the accuracy, neither as right nor as wrong."""
+        return sum(answer.reward is None for answer in self.scored)
+
+    @property
+    def shares(self) -> list[float]:
+        """Of the problems with a scored answer."""
+        return [share for share in self.by_problem if share is not None]
 
     @property
     def accuracy(self) -> float:
-        """avg@k: the mean over problems of the share of right answers."""
-        return float(np.mean(self.by_problem))
+        """avg@k: the mean over problems of the share of right answers; nan without a scored one."""
+        return float(np.mean(self.shares)) if self.shares else float("nan")
 
     @property
     def stderr(self) -> float:
         """Standard error of the accuracy over problems: answers to one problem are not independent, so problems are
         the unit. With one problem it is unknown (nan)."""
-        n = len(self.by_problem)
-        return float(np.std(self.by_problem, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+        n = len(self.shares)
+        return float(np.std(self.shares, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -54,6 +66,7 @@ def evaluate(
     max_tokens: int,
     seed: int,
     watch: Callable[[Scored], None] = lambda _: None,
+    poll: Poll = lambda: None,
 ) -> Evaluation:
     """Answer each problem `samples` times with the engine's present weights.
 
@@ -75,18 +88,22 @@ def evaluate(
         for run in range(samples)
     ]
     scored: dict[int, Scored] = {}
-    for segment in rollout(engine, requests):
+    faults = engine.stats.faults
+    for segment in rollout(engine, requests, poll):
         index = segment.sample_id // samples
         problem, prompt = problems[index]
         status = Status.COMPLETE if segment.finish is Finish.EOS else Status.TRUNCATED
         scored[segment.sample_id] = score(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
         watch(scored[segment.sample_id])
     answers = [scored[request.sample_id] for request in requests]
-    rewards = np.array([a.reward for a in answers]).reshape(len(problems), samples)
+    rewards = [
+        [a.reward for a in answers[i : i + samples] if a.reward is not None] for i in range(0, len(answers), samples)
+    ]
     return Evaluation(
-        by_problem=tuple(rewards.mean(axis=1).tolist()),
+        by_problem=tuple(float(np.mean(of_problem)) if of_problem else None for of_problem in rewards),
         samples=samples,
         mean_length=float(np.mean([len(a.sample) for a in answers])),
         truncated=float(np.mean([a.sample.status is Status.TRUNCATED for a in answers])),
         scored=tuple(answers),
+        faults=engine.stats.faults - faults,
     )

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from ulorl import config
+from ulorl import config, rundir
 from ulorl.config import Config
-from ulorl.data.problems import load_problems
-from ulorl.data.prompts import encode_prompts
-from ulorl.engines.make import check_engine, pick_device
-from ulorl.errors import UserError
-from ulorl.learner.attention import require_attention
-from ulorl.learner.lora import require_peft
-from ulorl.learner.model import context_length, load_config, load_tokenizer
+from ulorl.data.problems import leave_out, load_located
+from ulorl.data.prompts import encode_each
+from ulorl.engines.make import check_decodable, check_engine, pick_device
+from ulorl.errors import Faults, UserError
+from ulorl.learner.attention import require_attention, set_attention
+from ulorl.learner.lora import add_lora, require_peft
+from ulorl.learner.model import (
+    check_model,
+    context_length,
+    eos_ids,
+    load_config,
+    load_tokenizer,
+    recompute_activations,
+)
 from ulorl.probe import PROBE_TOKENS
 from ulorl.rewards import make_reward
 from ulorl.rewards.scorer import Scorer
@@ -51,50 +61,159 @@ class Inputs:
 
 
 def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
-    """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model.
+    """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model, and as
+    much as possible told at once. What costs nothing comes first, then files, then what needs them all.
 
-    source: the folder whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's)."""
+    source: the folder whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's).
+    Raises UserError, which names the key, file, record or tensor."""
     source, trust = source or cfg.model.path, cfg.model.trust_remote_code
-    if cfg.model.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"model.device={cfg.model.device}: torch finds no CUDA device here; use auto or cpu")
-    require_attention(cfg.model.attention, pick_device(cfg.model.device))
     disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
-    require_trackers(cfg.log)
-    check_engine(cfg.engine)
-    require_peft(cfg.model.lora)
-    reward = make_reward(cfg.reward.kind, cfg.reward.function)
-    problems = load_problems(cfg.data)
-    held_out = load_problems(cfg.eval_data(), held_out=True)[: cfg.eval.problems] if cfg.eval.data else []
-    tokenizer = load_tokenizer(source, trust_remote_code=trust)
-    context = context_length(load_config(source, trust_remote_code=trust, rope=cfg.model.rope))
-    prompted = _prompted(problems, tokenizer, cfg.data, context, cfg.rollout.max_tokens)
-    kept_apart = {problem.prompt for problem in held_out}
-    return Inputs(
-        tokenizer,
-        _without(prompted, kept_apart),
-        _prompted(held_out, tokenizer, cfg.eval_data(), context, cfg.eval.max_tokens or cfg.rollout.max_tokens),
-        Scorer(reward, tokenizer),
-    )
+    settings, files, prompts = Faults(), Faults(), Faults()
+    with settings:
+        _check_device(cfg)
+    with settings:
+        require_trackers(cfg.log)
+    with settings:
+        check_engine(cfg.engine)
+    with settings:
+        require_peft(cfg.model.lora)
+    with settings:
+        reward = make_reward(cfg.reward.kind, cfg.reward.function, cfg.reward.timeout)
+    settings.stop()
+    with files:
+        problems, places = load_located(cfg.data)
+    with files, _named("eval.data"):
+        held_out, held_out_places = load_located(cfg.eval_data(), held_out=True) if cfg.eval.data else ([], {})
+    with files:
+        own = load_config(source, trust_remote_code=trust, rope=cfg.model.rope)
+        with files:
+            model = _check_model(cfg, source, own)
+        with files:
+            tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    files.stop()
+    _check_ids(cfg, source, tokenizer, model)
+    with prompts:
+        prompted = _prompted(problems, places, tokenizer, cfg.data, model, cfg.rollout.max_tokens)
+    with prompts, _named("eval.data"):
+        longest = cfg.eval.max_tokens or cfg.rollout.max_tokens
+        held_out = held_out[: cfg.eval.problems]
+        asked = _prompted(held_out, held_out_places, tokenizer, cfg.eval_data(), model, longest)
+    prompts.stop()
+    scorer = Scorer(reward, tokenizer, retries=cfg.reward.retries, max_unscored=cfg.reward.max_unscored)
+    return Inputs(tokenizer, _without(prompted, {p.prompt for p, _ in asked}), asked, scorer)
+
+
+def check_run_dir(cfg: Config) -> str:
+    """A line on `run.dir`. Raises UserError when it cannot be written, or holds something else than this run."""
+    path = Path(cfg.run.dir)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise UserError(f"run.dir={path}: cannot be used ({error.strerror})") from None
+    there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise UserError(f"run.dir={path}: {there} is a file, no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"run.dir={path}: {there} is not writable")
+    if not rundir.holds_run(path):
+        rundir.check_free(cfg)
+        return f"run folder: {path}, new"
+    rundir.changes(cfg)
+    if rundir.finished(path) == cfg.steps:
+        raise UserError(f"run.dir={path}: holds this run, finished; choose another run.dir, or train with --overwrite")
+    return f"run folder: {path}, which holds this run, unfinished: training goes on"
+
+
+def repetition(problems: Sequence[Prompted]) -> str:
+    """A word on questions that several problems ask. That may be meant, to give them weight; answers that differ are
+    suspect, but the same answer can be written in many ways."""
+    answers: dict[str, list[str]] = {}
+    for problem, _ in problems:
+        answers.setdefault(problem.prompt, []).append(problem.answer)
+    repeated = [given for given in answers.values() if len(given) > 1]
+    differ = sum(len(set(given)) > 1 for given in repeated)
+    return f"; {len(repeated)} questions stand there more than once, {differ} with different answers" * bool(repeated)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """What is raised inside says that it is about `key`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def _check_device(cfg: Config) -> None:
+    name = cfg.model.device
+    if name.startswith("cuda"):
+        there, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+        if not there:
+            raise UserError(f"model.device={name}: torch finds no CUDA device here; use auto or cpu")
+        if number >= there:
+            raise UserError(f"model.device={name}: torch finds {there} CUDA devices here, counted from 0")
+    require_attention(cfg.model.attention, pick_device(name))
+
+
+def _check_model(cfg: Config, source: str, own: PreTrainedConfig) -> PreTrainedModel:
+    """The model without weights, after everything that a run will do to it and that this can show to be impossible."""
+    model = check_model(source, own, trust_remote_code=cfg.model.trust_remote_code)
+    with _named(source):
+        check_decodable(cfg.engine, model)
+    set_attention(model, cfg.model.attention)
+    if cfg.optim.recompute:
+        recompute_activations(model)
+    if cfg.model.lora.rank:
+        add_lora(model, cfg.model.lora)
+    return model
+
+
+def _check_ids(cfg: Config, source: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """That the tokenizer is this model's, and that the outputs asked for are not too long for it with any prompt."""
+    eos_ids(source, tokenizer, trust_remote_code=cfg.model.trust_remote_code)
+    vocabulary, pad = model.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id
+    if pad is not None and pad >= vocabulary:
+        raise UserError(
+            f"{source}: the tokenizer's pad token has the id {pad}, but the model's vocab_size is {vocabulary}: the "
+            "tokenizer in the folder is another model's"
+        )
+    context = context_length(model) or sys.maxsize
+    for key, longest in (("rollout", cfg.rollout.max_tokens), ("eval", cfg.eval.max_tokens if cfg.eval.data else 0)):
+        if longest >= context:
+            raise UserError(
+                f"{key}.max_tokens={longest}: a prompt and so long an output do not fit the model's context of "
+                f"{context} (max_position_embeddings of {source}); lower it, or see model.rope"
+            )
 
 
 def _prompted(
     problems: Sequence[Problem],
+    places: Mapping[str, str],
     tokenizer: PreTrainedTokenizerBase,
     data: config.Data,
-    context: int | None,
+    model: PreTrainedModel,
     max_tokens: int,
 ) -> list[Prompted]:
-    prompts = encode_prompts(
+    """The problems with their prompts, those without the ones that `data.bad=skip` leaves out."""
+    encoded = encode_each(
         problems,
         tokenizer,
         template=data.template,
         system=data.system,
         chat=data.chat,
         max_prompt_tokens=data.max_prompt_tokens,
-        context=context or sys.maxsize,  # a model that names no limit
+        context=context_length(model) or sys.maxsize,  # a model that names no limit
         max_tokens=max_tokens,
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        places=places,
     )
-    return list(zip(problems, prompts, strict=True))
+    leave_out([prompt for prompt in encoded if isinstance(prompt, UserError)], data)
+    kept = [(p, prompt) for p, prompt in zip(problems, encoded, strict=True) if not isinstance(prompt, UserError)]
+    if problems and not kept:
+        raise UserError(f"{data.path}: every problem's prompt is bad, as warned of above")
+    return kept
 
 
 def _without(prompted: Sequence[Prompted], kept_apart: set[str]) -> list[Prompted]:

@@ -1,10 +1,13 @@
-"""What stops a run before its last step, and how to go on. Ctrl-C and SIGTERM: the step in progress is finished and
-saved. Losses that are not finite: the newest checkpoint is the place to go back to."""
+"""What stops a run before its last step, and how to go on. Ctrl-C and SIGTERM: the step in progress is abandoned, and
+the boundary that it began at is saved. Losses that are not finite: the newest checkpoint is the place to go back to."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -14,38 +17,83 @@ from ulorl.config import Config
 from ulorl.errors import UserError
 from ulorl.learner.update import Skipped
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Abandoned(BaseException):
+    """A step or an evaluation that a signal cut short. No Exception: guards of engines and rewards let it pass."""
+
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop; it is saved and can be resumed."""
 
     def __init__(self, run_dir: Path, step: int, signum: int) -> None:
-        super().__init__(f"stopped after step {step}; everything is saved. Go on with: ulorl train --resume {run_dir}")
+        when = f"after step {step}" if step else "before the first step"
+        super().__init__(f"stopped {when}; everything is saved. Go on with: ulorl train --resume {run_dir}")
         self.exit_code = 128 + signum
 
 
+class Interrupts:
+    """What has been asked for: `received` is the first signal's number, 0 as long as there was none."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def signalled(self, signum: int, _: FrameType | None = None) -> None:
+        """The handler: the second signal ends the process at once."""
+        if self.received:
+            _leave(signum)
+        self.received = signum
+
+
 @contextmanager
-def interrupts() -> Iterator[Callable[[], int]]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop after this step (0: none yet); the second acts at once."""
-    received = 0
+def interrupts() -> Iterator[Interrupts]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; the second ends the process at once, with its exit code.
 
-    def on_signal(signum: int, _: FrameType | None) -> None:
-        nonlocal received
-        received = signum
-        for which in previous:
-            signal.signal(which, previous[which])
-
+    Python calls handlers between two instructions of the main thread, and a backward pass or a write is a single one.
+    So a thread of its own counts the signals too.
+    """
+    asked = Interrupts()
     try:
-        previous = {which: signal.signal(which, on_signal) for which in (signal.SIGINT, signal.SIGTERM)}
+        previous = {which: signal.signal(which, asked.signalled) for which in SIGNALS}
     except ValueError:  # not in the main thread: signals are the caller's business
-        previous = {}
+        yield asked
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    counting = threading.Thread(target=_count, args=(reader,), name="signals", daemon=True)
+    counting.start()
     try:
-        yield lambda: received
+        yield asked
     finally:
+        signal.set_wakeup_fd(wakeup)
         for which, handler in previous.items():
             signal.signal(which, handler)
+        os.write(writer, b"\0")  # ends the thread
+        counting.join()
+        os.close(writer)
+        os.close(reader)
 
 
-def diverged(cfg: Config, step: int, last: Skipped) -> UserError:
+def _count(reader: int) -> None:
+    """Read the numbers of arriving signals, a byte each, up to a 0; the second of ours ends the process."""
+    seen = 0
+    while signum := os.read(reader, 1)[0]:
+        seen += signum in SIGNALS
+        if seen > 1:
+            _leave(signum)
+
+
+def _leave(signum: int) -> None:
+    for child in multiprocessing.active_children():  # vLLM's, which would go on decoding
+        child.kill()
+    if os.isatty(1):
+        os.write(1, b"\x1b[?25h\n")  # the progress bars have hidden the cursor
+    os._exit(128 + signum)
+
+
+def diverged(cfg: Config, step: int, last: Skipped | None) -> UserError:
     """`optim.max_skipped` mini-batches in a row were skipped. Draws depend on the seed only, so resuming without a
     change would meet the same numbers: the command lowers the learning rate, which `run.MAY_CHANGE` allows."""
     run_dir, mend = Path(cfg.run.dir), "start again with a lower optim.lr: there is no checkpoint yet"
@@ -54,7 +102,8 @@ def diverged(cfg: Config, step: int, last: Skipped) -> UserError:
         mend = f"go back to {newest} with: ulorl train --resume {run_dir} optim.lr={cfg.optim.lr / 2:g}"
     if cfg.model.dtype == "bfloat16":
         mend = f"bfloat16 weights are often the cause (model.dtype=float32 with optim.autocast=bfloat16); or {mend}"
+    because = f", the last because {last}" if last else ""
     return UserError(
-        f"{run_dir}, step {step}: {cfg.optim.max_skipped} mini-batches in a row were skipped (optim.max_skipped), the "
-        f"last because {last}. The weights did not change in them; {mend}"
+        f"{run_dir}, step {step}: {cfg.optim.max_skipped} mini-batches in a row were skipped (optim.max_skipped)"
+        f"{because}. The weights did not change in them; {mend}"
     )

@@ -12,7 +12,7 @@ import numbers
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from ulorl import durable
 from ulorl.config import Config, Log
 from ulorl.errors import UserError
 from ulorl.report.record import METRICS, read_metrics, read_run, sample_files
@@ -71,7 +72,7 @@ class WandbWriter:
         wandb = _tracker("wandb")
         id_file = run_dir / "wandb_id"
         if not id_file.exists():
-            id_file.write_text(os.urandom(4).hex(), encoding="utf-8")
+            durable.write_text(id_file, os.urandom(4).hex())
         try:
             self._run = wandb.init(
                 project=config.log.project,
@@ -125,14 +126,15 @@ def _tracker(name: str) -> Any:
         raise UserError(f'log.{name}=true, but it cannot be imported ({error}); pip install "ulorl[{name}]"') from error
 
 
-def truncate_to(run_dir: Path, step: int) -> None:
-    """Forget what a run wrote after `step`: later lines of metrics.jsonl, a torn last line, later samples files."""
+def truncate_to(run_dir: Path, step: int, logged: int | None = None) -> None:
+    """Forget what a run wrote after `step`: later lines of metrics.jsonl, a torn last line, later samples files.
+    logged: the bytes of metrics.jsonl up to then; without it, the lines are read for their steps."""
     path = run_dir / METRICS
-    if path.exists():
+    if path.exists() and logged is not None and logged <= path.stat().st_size:
+        os.truncate(path, logged)
+    elif path.exists():
         kept = [json.dumps(m, allow_nan=False) + "\n" for m in read_metrics(path) if (m["step"] or 0) <= step]
-        partial = path.with_suffix(".tmp")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
+        durable.write_text(path, "".join(kept))
     for stored, samples in sample_files(run_dir):
         if stored > step:
             samples.unlink()
@@ -189,7 +191,8 @@ class _Speed(ProgressColumn):
 
 class RunLog:
     """The loop's single face to whoever watches. A context manager; `resume_step` is the checkpoint's step, after
-    which everything written before is forgotten. Raises UserError when a tracker is missing.
+    which everything written before is forgotten, and `logged` the `position` then. Raises UserError when a tracker is
+    missing.
 
         with RunLog(run_dir, config) as log:
             with log.phase("rollout", total=128, tokens=lambda: engine.stats.decode_tokens) as phase:
@@ -200,12 +203,17 @@ class RunLog:
     """
 
     def __init__(
-        self, run_dir: Path, config: Config, resume_step: int | None = None, console: Console | None = None
+        self,
+        run_dir: Path,
+        config: Config,
+        resume_step: int | None = None,
+        console: Console | None = None,
+        logged: int | None = None,
     ) -> None:
         self.run_dir, self.console = run_dir, console or Console()
         run_dir.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
-            truncate_to(run_dir, resume_step)
+            truncate_to(run_dir, resume_step, logged)
         self._writers: list[MetricsWriter] = [TensorBoardWriter(run_dir, resume_step)]
         if config.log.wandb:
             self._writers.append(WandbWriter(run_dir, config))
@@ -217,6 +225,8 @@ class RunLog:
         # Bars are drawn by cursor movements: on a terminal only, or a log file would fill with control characters.
         shown = config.log.progress and self.console.is_interactive
         self._bars = _bars(self.console) if shown else None
+        if logged is not None and self.position < logged:
+            self.print(f"{run_dir / METRICS} lost lines since the checkpoint was made", style="yellow")
         if self._bars:
             self._steps = self._bars.add_task("steps", total=config.steps, completed=resume_step or 0, status="")
 
@@ -225,21 +235,28 @@ class RunLog:
             self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object, *_: object) -> None:
         with ExitStack() as closing:  # each is closed even when another fails
+            if failed:
+                closing.enter_context(suppress(OSError))  # of a full disk again: it would hide what stopped the run
             for writer in self._writers:
                 closing.callback(writer.close)
             closing.callback(self._metrics.close)
             if self._bars:
                 closing.callback(self._bars.stop)
 
+    @property
+    def position(self) -> int:
+        """Bytes of metrics.jsonl so far."""
+        return os.fstat(self._metrics.fileno()).st_size
+
     def step(self, metrics: Metrics) -> None:
         """Record one step; `step` is among the metrics, and 0 is the evaluation before training. A value that is
         None or not finite is stored as null and not sent to the trackers."""
-        plain = {name: _plain(value) for name, value in metrics.items()}
-        self._metrics.write(json.dumps(plain, allow_nan=False) + "\n")
+        values = plain(metrics)
+        self._metrics.write(json.dumps(values, allow_nan=False) + "\n")
         self._metrics.flush()
-        present = {name: value for name, value in plain.items() if value is not None}
+        present = {name: value for name, value in values.items() if value is not None}
         step = int(present.pop("step"))
         for writer in self._writers:
             writer.write(step, present)
@@ -327,8 +344,12 @@ def _bars(console: Console) -> Progress:
     )
 
 
+def plain(metrics: Mapping[str, Any]) -> dict[str, Number]:
+    """Python numbers, None for what is not finite. Takes numpy and torch scalars."""
+    return {name: _plain(value) for name, value in metrics.items()}
+
+
 def _plain(value: Any) -> Number:
-    """A Python number, None for what is not finite. Takes numpy and torch scalars."""
     if value is None:
         return None
     if isinstance(value, numbers.Integral):

@@ -14,13 +14,19 @@ PACKED_MASK_TOKENS = 16384  # of a packed row without flash-attention: its mask 
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """Strict: 3.0, "3" and true are no whole numbers. TOML knows no tuples, so tuples say `strict=False` themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Run(Section):
     dir: str = Field(default="runs/run", min_length=1, description="the run's folder")
     checkpoint_every: Natural = Field(default=10, description="steps between checkpoints; 0: at the end only")
-    keep_checkpoints: Positive = Field(default=2, description="newest checkpoints kept")
+    keep_last: Positive = Field(default=2, description="newest checkpoints kept")
+    keep_every: Natural = Field(default=0, description="checkpoints at multiples of this are kept for good; 0: none")
+    async_checkpoint: bool = Field(
+        default=False, description="write checkpoints beside the run, from a copy in memory (weights and moments again)"
+    )
 
 
 class Rope(Section):
@@ -55,7 +61,7 @@ class Lora(Section):
 
     rank: Natural = Field(default=0, description="of the adapters; 0: off, all weights train")
     alpha: float = Field(default=32, gt=0, description="adapters are scaled by alpha / rank")
-    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(strict=False)] = Field(
         default="all-linear", description='every linear layer but the head; or names, as in ["q_proj", "v_proj"]'
     )
 
@@ -74,7 +80,7 @@ class Model(Section):
     )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the learner's weights")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    threads: Natural = Field(default=0, description="CPU threads; 0: torch's choice")
+    threads: Natural = Field(default=0, le=4096, description="CPU threads; 0: torch's choice")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         default="sdpa", description="the learner's kernel; flash_attention_2 needs a GPU, flash-attn and bfloat16"
     )
@@ -88,7 +94,9 @@ class Vllm(Section):
 
     process: bool = Field(default=False, description="a process of its own, instead of a library in ours")
     tensor_parallel: Positive = Field(default=1, description="GPUs that share one copy of the model")
-    devices: tuple[Natural, ...] = Field(default=(), description="GPUs by number; empty: the first tensor_parallel")
+    devices: tuple[Natural, ...] = Field(
+        default=(), strict=False, description="GPUs by number; empty: the first tensor_parallel"
+    )
     memory_fraction: Share = Field(
         default=0.9, description="of a GPU's memory (without GPU: of the machine's), at most"
     )
@@ -132,6 +140,12 @@ class Engine(Section):
         default=0,
         ge=0,
         description="nats that engine and learner may differ by on a probe, else the run stops; 0: by dtype",
+    )
+    max_faults: Positive = Field(
+        default=3, description="faults of the engine in a row, without a segment between them, then the run stops"
+    )
+    deadline: float = Field(
+        default=1800, ge=0, description="seconds in which it must decode or load something, else it hangs; 0: off"
     )
     vllm: Vllm = Vllm()
 
@@ -188,7 +202,7 @@ class Objective(Section):
 class Optim(Section):
     lr: float = Field(default=1e-6, gt=0, description="learning rate of AdamW")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.999), description="of AdamW"
+        default=(0.9, 0.999), strict=False, description="of AdamW"
     )
     eps: float = Field(default=1e-8, gt=0, description="of AdamW")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
@@ -215,6 +229,13 @@ class Reward(Section):
         default="math", description="math-verify, reasoning-gym's scorer, chain countdown, or your function"
     )
     function: str = Field(default="", description="module:name of f(problem, text) -> 0 or 1, for kind=function")
+    timeout: float = Field(
+        default=120, gt=0, description="seconds by the clock that an answer may take, before it is tried again"
+    )
+    retries: Natural = Field(
+        default=2, description="after a failure or time-out; then the sample is unscored, and its group is not trained"
+    )
+    max_unscored: Positive = Field(default=16, description="unscored samples in a row, then the run stops")
 
     @model_validator(mode="after")
     def _function_given(self) -> Self:
@@ -233,8 +254,13 @@ class Data(Section):
     question: str = Field(default="problem", description="the field that holds the question")
     answer: str = Field(default="answer", description="the field that holds the reference answer")
     answer_after: str = Field(default="", description="the reference is what follows the last of these, e.g. ####")
-    bad: Literal["refuse", "skip"] = Field(default="refuse", description="files and hub: what to do about bad records")
-    keep: tuple[str, ...] = Field(default=(), description="further fields that reward.function finds in problem.meta")
+    bad: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        description="files and hub: what to do about bad records, prompts that are too long among them",
+    )
+    keep: tuple[str, ...] = Field(
+        default=(), strict=False, description="further fields that reward.function finds in problem.meta"
+    )
     task: str = Field(default="", description="reasoning_gym: the task's name")
     settings: dict[str, Any] = Field(
         default_factory=dict, description="generators: their settings by name; {} drops a recipe's"
@@ -244,7 +270,7 @@ class Data(Section):
     template: str = Field(default="{question}", description="the user's message; {question} is the problem")
     system: str = Field(default="", description="a system message, where the chat template takes one")
     chat: Literal["auto", "off"] = Field(default="auto", description="auto: apply the tokenizer's chat template")
-    max_prompt_tokens: Positive = Field(default=2048, description="longer prompts are refused")
+    max_prompt_tokens: Positive = Field(default=2048, description="a problem with a longer prompt is bad")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

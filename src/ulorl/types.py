@@ -135,8 +135,9 @@ class Scored:
     """A finished sample with its reward in {0, 1} and the decoded text that was judged."""
 
     sample: Sample
-    reward: float
+    reward: float | None  # None: unscored, because the reward failed
     text: str
+    error: str = ""  # how it failed
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +147,11 @@ class Group:
     id: int
     problem: Problem
     members: tuple[Scored, ...]
+
+    @property
+    def unscored(self) -> bool:
+        """Whether a member has no reward: then its siblings cannot be compared with it, and none is trained."""
+        return any(member.reward is None for member in self.members)
 
 
 def _joined(arrays: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:

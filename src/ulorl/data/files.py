@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,12 @@ class Record:
 
 def expand(pattern: str) -> list[Path]:
     """The files a path or a glob pattern names, sorted. Raises UserError when there are none."""
-    path = Path(pattern).expanduser()
-    found = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-    files = [file for file in found if file.is_file()]
+    path = os.path.expanduser(pattern)  # os.path finds nothing where Path raises: names too long, unknown users
+    found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+    files = [Path(file) for file in found if os.path.isfile(file)]
     if not files:
-        what = "is a folder; name its files, for example with *.jsonl" if path.is_dir() else "no such file"
-        raise UserError(f"data.path={pattern}: {what}")
+        what = "is a folder; name its files, for example with *.jsonl" if os.path.isdir(path) else "no such file"
+        raise UserError(f"data.path={pattern[:300]}: {what}")
     return files
 
 
@@ -37,14 +38,19 @@ def read_records(path: Path) -> Iterator[Record | UserError]:
     """The records of one file; in the place of one that cannot be read, the UserError that names its line or number.
     Raises UserError when the file as a whole cannot be read.
     """
-    if path.suffix == ".parquet":
-        yield from _parquet(path)
-    elif path.suffix == ".jsonl" or (path.suffix == ".json" and not _is_array(path)):
-        yield from _json_lines(path)
-    elif path.suffix == ".json":
-        yield from _json_array(path)
-    else:
-        raise UserError(f"{path}: expected a file that ends in .jsonl, .json or .parquet")
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet(path)
+        elif path.suffix == ".jsonl" or (path.suffix == ".json" and not _is_array(path)):
+            yield from _json_lines(path)
+        elif path.suffix == ".json":
+            yield from _json_array(path)
+        else:
+            packed = path.suffix in (".gz", ".bz2", ".xz", ".zst", ".zip")
+            mend = "unpack it first" if packed else "expected a file that ends in .jsonl, .json or .parquet"
+            raise UserError(f"{path}: {mend}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _json_lines(path: Path) -> Iterator[Record | UserError]:
@@ -82,12 +88,25 @@ def _is_array(path: Path) -> bool:
 
 def _parse(raw: bytes, place: str) -> Any:
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_distinct)
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 text: byte {error.start + 1} is 0x{raw[error.start]:02x}") from None
     except json.JSONDecodeError as error:
         where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{place}: not valid JSON: {error.msg} at {where}") from None
+    except RecursionError:
+        raise UserError(f"{place}: not valid JSON: brackets nested too deeply") from None
+    except ValueError as error:  # ours, and Python's of integers beyond 4,300 digits
+        raise UserError(f"{place}: not valid JSON: {str(error)[:200]}") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two values under one name: nobody can say which one is meant."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return fields
 
 
 def _record(place: str, value: Any) -> Record | UserError:

@@ -11,18 +11,18 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
 from typing import Any
 
 from ulorl.config import Data
 from ulorl.data.files import Record, expand, read_records
-from ulorl.errors import UserError
+from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
 HELD_OUT_SHARE = 0.2  # of a generator's questions
-MESSAGES = 10  # bad records named one by one
 _log = logging.getLogger(__name__)
 _ID_FIELDS = ("id", "unique_id")
 
@@ -34,12 +34,17 @@ def load_problems(data: Data, *, held_out: bool = False) -> list[Problem]:
     have no sides: there `data` itself names another file or split. Raises UserError naming the file and record, or the
     task and setting, that is wrong.
     """
+    return load_located(data, held_out=held_out)[0]
+
+
+def load_located(data: Data, *, held_out: bool = False) -> tuple[list[Problem], dict[str, str]]:
+    """As `load_problems`, with the place (file and line, or record) of each problem that has one, by its id."""
     if data.kind == "countdown":
         from ulorl.tiny import task
 
-        return task.problems(data.size, data.seed, held_out=held_out, **data.settings)
+        return task.problems(data.size, data.seed, held_out=held_out, **data.settings), {}
     if data.kind == "reasoning_gym":
-        return list(_reasoning_gym(data, held_out))
+        return list(_reasoning_gym(data, held_out)), {}
     if data.kind == "hub":
         records: Iterable[Record | UserError] = _hub(data)
     else:
@@ -47,7 +52,16 @@ def load_problems(data: Data, *, held_out: bool = False) -> list[Problem]:
     return _collect(records, data)
 
 
-def _collect(records: Iterable[Record | UserError], data: Data) -> list[Problem]:
+def leave_out(faults: Sequence[UserError], data: Data) -> None:
+    """What `data.bad` says about bad records: a warning when they are left out, else UserError listing them."""
+    if faults and data.bad == "refuse":
+        mend = "bad records; mend them, or leave them out with data.bad=skip"
+        raise UserError(f"{data.path}: {mend}:\n{listing(faults)}")
+    if faults:
+        _log.warning("%s: %d bad records left out:\n%s", data.path, len(faults), listing(faults))
+
+
+def _collect(records: Iterable[Record | UserError], data: Data) -> tuple[list[Problem], dict[str, str]]:
     """The problems of the first good records, `data.size` of them or all, and a word on every bad one."""
     problems: list[Problem] = []
     places: dict[str, str] = {}  # by id
@@ -61,17 +75,12 @@ def _collect(records: Iterable[Record | UserError], data: Data) -> list[Problem]
         problems.append(problem)
         if len(problems) == data.size:
             break
-    if bad:
-        more = [f"and {len(bad) - MESSAGES} more"] if len(bad) > MESSAGES else []
-        listing = "\n".join(f"  {line}" for line in [*map(str, bad[:MESSAGES]), *more])
-        if data.bad == "refuse":
-            raise UserError(f"{data.path}: bad records; mend them, or leave them out with data.bad=skip:\n{listing}")
-        _log.warning("%s: %d bad records left out:\n%s", data.path, len(bad), listing)
+    leave_out(bad, data)
     if not problems:
         raise UserError(f"{data.path}: holds no {'good ' if bad else ''}records")
     if len(problems) < data.size:
         raise UserError(f"{data.path}: holds {len(problems)} problems, fewer than data.size={data.size}; 0 takes all")
-    return problems
+    return problems, places
 
 
 def _problem(record: Record | UserError, data: Data, places: dict[str, str]) -> Problem:
@@ -81,7 +90,8 @@ def _problem(record: Record | UserError, data: Data, places: dict[str, str]) -> 
     if not isinstance(question, str):
         raise UserError(_wrong(record, data.question, question, "text"))
     answer = _field(record, data.answer, "data.answer")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+    number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    if not (number or isinstance(answer, str)):
         raise UserError(_wrong(record, data.answer, answer, "text or a number"))
     reference = str(answer)
     if data.answer_after:
@@ -91,14 +101,31 @@ def _problem(record: Record | UserError, data: Data, places: dict[str, str]) -> 
     for name, value in ((data.question, question), (data.answer, reference)):
         if not value.strip():
             raise UserError(f"{record.place}: field {name!r} holds no text")
+        _check_text(record, name, value)
     meta = {name: _field(record, name, "data.keep") for name in data.keep}
     _check_json(meta, record)
-    given = [record.fields[name] for name in _ID_FIELDS if isinstance(record.fields.get(name), str | int)]
-    name = str(given[0]) if given else record.place
+    name = _id(record)
     if name in places:
         raise UserError(f"{record.place}: its id {name!r} is already that of {places[name]}; ids must differ")
     places[name] = record.place
     return Problem(name, question, reference.strip(), meta)
+
+
+def _id(record: Record) -> str:
+    """The record's own id, or its place when it has none; null is none."""
+    for field in _ID_FIELDS:
+        value = record.fields.get(field)
+        if value is not None:
+            if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+                raise UserError(_wrong(record, field, value, "text or a whole number"))
+            _check_text(record, field, str(value))
+            return str(value)
+    return record.place
+
+
+def _check_text(record: Record, name: str, value: str) -> None:
+    if where := bad_character(value):
+        raise UserError(f"{record.place}: field {name!r} {where}")
 
 
 def _field(record: Record, name: str, key: str) -> Any:
@@ -113,7 +140,7 @@ def _field(record: Record, name: str, key: str) -> Any:
             value = value[int(part)]
         else:
             there = ", ".join(map(str, record.fields)) or "none"
-            raise UserError(f"{record.place}: no field {name!r} ({key}); the fields are {there}")
+            raise UserError(f"{record.place}: no field {name!r} ({key}); the fields are {there[:300]}")
     return value
 
 
@@ -124,8 +151,8 @@ def _wrong(record: Record, name: str, value: Any, expected: str) -> str:
 def _check_json(meta: Mapping[str, Any], record: Record) -> None:
     for name, value in meta.items():
         try:
-            json.dumps(value)
-        except TypeError:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (TypeError, UnicodeEncodeError):
             raise UserError(_wrong(record, name, value, "JSON values (data.keep)")) from None
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ulorl import config
 from ulorl.engines.base import Engine
+from ulorl.engines.guard import GuardedEngine
+from ulorl.engines.support import full_attention_layers, longest_row
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, eos_ids, load_config, load_model, resolve
 from ulorl.learner.rope import rope_overrides
+from ulorl.types import Sampling
 
 
 def make_engine(
@@ -56,12 +61,56 @@ def make_engine(
     )
 
 
+def make_guarded(
+    cfg: config.Config,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    *,
+    longest: int,
+    version: int = 0,
+    renew: Callable[[Engine], None] | None = None,
+) -> GuardedEngine:
+    """`make_engine`'s engine under guard.
+
+    renew: brings an engine that had to be made anew to the present weights, and checks it; None when those of `source`
+    are the present ones, and nobody trains on its log-probs.
+    """
+    trust = cfg.model.trust_remote_code
+
+    def remake() -> Engine:
+        # a run may have removed the checkpoint it began from
+        folder = cfg.model.path if renew else source
+        engine = make_engine(cfg, tokenizer, folder, longest=longest, version=version)
+        if renew:
+            renew(engine)
+        return engine
+
+    return GuardedEngine(
+        make_engine(cfg, tokenizer, source, longest=longest, version=version),
+        remake=remake,
+        eos_ids=eos_ids(source, tokenizer, trust_remote_code=trust),
+        vocabulary=load_config(source, trust_remote_code=trust).get_text_config(decoder=True).vocab_size,
+        sampling=Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k) if renew else None,
+        version=version,
+        max_faults=cfg.engine.max_faults,
+        deadline=cfg.engine.deadline,
+        resume=f"ulorl train --resume {cfg.run.dir}" if renew else "",
+    )
+
+
 def check_engine(settings: config.Engine) -> None:
     """Raises UserError when the engine is not installed or a setting is none of its own, before a model is loaded."""
     if settings.kind == "vllm":
         from ulorl.engines.vllm import check_arguments
 
         check_arguments(settings.vllm)
+
+
+def check_decodable(settings: config.Engine, model: PreTrainedModel) -> None:
+    """Raises UserError when the embedded engine cannot decode a model of this configuration; its weights may be meta
+    tensors. vLLM says so itself when it starts."""
+    if settings.kind == "torch":
+        full_attention_layers(model, longest_row(model, None))
 
 
 def pick_device(name: str) -> torch.device:

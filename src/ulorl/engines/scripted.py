@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl.engines.base import EngineStats, require_idle
+from ulorl.engines.base import Engine, EngineStats, require_idle
 from ulorl.types import Finish, Request, Segment
 
 if TYPE_CHECKING:
@@ -124,3 +124,41 @@ class ScriptedEngine:
             np.full(row.drawn, self.version, dtype=np.int32),
             finish,
         )
+
+
+class FaultyEngine:
+    """Another engine whose steps go wrong as planned, for tests: `faults[n]` gets the segments of the n-th step (from
+    0) and returns what is to come instead, or raises."""
+
+    def __init__(self, engine: Engine, faults: Mapping[int, Callable[[list[Segment]], list[Segment]]]) -> None:
+        self._engine, self._faults = engine, faults
+        self.steps = 0
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats
+
+    @property
+    def pending(self) -> int:
+        return self._engine.pending
+
+    def add(self, request: Request) -> None:
+        self._engine.add(request)
+
+    def step(self) -> list[Segment]:
+        segments = self._engine.step()
+        fault = self._faults.get(self.steps)
+        self.steps += 1
+        return fault(segments) if fault else segments
+
+    def abort(self) -> list[Segment]:
+        return self._engine.abort()
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        self._engine.load_weights(weights, version)
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def close(self) -> None:
+        self._engine.close()

@@ -41,7 +41,7 @@ def full_attention_layers(model: PreTrainedModel, max_length: int) -> int:
     kinds, settings = get_layer_types_and_kwargs(config)
     for layer, (kind, setting) in enumerate(zip(kinds, settings, strict=True)):
         window = setting.get("sliding_window")
-        if kind == "full_attention" or (kind in _WINDOWED and window >= max_length):
+        if kind == "full_attention" or (kind in _WINDOWED and window and window >= max_length):
             continue
         beyond = f" with a window of {window} tokens, and max_length={max_length}" if window else ""
         raise UserError(

@@ -248,6 +248,27 @@ class VllmEngine:
         if not self._process:
             VllmEngine._in_our_process = False
 
+    def died(self) -> bool:
+        """Whether vLLM's process ended although nobody closed it."""
+        return self._process and bool(self._llm.engine_core.resources.engine_dead)
+
+    def kill(self) -> bool:
+        """End vLLM's process. Its client would wait for an answer for ever, so it is told too."""
+        if not self._process:
+            return False
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        core = self._llm.engine_core
+        core.resources.engine_dead = True
+        if manager := core.resources.engine_manager:
+            for process in manager.processes:
+                process.kill()
+        core.outputs_queue.put_nowait(EngineDeadError())
+        for future in list(core.utility_results.values()):
+            if not future.done():
+                future.set_exception(EngineDeadError())
+        return True
+
     def _wake(self, *tags: str) -> None:
         """With `tags` only these: weights can be loaded before keys and values take their room again."""
         if self._sleeping:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -76,15 +77,29 @@ def save_merged(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder, state_dict=dict(_plain(model, model.state_dict().items(), merged=True)))
 
 
-def save_exact(model: PreTrainedModel, folder: Path) -> None:
-    """What a resumed run needs, bit for bit: `model/`, and with LoRA the base in it, beside adapters.safetensors."""
-    model.save_pretrained(folder / "model", state_dict=dict(_plain(model, model.state_dict().items(), merged=False)))
-    if _deltas(model):
-        save_file({name: p.detach() for name, p in _adapters(model).items()}, folder / ADAPTERS)
+def exact_state(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a resumed run needs, bit for bit: the weights without adapters under the plain model's names, and the
+    adapters. They share the model's memory."""
+    adapters = {name: p.detach() for name, p in _adapters(model).items()} if _deltas(model) else {}
+    return dict(_plain(model, model.state_dict().items(), merged=False)), adapters
+
+
+def save_exact(
+    model: PreTrainedModel, folder: Path, state: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+) -> None:
+    """`exact_state`, the present one or the one given, as `model/` and, with LoRA, adapters.safetensors beside it."""
+    base, adapters = state or exact_state(model)
+    model.save_pretrained(folder / "model", state_dict=base)
+    if adapters:
+        save_file(adapters, folder / ADAPTERS)
 
 
 def _load(model: PreTrainedModel, path: Path) -> None:
-    saved, own = load_file(path), _adapters(model)
+    own = _adapters(model)
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove its checkpoint to use the one before") from None
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in own.items()}:
         raise UserError(f"{path}: these are not the adapters of model.lora in the run's config.json")
     with torch.no_grad():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,11 +26,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ulorl.config import Rope
 from ulorl.errors import UserError
+from ulorl.learner.folder import (
+    brief,
+    check_weights,
+    first,
+    no_safetensors,
+    refuse_mismatched,
+    refuse_missing,
+    refuse_surplus,
+    skeleton,
+)
 from ulorl.learner.logprobs import Head
 from ulorl.learner.rope import OWN, scale_positions
 
 TINY = "ulorl:tiny"
-_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_model(
@@ -69,21 +78,31 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, with names
         )
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # of transformers, safetensors and the model's own code, in many types
         raise UserError(f"{path}: {_weights_problem(source, error)}") from error
-    # transformers draws missing and misshapen weights at random and only warns.
-    if mismatched := sorted(info["mismatched_keys"]):
-        name, found, expected = mismatched[0]
-        raise UserError(
-            f"{path}: weights and config.json disagree about the shape of {len(mismatched)} tensors "
-            f"({name}: {list(found)} in the file, {list(expected)} by config.json)"
-        )
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            f"{path}: its safetensors files lack {len(missing)} of the weights of {type(model).__name__} "
-            f"({_first(missing)}); the folder is incomplete or holds another model than its config.json says"
-        )
+    # transformers draws missing and misshapen weights at random, drops surplus ones and only warns.
+    refuse_mismatched(path, info["mismatched_keys"])
+    refuse_missing(path, info["missing_keys"], model)
+    refuse_surplus(path, info["unexpected_keys"], model.state_dict())
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not torch.stack(parameter.detach().aminmax()).isfinite().all():
+            raise UserError(f"{path}: {name} holds NaN or infinite numbers; copy or download the folder again")
     return model.to(device).eval()
+
+
+def check_model(path: str, config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Everything about the model at `path` that can be wrong and shows without reading its weights: `config` (that of
+    `load_config`), and a local folder's files against it. Returns the model on torch's meta device.
+
+    Raises:
+        UserError: not a causal LM; no model by this config.json; files that are missing, damaged or another model's.
+    """
+    source = resolve(path)
+    _refuse_other_tasks(path, config, trust_remote_code)
+    model = skeleton(path, config, trust_remote_code=trust_remote_code)
+    if Path(source).is_dir():  # else on the hub: only a download would show
+        check_weights(path, Path(source), model)
+    return model
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -91,9 +110,10 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     source = resolve(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer("")  # settings that only its use shows to be wrong
     except Exception as error:  # the Rust tokenizer raises bare Exception for a damaged tokenizer.json
         raise UserError(
-            f"{path}: no usable tokenizer ({_brief(error)}); a model folder needs tokenizer.json and "
+            f"{path}: no usable tokenizer ({brief(error)}); a model folder needs tokenizer.json and "
             "tokenizer_config.json, as written by tokenizer.save_pretrained(folder)"
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -107,12 +127,12 @@ def resolve(path: str) -> str:
         from ulorl.tiny import model_path
 
         return str(model_path())
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
+    folder = os.path.expanduser(path)  # os.path finds nothing where Path raises: names too long, unknown users
+    if os.path.isdir(folder):
+        if not (Path(folder) / "config.json").is_file():
             raise UserError(f"{path}: no config.json in this folder; a transformers model folder has one")
-        return str(folder)
-    if folder.exists():
+        return folder
+    if os.path.exists(folder):
         raise UserError(f"{path}: is a file; give the folder that holds config.json and the safetensors")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
         raise UserError(f"{path}: no such folder, and not a hub name (owner/name) either")
@@ -168,8 +188,11 @@ def check_head(model: PreTrainedModel) -> None:
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     input_ids = torch.arange(1, 9, device=model.device)[None] * 7919 % vocabulary
-    expected = model(input_ids=input_ids, use_cache=False).logits[0].float()
-    hidden = hidden_states(model, input_ids, None, None)[0]
+    try:
+        expected = model(input_ids=input_ids, use_cache=False).logits[0].float()
+        hidden = hidden_states(model, input_ids, None, None)[0]
+    except Exception as error:  # sizes of config.json that no weight's shape shows
+        raise UserError(f"{type(model).__name__}: cannot be run as its config.json says ({brief(error)})") from error
     found = head_of(model).logits(hidden).float()
     tolerance = 1e-4 if expected.dtype == hidden.dtype else 3e-2  # bf16 models round their logits to 8 bits
     size = float(expected.abs().max())
@@ -189,16 +212,14 @@ def checkpoint_names(
     transformers holds some weights in another shape than the files that everyone exchanges: the experts of a layer as
     one tensor, for example. The function raises ValueError for an unknown name or a missing parameter.
     """
-    config = load_config(path, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    known, needed = set(skeleton.state_dict()), {name for name, _ in skeleton.named_parameters()}
+    model = skeleton(path, load_config(path, trust_remote_code=trust_remote_code), trust_remote_code=trust_remote_code)
+    known, needed = set(model.state_dict()), {name for name, _ in model.named_parameters()}
 
     def convert(weights: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
         named = dict(weights)
         if wrong := sorted(named.keys() - known) or sorted(needed - named.keys()):
-            raise ValueError(f"weights: {'unknown' if wrong[0] in named else 'missing'} {_first(wrong)}")
-        return list(revert_weight_conversion(skeleton, named).items())
+            raise ValueError(f"weights: {'unknown' if wrong[0] in named else 'missing'} {first(wrong)}")
+        return list(revert_weight_conversion(model, named).items())
 
     return convert
 
@@ -210,17 +231,25 @@ def eos_ids(path: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code:
         UserError: none of them names one; no output would ever be complete.
     """
     source = resolve(path)
-    ids = {tokenizer.eos_token_id}
+    ids = [tokenizer.eos_token_id]
     configs = [_load_config(path, source, trust_remote_code).get_text_config(decoder=True)]
-    with suppress(OSError):  # a folder without one
+    try:
         configs.append(GenerationConfig.from_pretrained(source))
+    except Exception as error:
+        if (Path(source) / "generation_config.json").exists():  # a folder may be without one
+            raise UserError(f"{path}: generation_config.json cannot be used ({brief(error)})") from error
     for config in configs:
         named = getattr(config, "eos_token_id", None)
-        ids.update(named if isinstance(named, (list, tuple)) else [named])
-    found = tuple(sorted(int(i) for i in ids if i is not None))
+        ids += named if isinstance(named, (list, tuple)) else [named]
+    if wrong := [i for i in ids if i is not None and (isinstance(i, bool) or not isinstance(i, int) or i < 0)]:
+        raise UserError(f"{path}: eos_token_id in generation_config.json or config.json is {wrong[0]!r}, no token id")
+    vocabulary = getattr(configs[0], "vocab_size", None) or sys.maxsize
+    named_ids = {i for i in ids if i is not None}
+    found = tuple(sorted(i for i in named_ids if i < vocabulary))
     if not found:
+        beyond = f" below vocab_size={vocabulary} (found {named_ids})" if named_ids else ""
         raise UserError(
-            f"{path}: neither generation_config.json nor the tokenizer names an EOS token; "
+            f"{path}: neither generation_config.json nor the tokenizer names an EOS token{beyond}; "
             "set eos_token_id in generation_config.json"
         )
     return found
@@ -266,13 +295,13 @@ def _scale(config: Any) -> float:
 def _load_config(path: str, source: str, trust_remote_code: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # of transformers' many checks, in many types
         if "trust_remote_code" in str(error):
             mend = "it brings its own Python code; set model.trust_remote_code=true if you trust it"
         elif Path(source).is_dir():
-            mend = f"config.json cannot be used ({_brief(error)})"
+            mend = f"config.json cannot be used ({brief(error)})"
         else:
-            mend = f"no such folder, and the hub did not give it ({_brief(error)})"
+            mend = f"no such folder, and the hub did not give it ({brief(error)})"
         raise UserError(f"{path}: {mend}") from error
 
 
@@ -283,6 +312,8 @@ def _refuse_other_tasks(path: str, config: Any, trust_remote_code: bool) -> None
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     causal = {name for value in names for name in ([value] if isinstance(value, str) else value)}
     architectures = getattr(config, "architectures", None) or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise UserError(f"{path}: config.json: architectures is {architectures!r}, expected a list of class names")
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
         architectures and not causal.intersection(architectures)
     ):
@@ -293,17 +324,5 @@ def _refuse_other_tasks(path: str, config: Any, trust_remote_code: bool) -> None
 def _weights_problem(source: str, error: BaseException) -> str:
     folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf"})
-        return "no *.safetensors in this folder; only safetensors are loaded" + (
-            f" (found {_first(others)}; convert with model.save_pretrained(folder))" if others else ""
-        )
-    return f"the weights cannot be loaded ({_brief(error)}); copy or download the folder again"
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+        return no_safetensors(folder)
+    return f"the weights cannot be loaded ({brief(error)}); copy or download the folder again"

@@ -65,10 +65,14 @@ class Optimizer:
         self.updates += 1
         return lr
 
-    def save(self, path: Path) -> None:
-        """The moments by parameter name, and the count of updates, as safetensors."""
+    def state(self) -> dict[str, torch.Tensor]:
+        """The moments by parameter name, and the count of updates. The moments share the optimizer's memory."""
         state = {f"{name}/{key}": v for name, p in self._stepped.items() for key, v in self._adamw.state[p].items()}
-        save_file({**state, "updates": torch.tensor(self.updates)}, path)
+        return {**state, "updates": torch.tensor(self.updates)}
+
+    def save(self, path: Path) -> None:
+        """`state` as safetensors."""
+        save_file(self.state(), path)
 
     def load(self, path: Path) -> None:
         """What `save` wrote, with offloading or without; the weights are loaded with the model."""

@@ -6,7 +6,7 @@ token sum, divided by the token count of the whole mini-batch, so that any split
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class Update:
     samples: int = 0
     tokens: int = 0
     groups_dropped: int = 0  # by dynamic sampling
+    groups_unscored: int = 0  # left out, because a member has no reward
     means: dict[str, float] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
 
@@ -127,7 +128,8 @@ class Learner:
         self.max_tokens = max_tokens
         self.pad_id = pad_id
         self.version = version
-        self.skipped_in_row = 0  # mini-batches up to now; a resumed run begins at 0
+        self.skipped_in_row = 0  # mini-batches up to now
+        self.poll: Callable[[], None] = lambda: None  # called before every micro-batch; whoever sets it may raise
         use_onednn(model)
         if optim.recompute:
             recompute_activations(model)
@@ -138,9 +140,11 @@ class Learner:
         """One step's training on the groups that are ready. A mini-batch whose loss or gradient is not finite is
         skipped; after `optim.max_skipped` of them in a row (`skipped_in_row`) no further one is tried, and whoever
         drives the learner should stop."""
-        experience, dropped = prepare(groups, self.objective, self.max_tokens)
+        scored = [group for group in groups if not group.unscored]
+        unscored = len(groups) - len(scored)
+        experience, dropped = prepare(scored, self.objective, self.max_tokens)
         if not experience:
-            return Update(groups_dropped=dropped)
+            return Update(groups_dropped=dropped, groups_unscored=unscored)
         several = self.optim.minibatches > 1
         # POIS with several gradient updates: the old policy is the weights at the start of the update.
         start = self.score(experience)[0] if several and self.objective.importance == "pois" else None
@@ -164,10 +168,10 @@ class Learner:
             self.skipped_in_row = 0
         self.optimizer.zero_grad()
         if not norms:
-            return Update(groups_dropped=dropped, skipped=tuple(skipped))
+            return Update(groups_dropped=dropped, groups_unscored=unscored, skipped=tuple(skipped))
         self.version += 1
         means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
-        return Update(len(norms), samples, sums.tokens, dropped, means, tuple(skipped))
+        return Update(len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped))
 
     @torch.no_grad()
     def score(self, experience: Sequence[Experience]) -> tuple[list[LogProbs], float]:
@@ -263,6 +267,7 @@ class Learner:
         rows = [e.row for e in experience]
         lengths = [len(row.prompt) + len(row.tokens) for row in rows]
         for indices in microbatches(lengths, self.optim.microbatch_tokens, self.optim.layout):
+            self.poll()
             yield indices, collate([rows[i] for i in indices], self.pad_id, self.model.device, self.optim.layout)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -282,7 +287,7 @@ class Learner:
 
 
 def prepare(groups: Sequence[Group], objective: config.Objective, max_tokens: int) -> tuple[list[Experience], int]:
-    """Groups to rows with advantages (eq. 4), and the number of groups that dynamic sampling left out.
+    """Scored groups to rows with advantages (eq. 4), and the number of groups that dynamic sampling left out.
 
     Rewards are {0, 1}; a truncated sample has 0 already. `overlong=filter` leaves truncated samples out of the loss
     (their 0 still counts in the group's mean, as in DAPO); `overlong=soft` adds DAPO's length punishment to the reward.

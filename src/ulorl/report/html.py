@@ -57,7 +57,7 @@ class Example:
     """One stored output as it is shown."""
 
     title: str
-    verdict: str  # right, wrong or truncated
+    verdict: str  # right, wrong, truncated or unscored
     prompt: str
     tokens: int
     segments: int
@@ -147,7 +147,7 @@ def _example(step: int, sample: Mapping[str, Any]) -> Example:
     right, truncated = _is_right(sample), sample.get("status") == "truncated"
     return Example(
         title=f"Step {step}, sample {sample.get('sample', '?')}",
-        verdict="right" if right else "truncated" if truncated else "wrong",
+        verdict="right" if right else "unscored" if "error" in sample else "truncated" if truncated else "wrong",
         prompt=str(sample.get("prompt") or ""),
         tokens=int(sample.get("tokens") or 0),
         segments=_segment_count(sample),

@@ -92,10 +92,12 @@ def read_run(run_dir: Path) -> RunRecord:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{run_dir}: not a run, it has no config.json; give the folder of a run") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{config_path}: not valid JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{config_path}: expected a JSON object, found {type(config).__name__}")
+    if not (config.keys() >= {"run", "rollout"} or (run_dir / METRICS).exists()):  # a model folder has one too
+        raise UserError(f"{config_path}: not a run's configuration; give the folder of a run")
     metrics = (m for m in read_metrics(run_dir / METRICS))
     return RunRecord(run_dir, config, tuple(sorted(metrics, key=lambda m: m["step"] or 0)))
 
@@ -128,7 +130,7 @@ def sample_files(run_dir: Path) -> list[tuple[int, Path]]:
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
     """The samples of one step's file. Raises UserError naming the line when one is damaged."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             yield _object(line, path, number)
 
@@ -136,7 +138,7 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number}: not valid JSON ({error}); delete the line") from None
     if not isinstance(entry, dict):
         raise UserError(f"{path}, line {number}: expected a JSON object, found {type(entry).__name__}")

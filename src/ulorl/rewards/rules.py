@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ulorl.rewards.judge import judge
+from ulorl.rewards.judge import SECONDS, judge
 from ulorl.types import Problem
 
 
@@ -12,7 +12,12 @@ class MathReward:
     The answer is what the last complete \boxed{...} holds; without one, the last expression math-verify finds in the
     output's last 4,000 characters ("the answer is ..." first, then any formula or number). No answer, or one that
     cannot be parsed, is 0.0; so is one that takes more than 4 seconds of CPU time to compare. Works from any thread.
+
+    timeout: seconds by the clock, after which a judge that does not answer has failed.
     """
 
+    def __init__(self, timeout: float = SECONDS) -> None:
+        self._timeout = timeout
+
     def __call__(self, problem: Problem, text: str) -> float:
-        return judge("math").score(reference=problem.answer, text=text)
+        return judge("math", self._timeout).score(reference=problem.answer, text=text)

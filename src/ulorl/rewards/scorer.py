@@ -1,21 +1,60 @@
-"""From a finished sample to its reward: decode, then ask the reward."""
+"""From a finished sample to its reward: decode, then ask the reward, again if it fails."""
 
 from __future__ import annotations
 
+import time
+
 from transformers import PreTrainedTokenizerBase
 
+from ulorl.errors import Outage, UserError
 from ulorl.rewards.base import Reward
 from ulorl.types import Problem, Sample, Scored, Status
 
 
 class Scorer:
-    """Decodes the output without special tokens. A truncated sample is wrong, whatever it says (section 3.5)."""
+    """Decodes the output without special tokens. A truncated sample is wrong, whatever it says (section 3.5).
 
-    def __init__(self, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._reward = reward
-        self._tokenizer = tokenizer
+    A reward that fails is asked again `retries` times, `pause` seconds apart; then the sample is unscored. After
+    `max_unscored` of them in a row, Outage: the reward does not work.
+    """
+
+    def __init__(
+        self,
+        reward: Reward,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        retries: int = 2,
+        max_unscored: int = 16,
+        pause: float = 1.0,
+    ) -> None:
+        self._reward, self._tokenizer = reward, tokenizer
+        self._retries, self._max_unscored, self._pause = retries, max_unscored, pause
+        self._unscored = 0  # in a row
 
     def __call__(self, problem: Problem, sample: Sample) -> Scored:
         text = str(self._tokenizer.decode(sample.tokens.tolist(), skip_special_tokens=True))
-        reward = 0.0 if sample.status is Status.TRUNCATED else self._reward(problem, text)
-        return Scored(sample, reward, text)
+        if sample.status is Status.TRUNCATED:
+            return Scored(sample, 0.0, text)
+        reward, error = self._judged(problem, text)
+        self._unscored = 0 if reward is not None else self._unscored + 1
+        if self._unscored >= self._max_unscored:
+            raise Outage(
+                f"the reward failed for {self._unscored} samples in a row (reward.max_unscored), at last for problem "
+                f"{problem.id} with: {error}. Everything up to the last checkpoint is safe: mend the reward, then "
+                "ulorl train --resume RUN"
+            )
+        return Scored(sample, reward, text, error)
+
+    def _judged(self, problem: Problem, text: str) -> tuple[float | None, str]:
+        """The reward, or None and what went wrong the last time."""
+        told = ""
+        for attempt in range(1 + self._retries):
+            if attempt:
+                time.sleep(self._pause)
+            try:
+                return self._reward(problem, text), ""
+            except UserError:
+                raise
+            except Exception as error:
+                told = f"{type(error).__name__}: {error}"
+        return None, told

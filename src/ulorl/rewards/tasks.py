@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from ulorl.errors import UserError
-from ulorl.rewards.base import Reward
-from ulorl.rewards.judge import judge
+from ulorl.rewards.base import RewardError
+from ulorl.rewards.judge import SECONDS, Judge, judge
 from ulorl.types import Problem
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -23,7 +20,8 @@ _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 class ReasoningGymReward:
     """1.0 when reasoning-gym gives the output's answer its full score, else 0.0: partial credit counts as wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = SECONDS) -> None:
+        self._timeout = timeout
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError('reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"')
 
@@ -39,7 +37,8 @@ class ReasoningGymReward:
             return 0.0
         meta = problem.meta
         settings = json.dumps(meta["settings"], sort_keys=True)
-        return judge("task").score(task=meta["task"], settings=settings, entry=meta["entry"], answer=answer)
+        task = judge("task", self._timeout)
+        return task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=answer)
 
 
 def extract_task_answer(text: str, reference: str) -> str:
@@ -58,46 +57,27 @@ def extract_task_answer(text: str, reference: str) -> str:
     return lines[-1] if lines else ""
 
 
-def user_function(path: str) -> Reward:
-    """The reward `module:name`, called with the problem and the text; what it returns must be 0 or 1.
+class FunctionReward:
+    """The user's function `module:name`, called with the problem and the text; what it returns must be 0 or 1.
 
-    Raises UserError when the module, the name or a callable is not there.
+    It runs in a process of its own, started here, with this one's import path and working folder. Raises UserError when
+    the module, the name or a callable is not there.
     """
-    module_name, colon, name = path.partition(":")
-    if not (colon and module_name and name):
-        raise UserError(f"reward.function={path}: expected module:name, for example my_rewards:exact")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # an installed command does not look into the folder it is started in
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise UserError(
-            f"reward.function={path}: cannot import {module_name} ({type(error).__name__}: {error}); "
-            "its folder must be the working folder or on PYTHONPATH"
-        ) from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UserError(f"reward.function={path}: {found.__name__} has no {part}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UserError(f"reward.function={path}: is a {type(found).__name__}, not a function of (problem, text)")
-    return _checked(path, found)
 
-
-def _checked(path: str, function: Callable[[Problem, str], Any]) -> Reward:
-    def reward(problem: Problem, text: str) -> float:
+    def __init__(self, path: str, timeout: float = SECONDS) -> None:
+        module, colon, name = path.partition(":")
+        if not (colon and module and name):
+            raise UserError(f"reward.function={path}: expected module:name, for example my_rewards:exact")
+        if module == "__main__":
+            raise UserError(f"reward.function={path}: runs in another process; put it into a module of its own")
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)  # an installed command does not look into the folder it is started in
+        self._judge = Judge("function", timeout, path)
         try:
-            value = function(problem, text)
-        except Exception as error:
-            raise UserError(
-                f"reward.function={path}: raised {type(error).__name__}: {error}, for problem {problem.id}"
-            ) from error
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if number not in (0.0, 1.0):
-            raise UserError(f"reward.function={path}: returned {value!r} for problem {problem.id}, expected 0 or 1")
-        return number
+            self._judge.start()
+        except RewardError as error:
+            raise UserError(f"reward.function={path}: {error}") from None
 
-    return reward
+    def __call__(self, problem: Problem, text: str) -> float:
+        fields = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "meta": dict(problem.meta)}
+        return self._judge.score(problem=fields, text=text)

@@ -1,14 +1,19 @@
-"""The judge's own process: reads a JSON request a line, writes a JSON number a line.
+"""The judge's own process: reads a JSON request a line, writes a line of JSON: {"score": 1.0}, {"failed": why} when it
+cannot tell, {"refused": why} when it never will.
 
 It runs as a script, so that it imports neither torch nor the rest of this package. Whatever a model writes is parsed
-here and not in the trainer, because `10**10**10` or a hostile expression can take all time and memory there is.
+here and not in the trainer, because `10**10**10` or a hostile expression can take all time and memory there is; and a
+user's function runs here, because one that hangs can be stopped only with its process.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -101,26 +106,92 @@ def limited() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us when it is done
+def user_function(path: str) -> Callable[[Any, str], Any]:
+    """What `module:name` names. Raises LookupError when it is not there."""
+    module_name, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except SystemExit:  # of a script, when it is imported
+        raise LookupError(f"{module_name} ends Python when it is imported") from None
+    except Exception as error:
+        raise LookupError(
+            f"cannot import {module_name} ({type(error).__name__}: {error}); "
+            "its folder must be the working folder or on PYTHONPATH"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise LookupError(f"{found.__name__} has no {part}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise LookupError(f"is a {type(found).__name__}, not a function of (problem, text)")
+    try:
+        inspect.signature(found).bind(None, "")
+    except TypeError:
+        raise LookupError("must take two arguments, (problem, text)") from None
+    except ValueError:
+        pass  # a builtin without a signature
+    function: Callable[[Any, str], Any] = found
+    return function
+
+
+def function_answer(function: Callable[[Any, str], Any], problem: Any, text: str) -> dict[str, Any]:
+    """The answer line for a user's function."""
+    try:
+        value = function(problem, text)
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number not in (0.0, 1.0):
+        return {"refused": f"returned {value!r} for problem {problem.id}, expected 0 or 1"}
+    return {"score": number}
+
+
+def limited_answer(score: Callable[..., float], request: dict[str, str]) -> dict[str, Any]:
+    """The answer line for a scorer of ours. One that takes all it may have is answered wrongly."""
+    try:
+        with limited():
+            return {"score": score(**request)}
+    except (OutOfTime, MemoryError, RecursionError):
+        return {"score": 0.0}
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def answerer(kind: str, function: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """From a request to its answer line. Imports and compiles, so that the first request is not charged for it."""
+    if kind == "function":
+        from ulorl.types import Problem  # numpy and little else
+
+        found = user_function(function)
+        return lambda request: function_answer(found, Problem(**request["problem"]), request["text"])
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(10_000)
-    scores: dict[str, Callable[..., float]] = {"math": math_score, "task": task_score}
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not be taken for an answer
-    score = scores[sys.argv[1]]
-    if sys.argv[1] == "math":
-        score("1", "1")  # imports and compiles, so that the first request is not charged for it
-    else:
-        import reasoning_gym  # noqa: F401
-    print("ready", file=answers, flush=True)
+    if kind == "math":
+        math_score("1", "1")
+        return lambda request: limited_answer(math_score, request)
+    import reasoning_gym  # noqa: F401
+
+    return lambda request: limited_answer(task_score, request)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us when it is done
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    sys.stdout = sys.stderr
+    sys.path[:] = json.loads(sys.stdin.readline())  # a module is found as the parent would find it
+    try:
+        answer = answerer(*sys.argv[1:])
+        print(json.dumps({"ready": True}), file=answers, flush=True)
+    except LookupError as error:
+        print(json.dumps({"refused": str(error)}), file=answers, flush=True)
+        return
     for line in sys.stdin:
-        try:
-            with limited():
-                result = score(**json.loads(line))
-        except (OutOfTime, MemoryError, RecursionError):
-            result = 0.0
-        print(result, file=answers, flush=True)
+        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

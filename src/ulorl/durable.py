@@ -1,0 +1,85 @@
+"""Files that outlive a crash: written beside their place, flushed to the disk, renamed, and the rename flushed too. No
+torch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ulorl.errors import UserError
+
+PARTIAL, REMOVED = ".partial", ".removed"  # suffixes of what is being written, and of what is being removed
+
+_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
+_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell of one
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole file or the one that was there before, whenever the process or the machine stops."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a folder that is whole its name. Nothing may stand there."""
+    sync_tree(partial)
+    partial.rename(final)
+    sync(final.parent)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder; none that lacks half of its files keeps its name meanwhile."""
+    removed = folder.with_name(folder.name + REMOVED)
+    shutil.rmtree(removed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(removed)
+        shutil.rmtree(removed)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder with everything in it."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # names after what they name
+        sync(path)
+    sync(folder)
+
+
+@contextmanager
+def writing(path: Path, mend: Callable[[], str]) -> Iterator[None]:
+    """Turn a full disk, missing permissions and the like into a UserError that names the file, or `path` when the error
+    names none. mend: what to do about it. Other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        found = _disk_error(error)
+        if found is None:
+            raise
+        name = getattr(error, "filename", None) or path
+        raise UserError(f"{name}: cannot be written: {os.strerror(found)}. {mend()}") from error
+
+
+def _disk_error(error: Exception) -> int | None:
+    """The errno of an error that the disk made."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None and (told := _RUST.search(str(error))):
+        code = int(told[1])
+    return code if code in _DISK else None

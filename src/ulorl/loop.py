@@ -1,0 +1,199 @@
+"""The loop over the steps of a run: rollout and update, evaluation, logs and checkpoints, and how it is left early."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from ulorl import checkpoint, durable
+from ulorl.algorithm import Poll, Step, ulorl_step
+from ulorl.checkpoint import Boundary, Counters, Metrics, Writer
+from ulorl.config import Config
+from ulorl.data.stream import ProblemStream
+from ulorl.engines.base import Engine
+from ulorl.engines.guard import GuardedEngine
+from ulorl.errors import Outage
+from ulorl.evaluation import Evaluation, evaluate
+from ulorl.inputs import Inputs, Prompted
+from ulorl.interrupts import Abandoned, Interrupted, Interrupts, diverged
+from ulorl.learner.update import Learner, Skipped
+from ulorl.metrics import evaluation_metrics, step_metrics
+from ulorl.poolfile import Pools
+from ulorl.probe import Probe
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.runlog import RunLog, plain
+from ulorl.types import Sampling, Tokens
+
+
+@dataclass
+class Rooms:
+    """What `run.build` makes from a configuration."""
+
+    config: Config
+    inputs: Inputs
+    stream: ProblemStream[Prompted]
+    scheduler: Scheduler
+    engine: GuardedEngine
+    learner: Learner
+    probe: Probe
+
+
+class Loop:
+    """Steps `counters.step` + 1 to `config.steps`. `before` and `after`: the evaluations made."""
+
+    def __init__(self, rooms: Rooms, log: RunLog, writer: Writer, asked: Interrupts, counters: Counters) -> None:
+        self.rooms, self.log, self.writer, self.asked = rooms, log, writer, asked
+        self.run_dir = Path(rooms.config.run.dir)
+        self.before: Evaluation | None = None
+        self.after: Evaluation | None = None
+        self._skipped: Skipped | None = None  # the last mini-batch that was
+        self._problems = rooms.inputs.fingerprint
+        self._boundary = self._mark(counters.step, counters.pending)
+        rooms.learner.poll = self._poll
+        rooms.engine.tell = partial(log.print, style="yellow")
+
+    def run(self) -> None:
+        """Raises Interrupted when a signal came: the step or evaluation in progress is given up, and the boundary where
+        it began is saved. A step that has changed the weights already is finished first. Outages save the same way."""
+        try:
+            self._steps()
+        except Abandoned:
+            with suppress(Exception):  # it is closed next
+                self.rooms.engine.abort()
+            self._save_boundary()
+            raise Interrupted(self.run_dir, self._boundary.counters.step, self.asked.received) from None
+        except Outage:
+            if self._at_boundary:
+                self._save_boundary()
+            raise
+
+    def _steps(self) -> None:
+        number, metrics = self._boundary.counters.step, self._boundary.counters.pending
+        self.rooms.probe(self.rooms.engine, self.rooms.learner)
+        while True:
+            if metrics is not None:
+                self._conclude(number, metrics)
+            if number == self.rooms.config.steps:
+                break
+            self._poll()
+            number += 1
+            metrics = self._step(number)
+        self.writer.wait()
+
+    def _step(self, number: int) -> Metrics:
+        """One step of Algorithm 1, up to its evaluation."""
+        rooms = self.rooms
+        new = [rooms.stream.next() for _ in range(rooms.config.rollout.prompts)]
+        entering = len(rooms.scheduler.unfinished) + len(new) * rooms.scheduler.group
+        with self.log.phase("rollout", entering, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
+            step: Step = ulorl_step(
+                rooms.scheduler,
+                rooms.engine,
+                rooms.inputs.scorer,
+                rooms.learner,
+                new,
+                watch=lambda _: phase.advance(),
+                check=rooms.probe,
+                poll=self._poll,
+            )
+        for skipped in step.update.skipped:
+            self._skipped = skipped
+            self.log.print(f"step {number}: a mini-batch was skipped: {skipped}", style="yellow")
+        if unscored := [scored for scored in step.finished if scored.reward is None]:
+            why = f"{len(unscored)} samples could not be scored, the last because of {unscored[-1].error}"
+            self.log.print(f"step {number}: {why}", style="yellow")
+        with self._writing():
+            self.log.samples(number, step.groups, partial(_decode, rooms.inputs.tokenizer))
+        return plain(step_metrics(number, step, rooms.scheduler, rooms.learner.version))
+
+    def _conclude(self, number: int, metrics: Metrics) -> None:
+        """Evaluate when it is time to, log, save when it is time to. Raises UserError when the losses diverge."""
+        cfg, last = self.rooms.config, number == self.rooms.config.steps
+        if self.rooms.inputs.held_out and (number == 0 or last or (cfg.eval.every and number % cfg.eval.every == 0)):
+            self._boundary = self._mark(number, pending=metrics)
+            evaluation, evaluated = self._evaluate()
+            metrics = metrics | evaluated
+            self.before, self.after = (evaluation, None) if number == 0 else (self.before, evaluation)
+        with self._writing():
+            self.log.step(metrics | self.writer.metrics())
+        if self.rooms.learner.skipped_in_row >= cfg.optim.max_skipped:
+            raise diverged(cfg, number, self._skipped)
+        self._boundary = self._mark(number)
+        if last or (number and cfg.run.checkpoint_every and number % cfg.run.checkpoint_every == 0):
+            self.writer.save(self._boundary, self.rooms.learner)
+
+    def _evaluate(self) -> tuple[Evaluation, Metrics]:
+        rooms, started = self.rooms, time.perf_counter()
+        answers = len(rooms.inputs.held_out) * rooms.config.eval.samples
+        with self.log.phase("evaluate", answers, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
+            evaluation = run_evaluation(
+                rooms.config, rooms.inputs, rooms.engine, watch=lambda _: phase.advance(), poll=self._poll
+            )
+        return evaluation, plain(evaluation_metrics(evaluation, time.perf_counter() - started))
+
+    def _mark(self, number: int, pending: Metrics | None = None) -> Boundary:
+        """The run as it is now, `number` steps done."""
+        rooms = self.rooms
+        counters = Counters(
+            step=number,
+            version=rooms.learner.version,
+            cursor=rooms.stream.cursor,
+            next_group=rooms.scheduler.next_group,
+            skipped_in_row=rooms.learner.skipped_in_row,
+            problems=self._problems,
+            logged=self.log.position,
+            pending=pending,
+        )
+        pools = Pools(rooms.scheduler.unfinished, rooms.scheduler.experience).copy()
+        return Boundary(counters, pools, rooms.learner.optimizer.updates)
+
+    @property
+    def _at_boundary(self) -> bool:
+        """Whether the weights are still those of the boundary where this step or evaluation began."""
+        return self.rooms.learner.optimizer.updates == self._boundary.updates
+
+    def _save_boundary(self) -> None:
+        self.writer.save(self._boundary, self.rooms.learner)
+        self.writer.wait()
+
+    def _poll(self) -> None:
+        """Raises Abandoned when a signal asks for it, as long as there is a boundary to go back to."""
+        if self.asked.received and self._at_boundary:
+            raise Abandoned
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with durable.writing(self.run_dir, lambda: checkpoint.mend(self.run_dir)):
+            yield
+
+
+def run_evaluation(
+    cfg: Config,
+    inputs: Inputs,
+    engine: Engine,
+    watch: Callable[..., None] = lambda _: None,
+    poll: Poll = lambda: None,
+) -> Evaluation:
+    """avg@k of the engine's present weights on the held-out problems."""
+    return evaluate(
+        engine,
+        inputs.scorer,
+        inputs.held_out,
+        samples=cfg.eval.samples,
+        sampling=Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k),
+        max_tokens=cfg.eval.max_tokens or cfg.rollout.max_tokens,
+        seed=cfg.seed,
+        watch=watch,
+        poll=poll,
+    )
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str:
+    """As `Scorer` decodes outputs."""
+    return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))

@@ -1,0 +1,101 @@
+"""Both pools as plain values and arrays, and back: what a checkpoint stores of them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ulorl.rollout.pools import ExperiencePool, OpenGroup, UnfinishedPool
+from ulorl.types import Finish, Problem, Sample, Scored, Segment, Status
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Pools:
+    unfinished: UnfinishedPool
+    experience: ExperiencePool
+
+    def copy(self) -> Pools:
+        """As they stand now, whatever becomes of these. Costs little: samples never change, so they are shared."""
+        groups = self.experience.open_groups.items()
+        return Pools(
+            UnfinishedPool(self.unfinished),
+            ExperiencePool(self.experience.size, {id: OpenGroup(g.problem, dict(g.members)) for id, g in groups}),
+        )
+
+
+def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
+    """What each sample and group is, as JSON values; and tokens, log-probs and versions of all samples end to end."""
+    groups = pools.experience.open_groups
+    waiting = [scored for group in groups.values() for scored in group.members.values()]
+    samples = [*pools.unfinished, *(scored.sample for scored in waiting)]
+    segments = [segment for sample in samples for segment in sample.segments]
+    arrays = {
+        "prompts": _joined((s.prompt for s in samples), np.int32),
+        "tokens": _joined((s.tokens for s in segments), np.int32),
+        "logprobs": _joined((s.logprobs for s in segments), np.float32),
+        "versions": _joined((s.versions for s in segments), np.int32),
+    }
+    meta = {
+        "samples": [
+            {
+                "id": s.id,
+                "group": s.group_id,
+                "status": s.status,
+                "prompt": len(s.prompt),
+                "segments": [[len(segment), segment.finish] for segment in s.segments],
+            }
+            for s in samples
+        ],
+        "groups": [
+            {
+                "id": id,
+                "problem": asdict(group.problem),
+                "members": [
+                    {"id": scored.sample.id, "reward": scored.reward, "text": scored.text, "error": scored.error}
+                    for scored in group.members.values()
+                ],
+            }
+            for id, group in groups.items()
+        ],
+    }
+    return meta, arrays
+
+
+def read(meta: dict[str, Any], arrays: Arrays, group: int) -> Pools:
+    """What `dump` gave. Raises ValueError, KeyError or TypeError when meta and arrays do not fit."""
+    samples = {sample.id: sample for sample in _read_samples(meta["samples"], arrays)}
+    groups = {
+        g["id"]: OpenGroup(
+            Problem(**g["problem"]),
+            {m["id"]: Scored(samples.pop(m["id"]), m["reward"], m["text"], m["error"]) for m in g["members"]},
+        )
+        for g in meta["groups"]
+    }
+    return Pools(UnfinishedPool(samples.values()), ExperiencePool(group, groups))
+
+
+def _read_samples(metas: Iterable[dict[str, Any]], arrays: Arrays) -> Iterable[Sample]:
+    prompt_at = token_at = 0
+    for meta in metas:
+        segments = []
+        for length, finish in meta["segments"]:
+            part = slice(token_at, token_at + length)
+            tokens, logprobs, versions = (arrays[name][part].copy() for name in ("tokens", "logprobs", "versions"))
+            segments.append(Segment(meta["id"], tokens, logprobs, versions, Finish(finish)))
+            token_at += length
+        prompt = arrays["prompts"][prompt_at : prompt_at + meta["prompt"]].copy()
+        prompt_at += meta["prompt"]
+        yield Sample(meta["id"], meta["group"], prompt, tuple(segments), Status(meta["status"]))
+    if token_at != len(arrays["tokens"]) or prompt_at != len(arrays["prompts"]):
+        raise ValueError("the samples' lengths do not add up to the stored tokens")
+
+
+def _joined(arrays: Iterable[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    parts = list(arrays)
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
