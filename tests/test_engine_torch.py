@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,6 +30,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from ulorl.engines.fused import entries_read, row_blocks
 from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
 from ulorl.rng import sample_seed
@@ -412,3 +415,59 @@ def test_joining_matrices_leaves_the_model_what_it_was() -> None:
     assert projections.k_proj.weight.data_ptr() == (
         projections.q_proj.weight.data_ptr() + projections.q_proj.weight.nbytes
     )
+
+
+def test_row_blocks_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions 9 9 99 99 (10 10 100 100 entries): whole 4 x 100; split in the middle 2 x 10 + 2 x 100 spares 180. The
+    other way round the same; alternating, the best split spares one short row at an end, 90."""
+    for spared, positions, rows, entries in (
+        (180, [9, 9, 99, 99], [slice(0, 2), slice(2, 4)], 220),
+        (181, [9, 9, 99, 99], [slice(0, 4)], 400),
+        (180, [99, 99, 9, 9], [slice(0, 2), slice(2, 4)], 220),
+        (90, [9, 99, 9, 99], [slice(0, 1), slice(1, 4)], 310),
+        (91, [9, 99, 9, 99], [slice(0, 4)], 400),
+        (1, [5], [slice(0, 1)], 6),
+        (1, [0, 1, 3], [slice(0, 1), slice(1, 2), slice(2, 3)], 1 + 2 + 4),
+    ):
+        monkeypatch.setattr("ulorl.engines.fused._SPLIT", spared)
+        assert row_blocks(np.array(positions)) == rows
+        assert entries_read(np.array(positions)) == entries
+
+
+@given(st.lists(st.integers(0, 2000), min_size=1, max_size=80))
+def test_row_blocks_hold_every_row_once(positions: list[int]) -> None:
+    own = np.array(positions)
+    blocks = row_blocks(own)
+    assert np.array_equal(np.concatenate([np.arange(len(own))[rows] for rows in blocks]), np.arange(len(own)))
+    assert (own + 1).sum() <= entries_read(own) <= len(own) * (own.max() + 1)
+    for rows in blocks:  # no split of a block spares enough
+        part = own[rows] + 1
+        for at in range(1, len(part)):
+            halves = at * part[:at].max() + (len(part) - at) * part[at:].max()
+            assert len(part) * part.max() - halves < 512
+
+
+def test_rows_are_sorted_while_they_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that come and go in any order, sorted at every step: the same tokens, and fewer entries read."""
+    monkeypatch.setattr("ulorl.engines.fused._SPLIT", 200)
+    rng = np.random.default_rng(3)
+    mixed = [rng.integers(0, V, size=int(n)).astype(np.int32) for n in rng.integers(1, 150, 40)]
+    requests = [request(i, p, int(rng.integers(20, 60)), Sampling()) for i, p in enumerate(mixed)]
+    found, read = [], []
+    for every in (10**9, 1):
+        monkeypatch.setattr("ulorl.engines.torch._SORT_EVERY", every)
+        engine = engine_of(make(), slots=20)
+        entries = 0
+        for one in requests:
+            engine.add(one)
+        ended: dict[int, Segment] = {}
+        while engine.pending:
+            ended |= {segment.sample_id: segment for segment in engine.step()}
+            if n := len(engine._requests):
+                entries += entries_read(engine._rows["position"][:n])
+        found.append(ended)
+        read.append(entries)
+    assert read[1] < 0.95 * read[0]
+    for i, segment in found[0].items():
+        assert segment.tokens.tolist() == found[1][i].tokens.tolist()
+        np.testing.assert_allclose(segment.logprobs, found[1][i].logprobs, atol=1e-4)

@@ -4,7 +4,7 @@ transformers' own forward spends most of a small model's decode step on some six
 attention kernel made for many queries. Here the three input projections are one product, the two of the MLP are one,
 queries and keys are normed and rotated together, cosines come from a table, the norms' weights stand in the matrix that
 follows them, and attention is two batched products over keys that lie transposed in their slots. Rows are attended in
-blocks that read no more entries than their own longest row needs.
+blocks that read no more entries than their own longest row needs; the engine keeps rows of like length together.
 
 The parameters stay the model's: each becomes a view into the joined matrix. A product takes a copy of it, packed where
 torch has oneDNN: twice as fast as `torch.mm` on processors that MKL does not favour, for twice the memory; but it takes
@@ -13,7 +13,7 @@ longer to begin, so that small products go without. `refresh` copies anew, after
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from ulorl.engines.kv import SlotCache
 from ulorl.learner.linear import has_onednn, onednn_product
 
 _FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-_BLOCK = 32  # rows of one attention call, when rows differ in length
+_SPLIT = 512  # entries that one more attention call must spare
 _READ_ROUND = 16  # entries read are a multiple of this
 _SMALL = 2**20  # multiplications of a product that is done before oneDNN has begun
 
@@ -115,7 +115,7 @@ class FusedDecoder:
         at_n = torch.from_numpy(positions_n)
         hidden_nH = F.embedding(torch.from_numpy(tokens_n), self._core.embed_tokens.weight)
         cos_n1D, sin_n1D = (part.index_select(0, at_n) for part in self._rotations(int(positions_n.max()) + 1))
-        blocks = [self._block(rows, positions_n) for rows in self._row_blocks(positions_n)]
+        blocks = [self._block(rows, positions_n) for rows in row_blocks(positions_n)]
         write = _Write(len(at_n), self._kv_heads, self._dim, self._cache.capacity, at_n)
         both = self._heads + self._kv_heads
         for index, layer in enumerate(self._layers):
@@ -146,12 +146,6 @@ class FusedDecoder:
             self._table = cos[0, :, None].contiguous(), torch.cat([-first, second], dim=-1)
         return self._table
 
-    def _row_blocks(self, positions_n: np.ndarray) -> Iterator[slice]:
-        """One block when rows are of about one length, else blocks of `_BLOCK` rows."""
-        n = len(positions_n)
-        size = _BLOCK if positions_n.max() + 1 > 1.2 * (positions_n.mean() + 1) else n
-        yield from (slice(start, min(n, start + size)) for start in range(0, n, size))
-
     def _block(self, rows: slice, positions_n: np.ndarray) -> tuple[slice, int, Tensor]:
         """Rows, entries they read, and 0 or -inf for each of them, [rows x KV heads, 1, entries]."""
         own = torch.from_numpy(positions_n[rows])
@@ -167,6 +161,31 @@ class FusedDecoder:
         scores = torch.baddbmm(mask, queries, keys.flatten(0, 1)[pairs, :, :length], alpha=self._dim**-0.5)
         attended = torch.bmm(scores.softmax(-1), values.flatten(0, 1)[pairs, :length])
         return attended.view(rows.stop - rows.start, -1)
+
+
+def row_blocks(positions_n: np.ndarray) -> list[slice]:
+    """Neighbouring rows to attend together: each block reads as many entries a row as its longest row has, and a block
+    is split in two as long as that spares `_SPLIT` entries."""
+    blocks, open_blocks = [], [slice(0, len(positions_n))]
+    while open_blocks:
+        rows = open_blocks.pop()
+        own = positions_n[rows] + 1
+        n, whole = len(own), len(own) * int(own.max())
+        if n > 1 and whole - int(own.sum()) >= _SPLIT:
+            first = np.arange(1, n) * np.maximum.accumulate(own)[:-1]  # entries read by the first 1 .. n-1 rows
+            rest = np.arange(n - 1, 0, -1) * np.maximum.accumulate(own[::-1])[-2::-1]
+            at = int((first + rest).argmin())
+            if whole - int(first[at] + rest[at]) >= _SPLIT:
+                middle = rows.start + at + 1
+                open_blocks += [slice(middle, rows.stop), slice(rows.start, middle)]
+                continue
+        blocks.append(rows)
+    return blocks
+
+
+def entries_read(positions_n: np.ndarray) -> int:
+    """Keys (and as many values) that a decode step of these rows reads, in every layer and KV head."""
+    return sum((rows.stop - rows.start) * int(positions_n[rows].max() + 1) for rows in row_blocks(positions_n))
 
 
 class _Write:

@@ -13,7 +13,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-_ROUND = 64  # capacities are multiples of it
+_ROUND = 64  # capacities are multiples of it,
+_SKEW = 16  # and this more: at distances of a power of two, transposed keys share few places of a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,16 @@ class _Shared:
     """What all layers look at. Apart from the cache, so that no cycle keeps an engine's memory after its end."""
 
     slots: int
+    rows: int  # slots that have memory
     capacity: int
     place: Place
     transposed_keys: bool
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values, each [slots, KV heads, capacity, head dimension], allocated at the first use.
+    """One layer's keys and values, each [rows, KV heads, capacity, head dimension], allocated at the first use.
 
-    With `transposed_keys` keys lie as [slots, KV heads, head dimension, capacity]: decoding is then the fused
+    With `transposed_keys` keys lie as [rows, KV heads, head dimension, capacity]: decoding is then the fused
     decoder's, and `update` serves prefill only.
     """
 
@@ -55,13 +57,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def allocate(self, like: torch.Tensor) -> None:
         """Buffers for keys and values like these, [rows, KV heads, Q, head dimension]."""
         shared = self._shared
-        shape = (shared.slots, like.shape[1], shared.capacity, like.shape[3])
+        shape = (shared.rows, like.shape[1], shared.capacity, like.shape[3])
         # zeros and not empty: a masked entry still takes part as 0 * value, and 0 * NaN is NaN
         self.values = like.new_zeros(shape)
         self.keys = like.new_zeros((*shape[:2], shape[3], shape[2]) if shared.transposed_keys else shape)
 
     def _written_keys(self) -> torch.Tensor:
-        """Keys as [slots, KV heads, capacity, head dimension], a view."""
+        """Keys as [rows, KV heads, capacity, head dimension], a view."""
         keys: torch.Tensor = self.keys
         return keys.transpose(2, 3) if self._shared.transposed_keys else keys
 
@@ -88,8 +90,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.is_initialized:
             keys, values = self._written_keys(), self.values
             self.allocate(values)
-            self._written_keys()[:, :, : keys.shape[2]] = keys
-            self.values[:, :, : values.shape[2]] = values
+            for new, old in ((self._written_keys(), keys), (self.values, values)):
+                new[: len(old), :, : old.shape[2]] = old
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
         for buffer in (self._written_keys(), self.values):
@@ -109,7 +111,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     """All layers. `at` says where the next forward pass writes and reads."""
 
     def __init__(self, layers: int, slots: int, *, transposed_keys: bool = False) -> None:
-        self._shared = _Shared(slots, 0, Place(slice(0, 0), 0, 0), transposed_keys)
+        self._shared = _Shared(slots, 0, 0, Place(slice(0, 0), 0, 0), transposed_keys)
         super().__init__(layers=[SlotLayer(self._shared) for _ in range(layers)])
 
     @property
@@ -122,12 +124,18 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._shared.place = place
         return self
 
-    def reserve(self, length: int) -> None:
-        """Make room for `length` entries a row. Doubles, so the cost of growing is a constant a token."""
-        if length > self.capacity:
-            self._shared.capacity = -(-max(length, 2 * self.capacity) // _ROUND) * _ROUND
-            for layer in self.layers:
-                layer.grow()
+    def reserve(self, rows: int, length: int) -> None:
+        """Make room for `length` entries in each of the first `rows` rows. Doubles, so the cost of growing is a constant
+        a token."""
+        shared = self._shared
+        if rows <= shared.rows and length <= shared.capacity:
+            return
+        if rows > shared.rows:
+            shared.rows = min(shared.slots, max(rows, 2 * shared.rows))
+        if length > shared.capacity:
+            shared.capacity = -(-max(length, 2 * shared.capacity) // _ROUND) * _ROUND + _SKEW
+        for layer in self.layers:
+            layer.grow()
 
     def buffers(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of one layer, as they lie; like: keys or values of rows, [rows, KV heads, head dimension]."""
@@ -144,7 +152,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Free all memory."""
-        self._shared.capacity = 0
+        self._shared.rows = self._shared.capacity = 0
         for layer in self.layers:
             layer.keys = layer.values = None
             layer.is_initialized = False

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ulorl.engines.base import EngineStats, check_request, empty_segment, require_idle
-from ulorl.engines.fused import FusedDecoder, can_fuse
+from ulorl.engines.fused import FusedDecoder, can_fuse, entries_read
 from ulorl.engines.kv import Place, SlotCache
 from ulorl.engines.sampling import draw
 from ulorl.engines.support import check_decoding, full_attention_layers, longest_row
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _READ_ROUND = 16  # attention reads a multiple of this many entries: CUDA kernels want the mask aligned
 _MASK_ENTRIES = 2**26  # largest mask of a prefill pass: long carried samples are prefilled in chunks that keep below it
+_SORT_EVERY = 32  # decode steps between looks at the order of the rows
 _ROW = np.dtype(
     [
         ("seed", np.uint64),
@@ -99,6 +100,8 @@ class TorchEngine:
     def step(self) -> list[Segment]:
         """Fill free slots, decode one token for every active row, return the segments that ended."""
         self._admit()
+        if self._fused and self.stats.decode_steps % _SORT_EVERY == 0:
+            self._sort()
         n = len(self._requests)
         if not n:
             return []
@@ -173,6 +176,7 @@ class TorchEngine:
             self._prefill(first, [request.tokens[:-1] for request in batch])
             self.stats.prefill_tokens += sum(len(request.tokens) - 1 for request in batch)
         first = len(self._requests) - len(eldest)
+        self._cache.reserve(len(self._requests) + len(new) - len(eldest), self._cache.capacity)
         for row, family in enumerate(families.values(), start=first):
             if siblings := family[1:]:
                 targets = torch.arange(len(self._requests), len(self._requests) + len(siblings))
@@ -200,7 +204,7 @@ class TorchEngine:
         padded = np.zeros((len(sequences), longest), dtype=np.int64)
         for row, sequence in zip(padded, sequences, strict=True):
             row[: len(sequence)] = sequence
-        self._cache.reserve(longest)
+        self._cache.reserve(first + len(sequences), longest)
         start = 0
         while start < longest:
             chunk = max(1, self._prefill_tokens // len(sequences))
@@ -219,7 +223,7 @@ class TorchEngine:
     def _decode(self, tokens: np.ndarray, positions: np.ndarray) -> torch.Tensor:
         """Logits after one more token for rows 0..n-1, [n, V]."""
         n, longest = len(tokens), int(positions.max()) + 1
-        self._cache.reserve(longest)
+        self._cache.reserve(n, longest)
         if self._fused:
             return self._fused(tokens, positions)
         length = min(-(-longest // _READ_ROUND) * _READ_ROUND, self._cache.capacity)
@@ -269,6 +273,26 @@ class TorchEngine:
         versions = np.full(drawn, self.version, dtype=np.int32)
         return Segment(self._requests[row].sample_id, tokens, logprobs, versions, finish)
 
+    def _sort(self) -> None:
+        """Put rows in the order of their lengths where attention then reads a tenth fewer entries."""
+        n = len(self._requests)
+        positions = self._rows["position"][:n]
+        order = np.argsort(positions, kind="stable")
+        if n and entries_read(positions) > 1.1 * entries_read(positions[order]):
+            moved = np.flatnonzero(order != np.arange(n))
+            self._move(order[moved], moved)
+
+    def _move(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Put rows `sources` in the places `targets`, [m] each."""
+        longest, drawn = int(self._rows["position"][sources].max()), int(self._rows["drawn"][sources].max())
+        self._cache.copy(self._to(torch.from_numpy(sources)), self._to(torch.from_numpy(targets)), longest)
+        self._rows[targets] = self._rows[sources]
+        self._tokens[targets, :drawn] = self._tokens[sources, :drawn]
+        self._logprobs[targets, :drawn] = self._logprobs[sources, :drawn]
+        requests = [self._requests[source] for source in sources]
+        for target, request in zip(targets, requests, strict=True):
+            self._requests[target] = request
+
     def _release(self, ended: np.ndarray) -> None:
         """Free rows and close the gaps with the last rows, so that the active ones stay 0..n-1."""
         if not len(ended):
@@ -277,13 +301,7 @@ class TorchEngine:
         targets = ended[ended < n]
         sources = np.setdiff1d(np.arange(n, len(self._requests)), ended)
         if len(sources):
-            longest, drawn = int(self._rows["position"][sources].max()), int(self._rows["drawn"][sources].max())
-            self._cache.copy(self._to(torch.from_numpy(sources)), self._to(torch.from_numpy(targets)), longest)
-            self._rows[targets] = self._rows[sources]
-            self._tokens[targets, :drawn] = self._tokens[sources, :drawn]
-            self._logprobs[targets, :drawn] = self._logprobs[sources, :drawn]
-            for source, target in zip(sources, targets, strict=True):
-                self._requests[target] = self._requests[source]
+            self._move(sources, targets)
         del self._requests[n:]
 
 
