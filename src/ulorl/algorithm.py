@@ -41,7 +41,7 @@ class Step:
 
 
 Watch = Callable[[Sample], None]  # told of every sample that ends its segment: progress bars
-Poll = Callable[[], None]  # called before every decode step; abandons the rollout by raising
+Poll = Callable[[], None]  # called before every decode step and score; abandons the rollout by raising
 Check = Callable[[Engine, Learner], Mismatch | None]  # do engine and learner agree on the new weights? raises if not
 
 
@@ -61,6 +61,7 @@ def ulorl_step(
         sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
         segments.append(sample)
         if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
+            poll()
             finished.append(score(scheduler.experience.problem(sample.group_id), sample))
             scheduler.experience.add(finished[-1])
         watch(sample)

@@ -18,6 +18,10 @@ class Outage(UserError):  # noqa: N818 - it is none of ours
     on when that is mended."""
 
 
+class Disagreement(UserError):  # noqa: N818 - as Outage
+    """Engine and learner do not agree: making the engine anew would change nothing."""
+
+
 class CombinedError(UserError):
     """Several of them, told together."""
 

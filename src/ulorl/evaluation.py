@@ -93,6 +93,7 @@ def evaluate(
         index = segment.sample_id // samples
         problem, prompt = problems[index]
         status = Status.COMPLETE if segment.finish is Finish.EOS else Status.TRUNCATED
+        poll()
         scored[segment.sample_id] = score(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
         watch(scored[segment.sample_id])
     answers = [scored[request.sample_id] for request in requests]

@@ -99,7 +99,13 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
         held_out = held_out[: cfg.eval.problems]
         asked = _prompted(held_out, held_out_places, tokenizer, cfg.eval_data(), model, longest)
     prompts.stop()
-    scorer = Scorer(reward, tokenizer, retries=cfg.reward.retries, max_unscored=cfg.reward.max_unscored)
+    scorer = Scorer(
+        reward,
+        tokenizer,
+        retries=cfg.reward.retries,
+        max_unscored=cfg.reward.max_unscored,
+        resume=f"ulorl train --resume {cfg.run.dir}",
+    )
     return Inputs(tokenizer, _without(prompted, {p.prompt for p, _ in asked}), asked, scorer)
 
 

@@ -93,7 +93,11 @@ def _leave(signum: int) -> None:
     os._exit(128 + signum)
 
 
-def diverged(cfg: Config, step: int, last: Skipped | None) -> UserError:
+class Diverged(UserError):  # noqa: N818 - as Interrupted
+    """Losses that are not finite: to go on, something has to change."""
+
+
+def diverged(cfg: Config, step: int, last: Skipped | None) -> Diverged:
     """`optim.max_skipped` mini-batches in a row were skipped. Draws depend on the seed only, so resuming without a
     change would meet the same numbers: the command lowers the learning rate, which `run.MAY_CHANGE` allows."""
     run_dir, mend = Path(cfg.run.dir), "start again with a lower optim.lr: there is no checkpoint yet"
@@ -103,7 +107,7 @@ def diverged(cfg: Config, step: int, last: Skipped | None) -> UserError:
     if cfg.model.dtype == "bfloat16":
         mend = f"bfloat16 weights are often the cause (model.dtype=float32 with optim.autocast=bfloat16); or {mend}"
     because = f", the last because {last}" if last else ""
-    return UserError(
+    return Diverged(
         f"{run_dir}, step {step}: {cfg.optim.max_skipped} mini-batches in a row were skipped (optim.max_skipped)"
         f"{because}. The weights did not change in them; {mend}"
     )

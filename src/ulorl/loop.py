@@ -18,10 +18,9 @@ from ulorl.config import Config
 from ulorl.data.stream import ProblemStream
 from ulorl.engines.base import Engine
 from ulorl.engines.guard import GuardedEngine
-from ulorl.errors import Outage
 from ulorl.evaluation import Evaluation, evaluate
 from ulorl.inputs import Inputs, Prompted
-from ulorl.interrupts import Abandoned, Interrupted, Interrupts, diverged
+from ulorl.interrupts import Abandoned, Diverged, Interrupted, Interrupts, diverged
 from ulorl.learner.update import Learner, Skipped
 from ulorl.metrics import evaluation_metrics, step_metrics
 from ulorl.poolfile import Pools
@@ -60,7 +59,8 @@ class Loop:
 
     def run(self) -> None:
         """Raises Interrupted when a signal came: the step or evaluation in progress is given up, and the boundary where
-        it began is saved. A step that has changed the weights already is finished first. Outages save the same way."""
+        it began is saved. A step that has changed the weights already is finished first. Whatever else stops a step
+        saves the same way."""
         try:
             self._steps()
         except Abandoned:
@@ -68,9 +68,12 @@ class Loop:
                 self.rooms.engine.abort()
             self._save_boundary()
             raise Interrupted(self.run_dir, self._boundary.counters.step, self.asked.received) from None
-        except Outage:
+        except Diverged:
+            raise
+        except Exception:
             if self._at_boundary:
-                self._save_boundary()
+                with suppress(Exception):  # the first error is the one to tell
+                    self._save_boundary()
             raise
 
     def _steps(self) -> None:
@@ -123,6 +126,7 @@ class Loop:
         with self._writing():
             self.log.step(metrics | self.writer.metrics())
         if self.rooms.learner.skipped_in_row >= cfg.optim.max_skipped:
+            self.writer.wait()  # the message names the newest checkpoint
             raise diverged(cfg, number, self._skipped)
         self._boundary = self._mark(number)
         if last or (number and cfg.run.checkpoint_every and number % cfg.run.checkpoint_every == 0):

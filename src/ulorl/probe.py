@@ -12,7 +12,7 @@ import numpy as np
 
 from ulorl.algorithm import rollout
 from ulorl.engines.base import Engine
-from ulorl.errors import UserError
+from ulorl.errors import Disagreement
 from ulorl.learner.batching import Row
 from ulorl.learner.update import Experience, Learner
 from ulorl.objective.mismatch import Mismatch, mismatch
@@ -57,7 +57,7 @@ class Probe:
         found = mismatch(np.concatenate([row.logprobs for row in rows]), np.concatenate(learned))
         assert found is not None  # every output has at least one token
         if not found.mean <= self.tolerance:
-            raise UserError(
+            raise Disagreement(
                 f"engine and learner disagree about version {learner.version}: their log-probs of {found.tokens} probe "
                 f"tokens are {found.mean:.2g} nats apart on average (largest {found.max:.2g}), tolerated are "
                 f"{self.tolerance:.2g} (engine.tolerance). The engine decodes with other weights, another dtype or "

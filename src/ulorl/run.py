@@ -59,7 +59,7 @@ def train(cfg: Config, *, overwrite: bool = False) -> Result:
     run, another one (`overwrite` removes it), or anything else."""
     run_dir = Path(cfg.run.dir)
     if overwrite or not rundir.holds_run(run_dir):
-        return _begin(cfg)
+        return _begin(cfg, overwrite=overwrite)
     with rundir.locked(run_dir):
         folder = checkpoint.newest(run_dir)  # before config.json, whose keys another version may have named otherwise
         changed = rundir.changes(cfg)
@@ -103,12 +103,14 @@ def _check_unfinished(cfg: Config, folder: Path | None) -> None:
         )
 
 
-def _begin(cfg: Config, said: str = "") -> Result:
+def _begin(cfg: Config, said: str = "", *, overwrite: bool = False) -> Result:
     run_dir = Path(cfg.run.dir)
     rundir.check_free(cfg)
     inputs = load_inputs(cfg)
     rooms = build(cfg, inputs)
     with rundir.locked(run_dir):
+        if not overwrite and checkpoint.newest(run_dir):  # of a run that began meanwhile
+            raise UserError(f"{run_dir} holds a run by now, of another process; choose another run.dir, or --overwrite")
         with durable.writing(run_dir, lambda: checkpoint.mend(run_dir)):
             rundir.clear(run_dir)
             rundir.save_config(cfg)

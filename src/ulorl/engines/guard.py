@@ -24,7 +24,7 @@ import numpy as np
 
 from ulorl.engines.base import Engine, EngineStats, OwnProcess, check_segment, empty_segment, require_idle
 from ulorl.engines.watchdog import Watchdog
-from ulorl.errors import Outage
+from ulorl.errors import Disagreement, Outage
 from ulorl.types import Finish, Request, Sampling, Segment
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ class GuardedEngine:
                 with self._watchdog.watching():
                     self._give_out_again()
                 fault = ""
+            except Disagreement:
+                raise
             except Exception as error:
                 fault = self._told(error)
 

@@ -125,8 +125,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         return self
 
     def reserve(self, rows: int, length: int) -> None:
-        """Make room for `length` entries in each of the first `rows` rows. Doubles, so the cost of growing is a constant
-        a token."""
+        """Make room for `length` entries in each of the first `rows` rows. Doubles, so that growing costs a constant a
+        token."""
         shared = self._shared
         if rows <= shared.rows and length <= shared.capacity:
             return

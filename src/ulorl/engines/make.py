@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,10 +81,15 @@ def make_guarded(
 
     def remake() -> Engine:
         # a run may have removed the checkpoint it began from
-        folder = cfg.model.path if renew else source
+        folder = source if not renew or Path(source).is_dir() else cfg.model.path
         engine = make_engine(cfg, tokenizer, folder, longest=longest, version=version)
-        if renew:
-            renew(engine)
+        try:
+            if renew:
+                renew(engine)
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to tell
+                engine.close()
+            raise
         return engine
 
     return GuardedEngine(

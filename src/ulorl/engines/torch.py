@@ -68,7 +68,6 @@ class TorchEngine:
         if slots < 1 or prefill_tokens < 1:
             raise ValueError(f"slots={slots} and prefill_tokens={prefill_tokens} must be at least 1")
         self.max_length = longest_row(model, max_length)
-        self.stats = EngineStats()
         self.version = version
         self._model = model.eval()
         use_onednn(model)
@@ -83,9 +82,11 @@ class TorchEngine:
         self._rows = np.zeros(slots, dtype=_ROW)
         self._tokens = np.zeros((slots, 64), dtype=np.int32)  # drawn in this segment, grown by doubling
         self._logprobs = np.zeros((slots, 64), dtype=np.float32)
+        self.stats = EngineStats()
         with torch.inference_mode():
             check_decoding(model, slots, self._prefill, self._decode)
         self._cache.clear()
+        self.stats = EngineStats()
 
     @property
     def pending(self) -> int:
@@ -174,7 +175,6 @@ class TorchEngine:
             for request in batch:
                 self._enter(request)
             self._prefill(first, [request.tokens[:-1] for request in batch])
-            self.stats.prefill_tokens += sum(len(request.tokens) - 1 for request in batch)
         first = len(self._requests) - len(eldest)
         self._cache.reserve(len(self._requests) + len(new) - len(eldest), self._cache.capacity)
         for row, family in enumerate(families.values(), start=first):
@@ -217,6 +217,9 @@ class TorchEngine:
             mask = self._mask(positions, end)[None, None] if start else None
             self._forward(
                 place, torch.from_numpy(padded[:, start:end]), positions[None].expand(len(sequences), -1), mask
+            )
+            self.stats.prefill_tokens += sum(
+                min(len(sequence), end) - min(len(sequence), start) for sequence in sequences
             )
             start = end
 

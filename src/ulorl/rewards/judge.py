@@ -34,7 +34,10 @@ class Judge:
         self._process: subprocess.Popen[str] | None = None
 
     def __del__(self) -> None:
-        self._close()
+        try:  # noqa: SIM105 - at the interpreter's end names are gone, `suppress` too; the worker ends with it
+            self._close()
+        except TypeError:
+            pass
 
     def start(self) -> None:
         """Start the worker now. Raises UserError for a function that cannot be used, RewardError if none starts."""

@@ -15,7 +15,7 @@ class Scorer:
     """Decodes the output without special tokens. A truncated sample is wrong, whatever it says (section 3.5).
 
     A reward that fails is asked again `retries` times, `pause` seconds apart; then the sample is unscored. After
-    `max_unscored` of them in a row, Outage: the reward does not work.
+    `max_unscored` of them in a row, Outage: the reward does not work. `resume`: the command that goes on with the run.
     """
 
     def __init__(
@@ -26,9 +26,11 @@ class Scorer:
         retries: int = 2,
         max_unscored: int = 16,
         pause: float = 1.0,
+        resume: str = "",
     ) -> None:
         self._reward, self._tokenizer = reward, tokenizer
         self._retries, self._max_unscored, self._pause = retries, max_unscored, pause
+        self._advice = f": mend the reward, then go on with {resume}" if resume else ""
         self._unscored = 0  # in a row
 
     def __call__(self, problem: Problem, sample: Sample) -> Scored:
@@ -40,8 +42,7 @@ class Scorer:
         if self._unscored >= self._max_unscored:
             raise Outage(
                 f"the reward failed for {self._unscored} samples in a row (reward.max_unscored), at last for problem "
-                f"{problem.id} with: {error}. Everything up to the last checkpoint is safe: mend the reward, then "
-                "ulorl train --resume RUN"
+                f"{problem.id} with: {error}{self._advice}"
             )
         return Scored(sample, reward, text, error)
 

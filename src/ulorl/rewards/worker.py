@@ -66,8 +66,9 @@ def last_boxed(text: str) -> str | None:
 
 def task_score(task: str, settings: str, entry: str, answer: str) -> float:
     """reasoning-gym's own score; 1 only for a full one. An answer that its scorer chokes on is a wrong answer."""
+    dataset, parsed = _dataset(task, settings), ast.literal_eval(entry)  # no answer's fault when they fail
     try:
-        score = _dataset(task, settings).score_answer(answer, ast.literal_eval(entry))
+        score = dataset.score_answer(answer, parsed)
     except Exception:  # scorers parse free text, each in its own way
         return 0.0
     return float(score >= 1.0)
