@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora,data]" --group dev
 	@touch $@
 
 setup: $(READY) ## make .venv with everything in it

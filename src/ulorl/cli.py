@@ -1,7 +1,7 @@
 """The command line. Every command imports what it needs when it runs, so `--help` answers at once.
 
-Exit codes: 0 done; 2 something in a recipe, data or a model folder is wrong, the message says where; 130 or 143
-interrupted, everything saved.
+Exit codes: 0 done; 2 something in a recipe, data or a model folder is wrong, the message says where; 75 the engine hung
+in our own process, give the same command again; 130 or 143 interrupted, everything saved.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 
 from ulorl.bench.cli import app as bench
 from ulorl.config import Config, from_json, load
+from ulorl.data.cli import app as data
 from ulorl.errors import Faults, UserError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 tiny = typer.Typer(help="The tiny reasoner that ships with the package.", no_args_is_help=True)
 model = typer.Typer(help="Model folders.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(data, name="data")
 app.add_typer(tiny, name="tiny")
 app.add_typer(model, name="model")
 

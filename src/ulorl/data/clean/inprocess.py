@@ -1,0 +1,82 @@
+"""A model decoded by our own rollout engine as a `Model`: also the starting model, whose too easy problems go."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+from ulorl.algorithm import rollout
+from ulorl.config import build
+from ulorl.data.clean.endpoint import identity
+from ulorl.data.clean.model import Prompt
+from ulorl.data.clean.settings import ModelSettings
+from ulorl.data.prompts import encode_each
+from ulorl.engines.make import make_engine
+from ulorl.errors import UserError
+from ulorl.learner.model import context_length, load_config, load_tokenizer
+from ulorl.rng import sample_seed
+from ulorl.types import Finish, Problem, Request, Sampling, Tokens
+
+_STREAM = 3  # draws apart from training (0), evaluation (1) and chat (2)
+
+
+class EngineModel:
+    """Prompts go through the tokenizer's chat template, where it has one. A draw depends on (seed, prompt, sample)
+    only, so that a run that goes on from the cache says what a run in one go says."""
+
+    def __init__(self, key: str, settings: ModelSettings) -> None:
+        """key: of [models], for messages. Raises UserError for a setting or model folder that cannot be used."""
+        self._settings = settings
+        tree: dict[str, Any] = {
+            "data": {"kind": "files", "path": "-"},
+            "model": {"path": settings.name, "device": settings.device},
+            "engine": settings.engine.model_dump(),
+            "rollout": {
+                "max_tokens": settings.max_tokens,
+                "segments": 1,
+                "temperature": settings.temperature or 1.0,
+                "top_p": settings.top_p,
+            },
+        }
+        self._config = build(tree, f"models.{key}")
+        self._tokenizer = load_tokenizer(settings.name)
+        self._context = context_length(load_config(settings.name)) or sys.maxsize
+        self.identity = identity(settings)
+
+    def complete(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | None]]:
+        """As `Model.complete`: None for a prompt that the model's context has no room for."""
+        encoded = self._encoded(prompts)
+        for index, tokens in enumerate(encoded):
+            if isinstance(tokens, UserError):
+                yield index, None
+        requests = [self._request(i, t, prompts[i]) for i, t in enumerate(encoded) if not isinstance(t, UserError)]
+        if not requests:
+            return
+        longest = max(request.prompt_length for request in requests) + self._settings.max_tokens
+        with closing(make_engine(self._config, self._tokenizer, self._settings.name, longest=longest)) as engine:
+            for segment in rollout(engine, requests):
+                text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
+                yield segment.sample_id, text if segment.finish is Finish.EOS else ""
+
+    def _request(self, index: int, tokens: Tokens, prompt: Prompt) -> Request:
+        settings = self._settings
+        digest = int.from_bytes(hashlib.sha256(prompt[0].encode()).digest()[:6])
+        seed = sample_seed(sample_seed(settings.seed, digest, _STREAM) >> 1, prompt[1], _STREAM)
+        return Request(
+            index, tokens, len(tokens), settings.max_tokens, Sampling(settings.temperature, settings.top_p), seed
+        )
+
+    def _encoded(self, prompts: Sequence[Prompt]) -> list[Tokens | UserError]:
+        return encode_each(
+            [Problem(str(index), text) for index, (text, _) in enumerate(prompts)],
+            self._tokenizer,
+            template="{question}",
+            system=self._settings.system,
+            chat="auto",
+            max_prompt_tokens=sys.maxsize,
+            context=self._context,
+            max_tokens=self._settings.max_tokens,
+        )
