@@ -1,0 +1,135 @@
+"""How the curves of report.html are drawn: SVG that takes its colours from the page, for light and dark alike.
+
+Matplotlib draws with placeholder colours; `_themed` turns them into CSS variables of the template, drops what would
+differ between two drawings of the same numbers, and leaves text as text in the page's font.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+INK, GRID, BLUE, ORANGE, GREEN, PURPLE = ("#010101", "#020202", "#030303", "#040404", "#050505", "#060606")
+_VARIABLES = {INK: "muted", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green", PURPLE: "purple"}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.xmargin": 0.02,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+}
+FEW_POINTS = 40  # up to so many points each gets a marker: a line alone hides single points and gaps
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`alt` says in words what the curve shows, for who cannot see it."""
+
+    title: str
+    note: str
+    svg: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    label: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    color: str
+
+
+def plot_curve(axes: Any, curve: Curve) -> None:
+    """The values; over a long run faint, with their running mean."""
+    smooth = smoothed(curve.values)
+    if smooth is not None:
+        axes.plot(curve.steps, curve.values, color=curve.color, alpha=0.35, linewidth=1)
+    marker = "o" if len(curve.values) <= FEW_POINTS else ""
+    axes.plot(
+        curve.steps, smooth or curve.values, color=curve.color, label=curve.label or None, marker=marker, markersize=3
+    )
+
+
+def as_percent(value: float, _: object) -> str:
+    return f"{100 * value:.4g}%"
+
+
+def add_legend(axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(handles),
+            borderaxespad=0.1, handlelength=1.2, columnspacing=1.2,
+        )  # fmt: skip
+
+
+def draw_figure(
+    title: str, note: str, draw: Callable[..., None], alt: str, *, panels: int = 1, x_label: str = "step"
+) -> Figure:
+    """`draw` gets the figure's axes, one or `panels` of them above each other."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):  # ids are the same each time, and unique in the page
+        canvas = Canvas(figsize=(4.7, 2.7))
+        canvas.subplots_adjust(left=0.115, right=0.985, top=0.9, bottom=0.155, hspace=0.5)  # alike in all: axes line up
+        axes = canvas.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+        draw(*axes)
+        axes[-1].set_xlabel(x_label)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Figure(title, note, _themed(out.getvalue(), f"{title}. {alt}"), alt)
+
+
+def _themed(svg: str, label: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # figure_1, axes_1: the same in every figure of the page
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
+    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
+    for color, name in _VARIABLES.items():
+        svg = svg.replace(color, f"var(--{name})")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+
+def told(name: str, steps: Sequence[int], values: Sequence[float], spec: str = ".3f") -> str:
+    """A curve in a sentence."""
+    if len(values) == 1:
+        return f"{name}: {values[0]:{spec}} at step {steps[0]}"
+    return (
+        f"{name}: {values[0]:{spec}} at step {steps[0]}, {values[-1]:{spec}} at step {steps[-1]}, "
+        f"lowest {min(values):{spec}}, highest {max(values):{spec}}"
+    )
+
+
+def smoothed(values: Sequence[float]) -> list[float] | None:
+    """Centred running mean over about a twelfth of the run; None when there is too little to smooth."""
+    half = len(values) // 24
+    if half < 1:
+        return None
+    return [float(np.mean(values[max(0, i - half) : i + half + 1])) for i in range(len(values))]
