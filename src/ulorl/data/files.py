@@ -7,6 +7,7 @@ Parquet, which carries its schema, streams through `datasets`.
 from __future__ import annotations
 
 import glob
+import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -113,3 +114,26 @@ def _record(place: str, value: Any) -> Record | UserError:
     if isinstance(value, dict):
         return Record(place, value)
     return UserError(f"{place}: expected a JSON object with the fields of a problem, found {str(value)[:60]!r}")
+
+
+def read_hub(path: str, subset: str, split: str, mend: str) -> Iterator[Record]:
+    """Records of a hub dataset. Raises UserError, ending with `mend`, when it cannot be loaded."""
+    import datasets
+
+    name = f"{path} ({subset + ', ' if subset else ''}{split})"
+    try:
+        rows = datasets.load_dataset(path, subset or None, split=split)
+    except Exception as error:  # whatever the network, the hub or a dataset's own files come up with
+        raise UserError(f"{name}: cannot be loaded from the hub: {first_line(error)}; {mend}") from error
+    for number, row in enumerate(rows, 1):
+        yield Record(f"{name}: record {number}", row)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error, or its cause, says; an assertion without a message shows the condition that
+    failed."""
+    text = str(error.__cause__ or error).strip()
+    if not text and error.__traceback__:
+        context = inspect.getinnerframes(error.__traceback__)[-1].code_context
+        text = (context or [""])[0].strip()
+    return (text or type(error).__name__).splitlines()[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
-import inspect
 import json
 import logging
 import math
@@ -18,7 +17,7 @@ from itertools import chain
 from typing import Any
 
 from ulorl.config import Data
-from ulorl.data.files import Record, expand, read_records
+from ulorl.data.files import Record, expand, first_line, read_hub, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
@@ -157,18 +156,8 @@ def _check_json(meta: Mapping[str, Any], record: Record) -> None:
 
 
 def _hub(data: Data) -> Iterator[Record]:
-    import datasets
-
-    name = f"{data.path} ({data.subset + ', ' if data.subset else ''}{data.split})"
-    try:
-        rows = datasets.load_dataset(data.path, data.subset or None, split=data.split)
-    except Exception as error:  # whatever the network, the hub or a dataset's own files come up with
-        raise UserError(
-            f"{name}: cannot be loaded from the hub: {_first_line(error)}; check data.path, data.subset and data.split "
-            "and the network, or use data.kind=files"
-        ) from error
-    for index, row in enumerate(rows):
-        yield Record(f"{name}: record {index + 1}", row)
+    mend = "check data.path, data.subset and data.split and the network, or use data.kind=files"
+    return read_hub(data.path, data.subset, data.split, mend)
 
 
 def _reasoning_gym(data: Data, held_out: bool) -> Iterator[Problem]:
@@ -228,19 +217,10 @@ def _dataset(data: Data) -> Any:
     try:
         return reasoning_gym.create_dataset(data.task, size=draws, seed=data.seed, **data.settings)
     except (AssertionError, TypeError, ValueError) as error:  # how reasoning-gym's configurations refuse
-        raise UserError(f"data.settings: {data.task} refuses {data.settings}: {_first_line(error)}") from error
+        raise UserError(f"data.settings: {data.task} refuses {data.settings}: {first_line(error)}") from error
 
 
 def _near(name: str, names: Iterable[str]) -> str:
     known = list(names)
     near = get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(sorted(known))}"
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of what an error says; an assertion without a message shows the condition that failed."""
-    text = str(error).strip()
-    if not text and error.__traceback__:
-        context = inspect.getinnerframes(error.__traceback__)[-1].code_context
-        text = (context or [""])[0].strip()
-    return (text or type(error).__name__).splitlines()[0]

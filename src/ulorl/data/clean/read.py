@@ -16,7 +16,7 @@ from typing import Any
 
 from ulorl.data.clean.record import Item
 from ulorl.data.clean.settings import SourceSettings
-from ulorl.data.files import Record, expand, read_records
+from ulorl.data.files import Record, expand, read_hub, read_records
 from ulorl.errors import UserError, bad_character
 
 QUESTIONS = ("problem", "question", "prompt", "input", "instruction")
@@ -162,22 +162,8 @@ def _csv(path: Path) -> Iterator[Record | UserError]:
 
 
 def _hub(source: Source) -> Iterator[Record]:
-    import datasets
-
     settings = source.settings
-    name = f"{source.path} ({settings.subset + ', ' if settings.subset else ''}{settings.split})"
-    try:
-        rows = datasets.load_dataset(source.path, settings.subset or None, split=settings.split)
-    except Exception as error:  # whatever the network, the hub or a dataset's own files come up with
-        raise UserError(
-            f"{name}: cannot be loaded from the hub: {_first_line(error)}; check sources.{source.name} and the network"
-        ) from error
-    for number, row in enumerate(rows, 1):
-        yield Record(f"{name}: record {number}", row)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+    return read_hub(source.path, settings.subset, settings.split, f"check sources.{source.name} and the network")
 
 
 def _first(record: Record, names: Sequence[str], source: str, key: str) -> str:
