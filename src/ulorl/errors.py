@@ -13,12 +13,7 @@ class UserError(Exception):
     """Says what is wrong, where (file, key or record) and how to mend it."""
 
 
-class Outage(UserError):  # noqa: N818 - it is none of ours
-    """What a run needs (its engine, its reward) failed for good. The run is as it was when the step began, and can go
-    on when that is mended."""
-
-
-class Disagreement(UserError):  # noqa: N818 - as Outage
+class Disagreement(UserError):  # noqa: N818 - what it is, not that it is an error
     """Engine and learner do not agree: making the engine anew would change nothing."""
 
 

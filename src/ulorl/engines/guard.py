@@ -24,7 +24,7 @@ import numpy as np
 
 from ulorl.engines.base import Engine, EngineStats, OwnProcess, check_segment, empty_segment, require_idle
 from ulorl.engines.watchdog import Watchdog
-from ulorl.errors import Disagreement, Outage
+from ulorl.errors import Disagreement, UserError
 from ulorl.types import Finish, Request, Sampling, Segment
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class GuardedEngine:
         while fault:
             self._count(fault)
             if self._in_row >= self._max_faults:
-                raise Outage(
+                raise UserError(
                     f"the engine failed {self._in_row} times in a row (engine.max_faults), at last with: {fault}. "
                     + self._advice()
                 )

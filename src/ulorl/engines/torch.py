@@ -86,7 +86,7 @@ class TorchEngine:
         with torch.inference_mode():
             check_decoding(model, slots, self._prefill, self._decode)
         self._cache.clear()
-        self.stats = EngineStats()
+        self.stats = EngineStats()  # the comparison is no one's work
 
     @property
     def pending(self) -> int:

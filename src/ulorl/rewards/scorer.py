@@ -6,7 +6,7 @@ import time
 
 from transformers import PreTrainedTokenizerBase
 
-from ulorl.errors import Outage, UserError
+from ulorl.errors import UserError
 from ulorl.rewards.base import Reward
 from ulorl.types import Problem, Sample, Scored, Status
 
@@ -15,7 +15,8 @@ class Scorer:
     """Decodes the output without special tokens. A truncated sample is wrong, whatever it says (section 3.5).
 
     A reward that fails is asked again `retries` times, `pause` seconds apart; then the sample is unscored. After
-    `max_unscored` of them in a row, Outage: the reward does not work. `resume`: the command that goes on with the run.
+    `max_unscored` of them in a row, UserError: the reward does not work. `resume`: the command that goes on with the
+    run.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Scorer:
         reward, error = self._judged(problem, text)
         self._unscored = 0 if reward is not None else self._unscored + 1
         if self._unscored >= self._max_unscored:
-            raise Outage(
+            raise UserError(
                 f"the reward failed for {self._unscored} samples in a row (reward.max_unscored), at last for problem "
                 f"{problem.id} with: {error}{self._advice}"
             )
