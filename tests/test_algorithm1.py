@@ -15,13 +15,13 @@ are numbered; each test names those it holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from ulorl.algorithm import Step, ulorl_step
+from ulorl.algorithm import Poll, Step, ulorl_step
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.update import Update
 from ulorl.rollout.scheduler import Scheduler
@@ -47,9 +47,9 @@ class CountingLearner:
         return iter(())
 
 
-def score(_: Problem, sample: Sample) -> Scored:
+def score(_: Problem, sample: Sample) -> Callable[[Poll], Scored]:
     assert sample.status is not Status.UNFINISHED
-    return Scored(sample, 0.0 if sample.status is Status.TRUNCATED else 1.0, "")
+    return lambda _: Scored(sample, 0.0 if sample.status is Status.TRUNCATED else 1.0, "")
 
 
 @dataclass

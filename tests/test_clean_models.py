@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from ulorl.completions.model import Cache, CachedModel, Model, Prompt
 from ulorl.data.clean import ask
-from ulorl.data.clean.model import Cache, CachedModel, Model, Prompt
 from ulorl.data.clean.record import Drop, Item, Outcome
-from ulorl.data.clean.settings import ModelSettings, TooEasy, WrongReferences
+from ulorl.data.clean.settings import TooEasy, WrongReferences
 from ulorl.data.clean.shapes import Shape
 from ulorl.errors import UserError
-from ulorl.rewards.base import RewardError
+from ulorl.rewards.base import Reward, RewardError, Verdict
+from ulorl.sections import ModelSettings
 from ulorl.types import Problem
 
 Answer = Callable[[str, int], str | None]
@@ -45,11 +46,13 @@ def silent(_: str, __: int) -> Callable[[int], None]:
     return lambda _: None
 
 
-def exact(problem: Problem, text: str) -> float:
+class Exact(Reward):
     """As math-verify, for integers; fails on ?"""
-    if "?" in text:
-        raise RewardError("no verdict")
-    return float(f"\\boxed{{{problem.answer}}}" in text)
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        if "?" in text:
+            raise RewardError("no verdict")
+        return Verdict(float(f"\\boxed{{{problem.answer}}}" in text))
 
 
 def item(question: str, answer: str = "1") -> Item:
@@ -147,7 +150,7 @@ def judged(by_model: list[str], folder: Path, answer: str = "1", agreement: floa
         CachedModel(f"m{n}", lambda said=said: Scripted(says(said.split())), Cache(folder / "cache.sqlite"))  # type: ignore[misc]
         for n, said in enumerate(by_model)
     ]
-    (outcome,) = ask.drop_wrong_references(settings, models, ask.Same(exact), silent)([item("x?", answer)])
+    (outcome,) = ask.drop_wrong_references(settings, models, ask.Same(Exact()), silent)([item("x?", answer)])
     return outcome
 
 
@@ -202,7 +205,7 @@ def test_too_easy(outputs: str, expected: str, tmp_path: Path) -> None:
         return {"!": None, "-": ""}.get(said[sample], f"\\boxed{{{said[sample]}}}")
 
     model = cached(Scripted(answer), tmp_path)
-    (outcome,) = ask.drop_too_easy(TooEasy(model="m", samples=4), model, exact, silent)([item("x?")])
+    (outcome,) = ask.drop_too_easy(TooEasy(model="m", samples=4), model, Exact(), silent)([item("x?")])
     if expected == "dropped":
         assert outcome == Drop("too easy", "4 of 4 right")
     else:
@@ -212,10 +215,10 @@ def test_too_easy(outputs: str, expected: str, tmp_path: Path) -> None:
 
 def test_our_engine_is_a_model() -> None:
     """The tiny reasoner decodes; what it says depends on prompt and sample alone, not on what is asked beside it."""
-    from ulorl.data.clean.inprocess import EngineModel
+    from ulorl.completions.inprocess import EngineModel
 
     settings = ModelSettings(kind="engine", name="ulorl:tiny", max_tokens=12, temperature=1.0)
-    model = EngineModel("start", settings)
+    model = EngineModel("models.start", settings)
     prompts: list[Prompt] = [("3 5 7 = 15", 0), ("3 5 7 = 15", 1), ("2 4 = 8", 0)]
     together = dict(model.complete(prompts))
     alone = dict(model.complete(prompts[1:2]))
@@ -226,14 +229,14 @@ def test_our_engine_is_a_model() -> None:
 
 
 def test_engine_settings_are_checked() -> None:
-    from ulorl.data.clean.inprocess import EngineModel
+    from ulorl.completions.inprocess import EngineModel
 
     with pytest.raises(UserError, match="no-such-folder"):
-        EngineModel("start", ModelSettings(kind="engine", name="./no-such-folder"))
+        EngineModel("models.start", ModelSettings(kind="engine", name="./no-such-folder"))
 
 
 def test_identity_is_json(tmp_path: Path) -> None:
-    from ulorl.data.clean.endpoint import identity
+    from ulorl.completions.model import identity
 
     one = ModelSettings(name="m", api_key_env="A")
     assert identity(one) == identity(one.model_copy(update={"api_key_env": "B", "timeout": 3.0, "concurrency": 2}))

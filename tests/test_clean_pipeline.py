@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from ulorl.completions.model import Prompt
 from ulorl.config import Data, load_as
 from ulorl.data.clean import filters, pipeline
-from ulorl.data.clean.model import Prompt
 from ulorl.data.clean.settings import Clean
 from ulorl.data.cli import app
 from ulorl.data.problems import load_problems
@@ -241,7 +241,7 @@ def test_models_take_part_and_are_counted(raw: Path, tmp_path: Path, monkeypatch
                 proof = '{"question": "Which integer is the square of the root of two?", "answer": "2"}'
                 yield index, (proof if "irrational" in prompt else "hm") if rewriting else r"\boxed{11}"
 
-    monkeypatch.setattr(pipeline, "_maker", lambda *_: Model)
+    monkeypatch.setattr(pipeline, "make_model", lambda *_: Model())
     keys: dict[str, Any] = {
         "models__m__name": "m", "convert__model": "m", "wrong_references__models": ["m"], "too_easy__model": "m"
     }  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from ulorl.algorithm import Poll
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.evaluation import evaluate
 from ulorl.types import Problem, Sample, Sampling, Scored, Status
@@ -15,10 +17,10 @@ EOS = 0
 PROMPT = np.array([9], np.int32)
 
 
-def score(problem: Problem, sample: Sample) -> Scored:
+def score(problem: Problem, sample: Sample) -> Callable[[Poll], Scored]:
     """Right when the output begins with the answer and was not cut."""
     right = sample.status is Status.COMPLETE and str(sample.tokens[0]) == problem.answer
-    return Scored(sample, float(right), "")
+    return lambda _: Scored(sample, float(right), "")
 
 
 def test_avg_at_k_by_hand() -> None:
@@ -28,9 +30,9 @@ def test_avg_at_k_by_hand() -> None:
     scripts = {0: [1, EOS], 1: [1, EOS], 2: [2, EOS], 3: [2] * 9, 4: [7, 7, EOS], 5: [EOS]}
     problems = [(Problem(str(n), "?", str(n)), PROMPT) for n in (1, 2, 3)]
     engine = ScriptedEngine(scripts, eos_id=EOS)
-    watched: list[Scored] = []
+    watched: list[int] = []
     result = evaluate(
-        engine, score, problems, samples=2, sampling=Sampling(), max_tokens=4, seed=0, watch=watched.append
+        engine, score, problems, samples=2, sampling=Sampling(), max_tokens=4, seed=0, watch=lambda: watched.append(1)
     )
     assert result.by_problem == (1.0, 0.5, 0.0)
     assert result.accuracy == 0.5

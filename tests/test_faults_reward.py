@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 import ulorl
-from ulorl import config
+from ulorl import config, sections
 from ulorl.algorithm import ulorl_step
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.errors import UserError
 from ulorl.evaluation import evaluate
 from ulorl.learner.update import Update, prepare
 from ulorl.metrics import evaluation_metrics, step_metrics
-from ulorl.rewards import make_reward
+from ulorl.rewards import Reward, Verdict, make_reward
 from ulorl.rewards.base import RewardError
 from ulorl.rewards.judge import Judge
 from ulorl.rewards.scorer import Scorer
@@ -90,8 +90,27 @@ def sample(text: str, id: int = 0, status: Status = Status.COMPLETE) -> Sample:
     return Sample(id, id // 2, PROMPT, (segment,), status)
 
 
-def scorer(reward: Any, **settings: Any) -> Scorer:
-    return Scorer(reward, Letters(), **{"pause": 0.0, **settings})  # type: ignore[arg-type]
+class Of(Reward):
+    """A reward that is a function."""
+
+    def __init__(self, function: Callable[[Problem, str], float]) -> None:
+        self.function = function
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        return Verdict(self.function(problem, text))
+
+
+def scorer(reward: Reward | Callable[[Problem, str], float], **settings: Any) -> Scorer:
+    of = reward if isinstance(reward, Reward) else Of(reward)
+    return Scorer(of, Letters(), **{"pause": 0.0, **settings})  # type: ignore[arg-type]
+
+
+def function(path: str, timeout: float = 120.0) -> Reward:
+    return make_reward(sections.Reward(kind="function", function=path, timeout=timeout))
+
+
+def nothing() -> None:
+    """To poll."""
 
 
 @pytest.fixture
@@ -104,9 +123,12 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_function_that_raises_is_asked_again(module: str) -> None:
     """It raises twice of three times, and 2 retries are enough; with 1 the sample is unscored, and says why."""
-    score = scorer(make_reward("function", f"{module}:flaky"))
-    assert [(score(P, sample(text)).reward, score(P, sample(text)).error) for text in "78"] == [(1.0, ""), (0.0, "")]
-    unscored = scorer(make_reward("function", f"{module}:flaky"), retries=1)(P, sample("7"))
+    score = scorer(function(f"{module}:flaky"))
+    assert [(score(P, sample(text))(nothing).reward, score(P, sample(text))(nothing).error) for text in "78"] == [
+        (1.0, ""),
+        (0.0, ""),
+    ]
+    unscored = scorer(function(f"{module}:flaky"), retries=1)(P, sample("7"))(nothing)
     assert unscored.reward is None
     assert unscored.error == "RewardError: ConnectionError: the grader is away\nfor now"
     assert unscored.text == "7"
@@ -114,34 +136,34 @@ def test_a_function_that_raises_is_asked_again(module: str) -> None:
 
 def test_a_function_that_hangs_is_stopped(module: str) -> None:
     """Whether it sleeps or computes, from the main thread or another; the next sample is judged as if nothing were."""
-    score = scorer(make_reward("function", f"{module}:hanging", timeout=1.0), retries=1)
+    score = scorer(function(f"{module}:hanging", timeout=1.0), retries=1)
     started = time.monotonic()
     for text in ("hang", "spin"):
-        assert score(P, sample(text)).error == "RewardError: no answer within 1 seconds"
-        assert score(P, sample("7")).reward == 1.0
+        assert score(P, sample(text))(nothing).error == "RewardError: no answer within 1 seconds"
+        assert score(P, sample("7"))(nothing).reward == 1.0
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(score(P, sample("hang")).reward))
+    thread = threading.Thread(target=lambda: found.append(score(P, sample("hang"))(nothing).reward))
     thread.start()
     thread.join()
     assert found == [None]
     assert time.monotonic() - started < 30
-    assert score(P, sample("hang", status=Status.TRUNCATED)).reward == 0.0  # the reward was not asked
+    assert score(P, sample("hang", status=Status.TRUNCATED))(nothing).reward == 0.0  # the reward was not asked
 
 
 def test_a_function_that_ends_its_process_is_asked_again(module: str) -> None:
-    score = scorer(make_reward("function", f"{module}:dying"))
+    score = scorer(function(f"{module}:dying"))
     for text, code in (("die", 7), ("leave", 0)):
-        assert score(P, sample(text)).error == f"RewardError: the reward's process ended with code {code}"
-        assert score(P, sample("7")).reward == 1.0
+        assert score(P, sample(text))(nothing).error == f"RewardError: the reward's process ended with code {code}"
+        assert score(P, sample("7"))(nothing).reward == 1.0
 
 
 def test_what_a_function_prints_is_no_answer(module: str) -> None:
-    assert [make_reward("function", f"{module}:talking")(P, text) for text in "7878"] == [1, 0, 1, 0]
+    assert [function(f"{module}:talking")(P, text).reward for text in "7878"] == [1, 0, 1, 0]
 
 
 def test_the_process_of_a_function_ends_with_its_reward(module: str) -> None:
-    reward = make_reward("function", f"{module}:process")
-    assert reward(P, "") == 1
+    reward = function(f"{module}:process")
+    assert reward(P, "").reward == 1
     pid = int(Path("pid").read_text())
     assert pid != os.getpid()
     del reward
@@ -151,19 +173,23 @@ def test_the_process_of_a_function_ends_with_its_reward(module: str) -> None:
 
 def test_a_reward_that_never_works_stops_the_run(module: str) -> None:
     """Truncated samples say nothing about it; one that is scored starts the count anew."""
-    score = scorer(make_reward("function", f"{module}:hanging", timeout=0.7), retries=0, max_unscored=3)
+    score = scorer(
+        function(f"{module}:hanging", timeout=0.7),
+        retries=0,
+        max_unscored=3,
+    )
     for text in ("hang", "hang", "7", "hang", "hang"):
-        score(P, sample(text))
-    score(P, sample("hang", status=Status.TRUNCATED))
+        score(P, sample(text))(nothing)
+    score(P, sample("hang", status=Status.TRUNCATED))(nothing)
     with pytest.raises(
         UserError, match=r"failed for 3 samples in a row \(reward\.max_unscored\), at last for problem p1"
     ):
-        score(P, sample("hang"))
+        score(P, sample("hang"))(nothing)
 
 
 def test_ctrl_c_in_the_middle_of_an_answer_mixes_nothing_up(module: str) -> None:
     """What the first request would have been answered must not be taken for the second one's answer."""
-    reward = make_reward("function", f"{module}:hanging")
+    reward = function(f"{module}:hanging")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
@@ -172,7 +198,7 @@ def test_ctrl_c_in_the_middle_of_an_answer_mixes_nothing_up(module: str) -> None
             reward(P, "hang")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert reward(P, "7") == 1.0
+    assert reward(P, "7").reward == 1.0
 
 
 # Judges of ours
@@ -274,13 +300,13 @@ def test_the_learner_leaves_the_whole_group_out(tmp_path: Path) -> None:
     score = scorer(failing_for("8"), retries=0)
     texts = ("79", "78", "77")
     groups = [
-        Group(g, P, tuple(score(P, sample(text, 2 * g + i)) for i, text in enumerate(pair)))
+        Group(g, P, tuple(score(P, sample(text, 2 * g + i))(nothing) for i, text in enumerate(pair)))
         for g, pair in enumerate(texts)
     ]
     update = rooms.learner.update(groups)
     assert (update.samples, update.groups_dropped, update.groups_unscored) == (2, 1, 1)
-    nothing = rooms.learner.update(groups[1:2])
-    assert (nothing.steps, nothing.groups_dropped, nothing.groups_unscored) == (0, 0, 1)
+    none = rooms.learner.update(groups[1:2])
+    assert (none.steps, none.groups_dropped, none.groups_unscored) == (0, 0, 1)
     with pytest.raises((TypeError, RuntimeError)):
         prepare(groups[1:2], config.Objective(), 16)  # None is no number: it cannot slip in as a 0
     rooms.engine.close()
@@ -299,9 +325,9 @@ def test_evaluation_states_what_could_not_be_scored() -> None:
     assert result.unscored == 3
     metrics = evaluation_metrics(result, 1.0)
     assert (metrics["eval/unscored"], metrics["eval/problems"]) == (3, 3)
-    nothing = evaluate(
+    none = evaluate(
         ScriptedEngine({0: [ord("8"), EOS]}, EOS), scorer(failing_for("8"), retries=0), [(P, PROMPT)],
         samples=1, sampling=Sampling(), max_tokens=4, seed=0,
     )  # fmt: skip
-    assert np.isnan(nothing.accuracy)
-    json.dumps(evaluation_metrics(nothing, 1.0), allow_nan=False)
+    assert np.isnan(none.accuracy)
+    json.dumps(evaluation_metrics(none, 1.0), allow_nan=False)

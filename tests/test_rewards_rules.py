@@ -14,10 +14,11 @@ from ulorl.rewards import make_reward
 from ulorl.rewards.base import RewardError
 from ulorl.rewards.judge import Judge
 from ulorl.rewards.worker import last_boxed
+from ulorl.sections import Reward
 from ulorl.types import Problem
 
 VERIFIER = Path(__file__).parents[1] / "../shared/data/verifier"
-reward = make_reward("math")
+reward = make_reward(Reward(kind="math"))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ reward = make_reward("math")
     ],
 )
 def test_answers(reference: str, text: str, expected: int) -> None:
-    assert reward(Problem("p", "?", reference), text) == expected
+    assert reward(Problem("p", "?", reference), text).reward == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_last_boxed(text: str, expected: str | None) -> None:
     ids=range(8),
 )
 def test_long_garbage_is_judged(text: str) -> None:
-    assert reward(Problem("p", "?", "7"), text) == 0
+    assert reward(Problem("p", "?", "7"), text).reward == 0
 
 
 def test_an_answer_that_takes_for_ever_is_wrong() -> None:
@@ -113,7 +114,7 @@ def test_any_thread_may_ask() -> None:
 
     def ask() -> None:
         for n in range(10):
-            found[reward(Problem("p", "?", "7"), f"the answer is {n}")] += 1
+            found[reward(Problem("p", "?", "7"), f"the answer is {n}").reward] += 1
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -136,7 +137,7 @@ def test_agreement_with_qwens_rule() -> None:
     for row in rows("qwen25math_math_cot_100.jsonl"):
         problem = Problem("p", row["question"], str(row["gt"]))
         for text, verdict in zip(row["code"], row["score"], strict=True):
-            if reward(problem, text) != float(verdict):
+            if reward(problem, text).reward != float(verdict):
                 against.append((row["gt"], last_boxed(text), verdict))
     assert against == [("10{,}000", "10000", False)]
 
@@ -146,4 +147,4 @@ def test_agreement_with_gsm8k_labels() -> None:
     for row in rows("gsm8k_example_model_solutions.jsonl")[::4]:
         problem = Problem("p", row["question"], row["ground_truth"].rpartition("A:")[2])
         solutions = [value for value in row.values() if isinstance(value, dict)]
-        assert [reward(problem, s["solution"]) for s in solutions] == [float(s["is_correct"]) for s in solutions]
+        assert [reward(problem, s["solution"]).reward for s in solutions] == [float(s["is_correct"]) for s in solutions]

@@ -13,6 +13,7 @@ from ulorl.data.problems import load_problems
 from ulorl.errors import UserError
 from ulorl.rewards import make_reward
 from ulorl.rewards.tasks import extract_task_answer
+from ulorl.sections import Reward
 from ulorl.types import Problem
 
 
@@ -42,41 +43,41 @@ def problems(task: str, size: int = 3, **settings: Any) -> list[Problem]:
 @pytest.mark.parametrize("task", ["chain_sum", "basic_arithmetic", "gcd", "word_sorting", "sudoku", "arc_agi"])
 def test_reference_answers_score_one_and_others_zero(task: str) -> None:
     """arc_agi compares tuples: an entry that had been through JSON would not score."""
-    reward = make_reward("reasoning_gym")
+    reward = make_reward(Reward(kind="reasoning_gym"))
     for problem in problems(task):
         stored = Problem(problem.id, problem.prompt, problem.answer, json.loads(json.dumps(dict(problem.meta))))
-        assert reward(stored, f"<answer>{problem.answer}</answer>") == 1
-        assert reward(stored, f"<answer>{problem.answer}1</answer>") == 0
-        assert reward(stored, "") == 0
+        assert reward(stored, f"<answer>{problem.answer}</answer>").reward == 1
+        assert reward(stored, f"<answer>{problem.answer}1</answer>").reward == 0
+        assert reward(stored, "").reward == 0
 
 
 def test_partial_credit_is_wrong() -> None:
     """chain_sum's scorer gives a part of the score to an answer that contains the right one."""
-    reward = make_reward("reasoning_gym")
+    reward = make_reward(Reward(kind="reasoning_gym"))
     (problem,) = problems("chain_sum", 1)
-    assert reward(problem, f"<answer>it is {problem.answer}</answer>") == 0
-    assert reward(problem, f"it is {problem.answer}") == 1
+    assert reward(problem, f"<answer>it is {problem.answer}</answer>").reward == 0
+    assert reward(problem, f"it is {problem.answer}").reward == 1
 
 
 def test_a_task_without_reference_is_scored_by_its_rules() -> None:
     """graph_color has many right answers and gives none."""
-    reward = make_reward("reasoning_gym")
+    reward = make_reward(Reward(kind="reasoning_gym"))
     (problem,) = problems("graph_color", 1, min_num_vertices=3, max_num_vertices=3, num_colors=3)
     assert problem.answer == ""
-    assert reward(problem, 'So: <answer>{"0": 1, "1": 2, "2": 3}</answer>') == 1
-    assert reward(problem, "<answer>{not a colouring</answer>") == 0
+    assert reward(problem, 'So: <answer>{"0": 1, "1": 2, "2": 3}</answer>').reward == 1
+    assert reward(problem, "<answer>{not a colouring</answer>").reward == 0
 
 
 def test_problems_of_another_kind_are_refused() -> None:
     with pytest.raises(UserError, match=r"problem p1: .*needs problems of data\.kind=reasoning_gym"):
-        make_reward("reasoning_gym")(Problem("p1", "?", "1"), "1")
+        make_reward(Reward(kind="reasoning_gym"))(Problem("p1", "?", "1"), "1")
 
 
 def test_countdown() -> None:
-    reward = make_reward("countdown")
+    reward = make_reward(Reward(kind="countdown"))
     problem = Problem("c", "7,2,7,2>10\n", "10")
-    assert reward(problem, "7-2=5+2=7+7=14,10>\n7+7=14-2=12-2=10,10") == 1
-    assert reward(problem, "7-2=5+2=7+7=14,10>") == 0
+    assert reward(problem, "7-2=5+2=7+7=14,10>\n7+7=14-2=12-2=10,10").reward == 1
+    assert reward(problem, "7-2=5+2=7+7=14,10>").reward == 0
 
 
 @pytest.fixture
@@ -102,9 +103,9 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_user_function(functions: str) -> None:
-    reward = make_reward("function", f"{functions}:Exact.score")
-    assert reward(Problem("p", "?", "7"), "7") == 1.0
-    assert reward(Problem("p", "?", "7"), "8") == 0.0
+    reward = make_reward(Reward(kind="function", function=f"{functions}:Exact.score"))
+    assert reward(Problem("p", "?", "7"), "7").reward == 1.0
+    assert reward(Problem("p", "?", "7"), "8").reward == 0.0
 
 
 @pytest.mark.parametrize(
@@ -121,11 +122,11 @@ def test_user_function(functions: str) -> None:
 @pytest.mark.usefixtures("functions")
 def test_a_function_that_cannot_be_used_is_refused(path: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make_reward("function", path)
+        make_reward(Reward(kind="function", function=path))
 
 
 @pytest.mark.parametrize(("name", "value"), [("half", "0.5"), ("nothing", "None")])
 def test_a_value_that_is_no_reward_is_refused(functions: str, name: str, value: str) -> None:
-    reward = make_reward("function", f"{functions}:{name}")
+    reward = make_reward(Reward(kind="function", function=f"{functions}:{name}"))
     with pytest.raises(UserError, match=rf"{name}: returned {value} for problem p1, expected 0 or 1"):
         reward(Problem("p1", "?", "7"), "7")

@@ -17,12 +17,14 @@ from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Group, Problem, Request, Sample, Scored, Segment, Status, Tokens
 
+Poll = Callable[[], None]  # called before every decode step, and while verdicts are waited for; abandons by raising
+
 
 class Score(Protocol):
-    """Decodes a finished sample and rewards it: 1 for a right answer, 0 for a wrong, missing or truncated one, None
-    when the reward fails."""
+    """Decodes a finished sample and begins to judge it. What it returns waits for the reward: 1 for a right answer, 0
+    for a wrong, missing or truncated one, None when the reward fails."""
 
-    def __call__(self, problem: Problem, sample: Sample) -> Scored: ...
+    def __call__(self, problem: Problem, sample: Sample) -> Callable[[Poll], Scored]: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,6 @@ class Step:
 
 
 Watch = Callable[[Sample], None]  # told of every sample that ends its segment: progress bars
-Poll = Callable[[], None]  # called before every decode step and score; abandons the rollout by raising
 Check = Callable[[Engine, Learner], Mismatch | None]  # do engine and learner agree on the new weights? raises if not
 
 
@@ -56,15 +57,17 @@ def ulorl_step(
     poll: Poll = lambda: None,
 ) -> Step:
     started, stats = time.perf_counter(), replace(engine.stats)
-    segments, finished = [], []
+    segments, judged, finished = list[Sample](), list[Callable[[Poll], Scored]](), list[Scored]()
     for segment in rollout(engine, scheduler.begin_step(new), poll):  # {unfinished pool, new prompts}, a segment  8
         sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
         segments.append(sample)
         if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
-            poll()
-            finished.append(score(scheduler.experience.problem(sample.group_id), sample))
-            scheduler.experience.add(finished[-1])
+            judged.append(score(scheduler.experience.problem(sample.group_id), sample))
         watch(sample)
+    for verdict in judged:
+        poll()
+        finished.append(verdict(poll))
+        scheduler.experience.add(finished[-1])
     rolled_out, work = time.perf_counter(), engine.stats.since(stats)
     engine.sleep()
     groups = scheduler.experience.release()  # groups whose siblings are all finished

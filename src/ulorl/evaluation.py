@@ -33,6 +33,11 @@ class Evaluation:
         return sum(answer.reward is None for answer in self.scored)
 
     @property
+    def no_answer(self) -> int:
+        """Outputs that hold no answer; they are wrong."""
+        return sum(answer.answer is None for answer in self.scored)
+
+    @property
     def shares(self) -> list[float]:
         """Of the problems with a scored answer."""
         return [share for share in self.by_problem if share is not None]
@@ -65,7 +70,7 @@ def evaluate(
     sampling: Sampling,
     max_tokens: int,
     seed: int,
-    watch: Callable[[Scored], None] = lambda _: None,
+    watch: Callable[[], None] = lambda: None,
     poll: Poll = lambda: None,
 ) -> Evaluation:
     """Answer each problem `samples` times with the engine's present weights.
@@ -87,16 +92,18 @@ def evaluate(
         for i, (_, prompt) in enumerate(problems)
         for run in range(samples)
     ]
-    scored: dict[int, Scored] = {}
+    judged: dict[int, Callable[[Poll], Scored]] = {}
     faults = engine.stats.faults
     for segment in rollout(engine, requests, poll):
         index = segment.sample_id // samples
         problem, prompt = problems[index]
         status = Status.COMPLETE if segment.finish is Finish.EOS else Status.TRUNCATED
+        judged[segment.sample_id] = score(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
+        watch()
+    answers = []
+    for request in requests:
         poll()
-        scored[segment.sample_id] = score(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
-        watch(scored[segment.sample_id])
-    answers = [scored[request.sample_id] for request in requests]
+        answers.append(judged[request.sample_id](poll))
     rewards = [
         [a.reward for a in answers[i : i + samples] if a.reward is not None] for i in range(0, len(answers), samples)
     ]

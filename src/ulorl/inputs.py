@@ -78,7 +78,7 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
     with settings:
         require_peft(cfg.model.lora)
     with settings:
-        reward = make_reward(cfg.reward.kind, cfg.reward.function, cfg.reward.timeout)
+        reward = make_reward(cfg.reward)
     settings.stop()
     with files:
         problems, places = load_located(cfg.data)

@@ -113,7 +113,8 @@ class Loop:
             self.log.print(f"step {number}: {why}", style="yellow")
         with self._writing():
             self.log.samples(number, step.groups, partial(_decode, rooms.inputs.tokenizer))
-        return plain(step_metrics(number, step, rooms.scheduler, rooms.learner.version))
+        of_step = step_metrics(number, step, rooms.scheduler, rooms.learner.version)
+        return plain({**of_step, **rooms.inputs.scorer.metrics()})
 
     def _conclude(self, number: int, metrics: Metrics) -> None:
         """Evaluate when it is time to, log, save when it is time to. Raises UserError when the losses diverge."""
@@ -136,10 +137,9 @@ class Loop:
         rooms, started = self.rooms, time.perf_counter()
         answers = len(rooms.inputs.held_out) * rooms.config.eval.samples
         with self.log.phase("evaluate", answers, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
-            evaluation = run_evaluation(
-                rooms.config, rooms.inputs, rooms.engine, watch=lambda _: phase.advance(), poll=self._poll
-            )
-        return evaluation, plain(evaluation_metrics(evaluation, time.perf_counter() - started))
+            evaluation = run_evaluation(rooms.config, rooms.inputs, rooms.engine, watch=phase.advance, poll=self._poll)
+        of_reward = {f"eval/{name}": value for name, value in rooms.inputs.scorer.metrics().items()}
+        return evaluation, plain({**evaluation_metrics(evaluation, time.perf_counter() - started), **of_reward})
 
     def _mark(self, number: int, pending: Metrics | None = None) -> Boundary:
         """The run as it is now, `number` steps done."""
@@ -181,7 +181,7 @@ def run_evaluation(
     cfg: Config,
     inputs: Inputs,
     engine: Engine,
-    watch: Callable[..., None] = lambda _: None,
+    watch: Callable[[], None] = lambda: None,
     poll: Poll = lambda: None,
 ) -> Evaluation:
     """avg@k of the engine's present weights on the held-out problems."""

@@ -13,6 +13,7 @@ from ulorl.rollout.pools import ExperiencePool, OpenGroup, UnfinishedPool
 from ulorl.types import Finish, Problem, Sample, Scored, Segment, Status
 
 Arrays = dict[str, NDArray[Any]]
+_SCORED = ("reward", "text", "error", "answer")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
                 "id": id,
                 "problem": asdict(group.problem),
                 "members": [
-                    {"id": scored.sample.id, "reward": scored.reward, "text": scored.text, "error": scored.error}
+                    {name: getattr(scored, name) for name in _SCORED} | {"id": scored.sample.id}
                     for scored in group.members.values()
                 ],
             }
@@ -73,7 +74,7 @@ def read(meta: dict[str, Any], arrays: Arrays, group: int) -> Pools:
     groups = {
         g["id"]: OpenGroup(
             Problem(**g["problem"]),
-            {m["id"]: Scored(samples.pop(m["id"]), m["reward"], m["text"], m["error"]) for m in g["members"]},
+            {m["id"]: Scored(samples.pop(m["id"]), **{name: m[name] for name in _SCORED}) for m in g["members"]},
         )
         for g in meta["groups"]
     }

@@ -48,6 +48,7 @@ def _sample_entry(group: Group, scored: Scored, prompt: str, decode: Decode) -> 
         "prompt": prompt,
         "output": scored.text,
         "reward": scored.reward,
+        **({"answer": scored.answer} if scored.answer != "" else {}),
         **({"error": scored.error} if scored.reward is None else {}),
         "status": sample.status.value,
         "tokens": len(sample),

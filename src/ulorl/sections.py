@@ -224,6 +224,30 @@ class Optim(Section):
     )
 
 
+class ModelSettings(Section):
+    """A model that is asked for whole outputs: it cleans data, or judges answers."""
+
+    kind: Literal["endpoint", "engine"] = Field(
+        default="endpoint", description="an OpenAI-compatible server, or our own rollout engine in this process"
+    )
+    name: str = Field(
+        min_length=1, description="endpoint: the model's name there; engine: a transformers folder or hub name"
+    )
+    base_url: str = Field(default="", description="endpoint: for example http://localhost:8000/v1; empty: OpenAI's own")
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="endpoint: the environment variable with the key")
+    concurrency: Positive = Field(default=16, description="endpoint: requests at once")
+    timeout: float = Field(default=600, gt=0, description="endpoint: seconds a request may take")
+    retries: Natural = Field(default=4, description="endpoint: after time-outs, 408, 409, 429 and 5xx, with back-off")
+    max_failures: Positive = Field(default=16, description="endpoint: requests that fail in a row, then the run stops")
+    system: str = Field(default="", description="a system message")
+    temperature: float = Field(default=0.6, ge=0, description="0 is greedy")
+    top_p: Share = Field(default=1.0, description="nucleus; 1: off")
+    max_tokens: Positive = Field(default=8192, description="of an output")
+    seed: Natural = Field(default=0, description="engine: of the draws")
+    device: str = Field(default="auto", description="engine: auto, cpu, cuda or cuda:N")
+    engine: Engine = Engine()
+
+
 class Reward(Section):
     kind: Literal["math", "reasoning_gym", "countdown", "function"] = Field(
         default="math", description="math-verify, reasoning-gym's scorer, chain countdown, or your function"

@@ -138,6 +138,7 @@ class Scored:
     reward: float | None  # None: unscored, because the reward failed
     text: str
     error: str = ""  # how it failed
+    answer: str | None = ""  # what was judged; "": the reward does not tell; None: the output holds no answer
 
 
 @dataclass(frozen=True, eq=False)

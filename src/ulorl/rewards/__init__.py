@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from ulorl import sections
+from ulorl.rewards.base import Reward, Verdict
 
-from ulorl.rewards.base import Reward
-from ulorl.rewards.judge import SECONDS
-
-__all__ = ["Reward", "make_reward"]
+__all__ = ["Reward", "Verdict", "make_reward"]
 
 
-def make_reward(
-    kind: Literal["math", "reasoning_gym", "countdown", "function"], function: str = "", timeout: float = SECONDS
-) -> Reward:
-    """The reward of `reward.kind`; `timeout` seconds an answer. Raises UserError when an extra is missing or `function`
-    cannot be used."""
+def make_reward(settings: sections.Reward) -> Reward:
+    """The reward of `reward.kind`. Raises UserError when an extra is missing or a setting cannot be used."""
     from ulorl.rewards import rules, tasks
 
-    if kind == "math":
-        return rules.MathReward(timeout)
-    if kind == "reasoning_gym":
-        return tasks.ReasoningGymReward(timeout)
-    if kind == "countdown":
-        from ulorl.tiny import task
-
-        return task.score
-    return tasks.FunctionReward(function, timeout)
+    match settings.kind:
+        case "math":
+            return rules.MathReward(settings.timeout)
+        case "reasoning_gym":
+            return tasks.ReasoningGymReward(settings.timeout)
+        case "countdown":
+            return tasks.CountdownReward()
+        case "function":
+            return tasks.FunctionReward(settings.function, settings.timeout)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ulorl.rewards.base import Reward, Verdict
 from ulorl.rewards.judge import SECONDS, judge
 from ulorl.types import Problem
 
 
-class MathReward:
+class MathReward(Reward):
     r"""1.0 when the output's answer equals `problem.answer` mathematically.
 
     The answer is what the last complete \boxed{...} holds; without one, the last expression math-verify finds in the
@@ -19,5 +20,5 @@ class MathReward:
     def __init__(self, timeout: float = SECONDS) -> None:
         self._timeout = timeout
 
-    def __call__(self, problem: Problem, text: str) -> float:
-        return judge("math", self._timeout).score(reference=problem.answer, text=text)
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        return Verdict(judge("math", self._timeout).score(reference=problem.answer, text=text))

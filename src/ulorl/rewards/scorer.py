@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.errors import UserError
-from ulorl.rewards.base import Reward
+from ulorl.rewards.base import Poll, Reward, Verdict
 from ulorl.types import Problem, Sample, Scored, Status
 
 
@@ -34,27 +35,44 @@ class Scorer:
         self._advice = f": mend the reward, then go on with {resume}" if resume else ""
         self._unscored = 0  # in a row
 
-    def __call__(self, problem: Problem, sample: Sample) -> Scored:
+    def __call__(self, problem: Problem, sample: Sample) -> Callable[[Poll], Scored]:
+        """Begin to judge; what it returns waits for the verdict."""
         text = str(self._tokenizer.decode(sample.tokens.tolist(), skip_special_tokens=True))
         if sample.status is Status.TRUNCATED:
-            return Scored(sample, 0.0, text)
-        reward, error = self._judged(problem, text)
-        self._unscored = 0 if reward is not None else self._unscored + 1
+            return lambda _: Scored(sample, 0.0, text)
+        verdict = self._reward.begin(problem, text)
+        return lambda poll: self._scored(problem, sample, text, verdict, poll)
+
+    def metrics(self) -> Mapping[str, float | int | None]:
+        """The reward's own numbers since the last call."""
+        return self._reward.metrics()
+
+    def _scored(
+        self, problem: Problem, sample: Sample, text: str, begun: Callable[[Poll], Verdict], poll: Poll
+    ) -> Scored:
+        verdict, error = self._judged(problem, text, begun, poll)
+        if verdict is not None:
+            self._unscored = 0
+            return Scored(sample, verdict.reward, text, answer=verdict.answer)
+        self._unscored += 1
         if self._unscored >= self._max_unscored:
             raise UserError(
                 f"the reward failed for {self._unscored} samples in a row (reward.max_unscored), at last for problem "
                 f"{problem.id} with: {error}{self._advice}"
             )
-        return Scored(sample, reward, text, error)
+        return Scored(sample, None, text, error)
 
-    def _judged(self, problem: Problem, text: str) -> tuple[float | None, str]:
-        """The reward, or None and what went wrong the last time."""
+    def _judged(
+        self, problem: Problem, text: str, begun: Callable[[Poll], Verdict], poll: Poll
+    ) -> tuple[Verdict | None, str]:
+        """The verdict, or None and what went wrong the last time."""
         told = ""
         for attempt in range(1 + self._retries):
             if attempt:
                 time.sleep(self._pause)
+                poll()
             try:
-                return self._reward(problem, text), ""
+                return (self._reward.begin(problem, text) if attempt else begun)(poll), ""
             except UserError:
                 raise
             except Exception as error:

@@ -9,15 +9,16 @@ import re
 import sys
 
 from ulorl.errors import UserError
-from ulorl.rewards.base import RewardError
+from ulorl.rewards.base import Reward, RewardError, Verdict
 from ulorl.rewards.judge import SECONDS, Judge, judge
+from ulorl.tiny.task import score as countdown
 from ulorl.types import Problem
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
-class ReasoningGymReward:
+class ReasoningGymReward(Reward):
     """1.0 when reasoning-gym gives the output's answer its full score, else 0.0: partial credit counts as wrong."""
 
     def __init__(self, timeout: float = SECONDS) -> None:
@@ -25,7 +26,7 @@ class ReasoningGymReward:
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError('reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"')
 
-    def __call__(self, problem: Problem, text: str) -> float:
+    def __call__(self, problem: Problem, text: str) -> Verdict:
         missing = {"task", "settings", "entry"} - problem.meta.keys()
         if missing:
             raise UserError(
@@ -34,11 +35,11 @@ class ReasoningGymReward:
             )
         answer = extract_task_answer(text, problem.answer)
         if not answer:
-            return 0.0
+            return Verdict(0.0, None)
         meta = problem.meta
         settings = json.dumps(meta["settings"], sort_keys=True)
         task = judge("task", self._timeout)
-        return task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=answer)
+        return Verdict(task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=answer), answer)
 
 
 def extract_task_answer(text: str, reference: str) -> str:
@@ -57,7 +58,14 @@ def extract_task_answer(text: str, reference: str) -> str:
     return lines[-1] if lines else ""
 
 
-class FunctionReward:
+class CountdownReward(Reward):
+    """1.0 when the output's last line is a right chain, as `tiny.task.score`."""
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        return Verdict(countdown(problem, text), text.rpartition("\n")[2] or None)
+
+
+class FunctionReward(Reward):
     """The user's function `module:name`, called with the problem and the text; what it returns must be 0 or 1.
 
     It runs in a process of its own, started here, with this one's import path and working folder. Raises UserError when
@@ -78,6 +86,6 @@ class FunctionReward:
         except RewardError as error:
             raise UserError(f"reward.function={path}: {error}") from None
 
-    def __call__(self, problem: Problem, text: str) -> float:
+    def __call__(self, problem: Problem, text: str) -> Verdict:
         fields = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "meta": dict(problem.meta)}
-        return self._judge.score(problem=fields, text=text)
+        return Verdict(self._judge.score(problem=fields, text=text))

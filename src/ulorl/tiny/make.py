@@ -24,6 +24,7 @@ from ulorl.engines.torch import TorchEngine
 from ulorl.errors import UserError
 from ulorl.evaluation import Evaluation, evaluate
 from ulorl.rewards.scorer import Scorer
+from ulorl.rewards.tasks import CountdownReward
 from ulorl.tiny import task, tokenizer
 from ulorl.types import Problem, Sampling
 
@@ -77,7 +78,7 @@ def make(
         model.save_pretrained(out)
         vocabulary.save_pretrained(out)
         bar = bars.add_task("held-out problems", total=problems)
-        evaluation = held_out(model, vocabulary, problems, max_tokens, lambda _: bars.advance(bar))
+        evaluation = held_out(model, vocabulary, problems, max_tokens, lambda: bars.advance(bar))
     low, high = evaluation.interval
     console.print(
         f"{out}: {model.num_parameters():,} parameters, {tokens:,} tokens trained on; {problems} held-out problems "
@@ -171,7 +172,7 @@ def held_out(
     vocabulary: PreTrainedTokenizerBase,
     size: int,
     max_tokens: int,
-    watch: Callable[..., None] = lambda _: None,
+    watch: Callable[[], None] = lambda: None,
     *,
     temperature: float = 1.0,
 ) -> Evaluation:
@@ -183,7 +184,7 @@ def held_out(
     engine = TorchEngine(model, eos_ids=[vocabulary.eos_token_id], slots=128, prefill_tokens=8192)
     return evaluate(
         engine,
-        Scorer(task.score, vocabulary),
+        Scorer(CountdownReward(), vocabulary),
         list(zip(problems, prompts, strict=True)),
         samples=1,
         sampling=Sampling(temperature),

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from ulorl.completions.model import CachedModel, Prompt, Watch
 from ulorl.data.clean.convert import Pending, convert
-from ulorl.data.clean.model import CachedModel, Prompt, Watch
 from ulorl.data.clean.record import Drop, Item, Outcome, Step
 from ulorl.data.clean.settings import TooEasy, WrongReferences
 from ulorl.data.clean.shapes import Shape, shape
@@ -97,7 +97,7 @@ class Same:
         pair = (reference, answer)
         if pair not in self._known:
             try:
-                score = self._reward(Problem("", "", reference), f"\\boxed{{{answer}}}")
+                score = self._reward(Problem("", "", reference), f"\\boxed{{{answer}}}").reward
                 self._known[pair] = comparable_answer(reference) == comparable_answer(answer) or score == 1.0
             except RewardError:
                 self._known[pair] = None
@@ -180,7 +180,7 @@ def _verdict(item: Item, output: str | None, reward: Reward) -> bool | None:
     if not output:
         return None if output is None else False  # cut at the length limit: wrong, as in training
     try:
-        return reward(Problem(item.id, item.question, item.answer), output) == 1.0
+        return reward(Problem(item.id, item.question, item.answer), output).reward == 1.0
     except RewardError:
         return None
 

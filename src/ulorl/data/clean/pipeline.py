@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from ulorl.completions.model import Cache, CachedModel, identity, make_model
 from ulorl.data.clean import answers, ask, contamination, duplicates, filters
-from ulorl.data.clean.endpoint import identity
-from ulorl.data.clean.model import Cache, CachedModel, Model
 from ulorl.data.clean.normalise import normalise
 from ulorl.data.clean.read import Source, Unreadable, read_source, sources
 from ulorl.data.clean.record import Drop, Dropped, Item, Step, StepReport, each
-from ulorl.data.clean.settings import Clean, ModelSettings
+from ulorl.data.clean.settings import Clean
 from ulorl.data.clean.shapes import Shape
 from ulorl.data.clean.write import Written, check_out, write
 from ulorl.errors import UserError, listing
@@ -45,7 +45,10 @@ def clean(
     todo = sources(paths, settings.sources)
     check_out(out, overwrite=overwrite, ours=CACHE)
     with closing(Cache(out / CACHE)) as cache:
-        models = {name: CachedModel(identity(m), _maker(name, m), cache) for name, m in settings.models.items()}
+        models = {
+            name: CachedModel(identity(m), partial(make_model, f"models.{name}", m), cache)
+            for name, m in settings.models.items()
+        }
         evaluation = [item for path in settings.contamination.against for item in _evaluation(path, settings)]
         plan = list(steps(settings, models, evaluation, show))  # missing packages are told before anything is read
         items, result = _read(todo, settings, show)
@@ -154,19 +157,6 @@ def _evaluation(path: str, settings: Clean) -> Iterator[Item]:
             if isinstance(record, Unreadable):
                 raise UserError(f"contamination.against: {record.message}")
             yield record
-
-
-def _maker(name: str, settings: ModelSettings) -> Callable[[], Model]:
-    def make() -> Model:
-        if settings.kind == "endpoint":
-            from ulorl.data.clean.endpoint import Endpoint
-
-            return Endpoint(name, settings)
-        from ulorl.data.clean.inprocess import EngineModel
-
-        return EngineModel(name, settings)
-
-    return make
 
 
 def _asked(models: dict[str, CachedModel]) -> dict[str, dict[str, int]]:

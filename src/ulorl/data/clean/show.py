@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ulorl.completions.model import Watch
 from ulorl.data.clean.ask import Progress as Show
-from ulorl.data.clean.model import Watch
 
 
 @contextmanager

@@ -9,15 +9,14 @@ from contextlib import closing
 from typing import Any
 
 from ulorl.algorithm import rollout
+from ulorl.completions.model import Prompt, identity
 from ulorl.config import build
-from ulorl.data.clean.endpoint import identity
-from ulorl.data.clean.model import Prompt
-from ulorl.data.clean.settings import ModelSettings
 from ulorl.data.prompts import encode_each
 from ulorl.engines.make import make_engine
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
 from ulorl.rng import sample_seed
+from ulorl.sections import ModelSettings
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
 _STREAM = 3  # draws apart from training (0), evaluation (1) and chat (2)
@@ -28,7 +27,8 @@ class EngineModel:
     only, so that a run that goes on from the cache says what a run in one go says."""
 
     def __init__(self, key: str, settings: ModelSettings) -> None:
-        """key: of [models], for messages. Raises UserError for a setting or model folder that cannot be used."""
+        """key: of the settings in the configuration, for messages. Raises UserError for a setting or model folder that
+        cannot be used."""
         self._settings = settings
         tree: dict[str, Any] = {
             "data": {"kind": "files", "path": "-"},
@@ -41,7 +41,7 @@ class EngineModel:
                 "top_p": settings.top_p,
             },
         }
-        self._config = build(tree, f"models.{key}")
+        self._config = build(tree, key)
         self._tokenizer = load_tokenizer(settings.name)
         self._context = context_length(load_config(settings.name)) or sys.maxsize
         self.identity = identity(settings)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any
 
-from ulorl.data.clean.model import Prompt
-from ulorl.data.clean.settings import ModelSettings
+from ulorl.completions.model import Prompt, identity
 from ulorl.errors import UserError
+from ulorl.sections import ModelSettings
 
 _NEVER = (401, 403, 404)  # no key, no right, no such model: another try says the same
 
@@ -23,14 +22,15 @@ class Endpoint:
     """
 
     def __init__(self, key: str, settings: ModelSettings) -> None:
-        """key: of [models], for messages. Raises UserError without the openai package or an API key."""
+        """key: of the settings in the configuration, for messages. Raises UserError without the openai package or an
+        API key."""
         try:
             import openai
         except ImportError:
-            raise UserError(f'models.{key}.kind=endpoint needs openai: pip install "ulorl[data]"') from None
+            raise UserError(f'{key}.kind=endpoint needs openai: pip install "ulorl[data]"') from None
         secret = os.environ.get(settings.api_key_env)
         if not secret and not settings.base_url:
-            raise UserError(f"models.{key}: the environment variable {settings.api_key_env} (api_key_env) is not set")
+            raise UserError(f"{key}: the environment variable {settings.api_key_env} (api_key_env) is not set")
         self._key, self._settings = key, settings
         self._client = openai.OpenAI(
             base_url=settings.base_url or None,
@@ -51,12 +51,12 @@ class Endpoint:
                 continue
             told = f"{type(outcome).__name__}: {str(outcome)[:300]}"
             if getattr(outcome, "status_code", 0) in _NEVER:
-                raise UserError(f"models.{self._key}: the server refuses: {told}") from outcome
+                raise UserError(f"{self._key}: the server refuses: {told}") from outcome
             yield index, None
             failures += 1
             if failures >= self._settings.max_failures:
                 raise UserError(
-                    f"models.{self._key}: {failures} requests failed in a row (max_failures), at last with: {told}. "
+                    f"{self._key}: {failures} requests failed in a row (max_failures), at last with: {told}. "
                     "Every answer so far is in the cache; mend the server and run the same command again"
                 ) from outcome
 
@@ -103,12 +103,3 @@ class Endpoint:
         if choice.finish_reason != "stop" or not isinstance(content, str):
             raise ValueError(f"no whole answer (finish_reason {choice.finish_reason!r})")
         return content
-
-
-def identity(settings: ModelSettings) -> str:
-    """What an answer depends on, beside the prompt."""
-    names = ("kind", "name", "base_url", "system", "temperature", "top_p", "max_tokens", "seed")
-    values = settings.model_dump(include=set(names))
-    if settings.kind == "engine":
-        values["engine"] = settings.engine.model_dump(include={"kind", "dtype"})
-    return json.dumps(values, sort_keys=True)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from ulorl.data.clean.endpoint import Endpoint
-from ulorl.data.clean.model import Cache, CachedModel
-from ulorl.data.clean.settings import ModelSettings
+from ulorl.completions.endpoint import Endpoint
+from ulorl.completions.model import Cache, CachedModel
 from ulorl.errors import UserError
+from ulorl.sections import ModelSettings
 
 KEY = "sk-very-secret"
 
@@ -112,7 +112,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> ModelSettings:
 
 
 def ask(url: str, settings: ModelSettings, *prompts: str) -> list[str | None]:
-    endpoint = Endpoint("judge", settings.model_copy(update={"base_url": url}))
+    endpoint = Endpoint("models.judge", settings.model_copy(update={"base_url": url}))
     answers = dict(endpoint.complete([(prompt, 0) for prompt in prompts]))
     return [answers[index] for index in range(len(prompts))]
 
@@ -161,7 +161,7 @@ def test_too_many_failures_stop_the_run_and_lose_nothing(settings: ModelSettings
     prompts = [(f"plain {n}", 0) for n in range(5)] + [(f"garbage {n}", 0) for n in range(9)]
     with serving() as (url, server):
         there = one.model_copy(update={"base_url": url})
-        model = CachedModel("m", lambda: Endpoint("judge", there), Cache(tmp_path / "cache.sqlite"))
+        model = CachedModel("m", lambda: Endpoint("models.judge", there), Cache(tmp_path / "cache.sqlite"))
         with pytest.raises(UserError, match=r"3 requests failed in a row.*cache"):
             model.complete(prompts)
         assert (model.asked, model.failed) == (8, 3)
@@ -176,4 +176,4 @@ def test_nobody_there(settings: ModelSettings) -> None:
 def test_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch, settings: ModelSettings) -> None:
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(UserError, match=r"models.judge: the environment variable TEST_KEY"):
-        Endpoint("judge", settings)
+        Endpoint("models.judge", settings)

@@ -1,4 +1,4 @@
-"""The seam of the model-backed steps, and the memory of what models said: an interrupted run asks what is missing."""
+"""The seam of models that answer prompts, and the memory of what they said: an interrupted run asks what is missing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ulorl.errors import UserError
+from ulorl.sections import ModelSettings
 
 Prompt = tuple[str, int]  # the user's message, and which of several samples of it: another number, another draw
 Watch = Callable[[int], None]  # told of so many answers that came in
@@ -78,3 +79,23 @@ class CachedModel:
 
 def _key(identity: str, prompt: Prompt) -> str:
     return hashlib.sha256(json.dumps([identity, *prompt], ensure_ascii=True).encode()).hexdigest()
+
+
+def identity(settings: ModelSettings) -> str:
+    """What an answer depends on, beside the prompt."""
+    names = ("kind", "name", "base_url", "system", "temperature", "top_p", "max_tokens", "seed")
+    values = settings.model_dump(include=set(names))
+    if settings.kind == "engine":
+        values["engine"] = settings.engine.model_dump(include={"kind", "dtype"})
+    return json.dumps(values, sort_keys=True)
+
+
+def make_model(key: str, settings: ModelSettings) -> Model:
+    """key: of the settings in the configuration, for messages. Raises UserError for what cannot be used."""
+    if settings.kind == "endpoint":
+        from ulorl.completions.endpoint import Endpoint
+
+        return Endpoint(key, settings)
+    from ulorl.completions.inprocess import EngineModel
+
+    return EngineModel(key, settings)

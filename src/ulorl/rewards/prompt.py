@@ -1,0 +1,57 @@
+"""What a generative verifier is asked, and how its verdict is read (section 3.3). The prompt is a file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ulorl.errors import UserError
+
+SHIPPED = ("judge", "short")  # for models that follow instructions; for those trained by `ulorl verifier train`
+_FOLDER = Path(__file__).parent / "prompts"
+_FIELD = re.compile(r"\{(question|reference|answer)\}")
+_THINKING = re.compile(r"^.*</think>", re.DOTALL)
+_VERDICT = re.compile(r"(?:\*\*)?(?:verdict:\s*)?(?:\*\*)?\s*(yes|no)\.?(?:\*\*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class VerdictPrompt:
+    """A text with {question}, {reference} and {answer}; other braces stand for themselves.
+
+    question_chars: of a longer question only the end is shown, where it says what is asked for; 0: all of it.
+    """
+
+    text: str
+    question_chars: int = 0
+
+    def render(self, question: str, reference: str, answer: str) -> str:
+        """The user's message for one pair. What stands in a field is never read as a field."""
+        question = question.strip()
+        if self.question_chars and len(question) > self.question_chars:
+            question = "…" + question[-self.question_chars :]
+        fields = {"question": question, "reference": reference.strip(), "answer": answer.strip()}
+        return _FIELD.sub(lambda field: fields[field[1]], self.text)
+
+
+def load_prompt(name: str, question_chars: int = 0) -> VerdictPrompt:
+    """name: one of `SHIPPED`, or a file. Raises UserError when there is none, or when it lacks a field."""
+    path = _FOLDER / f"{name}.txt" if name in SHIPPED else Path(name)
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the verifier's prompt {name} cannot be read ({error}); give a text file, or one of {', '.join(SHIPPED)}"
+        ) from error
+    missing = [field for field in ("{reference}", "{answer}") if field not in text]
+    if missing:
+        raise UserError(f"the verifier's prompt {path} lacks {' and '.join(missing)}: the model would not see it")
+    return VerdictPrompt(text, question_chars)
+
+
+def parse_verdict(output: str) -> bool | None:
+    """Whether the pair is equivalent, as the last line of the output says ("Verdict: yes", or "yes" alone), what stands
+    before a closing think tag left out; None for anything else: an unreadable verdict is no verdict."""
+    lines = [line.strip() for line in _THINKING.sub("", output).splitlines() if line.strip()]
+    found = _VERDICT.fullmatch(lines[-1]) if lines else None
+    return None if found is None else found[1].lower() == "yes"
