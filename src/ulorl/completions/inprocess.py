@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 from typing import Any
 
-from ulorl.algorithm import rollout
+from ulorl.algorithm import Poll, rollout
 from ulorl.completions.model import Prompt, identity
 from ulorl.config import build
 from ulorl.data.prompts import encode_each
-from ulorl.engines.make import make_engine
+from ulorl.engines.base import Engine
+from ulorl.engines.make import make_guarded
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
 from ulorl.rng import sample_seed
@@ -26,10 +27,12 @@ class EngineModel:
     """Prompts go through the tokenizer's chat template, where it has one. A draw depends on (seed, prompt, sample)
     only, so that a run that goes on from the cache says what a run in one go says."""
 
-    def __init__(self, key: str, settings: ModelSettings) -> None:
-        """key: of the settings in the configuration, for messages. Raises UserError for a setting or model folder that
-        cannot be used."""
-        self._settings = settings
+    def __init__(self, key: str, settings: ModelSettings, *, keep: bool = False) -> None:
+        """key: of the settings in the configuration, for messages. keep: the engine, from one call to the next. Raises
+        UserError for a setting or model folder that cannot be used."""
+        self._settings, self._keep = settings, keep
+        self._engine: Engine | None = None
+        self._longest = 0  # that it was made for
         tree: dict[str, Any] = {
             "data": {"kind": "files", "path": "-"},
             "model": {"path": settings.name, "device": settings.device},
@@ -46,7 +49,7 @@ class EngineModel:
         self._context = context_length(load_config(settings.name)) or sys.maxsize
         self.identity = identity(settings)
 
-    def complete(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | None]]:
+    def complete(self, prompts: Sequence[Prompt], poll: Poll = lambda: None) -> Iterator[tuple[int, str | None]]:
         """As `Model.complete`: None for a prompt that the model's context has no room for."""
         encoded = self._encoded(prompts)
         for index, tokens in enumerate(encoded):
@@ -56,17 +59,47 @@ class EngineModel:
         if not requests:
             return
         longest = max(request.prompt_length for request in requests) + self._settings.max_tokens
-        with closing(make_engine(self._config, self._tokenizer, self._settings.name, longest=longest)) as engine:
-            for segment in rollout(engine, requests):
+        with self._decoding(longest) as engine:
+            for segment in rollout(engine, requests, poll):
                 text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
                 yield segment.sample_id, text if segment.finish is Finish.EOS else ""
+
+    def close(self) -> None:
+        """Give the engine back; the next call makes another."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    @contextmanager
+    def _decoding(self, longest: int) -> Iterator[Engine]:
+        """An engine for prompts and outputs of `longest` tokens. One that is left in the middle is not used again."""
+        if self._engine is None or longest > self._longest:
+            self.close()
+            # the next call's may be longer, and only vLLM asks how long
+            room = self._context if self._settings.engine.kind == "torch" else 1 << (longest - 1).bit_length()
+            self._longest = min(room, self._context) if self._keep else longest
+            self._engine = make_guarded(self._config, self._tokenizer, self._settings.name, longest=self._longest)
+        whole = False
+        try:
+            yield self._engine
+            whole = True
+        finally:
+            if whole and self._keep:
+                self._engine.sleep()
+            else:
+                self.close()
 
     def _request(self, index: int, tokens: Tokens, prompt: Prompt) -> Request:
         settings = self._settings
         digest = int.from_bytes(hashlib.sha256(prompt[0].encode()).digest()[:6])
         seed = sample_seed(sample_seed(settings.seed, digest, _STREAM) >> 1, prompt[1], _STREAM)
         return Request(
-            index, tokens, len(tokens), settings.max_tokens, Sampling(settings.temperature, settings.top_p), seed
+            index,
+            tokens,
+            len(tokens),
+            settings.max_tokens,
+            Sampling(settings.temperature_of(prompt[1]), settings.top_p),
+            seed,
         )
 
     def _encoded(self, prompts: Sequence[Prompt]) -> list[Tokens | UserError]:
@@ -75,7 +108,7 @@ class EngineModel:
             self._tokenizer,
             template="{question}",
             system=self._settings.system,
-            chat="auto",
+            chat=self._settings.chat,
             max_prompt_tokens=sys.maxsize,
             context=self._context,
             max_tokens=self._settings.max_tokens,

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ulorl import sections
 from ulorl.rewards.base import Reward, Verdict
 
 __all__ = ["Reward", "Verdict", "make_reward"]
 
 
-def make_reward(settings: sections.Reward) -> Reward:
-    """The reward of `reward.kind`. Raises UserError when an extra is missing or a setting cannot be used."""
+def make_reward(settings: sections.Reward, cache: Path | None = None) -> Reward:
+    """The reward of `reward.kind`. cache: a file for verdicts that are dear. Raises UserError when an extra is missing
+    or a setting cannot be used."""
     from ulorl.rewards import rules, tasks
 
     match settings.kind:
         case "math":
-            return rules.MathReward(settings.timeout)
+            return rules.MathReward(settings.answer, settings.timeout)
+        case "numeric":
+            return rules.NumericReward(settings)
+        case "exact":
+            return rules.ExactReward(settings.answer)
+        case "choice":
+            return rules.ChoiceReward(settings.answer)
         case "reasoning_gym":
-            return tasks.ReasoningGymReward(settings.timeout)
+            return tasks.ReasoningGymReward(settings.answer, settings.timeout)
         case "countdown":
             return tasks.CountdownReward()
         case "function":
             return tasks.FunctionReward(settings.function, settings.timeout)
+        case "generative":
+            from ulorl.rewards.generative import GenerativeReward
+
+            return GenerativeReward(settings, cache)

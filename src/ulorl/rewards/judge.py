@@ -18,6 +18,7 @@ from ulorl.rewards.base import RewardError
 
 SECONDS = 120.0  # a request's, by the clock: the last resort behind the worker's own limits on its CPU time
 START_SECONDS = 300.0  # importing sympy on a loaded machine
+Kind = Literal["math", "numeric", "rules", "task"]  # the first three: `rewards/equality.py`
 _OUT_OF_CPU = -getattr(signal, "SIGXCPU", 0)  # how a worker ends that its limit on CPU time had to stop
 
 
@@ -28,7 +29,7 @@ class Judge:
     function: `module:name`, for kind "function".
     """
 
-    def __init__(self, kind: Literal["math", "task", "function"], seconds: float = SECONDS, function: str = "") -> None:
+    def __init__(self, kind: Kind | Literal["function"], seconds: float = SECONDS, function: str = "") -> None:
         self._kind, self._seconds, self._function = kind, seconds, function
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -124,6 +125,6 @@ def _end(pipe: IO[str] | None) -> IO[str]:
 
 
 @lru_cache
-def judge(kind: Literal["math", "task"], seconds: float = SECONDS) -> Judge:
+def judge(kind: Kind, seconds: float = SECONDS) -> Judge:
     """One worker of a kind is shared by the whole process."""
     return Judge(kind, seconds)

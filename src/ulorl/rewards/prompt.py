@@ -11,8 +11,14 @@ from ulorl.errors import UserError
 SHIPPED = ("judge", "short")  # for models that follow instructions; for those trained by `ulorl verifier train`
 _FOLDER = Path(__file__).parent / "prompts"
 _FIELD = re.compile(r"\{(question|reference|answer)\}")
+_WRAPPER = re.compile(r"</?\s*(?:question|reference|predicted)\b[^>]*>?", re.IGNORECASE)
+# What chat templates are made of, spelled out by the model that is judged: tokenizers read it as the end of a turn.
+_TURN = re.compile(
+    r"<[|｜][\w▁ -]{3,}[|｜]>|</?s>|</?(?:start|end)_of_turn>|\[/?INST\]|</?think>|</?bos>|</?eos>", re.IGNORECASE
+)
 _THINKING = re.compile(r"^.*</think>", re.DOTALL)
 _VERDICT = re.compile(r"(?:\*\*)?(?:verdict:\s*)?(?:\*\*)?\s*(yes|no)\.?(?:\*\*)?", re.IGNORECASE)
+_STATED = re.compile(r"verdict:\W*(yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,21 @@ class VerdictPrompt:
     question_chars: int = 0
 
     def render(self, question: str, reference: str, answer: str) -> str:
-        """The user's message for one pair. What stands in a field is never read as a field."""
+        """The user's message for one pair. What stands in a field is never read as a field. The answer is written by
+        the model that is judged: it comes as one line, without tags of the prompt or of chat templates."""
         question = question.strip()
         if self.question_chars and len(question) > self.question_chars:
             question = "…" + question[-self.question_chars :]
-        fields = {"question": question, "reference": reference.strip(), "answer": answer.strip()}
+        fields = {"question": question, "reference": reference.strip(), "answer": plain(answer)}
         return _FIELD.sub(lambda field: fields[field[1]], self.text)
+
+
+def plain(answer: str) -> str:
+    """A predicted answer as verifiers are shown it."""
+    before = None
+    while before != answer:  # what is taken out may bring together what stood around it
+        before, answer = answer, _TURN.sub(" ", _WRAPPER.sub(" ", answer))
+    return " ".join(answer.split())
 
 
 def load_prompt(name: str, question_chars: int = 0) -> VerdictPrompt:
@@ -51,7 +66,11 @@ def load_prompt(name: str, question_chars: int = 0) -> VerdictPrompt:
 
 def parse_verdict(output: str) -> bool | None:
     """Whether the pair is equivalent, as the last line of the output says ("Verdict: yes", or "yes" alone), what stands
-    before a closing think tag left out; None for anything else: an unreadable verdict is no verdict."""
-    lines = [line.strip() for line in _THINKING.sub("", output).splitlines() if line.strip()]
-    found = _VERDICT.fullmatch(lines[-1]) if lines else None
-    return None if found is None else found[1].lower() == "yes"
+    before a closing think tag left out. None for anything else, another verdict elsewhere in the output and a thought
+    without an end among it: an unreadable verdict is no verdict."""
+    said = _THINKING.sub("", output)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if not lines or "<think>" in said or not (last := _VERDICT.fullmatch(lines[-1])):
+        return None
+    found = [match[1] for match in map(_VERDICT.fullmatch, lines) if match] + _STATED.findall(said)
+    return last[1].lower() == "yes" if len({verdict.lower() for verdict in found}) == 1 else None

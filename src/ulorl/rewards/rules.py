@@ -1,24 +1,98 @@
-"""The mathematical reward: math-verify compares the output's answer with the reference."""
+"""Rewards by rules: mathematics, numbers with units, the same text, multiple choice. docs/rewards.md says which is for
+which data."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from ulorl.rewards.answer import MATH, NUMERIC, PROSE, Found, locate
 from ulorl.rewards.base import Reward, Verdict
+from ulorl.rewards.choice import chosen, options_of
 from ulorl.rewards.judge import SECONDS, judge
+from ulorl.rewards.text import normalised
+from ulorl.sections import Answer, Place
+from ulorl.sections import Reward as Settings
 from ulorl.types import Problem
 
+MAX_CHARACTERS = 4000  # of an answer; a longer one is wrong, whatever it may be equal to
 
-class MathReward(Reward):
-    r"""1.0 when the output's answer equals `problem.answer` mathematically.
 
-    The answer is what the last complete \boxed{...} holds; without one, the last expression math-verify finds in the
-    output's last 4,000 characters ("the answer is ..." first, then any formula or number). No answer, or one that
-    cannot be parsed, is 0.0; so is one that takes more than 4 seconds of CPU time to compare. Works from any thread.
+class RuleReward(Reward):
+    """Extracts the answer and compares it with `problem.answer`. An output without an answer is wrong."""
+
+    find: Sequence[Place] = PROSE  # where `reward.answer.find` names nothing
+
+    def __init__(self, settings: Answer | None = None, timeout: float = SECONDS) -> None:
+        self._settings, self._timeout = settings or Answer(), timeout
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        found = locate(text, self._settings, self.find)
+        if found is None:
+            return Verdict(0.0, None)
+        if len(found.answer) > MAX_CHARACTERS:
+            return Verdict(0.0, found.answer)
+        return Verdict(self.score(problem, found), found.answer)
+
+    @abstractmethod
+    def score(self, problem: Problem, found: Found) -> float:
+        """1.0 when the answer is right, else 0.0."""
+
+
+class MathReward(RuleReward):
+    """Equal mathematically, as math-verify says; it does not look at units. One that takes more than 4 seconds of CPU
+    time to compare is wrong. Works from any thread.
 
     timeout: seconds by the clock, after which a judge that does not answer has failed.
     """
 
-    def __init__(self, timeout: float = SECONDS) -> None:
-        self._timeout = timeout
+    find = MATH
 
-    def __call__(self, problem: Problem, text: str) -> Verdict:
-        return Verdict(judge("math", self._timeout).score(reference=problem.answer, text=text))
+    def score(self, problem: Problem, found: Found) -> float:
+        return judge("math", self._timeout).score(reference=problem.answer, answer=found.answer, prose=found.prose)
+
+
+class NumericReward(RuleReward):
+    """The same number with unit, as `quantity.equal`."""
+
+    find = NUMERIC
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.answer, settings.timeout)
+        self._tolerance = {
+            "relative": settings.tolerance,
+            "absolute": settings.absolute_tolerance,
+            "strict": settings.units == "strict",
+        }
+
+    def score(self, problem: Problem, found: Found) -> float:
+        compare = judge("numeric", self._timeout).score
+        return compare(reference=problem.answer, answer=found.answer, **self._tolerance)
+
+
+class ExactReward(RuleReward):
+    """The same text, once both are `normalised`."""
+
+    def score(self, problem: Problem, found: Found) -> float:
+        return float(normalised(found.answer) == normalised(problem.answer))
+
+
+class ChoiceReward(RuleReward):
+    """The same options chosen, as `choice.chosen` reads them. A reference that names none is compared as text."""
+
+    def score(self, problem: Problem, found: Found) -> float:
+        options = options_of(problem)
+        reference, answer = chosen(problem.answer, options), chosen(found.answer, options)
+        if reference is None:
+            return float(normalised(found.answer) == normalised(problem.answer))
+        return float(reference == answer)
+
+
+def equal_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> bool:
+    """Whether rules call an extracted answer equal to the reference: the same text; the same quantity where both name a
+    unit; else math-verify. Raises RewardError when the judge fails; one that uses up its time says no."""
+    if normalised(reference) == normalised(answer):
+        return True
+    if max(len(reference), len(answer)) > MAX_CHARACTERS:
+        return False
+    return judge("rules", timeout).score(reference=reference, answer=answer) == 1.0

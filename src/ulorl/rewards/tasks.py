@@ -9,20 +9,21 @@ import re
 import sys
 
 from ulorl.errors import UserError
+from ulorl.rewards.answer import extract
 from ulorl.rewards.base import Reward, RewardError, Verdict
 from ulorl.rewards.judge import SECONDS, Judge, judge
+from ulorl.sections import Answer
 from ulorl.tiny.task import score as countdown
 from ulorl.types import Problem
 
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 class ReasoningGymReward(Reward):
     """1.0 when reasoning-gym gives the output's answer its full score, else 0.0: partial credit counts as wrong."""
 
-    def __init__(self, timeout: float = SECONDS) -> None:
-        self._timeout = timeout
+    def __init__(self, settings: Answer | None = None, timeout: float = SECONDS) -> None:
+        self._settings, self._timeout = settings, timeout
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError('reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"')
 
@@ -33,8 +34,8 @@ class ReasoningGymReward(Reward):
                 f"problem {problem.id}: reward.kind=reasoning_gym needs problems of data.kind=reasoning_gym "
                 f"(its meta lacks {', '.join(sorted(missing))})"
             )
-        answer = extract_task_answer(text, problem.answer)
-        if not answer:
+        answer = extract_task_answer(text, problem.answer, self._settings)
+        if answer is None:
             return Verdict(0.0, None)
         meta = problem.meta
         settings = json.dumps(meta["settings"], sort_keys=True)
@@ -42,20 +43,16 @@ class ReasoningGymReward(Reward):
         return Verdict(task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=answer), answer)
 
 
-def extract_task_answer(text: str, reference: str) -> str:
-    """The answer in an output to a reasoning-gym problem, "" when there is none.
+def extract_task_answer(text: str, reference: str, settings: Answer | None = None) -> str | None:
+    """The answer in an output to a reasoning-gym problem, None when there is none.
 
-    The last `<answer>...</answer>` if there is one. Else, when the reference is a number, the last number of the text,
-    its thousands separators dropped; else the last line that is not empty.
+    Where `settings.find` names nothing: the last `<answer>...</answer>`; else the last box; else, when the reference is
+    a number, the last number of the text; else the last line that is not empty. A number that stands alone loses its
+    thousands separators.
     """
-    tagged = _TAGGED.findall(text)
-    if tagged:
-        return str(tagged[-1]).strip()
-    if _NUMBER.fullmatch(reference):
-        numbers = _NUMBER.findall(text.replace("−", "-"))
-        return numbers[-1].replace(",", "") if numbers else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    is_number = _NUMBER.fullmatch(reference)
+    answer = extract(text, settings, ("tags", "boxed", "last_number" if is_number else "line"))
+    return answer.replace(",", "") if answer and is_number and _NUMBER.fullmatch(answer) else answer
 
 
 class CountdownReward(Reward):

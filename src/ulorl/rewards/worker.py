@@ -1,9 +1,9 @@
 """The judge's own process: reads a JSON request a line, writes a line of JSON: {"score": 1.0}, {"failed": why} when it
 cannot tell, {"refused": why} when it never will.
 
-It runs as a script, so that it imports neither torch nor the rest of this package. Whatever a model writes is parsed
-here and not in the trainer, because `10**10**10` or a hostile expression can take all time and memory there is; and a
-user's function runs here, because one that hangs can be stopped only with its process.
+It runs as a script, so that it imports no torch, and of this package only what a kind needs. Answers are parsed here,
+not in the trainer, because `10**10**10` or a hostile expression can take all time and memory there is; and a user's
+function runs here, because one that hangs can be stopped only with its process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import inspect
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import time
@@ -27,41 +26,6 @@ from typing import Any
 CPU_SECONDS = 4  # a request's; of this process's own time, so that a loaded machine judges as an idle one does
 KILL_CPU_SECONDS = 8  # for a call into C that no exception reaches; the parent then starts another worker
 MEMORY_BYTES = 4 << 30
-_BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[{}]|[{}]")
-TAIL_CHARACTERS = 4000  # of an output without \boxed{}: where its last expression is looked for
-
-
-def math_score(reference: str, text: str) -> float:
-    """Whether the answer in `text` is mathematically equal to `reference`."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
-    found = last_boxed(text)
-    if found is not None and not found.strip():
-        return 0.0
-    answer = text[-TAIL_CHARACTERS:] if found is None else _boxed(found)
-    configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    gold, predicted = (parse(source, configs, parsing_timeout=None) for source in (_boxed(reference), answer))
-    return float(verify(gold, predicted, timeout_seconds=None))
-
-
-def _boxed(answer: str) -> str:
-    return rf"\boxed{{{_plain_integer(answer)}}}"
-
-
-def _plain_integer(answer: str) -> str:
-    """AIME writes 033: the integer 33."""
-    return str(int(answer)) if re.fullmatch(r"\s*0\d{1,30}\s*", answer) else answer
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What the last complete \boxed{...} (or \fbox, \framebox) holds; None without one."""
-    start, end, opened = -1, -1, list[int]()  # of each open brace: where its box begins, -1 for any other brace
-    for token in _BRACES.finditer(text):
-        if token[0].endswith("{") and token[0] != r"\{":
-            opened.append(token.end() if len(token[0]) > 1 else -1)
-        elif token[0] == "}" and opened and (inner := opened.pop()) > start:
-            start, end = inner, token.start()
-    return text[start:end] if start >= 0 else None
 
 
 def task_score(task: str, settings: str, entry: str, answer: str) -> float:
@@ -171,9 +135,12 @@ def answerer(kind: str, function: str) -> Callable[[dict[str, Any]], dict[str, A
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(10_000)
-    if kind == "math":
-        math_score("1", "1")
-        return lambda request: limited_answer(math_score, request)
+    if kind != "task":
+        from ulorl.rewards import equality
+
+        scorer = getattr(equality, f"{kind}_score")
+        scorer(r"\sqrt{4}\text{ m}", r"\sqrt{4}\text{ m}")  # loads sympy and pint
+        return lambda request: limited_answer(scorer, request)
     import reasoning_gym  # noqa: F401
 
     return lambda request: limited_answer(task_score, request)

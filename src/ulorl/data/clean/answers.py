@@ -8,7 +8,7 @@ from functools import partial
 from ulorl.data.clean.record import Drop, Item, Outcome, Step, each
 from ulorl.data.clean.settings import ShortAnswers
 from ulorl.data.clean.text import comparable_answer, prose
-from ulorl.rewards.worker import last_boxed
+from ulorl.rewards.answer import last_boxed
 
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _SAID = re.compile(

@@ -17,8 +17,8 @@ from ulorl.data.clean.record import Drop, Item, Outcome, Step
 from ulorl.data.clean.settings import TooEasy, WrongReferences
 from ulorl.data.clean.shapes import Shape, shape
 from ulorl.data.clean.text import comparable_answer
+from ulorl.rewards.answer import extract
 from ulorl.rewards.base import Reward, RewardError
-from ulorl.rewards.worker import last_boxed
 from ulorl.types import Problem
 
 Progress = Callable[[str, int], Watch]  # a bar, by what it says and how much there is
@@ -139,7 +139,7 @@ def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: flo
     total, unknown = sum(map(len, by_model)), 0
     for number, outputs in enumerate(by_model):
         for output in outputs:
-            answer = (last_boxed(_THINKING.sub("", output)) or "").strip() if output else ""
+            answer = extract(output, find=("boxed",)) if output else None
             equal = [(voice, same(voice.answer, answer)) for voice in voices] if answer else []
             if not answer or any(told is None for _, told in equal):
                 unknown += 1
