@@ -34,14 +34,21 @@ rows_of_any_length = st.lists(
 
 
 def test_microbatches_by_hand() -> None:
-    # Longest first: 9 alone (2 x 9 > 12); 6 with 5 (2 x 6 = 12; 3 x 6 > 12), 1 of 21 tokens is padding; 3 3 2, 2 of 30;
-    # 1 would fit (4 x 3 = 12), but 4 of 33 is more than a tenth: alone, and 2 of 31 it is
+    # Longest first: 9 alone (2 x 9 > 12). The fewest are [6 5] [3 3 2 1], 12 + 12 tokens, 4 of 33 padding: more than a
+    # tenth, until one counts for 1 token. Then [3 3] [2 1] are 6 + 4, of 31 tokens 2 are padding, and an equal cost to
+    # [3 3 2] [1], 9 + 1; the last part is the larger one.
     batches = microbatches([3, 9, 1, 6, 3, 5, 2], 12)
-    assert batches == [[1], [3, 5], [0, 4, 6], [2]]
+    assert batches == [[1], [3, 5], [0, 4], [6, 2]]
     assert padding_share([3, 9, 1, 6, 3, 5, 2], batches) == pytest.approx(2 / 31)
     assert microbatches([20, 1, 1], 12) == [[0], [1, 2]]  # longer than the budget: alone
     assert microbatches([], 12) == []
     assert padding_share([], []) == 0.0
+
+
+def test_a_microbatch_counts_for_128_tokens() -> None:
+    # one micro-batch has 3 x 42 = 126 tokens of padding, less than 128; 3 x 43 = 129 are more
+    assert microbatches([842, 800, 800, 800], 8192) == [[0, 1, 2, 3]]
+    assert microbatches([843, 800, 800, 800], 8192) == [[0], [1, 2, 3]]
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))
@@ -53,10 +60,27 @@ def test_every_sample_once_within_the_budget_and_a_tenth_of_padding(lengths: lis
     taken = [lengths[i] for batch in batches for i in batch]
     assert taken == sorted(lengths, reverse=True)
     assert padding_share(lengths, batches) < 0.1
-    for n, (batch, following) in enumerate(itertools.pairwise(batches)):  # none ends while the next sample may join
-        joined = [*batches[:n], [*batch, following[0]]]
-        assert (len(batch) + 1) * lengths[batch[0]] > budget or padding_share(lengths, joined) > 0.1 - 1e-12
     assert microbatches(lengths, budget) == batches
+
+
+@given(st.lists(st.integers(500, 1000), min_size=1, max_size=8), st.integers(500, 5000))
+def test_no_other_cut_is_cheaper(lengths: list[int], budget: int) -> None:
+    """Beside every way to cut the samples, longest first, into micro-batches of the budget."""
+    order = sorted(lengths, reverse=True)
+
+    def cost(parts: list[list[int]]) -> float:
+        return sum(128 + len(part) * part[0] for part in parts)
+
+    every = []
+    for cuts in itertools.product([False, True], repeat=len(order) - 1):
+        ends = [i + 1 for i, cut in enumerate(cuts) if cut]
+        parts = [order[a:b] for a, b in itertools.pairwise([0, *ends, len(order)])]
+        if all(len(part) == 1 or len(part) * part[0] <= budget for part in parts):
+            every.append(parts)
+    cheapest = [parts for parts in every if cost(parts) == min(map(cost, every))]
+    found = [[lengths[i] for i in batch] for batch in microbatches(lengths, budget)]
+    tokens = [sum(len(part) * part[0] for part in parts) for parts in cheapest]
+    assert found in cheapest or max(tokens) - sum(order) >= 0.1 * max(tokens)
 
 
 def test_a_budget_of_nothing_is_refused() -> None:

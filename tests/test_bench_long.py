@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,34 @@ def test_a_step_beside_trl_counts_trained_tokens(monkeypatch: pytest.MonkeyPatch
         assert figures["trained_tokens_per_second"][who] == pytest.approx(rates[1], rel=1e-2)
         assert all(0 < s["tokens"] <= 2 * 8 * 32 * 2 for s in steps)
     assert "ratio_to_trl" not in figures
+
+
+def test_the_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round is a step of each of ours and then TRL's; its ratio is that of the rates. By hand: 10 and 40 tokens a
+    second to 2 and 5 are 5 and 8 times, 6.5 in the middle; 25 to 3.5 are the medians' 7.14."""
+    made: list[str] = []
+
+    def ours(_path: Path, _prompts: int, _max_tokens: int, segments: int) -> Iterator[step.Measured]:
+        for seconds in (10.0, 2.5):
+            made.append(f"ours {segments}")
+            yield measured(100, seconds)
+
+    def trl(_path: Path, _prompts: int, _max: int, repeats: int, before: Callable[[], None]) -> list[step.Measured]:
+        for _ in range(repeats):
+            before()
+            made.append("trl")
+        return [measured(20, 10.0), measured(20, 4.0)]
+
+    def measured(tokens: float, seconds: float) -> step.Measured:
+        return {**dict.fromkeys(step.PHASES, 0.0), "seconds": seconds, "cpu": seconds / 2, "tokens": tokens}
+
+    for name, value in {"installed": lambda _: "1", "_ours": ours, "_trl": trl, "facts": lambda _: {}}.items():
+        monkeypatch.setattr(step, name, value)
+    figures = step.run(max_tokens=8, segments=2, repeats=2)
+    assert made == ["ours 1", "ours 2", "trl"] * 2
+    assert figures["ratios_to_trl"] == [5.0, 8.0]
+    assert figures["ratio_to_trl"] == figures["ratio_in_cpu_seconds_to_trl"] == 6.5
+    assert figures["ratio_of_medians_to_trl"] == 7.14
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

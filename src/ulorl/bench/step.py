@@ -8,8 +8,13 @@ AdamW on all samples, group advantages, token-level loss, no KL term, entropies,
 
 Not equal: the draws, so the outputs and their number of tokens (rates are trained tokens a second). TRL decodes with
 transformers' `generate` (dynamic cache, its default) until the longest output is done, pads every micro-batch to it,
-and counts 16 samples a micro-batch where ours counts 8,192 tokens. Ours probes the engine after the update. TRL's step
-is timed from begin to end, ours without writing its log. The three run one after the other.
+and counts 16 samples a micro-batch where ours counts 8,192 tokens. Ours probes the engine after the update. Ours is the
+step that `ulorl train` repeats, in the rooms that it builds, without log; TRL's is timed by a callback, from the begin
+of the step to its end, in its own training loop, without log too.
+
+The sides take turns in one process, a step at a time, so that both meet the same moods of the machine: before each of
+its steps, TRL's callback lets each of ours make one. The ratio to TRL is the median over these rounds; the ratio of the
+two medians stands beside it, and that of the CPU seconds, which waiting for a core does not lengthen.
 
 Rollout holds decoding and rewards. `sync` is new weights to the engine and the probe; TRL decodes with the weights it
 trains.
@@ -20,9 +25,9 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stdout
-from io import StringIO
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,16 +36,19 @@ import torch
 import transformers
 
 from ulorl import config
+from ulorl.algorithm import ulorl_step
 from ulorl.bench.facts import facts, installed
-from ulorl.run import train
+from ulorl.inputs import load_inputs
+from ulorl.run import build
 from ulorl.tiny.task import problems as countdown
-from ulorl.tiny.tokenizer import build
+from ulorl.tiny.tokenizer import build as build_tokenizer
 from ulorl.types import Problem
 
 GROUP = 8
 MICRO_TOKENS = 8192  # of ours; TRL's micro-batches are counted in samples
 MICRO_SAMPLES = 16  # of TRL's
 PHASES = ("rollout", "update", "sync", "seconds")
+Measured = dict[str, float]  # one step: seconds of each phase, CPU seconds, tokens trained
 
 
 def even_length(_problem: Problem, text: str) -> float:
@@ -49,35 +57,62 @@ def even_length(_problem: Problem, text: str) -> float:
 
 
 def run(prompts: int = 8, max_tokens: int = 512, segments: int = 4, repeats: int = 5) -> dict[str, Any]:
-    """Seconds and trained tokens of `repeats` steps after a warm-up: ours with one segment (the synchronous loop,
-    as TRL's) and with several, and TRL's where it is installed."""
+    """Seconds and trained tokens of `repeats` rounds after a warm-up. A round is a step of each: ours with one segment
+    (the synchronous loop, as TRL's) and with several, and TRL's where it is installed."""
     about = facts("trl")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = Path(folder) / "model"
         _write_model(path, max_tokens)
-        results = {
-            "ulorl": _ours(path, prompts, max_tokens, 1, repeats),
-            f"ulorl_{segments}_segments": _ours(path, prompts, max_tokens, segments, repeats),
+        ours = {
+            who: stack.enter_context(closing(_ours(path, prompts, max_tokens, parts)))
+            for who, parts in (("ulorl", 1), (f"ulorl_{segments}_segments", segments))
         }
+        results: dict[str, list[Measured]] = {who: [] for who in ours}
+
+        def ours_step() -> None:
+            for who, steps in ours.items():
+                results[who].append(next(steps))
+
         if installed("trl"):
-            results["trl"] = _trl(path, prompts, max_tokens, repeats)
-    rates = {who: median(step["tokens"] / step["seconds"] for step in steps) for who, steps in results.items()}
+            results["trl"] = _trl(path, prompts, max_tokens, repeats, before=ours_step)
+        else:
+            for _ in range(repeats):
+                ours_step()
     return {
         "benchmark": "step",
         **about,
         "samples": prompts * GROUP,
         "max_tokens": max_tokens,
         "repeats": repeats,
-        "trained_tokens_per_second": {who: round(rate, 1) for who, rate in rates.items()},
+        "trained_tokens_per_second": {who: round(median(_rates(steps)), 1) for who, steps in results.items()},
         "where_the_time_goes": {who: _medians(steps) for who, steps in results.items()},
         "steps": results,
-        **({"ratio_to_trl": round(rates["ulorl"] / rates["trl"], 2)} if "trl" in rates else {}),
+        **(_ratios(results["ulorl"], results["trl"]) if "trl" in results else {}),
+    }
+
+
+def _rates(steps: Sequence[Measured], clock: str = "seconds") -> list[float]:
+    """Trained tokens a second of each step."""
+    return [step["tokens"] / step[clock] for step in steps]
+
+
+def _ratios(ours: Sequence[Measured], trl: Sequence[Measured]) -> dict[str, Any]:
+    """Trained tokens a second to TRL's: of each round, their median, and that of the two medians."""
+
+    def rounds(clock: str) -> list[float]:
+        return [one / other for one, other in zip(_rates(ours, clock), _rates(trl, clock), strict=True)]
+
+    return {
+        "ratio_to_trl": round(median(rounds("seconds")), 2),
+        "ratio_of_medians_to_trl": round(median(_rates(ours)) / median(_rates(trl)), 2),
+        "ratio_in_cpu_seconds_to_trl": round(median(rounds("cpu")), 2),
+        "ratios_to_trl": [round(ratio, 2) for ratio in rounds("seconds")],
     }
 
 
 def _write_model(path: Path, max_tokens: int) -> None:
     """A model of the tiny reasoner's shape with seeded random weights, and its tokenizer."""
-    tokenizer = build()
+    tokenizer = build_tokenizer()
     shape = transformers.Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=max_tokens + 64, tie_word_embeddings=True,
@@ -89,11 +124,11 @@ def _write_model(path: Path, max_tokens: int) -> None:
     tokenizer.save_pretrained(path)
 
 
-def _ours(path: Path, prompts: int, max_tokens: int, segments: int, repeats: int) -> list[dict[str, float]]:
+def _ours(path: Path, prompts: int, max_tokens: int, segments: int) -> Generator[Measured, None, None]:
+    """A step whenever one is asked for; the first ones, which fill the pools, are made before."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = config.build(
             {
-                "steps": repeats + segments,
                 "run": {"dir": f"{folder}/run", "checkpoint_every": 0},
                 "model": {"path": str(path), "device": "cpu"},
                 "engine": {"slots": prompts * GROUP * segments},
@@ -108,18 +143,17 @@ def _ours(path: Path, prompts: int, max_tokens: int, segments: int, repeats: int
                 "log": {"progress": False},
             }
         )  # fmt: skip
-        with redirect_stdout(StringIO()):  # a line a step, of which the table is made
-            metrics = train(cfg).metrics[segments:]  # the first steps fill the pools
-    return [
-        {
-            "tokens": float(m["train/tokens"] or 0),
-            "seconds": float(m["time/step"] or 0),
-            "rollout": float(m["time/rollout"] or 0),
-            "update": float(m["time/update"] or 0),
-            "sync": float(m["time/sync"] or 0),
-        }
-        for m in metrics
-    ]
+        rooms = build(cfg, load_inputs(cfg))
+    with closing(rooms.engine):
+        rooms.probe(rooms.engine, rooms.learner)
+        for number in count():
+            new = [rooms.stream.next() for _ in range(prompts)]
+            started = time.process_time()
+            step = ulorl_step(rooms.scheduler, rooms.engine, rooms.inputs.scorer, rooms.learner, new, check=rooms.probe)
+            if number >= segments:
+                phases = (step.rollout_seconds, step.update_seconds, step.sync_seconds)
+                figures = (*phases, sum(phases), time.process_time() - started, step.update.tokens)
+                yield dict(zip((*PHASES, "cpu", "tokens"), figures, strict=True))
 
 
 def _problem_file(folder: str, prompts: int) -> str:
@@ -129,13 +163,14 @@ def _problem_file(folder: str, prompts: int) -> str:
     return str(path)
 
 
-def _trl(path: Path, prompts: int, max_tokens: int, repeats: int) -> list[dict[str, float]]:
-    """TRL's GRPOTrainer on the same folder. Clocks: around the step and, in it, around generation with rewards."""
+def _trl(path: Path, prompts: int, max_tokens: int, repeats: int, before: Callable[[], None]) -> list[Measured]:
+    """TRL's GRPOTrainer on the same folder; calls `before` before each step but the first, which warms up. Clocks:
+    around the step and, in it, around generation with rewards."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     clock: dict[str, float] = {"rollout": 0.0}
-    steps: list[dict[str, float]] = []
+    steps: list[Measured] = []
 
     class Timed(GRPOTrainer):  # type: ignore[misc]
         def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -146,7 +181,9 @@ def _trl(path: Path, prompts: int, max_tokens: int, repeats: int) -> list[dict[s
 
     class Steps(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            clock.update(begin=time.perf_counter(), rollout=0.0)
+            if steps:
+                before()
+            clock.update(begin=time.perf_counter(), cpu=time.process_time(), rollout=0.0)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds = time.perf_counter() - clock["begin"]
@@ -158,6 +195,7 @@ def _trl(path: Path, prompts: int, max_tokens: int, repeats: int) -> list[dict[s
                     "rollout": clock["rollout"],
                     "update": seconds - clock["rollout"],
                     "sync": 0.0,
+                    "cpu": time.process_time() - clock["cpu"],
                 }
             )
 
@@ -189,6 +227,6 @@ def _even_lengths(completions: Sequence[str], **_: Any) -> list[float]:
     return [even_length(Problem("", ""), text) for text in completions]
 
 
-def _medians(steps: Sequence[dict[str, float]]) -> dict[str, float]:
+def _medians(steps: Sequence[Measured]) -> dict[str, float]:
     """Of each phase, in seconds, and of the tokens trained."""
-    return {name: round(median(step[name] for step in steps), 3) for name in (*PHASES, "tokens")}
+    return {name: round(median(step[name] for step in steps), 3) for name in (*PHASES, "cpu", "tokens")}

@@ -52,20 +52,21 @@ class _Linear:
         self._weight = _view_into_one([linear.weight for linear in linears])
         self._bias = _view_into_one(biases) if biases else None
         self._norm = norm
-        self._plain: Tensor | None = None
+        self._plain: Tensor | None = None  # transposed
         self._packed: Tensor | None = None
 
     def pack(self, rows: int) -> None:
         """Take the parameters as they are now, for products of about `rows` rows."""
-        self._plain = self._weight if self._norm is None else self._weight * self._norm
+        weight = self._weight if self._norm is None else self._weight * self._norm
+        self._plain = weight.T
         if has_onednn():
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._plain, rows)
-            if self._plain.numel() > _SMALL:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            if weight.numel() > _SMALL:
                 self._plain = None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._plain is not None and (self._packed is None or len(x) * self._plain.numel() <= _SMALL):
-            return F.linear(x, self._plain, self._bias)
+            return torch.mm(x, self._plain) if self._bias is None else torch.addmm(self._bias, x, self._plain)
         assert self._packed is not None
         return onednn_product(x, self._packed, self._bias)
 
@@ -95,7 +96,9 @@ class FusedDecoder:
         self._kv_heads: int = config.num_key_value_heads
         self._dim: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._layers = [_joined(layer) for layer in model.model.layers]
-        self._table = (torch.empty(0), torch.empty(0))  # cosines and signed sines of positions 0, 1, ..., [P, 1, D]
+        self._table = torch.empty(0)  # cosines and signed sines of positions 0, 1, ..., [P, 2, 1, D]
+        self._write: _Write | None = None
+        self._causal = torch.empty(0)  # as many 0 as the cache has entries, and then as many -inf
         self.refresh()
 
     def refresh(self) -> None:
@@ -112,21 +115,23 @@ class FusedDecoder:
 
     def __call__(self, tokens_n: np.ndarray, positions_n: np.ndarray) -> Tensor:
         """Logits after each row's token at its position, [n, V]. Writes keys and values."""
-        at_n = torch.from_numpy(positions_n)
+        at_n, n = torch.from_numpy(positions_n), len(positions_n)
         hidden_nH = F.embedding(torch.from_numpy(tokens_n), self._core.embed_tokens.weight)
-        cos_n1D, sin_n1D = (part.index_select(0, at_n) for part in self._rotations(int(positions_n.max()) + 1))
+        cos_n1D, sin_n1D = self._rotations(int(positions_n.max()) + 1).index_select(0, at_n).unbind(1)
         blocks = [self._block(rows, positions_n) for rows in row_blocks(positions_n)]
-        write = _Write(len(at_n), self._kv_heads, self._dim, self._cache.capacity, at_n)
-        both = self._heads + self._kv_heads
+        capacity = self._cache.capacity
+        if self._write is None or self._write.size != (n, capacity):
+            self._write = _Write(n, self._kv_heads, self._dim, capacity)
+        write, places = self._write, self._write.places(at_n)
+        sizes = (self._heads + self._kv_heads, self._kv_heads)
         for index, layer in enumerate(self._layers):
-            qkv = layer.qkv(self._normed(hidden_nH)).view(len(at_n), -1, self._dim)
-            qk, v = qkv[:, :both], qkv[:, both:]
+            qk, v = layer.qkv(self._normed(hidden_nH)).view(n, -1, self._dim).split_with_sizes(sizes, dim=1)
             if (weight := self._head_norms[index]) is not None:
                 qk = self._normed(qk).mul_(weight)
-            qk = _rotated(qk, cos_n1D, sin_n1D)
+            q, k = _rotated(qk, cos_n1D, sin_n1D).split_with_sizes((self._heads, self._kv_heads), dim=1)
             keys, values = self._cache.buffers(index, like=v)
-            write(keys, values, qk[:, self._heads :], v)
-            attended = [self._attend(qk, keys, values, *block) for block in blocks]
+            write(keys, values, k, v, *places)
+            attended = [self._attend(q, keys, values, *block) for block in blocks]
             hidden_nH += layer.out(attended[0] if len(attended) == 1 else torch.cat(attended))
             gate, up = layer.gate_up(self._normed(hidden_nH)).chunk(2, dim=-1)
             hidden_nH += layer.down(F.silu(gate).mul_(up))
@@ -137,30 +142,34 @@ class FusedDecoder:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
 
-    def _rotations(self, positions: int) -> tuple[Tensor, Tensor]:
+    def _rotations(self, positions: int) -> Tensor:
         """Cosines, and sines with the sign of the half that they multiply, of at least so many positions."""
-        if len(self._table[0]) < positions:
+        if len(self._table) < positions:
             at_1P = torch.arange(min(max(positions, self._cache.capacity), self._max_length))[None]
             cos, sin = self._core.rotary_emb(self._eps, at_1P)
-            first, second = sin[0, :, None].chunk(2, dim=-1)
-            self._table = cos[0, :, None].contiguous(), torch.cat([-first, second], dim=-1)
+            first, second = sin[0].chunk(2, dim=-1)
+            self._table = torch.stack([cos[0], torch.cat([-first, second], dim=-1)], dim=1)[:, :, None]
         return self._table
 
     def _block(self, rows: slice, positions_n: np.ndarray) -> tuple[slice, int, Tensor]:
         """Rows, entries they read, and 0 or -inf for each of them, [rows x KV heads, 1, entries]."""
-        own = torch.from_numpy(positions_n[rows])
-        length = min(-(-(int(own.max()) + 1) // _READ_ROUND) * _READ_ROUND, self._cache.capacity)
-        later = torch.arange(length) > own[:, None]
-        mask = torch.zeros(later.shape).masked_fill_(later, float("-inf"))
-        return rows, length, mask.repeat_interleave(self._kv_heads, dim=0)[:, None]
+        own, capacity = positions_n[rows], self._cache.capacity
+        length = min(-(-(int(own.max()) + 1) // _READ_ROUND) * _READ_ROUND, capacity)
+        if len(self._causal) != 2 * capacity:
+            self._causal = torch.zeros(2 * capacity)
+            self._causal[capacity:] = float("-inf")
+        starts = torch.from_numpy(np.repeat(capacity - 1 - own, self._kv_heads))  # 0 up to the own position
+        return rows, length, self._causal.unfold(0, length, 1).index_select(0, starts)[:, None]
 
-    def _attend(self, qk: Tensor, keys: Tensor, values: Tensor, rows: slice, length: int, mask: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, rows: slice, length: int, mask: Tensor) -> Tensor:
         """Attention of a block's rows, [rows, heads x D]."""
-        pairs = slice(rows.start * self._kv_heads, rows.stop * self._kv_heads)
-        queries = qk[rows, : self._heads].reshape(-1, self._heads // self._kv_heads, self._dim)
-        scores = torch.baddbmm(mask, queries, keys.flatten(0, 1)[pairs, :, :length], alpha=self._dim**-0.5)
-        attended = torch.bmm(scores.softmax(-1), values.flatten(0, 1)[pairs, :length])
-        return attended.view(rows.stop - rows.start, -1)
+        n, dim, capacity = rows.stop - rows.start, self._dim, self._cache.capacity
+        pairs, first = n * self._kv_heads, rows.start * self._kv_heads * dim * capacity
+        queries = q.narrow(0, rows.start, n).reshape(pairs, -1, dim)
+        keys = keys.as_strided((pairs, dim, length), (dim * capacity, capacity, 1), first)
+        values = values.as_strided((pairs, length, dim), (dim * capacity, dim, 1), first)
+        scores = torch.baddbmm(mask, queries, keys, alpha=dim**-0.5)
+        return torch.bmm(scores.softmax(-1), values).view(n, -1)
 
 
 def row_blocks(positions_n: np.ndarray) -> list[slice]:
@@ -189,16 +198,22 @@ def entries_read(positions_n: np.ndarray) -> int:
 
 
 class _Write:
-    """Puts one new key and value a row into the flat buffers."""
+    """Puts one new key and value a row into the flat buffers of `n` rows in use."""
 
-    def __init__(self, n: int, kv_heads: int, dim: int, capacity: int, at_n: Tensor) -> None:
+    def __init__(self, n: int, kv_heads: int, dim: int, capacity: int) -> None:
+        self.size = (n, capacity)
         pair = torch.arange(n * kv_heads).view(n, kv_heads)
-        self.value_rows = (pair * capacity + at_n[:, None]).flatten()
-        self.key_entries = ((pair[:, :, None] * dim + torch.arange(dim)) * capacity + at_n[:, None, None]).flatten()
+        self._value_rows = pair * capacity
+        self._key_entries = (pair[:, :, None] * dim + torch.arange(dim)).view(n, -1) * capacity
 
-    def __call__(self, keys: Tensor, values: Tensor, k: Tensor, v: Tensor) -> None:
-        keys.view(-1).index_copy_(0, self.key_entries, k.flatten())
-        values.view(-1, v.shape[-1]).index_copy_(0, self.value_rows, v.flatten(0, 1))
+    def places(self, at_n: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries of the keys and rows of the values that stand for these positions."""
+        at_n1 = at_n[:, None]
+        return (self._key_entries + at_n1).view(-1), (self._value_rows + at_n1).view(-1)
+
+    def __call__(self, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, entries: Tensor, rows: Tensor) -> None:
+        keys.view(-1).index_copy_(0, entries, k.reshape(-1))
+        values.view(-1, v.shape[-1]).index_copy_(0, rows, v.flatten(0, 1))
 
 
 def _rotated(x_nhD: Tensor, cos_n1D: Tensor, sin_n1D: Tensor) -> Tensor:

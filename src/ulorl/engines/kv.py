@@ -91,7 +91,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             keys, values = self._written_keys(), self.values
             self.allocate(values)
             for new, old in ((self._written_keys(), keys), (self.values, values)):
-                new[: len(old), :, : old.shape[2]] = old
+                both = min(len(new), len(old))
+                new[:both, :, : old.shape[2]] = old[:both]
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
         for buffer in (self._written_keys(), self.values):
@@ -125,13 +126,15 @@ class SlotCache(Cache):  # type: ignore[misc]
         return self
 
     def reserve(self, rows: int, length: int) -> None:
-        """Make room for `length` entries in each of the first `rows` rows. Doubles, so that growing costs a constant a
-        token."""
+        """Make room for `length` entries in each of the first `rows` rows, which are all that are in use. Doubles, so
+        that growing costs a constant a token."""
         shared = self._shared
         if rows <= shared.rows and length <= shared.capacity:
             return
         if rows > shared.rows:
             shared.rows = min(shared.slots, max(rows, 2 * shared.rows))
+        elif 2 * rows <= shared.rows:
+            shared.rows = rows  # the outputs that grow long are few: the others' memory is free again
         if length > shared.capacity:
             shared.capacity = -(-max(length, 2 * shared.capacity) // _ROUND) * _ROUND + _SKEW
         for layer in self.layers:

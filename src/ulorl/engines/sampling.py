@@ -33,7 +33,7 @@ def draw(
     for start in range(0, len(logits_BV), rows):
         part = slice(start, start + rows)
         parts.append(_draw(logits_BV[part], uniforms[part], temperature[part], top_p[part], top_k[part]))
-    tokens, logprobs = torch.cat(parts, dim=1).cpu().numpy()
+    tokens, logprobs = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).cpu().numpy()
     return tokens.astype(np.int32), logprobs.astype(np.float32)
 
 
@@ -48,18 +48,19 @@ def _draw(
     device = logits_BV.device
     greedy = temperature == 0
     logits_BV = logits_BV.float()
-    if (temperature != 1).any():
+    if not (temperature == 1).all():
         divisor = torch.from_numpy(np.where(greedy, 1.0, temperature).astype(np.float32)).to(device)
         logits_BV = logits_BV / divisor[:, None]
     logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
-    tokens = logprobs_BV.argmax(dim=-1) if greedy.any() else None
+    tokens_B1 = logprobs_BV.argmax(dim=-1, keepdim=True) if greedy.any() else None
     if not greedy.all():
         probs_BV = truncate(logprobs_BV.exp(), top_p, top_k)
-        drawn = _inverse_cdf(probs_BV, torch.from_numpy(uniforms).to(device))
-        tokens = drawn if tokens is None else torch.where(torch.from_numpy(greedy).to(device), tokens, drawn)
-    assert tokens is not None
-    chosen = logprobs_BV.gather(-1, tokens[:, None])[:, 0]
-    return torch.stack([tokens.double(), chosen.double()])
+        drawn_B1 = _inverse_cdf(probs_BV, torch.from_numpy(uniforms[:, None]).to(device))
+        greedy_B1 = torch.from_numpy(greedy[:, None]).to(device)
+        tokens_B1 = drawn_B1 if tokens_B1 is None else torch.where(greedy_B1, tokens_B1, drawn_B1)
+    assert tokens_B1 is not None
+    chosen_B1 = logprobs_BV.gather(-1, tokens_B1)
+    return torch.cat([tokens_B1.double(), chosen_B1.double()], dim=1).T
 
 
 def truncate(probs_BV: torch.Tensor, top_p: NDArray[np.float64], top_k: NDArray[np.int64]) -> torch.Tensor:
@@ -67,9 +68,9 @@ def truncate(probs_BV: torch.Tensor, top_p: NDArray[np.float64], top_k: NDArray[
 
     Top-p keeps the smallest set of most probable tokens whose share of what top-k left is at least `top_p`.
     """
-    rows = np.flatnonzero((top_p < 1) | (top_k > 0))
-    if not len(rows):
+    if not ((top_p < 1).any() or (top_k > 0).any()):
         return probs_BV
+    rows = np.flatnonzero((top_p < 1) | (top_k > 0))
     device, vocabulary = probs_BV.device, probs_BV.shape[1]
     index = torch.from_numpy(rows).to(device)
     sorted_RV, order_RV = probs_BV[index].double().sort(dim=-1, descending=True, stable=True)
@@ -82,9 +83,9 @@ def truncate(probs_BV: torch.Tensor, top_p: NDArray[np.float64], top_k: NDArray[
     return probs_BV.index_copy(0, index, kept_RV.to(probs_BV.dtype))
 
 
-def _inverse_cdf(probs_BV: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The token whose share of the cumulative distribution holds the uniform number, [B]."""
+def _inverse_cdf(probs_BV: torch.Tensor, uniforms_B1: torch.Tensor) -> torch.Tensor:
+    """The token whose share of the cumulative distribution holds the uniform number, [B, 1]."""
     cdf_BV = (probs_BV.double() * _UNIT).long().cumsum(dim=-1)
     # floor(u * total) < total for every float64 u < 1: the first entry above the target exists, its probability is > 0
-    target = (uniforms * cdf_BV[:, -1]).long()
-    return torch.searchsorted(cdf_BV, target[:, None], right=True)[:, 0]
+    target_B1 = (uniforms_B1 * cdf_BV[:, -1:]).long()
+    return torch.searchsorted(cdf_BV, target_B1, right=True)

@@ -100,7 +100,8 @@ class TorchEngine:
     @torch.inference_mode()
     def step(self) -> list[Segment]:
         """Fill free slots, decode one token for every active row, return the segments that ended."""
-        self._admit()
+        if self._waiting:
+            self._admit()
         if self._fused and self.stats.decode_steps % _SORT_EVERY == 0:
             self._sort()
         n = len(self._requests)
@@ -114,7 +115,7 @@ class TorchEngine:
         self.stats.decode_steps += 1
         self.stats.decode_tokens += n
 
-        is_eos = np.isin(tokens, self._eos)
+        is_eos = (tokens[:, None] == self._eos).any(axis=1)
         ended = np.flatnonzero(is_eos | (rows["drawn"] == rows["budget"]))
         segments = [self._segment(int(row), Finish.EOS if is_eos[row] else Finish.LENGTH) for row in ended]
         self._release(ended)

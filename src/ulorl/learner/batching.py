@@ -17,6 +17,7 @@ from ulorl.types import LogProbs, Tokens, Versions
 
 Layout = Literal["padded", "packed"]
 MAX_PADDING = 0.1  # of all tokens of an update's padded micro-batches
+OVERHEAD = 128.0  # tokens that take as long as one more micro-batch: a small model on a CPU; the larger, the fewer
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,8 @@ def microbatches(lengths: Sequence[int], budget: int, layout: Layout = "padded")
     """Split samples into micro-batches of at most `budget` tokens, padding included.
 
     Samples are taken longest first, so that what needs the most memory comes first. Padded: neighbours in length share
-    a micro-batch, and one is closed early where padding would reach `MAX_PADDING` of all tokens so far.
+    a micro-batch, so that tokens, padding included, and `OVERHEAD` tokens a micro-batch are the fewest together; where
+    padding would reach `MAX_PADDING` of all tokens, a micro-batch counts for less.
     Packed: each sample goes to the first micro-batch with room for it. A sample longer than the budget is alone.
 
     Args:
@@ -79,18 +81,29 @@ def microbatches(lengths: Sequence[int], budget: int, layout: Layout = "padded")
 
 
 def _padded(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
+    overhead = OVERHEAD
+    while True:  # below 1 no padding is worth a micro-batch
+        batches = _cheapest(lengths, order, budget, overhead)
+        if padding_share(lengths, batches) < MAX_PADDING:
+            return batches
+        overhead /= 2
+
+
+def _cheapest(lengths: Sequence[int], order: Sequence[int], budget: int, overhead: float) -> list[list[int]]:
+    """Cuts `order` where samples x longest length + `overhead`, summed over the parts, is least."""
+    n = len(order)
+    cost, start = np.full(n + 1, np.inf), np.zeros(n + 1, dtype=np.int64)  # of the first samples; of their last part
+    cost[0] = 0
+    for first, index in enumerate(order):
+        longest = lengths[index]
+        ends = slice(first + 1, first + 1 + max(1, min(n - first, budget // longest)))
+        costs = cost[first] + overhead + longest * np.arange(1, ends.stop - first)
+        better = costs < cost[ends]
+        cost[ends][better], start[ends][better] = costs[better], first
     batches: list[list[int]] = []
-    tokens = padded = 0  # of all micro-batches so far; `padded` counts the padding too
-    for index in order:
-        tokens += lengths[index]
-        width = lengths[batches[-1][0]] if batches else 0
-        fits = batches and (len(batches[-1]) + 1) * width <= budget
-        if fits and padded + width - tokens < MAX_PADDING * (padded + width):
-            batches[-1].append(index)
-            padded += width
-        else:
-            batches.append([index])
-            padded += lengths[index]
+    while n:
+        batches.insert(0, list(order[start[n] : n]))
+        n = int(start[n])
     return batches
 
 

@@ -23,6 +23,7 @@ from ulorl.learner.linear import has_onednn, onednn_product
 
 # Logits of one tile: 4 MiB in float32 stay in a CPU's cache, and malloc gives them no new pages; a GPU wants more work.
 TILE_CPU, TILE_GPU = 2**20, 2**24
+_SMALL = 2**24  # multiplications: oneDNN makes a kernel for each new shape, by when a smaller product is done
 LN2 = math.log(2)
 
 
@@ -129,7 +130,7 @@ class _Projection:
         """a @ b.T [M, N], added up in float32 (float64 for float64)."""
         a_MK, b_NK = a_MK.to(self.operand), b_NK.to(self.operand)
         with torch.autocast(a_MK.device.type, enabled=False):
-            if self.onednn:
+            if self.onednn and a_MK.numel() * len(b_NK) > _SMALL:
                 return onednn_product(a_MK, b_NK)
             return torch.mm(a_MK, b_NK.T, out_dtype=self.dtype) if self.mixed else torch.mm(a_MK, b_NK.T)
 
