@@ -18,6 +18,7 @@ from ulorl.bench.cli import app as bench
 from ulorl.config import Config, from_json, load
 from ulorl.data.cli import app as data
 from ulorl.errors import Faults, UserError
+from ulorl.verifier.cli import app as verifier
 
 app = typer.Typer(
     help="UloRL: reinforcement learning that teaches language models to reason through ultra-long outputs.",
@@ -31,6 +32,7 @@ tiny = typer.Typer(help="The tiny reasoner that ships with the package.", no_arg
 model = typer.Typer(help="Model folders.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
+app.add_typer(verifier, name="verifier")
 app.add_typer(tiny, name="tiny")
 app.add_typer(model, name="model")
 

@@ -1,0 +1,119 @@
+"""Labelled pairs of a reference and an answer: what a verifier is trained on and measured by (section 3.3)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from ulorl import durable
+from ulorl.data.files import Record, expand, read_records
+from ulorl.errors import Faults, UserError, bad_character
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One judgement. `kind` is the spelling that the answer wears, whatever its value: both labels occur in every
+    kind, so that accuracy can be balanced kind by kind. `change` is what was done to the value: "" where equivalent.
+    """
+
+    question: str
+    reference: str
+    answer: str
+    equivalent: bool
+    kind: str  # "units", "words", "fraction", ...; "real" for graded outputs of models
+    change: str  # "sign", "unit", "digits", ...; "" for an equivalent answer, and where nobody knows
+    source: str  # the data set
+    problem: str  # the problem's id
+
+
+_TEXTS = tuple(field.name for field in fields(Pair) if field.name != "equivalent")
+_NEEDED = ("question", "reference", "answer")
+
+
+def read_pairs(paths: Sequence[str | Path]) -> list[Pair]:
+    """The pairs of JSONL, JSON or Parquet files, paths or glob patterns, in their order. question, reference, answer
+    and equivalent must be there; of the others, kind and source are "unknown" and change and problem "" without them.
+
+    Raises UserError naming file, record and field; of many faults the first ten.
+    """
+    pairs, faults = list[Pair](), Faults()
+    for path in paths:
+        before = len(pairs)
+        for file in _files(str(path)):
+            for record in read_records(file):
+                with faults:
+                    if isinstance(record, UserError):
+                        raise record
+                    pairs.append(_pair(record))
+        with faults:
+            if len(pairs) == before:
+                raise UserError(f"{path}: holds no pairs; `ulorl verifier data` makes some")
+    faults.stop()
+    return pairs
+
+
+def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
+    """One file, by its ending .jsonl or .parquet; whole, or the one that was there before.
+
+    Raises UserError for another ending, and where it cannot be written.
+    """
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"{path}: pairs are written as .jsonl or .parquet; choose such an ending")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"{path}: cannot be written: {path.parent} is a file; choose another place")
+    with durable.writing(path, lambda: "choose another place or make room"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + durable.PARTIAL)
+        partial.write_bytes(_parquet(pairs) if path.suffix == ".parquet" else _lines(pairs))
+        durable.sync(partial)
+        partial.replace(path)
+        durable.sync(path.parent)
+
+
+def _lines(pairs: Sequence[Pair]) -> bytes:
+    return "".join(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs).encode()
+
+
+def _parquet(pairs: Sequence[Pair]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    types = [(f.name, pyarrow.bool_() if f.name == "equivalent" else pyarrow.string()) for f in fields(Pair)]
+    table = pyarrow.Table.from_pylist([asdict(pair) for pair in pairs], schema=pyarrow.schema(types))
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(table, out)
+    return out.getvalue()
+
+
+def _files(path: str) -> list[Path]:
+    try:
+        return expand(path)
+    except UserError as error:
+        raise UserError(f"pairs: {str(error).removeprefix('data.path=')}") from None
+
+
+def _pair(record: Record) -> Pair:
+    values = record.fields
+    for name in (*_NEEDED, "equivalent"):
+        if values.get(name) is None:
+            there = ", ".join(map(str, values)) or "none"
+            raise UserError(
+                f"{record.place}: no field {name!r}, or nothing in it; a pair needs it; there are {there[:300]}"
+            )
+    if not isinstance(values["equivalent"], bool):
+        found = json.dumps(values["equivalent"], default=str)[:80]
+        raise UserError(f"{record.place}: field 'equivalent' is {found}, expected true or false")
+    texts = {"kind": "unknown", "change": "", "source": "unknown", "problem": ""}
+    for name in _TEXTS:
+        value = values.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise UserError(f"{record.place}: field {name!r} is {str(value)[:80]}, expected text; put it in quotes")
+        if where := bad_character(value):
+            raise UserError(f"{record.place}: field {name!r} {where}; remove it")
+        texts[name] = value
+    return Pair(equivalent=values["equivalent"], **texts)

@@ -1,0 +1,88 @@
+"""`ulorl verifier train` and `bench` as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ulorl.cli import app
+from ulorl.errors import UserError
+
+PAIRS = [
+    ("27cm", "0.27m", True, "units"),
+    ("27cm", "2.7m", False, "units"),
+    ("3", "3.0", True, "decimals"),
+    ("3", "4", False, "decimals"),
+    (r"\frac{1}{2}", "one half", True, "words"),
+    (r"\frac{1}{2}", "one third", False, "words"),
+]
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["verifier", *map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    names = ("reference", "answer", "equivalent", "kind")
+    records = [
+        {"question": "?", "problem": str(i // 2), **dict(zip(names, p, strict=True))} for i, p in enumerate(PAIRS)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_bench_of_the_rules(pairs: Path, tmp_path: Path) -> None:
+    """Neither math-verify nor the rules know words; units only the rules."""
+    files = ("--json", tmp_path / "f.json", "--picture", tmp_path / "f.svg", "--cache", tmp_path / "c.sqlite")
+    text = run("bench", pairs, *files)
+    assert "6 pairs of 3 problems, 3 of them equivalent" in text
+    figures = json.loads((tmp_path / "f.json").read_text())
+    wrong = {name: (s["false_positives"], s["false_negatives"]) for name, s in figures["total"].items()}
+    assert wrong == {"math-verify": (0, 2), "rules": (0, 1)}
+    assert [e["verdicts"]["rules"] for e in figures["paper"]] == [True, False, False, False]
+    assert figures["false_negatives"]["rules"][0]["answer"] == "one half"
+    assert (tmp_path / "f.svg").read_text().startswith("<?xml")
+
+
+def test_limit_draws_the_same_pairs_every_time(pairs: Path, tmp_path: Path) -> None:
+    drawn = [run("bench", pairs, "--limit", 3, "--cache", tmp_path / "c.sqlite") for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].startswith("3 pairs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("max_tokens=4",), "max_tokens=4: belongs to --verifier, which is missing"),
+        (("--verifier", "nowhere", "max_tokens=none"), "max_tokens"),
+        (("--verifier", "nowhere/at/all"), "nowhere/at/all"),
+        (("--json", "no/such/f.json"), "--json no/such/f.json: there is no folder no/such"),
+        (("--picture", "f.txt"), "ends in .svg, .png or .pdf"),
+    ],
+)
+def test_bench_refuses(pairs: Path, arguments: tuple[str, ...], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run("bench", pairs, *arguments)
+
+
+def test_pairs_with_missing_fields_are_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"question": "?", "reference": "1", "answer": "1"}\n')
+    with pytest.raises(UserError, match=r"p\.jsonl.*'equivalent'"):
+        run("train", tmp_path / "p.jsonl", "--model", "none", "--out", tmp_path / "v")
+    with pytest.raises(UserError, match=r"absent\.jsonl"):
+        run("bench", tmp_path / "absent.jsonl")
+
+
+def test_train_names_a_model_that_is_none(pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    with pytest.raises(UserError, match="no config"):
+        run("train", pairs, "--model", tmp_path, "--out", tmp_path / "v")
