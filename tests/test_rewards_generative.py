@@ -415,8 +415,8 @@ def test_an_engine_that_fails_scores_nothing(tmp_path: Path) -> None:
     verifier = Says(says, cache=tmp_path / "v.sqlite")
     assert verifier.verdicts(pairs(3)) == [None] * 3
     assert asdict(verifier.tally()) | {"seconds": []} == {
-        "pairs": 3, "repeated": 0, "by_rules": 0, "cached": 0, "judged": 0, "unscored": 3, "asked": 0, "unreadable": 0,
-        "failed": 0, "compared": 0, "agreed": 0, "seconds": [],
+        "pairs": 3, "repeated": 0, "by_rules": 0, "refused": 0, "cached": 0, "judged": 0, "unscored": 3, "asked": 0,
+        "unreadable": 0, "failed": 0, "compared": 0, "agreed": 0, "seconds": [],
     }  # fmt: skip
 
 

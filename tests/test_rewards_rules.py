@@ -22,7 +22,7 @@ from ulorl.rewards.base import RewardError
 from ulorl.rewards.choice import chosen
 from ulorl.rewards.equality import numeric_score
 from ulorl.rewards.judge import Judge
-from ulorl.rewards.rules import equal_by_rules
+from ulorl.rewards.rules import Ruled, by_rules, equal_by_rules
 from ulorl.sections import Reward
 from ulorl.types import Problem
 
@@ -389,3 +389,25 @@ def test_agreement_with_gsm8k_labels() -> None:
         problem = Problem("p", row["question"], row["ground_truth"].rpartition("A:")[2])
         solutions = [value for value in row.values() if isinstance(value, dict)]
         assert [reward(problem, s["solution"]).reward for s in solutions] == [float(s["is_correct"]) for s in solutions]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "expected"),
+    [
+        ("123", "124", Ruled.DIFFERENT),
+        ("27 cm", "2.7 m", Ruled.DIFFERENT),  # 2.7 m = 270 cm
+        ("27 cm", "0.27 m", Ruled.EQUAL),
+        ("27 cm", "27 kg", Ruled.OPEN),  # no like units
+        ("0.27", "27 cm", Ruled.OPEN),  # the question may ask for metres
+        ("50", "0.5", Ruled.DIFFERENT),
+        ("50%", "0.5", Ruled.EQUAL),
+        ("50%", "5", Ruled.OPEN),
+        (r"\frac{1}{2}", "one half", Ruled.OPEN),
+        (r"\frac{1}{2}", "0.51", Ruled.DIFFERENT),
+        (r"\sqrt{2}", "1.41", Ruled.OPEN),  # computed: how exact the answer has to be is not the rules' to say
+        ("3 apples", "4 pears", Ruled.OPEN),
+        ("1,2", "12", Ruled.OPEN),
+    ],
+)
+def test_rules_say_different_of_plain_numbers_in_like_units_only(reference: str, answer: str, expected: Ruled) -> None:
+    assert by_rules(reference, answer) is expected

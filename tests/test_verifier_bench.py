@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulorl.verifier.bench import PAPER, Verdicts, bench, remembered, rules_first, score
+from ulorl.rewards.rules import Ruled
+from ulorl.verifier.bench import PAPER, Verdicts, bench, of_rules, remembered, rules_first, score
 from ulorl.verifier.intervals import Interval, mean_of, rate, wilson
 from ulorl.verifier.pairs import Pair
 from ulorl.verifier.picture import draw
@@ -116,19 +117,32 @@ def says(*yes: str) -> object:
 
 
 def test_rules_first_asks_the_model_about_what_rules_refuse_and_each_judge_once() -> None:
-    rules, model = says("a"), says("b")
-    once = {"rules": remembered(rules), "model": remembered(model)}  # type: ignore[arg-type]
-    judges = {**once, "both": rules_first(once["rules"], once["model"])}
+    asked = list[int]()
+
+    def equal_to_a(pairs: Sequence[Pair]) -> list[Ruled | None]:
+        asked.append(len(pairs))
+        return [Ruled.EQUAL if pair.answer == "a" else Ruled.OPEN for pair in pairs]
+
+    rules, model = remembered(equal_to_a), says("b")
+    of_model = remembered(model)  # type: ignore[arg-type]
+    judges = {"rules": of_rules(rules), "model": of_model, "both": rules_first(rules, of_model)}
     some = [replace(YES, answer=answer) for answer in "abc"]
     result = bench(some, judges)
-    assert (rules.asked, model.asked) == (1, 1)  # type: ignore[attr-defined]
+    assert (len(asked), model.asked) == (1, 1)  # type: ignore[attr-defined]
     accepted = {name: found.accepted.value for name, found in result.total.items() if found.accepted}
     assert accepted == pytest.approx({"rules": 1 / 3, "model": 1 / 3, "both": 2 / 3})
 
 
 def test_rules_first_takes_no_verdict_of_the_model_for_a_no() -> None:
-    both = rules_first(lambda _: [True, False, None], lambda _: [None, None, True])
-    assert both([]) == [True, None, True]
+    def rules(_: Sequence[Pair]) -> list[Ruled | None]:
+        return [Ruled.EQUAL, Ruled.OPEN, None, Ruled.DIFFERENT]
+
+    def model(_: Sequence[Pair]) -> Verdicts:
+        return [None, None, True, True]
+
+    assert rules_first(rules, model)([]) == [True, None, True, True]
+    assert rules_first(rules, model, refuse=True)([]) == [True, None, True, False]
+    assert of_rules(rules)([]) == [True, False, None, False]
 
 
 def test_groups_and_the_papers_examples() -> None:

@@ -34,7 +34,8 @@ def pairs(tmp_path: Path) -> Path:
     path = tmp_path / "pairs.jsonl"
     names = ("reference", "answer", "equivalent", "kind")
     records = [
-        {"question": "?", "problem": str(i // 2), **dict(zip(names, p, strict=True))} for i, p in enumerate(PAIRS)
+        {"question": f"{i // 2}?", "problem": str(i // 2), **dict(zip(names, p, strict=True))}
+        for i, p in enumerate(PAIRS)
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path

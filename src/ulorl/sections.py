@@ -289,6 +289,9 @@ class Verifier(ModelSettings):
         default=0, description="with reward.verifier.prompt: of longer questions only the end is shown; 0: all"
     )
     rules_first: bool = Field(default=False, description="what the rules accept is right; only the rest is asked")
+    rules_refuse: bool = Field(
+        default=False, description="plain numbers in like units that differ are wrong, and not asked about"
+    )
     max_answer_chars: Positive = Field(
         default=500, description="a longer answer (and twice as long as the reference) is wrong, and not asked about"
     )

@@ -46,9 +46,11 @@ def numeric_score(
 
 
 def rules_score(reference: str, answer: str) -> float:
-    """Where both name a unit, whether they are the same quantity; else as `math_score`, which does not look at units:
-    to it 5 m are 5 cm."""
+    """1.0: they are equal; -1.0: they are surely not (`quantity.different`); 0.0: neither is shown. Where both name a
+    unit, quantities are compared; else as `math_score`, which does not look at units: to it 5 m are 5 cm."""
     expected, found = quantity.read(reference), quantity.read(answer)
+    if expected and found and quantity.different(expected, found):
+        return -1.0
     if expected and found and expected.unit and found.unit:
         return float(quantity.equal(expected, found))
     return math_score(reference, answer)

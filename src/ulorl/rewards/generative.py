@@ -24,14 +24,14 @@ from ulorl.errors import UserError
 from ulorl.rewards.answer import extract
 from ulorl.rewards.base import Poll, Reward, RewardError, Verdict
 from ulorl.rewards.prompt import VerdictPrompt, load_prompt, parse_verdict, plain
-from ulorl.rewards.rules import equal_by_rules
+from ulorl.rewards.rules import Ruled, by_rules
 from ulorl.types import Problem
 
 if TYPE_CHECKING:
     from ulorl.completions.inprocess import EngineModel
 
 Pair = tuple[str, str, str]  # question, reference, predicted answer
-Rules = Callable[[str, str], bool]  # whether reference and answer are equal by rules; raises when it cannot tell
+Rules = Callable[[str, str], Ruled]  # what rules say of reference and answer; raises when they fail
 
 FOLDER_FILE = "verifier.json"  # in the folder of a trained verifier: how it was asked when it was trained
 KEY = "reward.verifier"
@@ -43,12 +43,13 @@ TRAINED_TOKENS = 16  # of a verdict that `ulorl verifier train` taught: a word a
 class Tally:
     """What became of pairs and outputs since it was begun.
 
-    pairs = repeated + by_rules + cached + judged + unscored, and asked = judged + unreadable + failed.
+    pairs = repeated + by_rules + refused + cached + judged + unscored, and asked = judged + unreadable + failed.
     """
 
     pairs: int = 0
     repeated: int = 0  # equal to one that was being judged: it got the same verdict, or none
     by_rules: int = 0  # accepted by the rules, with rules_first
+    refused: int = 0  # by the rules, with rules_refuse
     cached: int = 0
     judged: int = 0  # by an output of the model
     unscored: int = 0  # without a verdict
@@ -65,6 +66,7 @@ class Tally:
             "verifier/pairs": self.pairs,
             "verifier/repeated": self.repeated,
             "verifier/accepted_by_rules": self.by_rules,
+            "verifier/refused_by_rules": self.refused,
             "verifier/cache_hits": self.cached,
             "verifier/judged": self.judged,
             "verifier/unscored": self.unscored,
@@ -85,7 +87,7 @@ class Case:
     pair: Pair
     message: str  # what the model is asked
     verdict: Future[bool] = field(default_factory=Future)
-    by_rules: bool | None = None  # None: they were not asked, or could not tell
+    by_rules: Ruled | None = None  # None: they were not asked, or failed
 
 
 class Verifier:
@@ -97,7 +99,8 @@ class Verifier:
     what could be read is kept in `cache` (None: in memory) by model, weights, prompt and pair. Greedy decoding does not
     depend on what else is in a batch, but for rounding between nearly equal logits.
 
-    rules: told what the model says beside them, and with `settings.rules_first` asked before it.
+    rules: told what the model says beside them; with `settings.rules_first` and `settings.rules_refuse` they are asked
+    before it.
     """
 
     def __init__(
@@ -230,9 +233,13 @@ class Verifier:
                 case.by_rules = self._rules(reference, answer)
             except RewardError:
                 case.by_rules = None
-        if case.by_rules and self.settings.rules_first:
+        if case.by_rules is Ruled.EQUAL and self.settings.rules_first:
             self._count(by_rules=1)
             self._settle(case, True)
+            return True
+        if case.by_rules is Ruled.DIFFERENT and self.settings.rules_refuse:
+            self._count(refused=1)
+            self._settle(case, False)
             return True
         output = self._opened_cache().get(key_of(self._identity, (case.message, 0)))
         verdict = None if output is None else parse_verdict(output)
@@ -268,7 +275,7 @@ class Verifier:
 
     def _compare(self, case: Case, verdict: bool) -> None:
         if case.by_rules is not None:
-            self._count(compared=1, agreed=case.by_rules == verdict)
+            self._count(compared=1, agreed=bool(case.by_rules) is verdict)
 
     def _settle(self, case: Case, verdict: bool) -> None:
         case.verdict.set_result(verdict)
@@ -320,7 +327,7 @@ class GenerativeReward(Reward):
             settings.verifier,
             retries=settings.retries,
             cache=own or cache,
-            rules=partial(equal_by_rules, timeout=settings.timeout),
+            rules=partial(by_rules, timeout=settings.timeout),
         )
         self._too_long = 0
 

@@ -121,6 +121,17 @@ def equal(
     return not (strict and reference.unit) and _near(reference.value, answer.value, *tolerance)
 
 
+def different(reference: Quantity, answer: Quantity) -> bool:
+    """Whether they are surely not the same: plain numbers both, without a unit both or with units of one dimension. A
+    unit that one side only names may be what the question asks for."""
+    if not (reference.exact and answer.exact and reference.known and answer.known):
+        return False
+    if not reference.unit and not answer.unit:
+        return reference.value != answer.value
+    converted = _converted(answer, reference.unit) if reference.unit and answer.unit else None
+    return converted is not None and converted != reference.value
+
+
 def _near(reference: Fraction, answer: Fraction, relative: Fraction, absolute: Fraction, exact: bool) -> bool:
     allowed = max(absolute, abs(reference) * (relative if exact else max(relative, NOISE)))
     return abs(reference - answer) <= allowed

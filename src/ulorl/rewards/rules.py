@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from enum import Enum
 
 from ulorl.rewards.answer import MATH, NUMERIC, PROSE, Found, locate
 from ulorl.rewards.base import Reward, Verdict
@@ -88,11 +89,27 @@ class ChoiceReward(RuleReward):
         return float(reference == answer)
 
 
-def equal_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> bool:
-    """Whether rules call an extracted answer equal to the reference: the same text; the same quantity where both name a
-    unit; else math-verify. Raises RewardError when the judge fails; one that uses up its time says no."""
+class Ruled(Enum):
+    """What rules say of an extracted answer."""
+
+    EQUAL = "equal"  # the same text; the same quantity where both name a unit; else math-verify
+    DIFFERENT = "different"  # plain numbers in like units that differ
+    OPEN = "open"  # neither: another form, or another value
+
+    def __bool__(self) -> bool:
+        return self is Ruled.EQUAL
+
+
+def by_rules(reference: str, answer: str, timeout: float = SECONDS) -> Ruled:
+    """Raises RewardError when the judge fails; where it uses up its time, that is open."""
     if normalised(reference) == normalised(answer):
-        return True
+        return Ruled.EQUAL
     if max(len(reference), len(answer)) > MAX_CHARACTERS:
-        return False
-    return judge("rules", timeout).score(reference=reference, answer=answer) == 1.0
+        return Ruled.OPEN
+    said = judge("rules", timeout).score(reference=reference, answer=answer)
+    return {1.0: Ruled.EQUAL, -1.0: Ruled.DIFFERENT}.get(said, Ruled.OPEN)
+
+
+def equal_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> bool:
+    """Whether rules call an extracted answer equal to the reference. Raises RewardError as `by_rules`."""
+    return by_rules(reference, answer, timeout) is Ruled.EQUAL

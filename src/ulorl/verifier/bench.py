@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
+from ulorl.rewards.rules import Ruled
 from ulorl.verifier.intervals import Interval, mean_of, rate
 from ulorl.verifier.pairs import Pair
 
 Verdicts = list[bool | None]  # None: unscored
 Judge = Callable[[Sequence[Pair]], Verdicts]
+Rules = Callable[[Sequence[Pair]], list[Ruled | None]]  # None: they failed
+T = TypeVar("T")
 EXAMPLES = 8  # of each judge's errors of each kind
 
 
@@ -116,17 +120,26 @@ def score(pairs: Sequence[Pair], verdicts: Sequence[bool | None]) -> Score:
     )
 
 
-def remembered(judge: Judge) -> Judge:
-    """A judge that is asked once about the same pairs, though others build on it."""
+def remembered(judge: Callable[[Sequence[Pair]], list[T]]) -> Callable[[Sequence[Pair]], list[T]]:
+    """One that is asked once about the same pairs, though several judges build on it."""
     verdicts = cache(judge)
     return lambda pairs: verdicts(tuple(pairs))
 
 
-def rules_first(rules: Judge, model: Judge) -> Judge:
-    """What the rules accept is equivalent; of the rest the model judges. The model is asked about all pairs, as it has
-    a line of its own in the table."""
+def of_rules(rules: Rules) -> Judge:
+    """What the rules find equal is equivalent, and nothing else."""
+    return lambda pairs: [None if ruled is None else ruled is Ruled.EQUAL for ruled in rules(pairs)]
+
+
+def rules_first(rules: Rules, model: Judge, *, refuse: bool = False) -> Judge:
+    """What the rules accept is equivalent (`reward.verifier.rules_first`); with `refuse`, what they find different is
+    not (`rules_refuse`); of the rest the model judges. The model is asked about all pairs, as it has a line of its own
+    in the table."""
 
     def judge(pairs: Sequence[Pair]) -> Verdicts:
-        return [ruled or said for ruled, said in zip(rules(pairs), model(pairs), strict=True)]
+        return [
+            True if ruled is Ruled.EQUAL else False if refuse and ruled is Ruled.DIFFERENT else said
+            for ruled, said in zip(rules(pairs), model(pairs), strict=True)
+        ]
 
     return judge

@@ -235,16 +235,15 @@ def _verifiers(
 def _judges(models: dict[str, Verifier], watch: Show) -> dict[str, Judge]:
     """By name, in the order of the table."""
     from ulorl.verifier import judges
-    from ulorl.verifier.bench import remembered, rules_first
+    from ulorl.verifier.bench import of_rules, remembered, rules_first
 
-    asked = {
-        "math-verify": judges.math_verify(watch("math-verify")),
-        "rules": remembered(judges.all_rules(watch("rules"))),
-    }
+    rules = remembered(judges.all_rules(watch("rules")))
+    asked = {"math-verify": judges.math_verify(watch("math-verify")), "rules": of_rules(rules)}
     for name, model in models.items():
         asked[name] = remembered(judges.model(model, watch(name)))
         if name == "verifier":
-            asked["rules first"] = rules_first(asked["rules"], asked[name])
+            asked["rules first"] = rules_first(rules, asked[name])
+            asked["rules first, refusing"] = rules_first(rules, asked[name], refuse=True)
     return asked
 
 

@@ -8,20 +8,25 @@ from ulorl.completions.model import Watch
 from ulorl.rewards.base import RewardError
 from ulorl.rewards.generative import Verifier
 from ulorl.rewards.judge import judge
-from ulorl.rewards.rules import equal_by_rules
-from ulorl.verifier.bench import Judge, Verdicts
+from ulorl.rewards.rules import Ruled, by_rules
+from ulorl.verifier.bench import Judge, Rules, Verdicts
 from ulorl.verifier.pairs import Pair
 
 
 def math_verify(watch: Watch) -> Judge:
     """math-verify alone, which does not look at units."""
     compare = judge("math").score
-    return _rules(lambda reference, answer: compare(reference=reference, answer=answer) == 1.0, watch)
+
+    def rules(reference: str, answer: str) -> Ruled:
+        return Ruled.EQUAL if compare(reference=reference, answer=answer) == 1.0 else Ruled.OPEN
+
+    ruled = _of_each(rules, watch)
+    return lambda pairs: [None if said is None else bool(said) for said in ruled(pairs)]
 
 
-def all_rules(watch: Watch) -> Judge:
+def all_rules(watch: Watch) -> Rules:
     """The same text, the same quantity, math-verify: what `reward.verifier.rules_first` asks."""
-    return _rules(equal_by_rules, watch)
+    return _of_each(by_rules, watch)
 
 
 def model(verifier: Verifier, watch: Watch) -> Judge:
@@ -36,15 +41,15 @@ def model(verifier: Verifier, watch: Watch) -> Judge:
     return verdicts
 
 
-def _rules(equal: Callable[[str, str], bool], watch: Watch) -> Judge:
-    def verdicts(pairs: Sequence[Pair]) -> Verdicts:
-        said: Verdicts = []
+def _of_each(rules: Callable[[str, str], Ruled], watch: Watch) -> Rules:
+    def ruled(pairs: Sequence[Pair]) -> list[Ruled | None]:
+        said = list[Ruled | None]()
         for pair in pairs:
             try:
-                said.append(equal(pair.reference, pair.answer))
+                said.append(rules(pair.reference, pair.answer))
             except RewardError:
                 said.append(None)
             watch(1)
         return said
 
-    return verdicts
+    return ruled
