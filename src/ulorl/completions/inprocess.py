@@ -20,6 +20,7 @@ from ulorl.rng import sample_seed
 from ulorl.sections import ModelSettings
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
+LEAST_ROOM = 2048  # tokens of prompt and output that an engine is made for, if it is kept
 _STREAM = 3  # draws apart from training (0), evaluation (1) and chat (2)
 
 
@@ -75,8 +76,7 @@ class EngineModel:
         """An engine for prompts and outputs of `longest` tokens. One that is left in the middle is not used again."""
         if self._engine is None or longest > self._longest:
             self.close()
-            # the next call's may be longer, and only vLLM asks how long
-            room = self._context if self._settings.engine.kind == "torch" else 1 << (longest - 1).bit_length()
+            room = max(LEAST_ROOM, 1 << (longest - 1).bit_length())  # the next call's may be longer
             self._longest = min(room, self._context) if self._keep else longest
             self._engine = make_guarded(self._config, self._tokenizer, self._settings.name, longest=self._longest)
         whole = False
