@@ -106,7 +106,7 @@ def rollout(
 @app.command()
 def step(
     tokens: Annotated[int, typer.Option(min=4, help="output tokens, at most; a multiple of the 4 segments")] = 512,
-    repeats: Repeats = 5,
+    repeats: Repeats = 9,
     json_file: Json = None,
 ) -> None:
     """A whole RL step, beside TRL's GRPOTrainer where it is installed."""

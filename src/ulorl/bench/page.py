@@ -171,7 +171,8 @@ def _step(figures: Figures) -> Table:
     ratio = figures.get("ratio_to_trl")
     return (
         f"{figures['samples']} samples of at most {figures['max_tokens']} tokens, medians of {figures['repeats']}."
-        + (f" **{ratio:.2f} times TRL's trained tokens a second**, with one segment." if ratio else "")
+        + (f" **{ratio:.2f} times TRL's trained tokens a second**, with one segment" if ratio else "")
+        + (f" ({figures['ratio_of_totals_to_trl']:.2f} times in all tokens over all seconds)." if ratio else "")
     ), rows
 
 
