@@ -103,7 +103,8 @@ Qwen3. Memory grows by 7,700 bytes a token. {PLACE}
 | 1 | 2,048 | 15 | 1.2 |
 | 2 | 4,096 | 2,063 | 2.0 |""",
     "step": f"""\
-64 samples of at most 1024 tokens, medians of 5. **5.10 times TRL's trained tokens a second**, with one segment (5.40 times in all tokens over all seconds). {PLACE}
+64 samples of at most 1024 tokens, medians of 5. **5.10 times TRL's trained tokens a second**, with one segment \
+(5.40 times in all tokens over all seconds). {PLACE}
 
 | seconds a step | rollout | update | sync | whole step | trained tokens | trained tokens a second |
 |---|---|---|---|---|---|---|

@@ -87,3 +87,23 @@ def test_train_names_a_model_that_is_none(pairs: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     with pytest.raises(UserError, match="no config"):
         run("train", pairs, "--model", tmp_path, "--out", tmp_path / "v")
+
+
+def test_data_makes_files_that_bench_reads_beside_graded_outputs(tmp_path: Path) -> None:
+    """60 problems with a fraction for a reference, and two outputs of a model graded as grade-school-math does: the
+    file with other fields is known by them, also where one glob pattern names both."""
+    problems = [{"problem": f"What share is {i} of 64?", "answer": rf"\frac{{{i}}}{{64}}"} for i in range(1, 64, 2)]
+    (tmp_path / "raw.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    text = run("data", tmp_path / "raw.jsonl", "--out", tmp_path / "pairs", "--held-out", 0.5)
+    assert "32 of 32 problems gave pairs; 0 could not be read" in text
+    with pytest.raises(UserError, match="overwrite"):
+        run("data", tmp_path / "raw.jsonl", "--out", tmp_path / "pairs")
+
+    solution = {"is_correct": True, "solution": "1 + 1 = 2\nA: 2"}
+    names = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    graded = {"question": "1 + 1?", "ground_truth": "It is 2.\nA: 2", **dict.fromkeys(names, solution)}
+    (tmp_path / "pairs" / "graded.jsonl").write_text(json.dumps(graded) + "\n")
+    text = run("bench", tmp_path / "pairs" / "*.jsonl", "--cache", tmp_path / "c.sqlite")
+    assert "graded.jsonl: 4 graded answers; 0 outputs without one left out" in text
+    both = sum(1 for side in ("train", "held_out") for _ in (tmp_path / "pairs" / f"{side}.jsonl").open())
+    assert f"{both + 4} pairs of " in text

@@ -191,10 +191,16 @@ def _pairs(paths: Sequence[str]) -> list[Pair]:
     from ulorl.verifier.pairs import read_pairs
 
     pairs: list[Pair] = []
+    files: list[str] = []
     for path in paths:
+        with suppress(UserError):  # `read_pairs` says what is wrong with it
+            files += map(str, expand(path))
+            continue
+        files.append(path)
+    for path in files:
         columns = None
-        with suppress(UserError):  # `read_pairs` says what is wrong with the file
-            records = read_records(expand(path)[0])
+        with suppress(UserError):
+            records = read_records(Path(path))
             columns = next((columns_of(list(r.fields)) for r in records if not isinstance(r, UserError)), None)
         if columns is None:
             pairs += read_pairs([path])
