@@ -331,3 +331,18 @@ def test_evaluation_states_what_could_not_be_scored() -> None:
     )  # fmt: skip
     assert np.isnan(none.accuracy)
     json.dumps(evaluation_metrics(none, 1.0), allow_nan=False)
+
+
+def test_one_failure_that_siblings_share_counts_once() -> None:
+    """8 equal answers wait for one verdict: that it fails says no more than if one of them had waited."""
+    shared = RewardError("no readable verdict")
+
+    class Shared(Of):
+        def __call__(self, problem: Problem, text: str) -> Verdict:
+            raise shared if text == "7" else RewardError("another")
+
+    score = scorer(Shared(lambda _, __: 0.0), retries=0, max_unscored=3)
+    assert [score(P, sample("7"))(nothing).reward for _ in range(8)] == [None] * 8
+    assert score(P, sample("8"))(nothing).error == "RewardError: another"  # the second in a row
+    with pytest.raises(UserError, match="failed for 3 samples in a row"):
+        score(P, sample("8"))(nothing)

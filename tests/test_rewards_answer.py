@@ -149,3 +149,15 @@ def test_extraction_is_linear(part: str, before: str) -> None:
         extract(text, Answer(thinking="off"), find)
     extract(text)
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is St. Louis because it lies there.", "St. Louis"),
+        ("The answer is Mrs. Dalloway.", "Mrs. Dalloway"),
+        ("The answer is 5 because 2 + 3 = 5.", "5"),
+    ],
+)
+def test_a_sentence_does_not_end_in_a_title(text: str, expected: str) -> None:
+    assert extract(text) == expected

@@ -411,3 +411,16 @@ def test_agreement_with_gsm8k_labels() -> None:
 )
 def test_rules_say_different_of_plain_numbers_in_like_units_only(reference: str, answer: str, expected: Ruled) -> None:
     assert by_rules(reference, answer) is expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "expected"),
+    [
+        ("8 am", "8 pm", 0.0),  # not attometres
+        ("8:30 pm", "8 pm", 0.0),
+        ("5-6", "5", 0.0),  # a range
+        ("5 A", "5 amps", 1.0),
+    ],
+)
+def test_times_and_ranges_are_no_quantities(reference: str, answer: str, expected: float) -> None:
+    assert Judge("numeric").score(reference=reference, answer=answer) == expected

@@ -34,14 +34,14 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
-    r"[.。](?=\s+[A-Z\\$(]|\s*$)|[!?](?=\s|$)|,?\s(?=because\b)|,\s(?=(?:since|as|which|so|where)\b)"
+    r"(?<!\b(?:St|Mr|Ms|Dr))(?<!\bMrs)[.。](?=\s+[A-Z\\$(]|\s*$)|[!?](?=\s|$)|,?\s(?=because\b)|,\s(?=(?:since|as|which|so|where)\b)"
 )
 _MATH_MARK = re.compile(r"\\.|\$\$?|\n\n", re.DOTALL)
 _MONEY = re.compile(r"\s\$.?$|\$\d$|\n|^\d[^$\\]{0,200}?[A-Za-z]{3}", re.DOTALL)  # between dollar signs: no formula
 _CLOSING = {r"\(": r"\)", r"\[": r"\]", "$": "$", "$$": "$$"}
 _DIGITS = r"\d+(?:(?:,|\{,\}|\\,)\d{3})*(?:\.\d+)?"
 _POWER = r"\s?(?:\\times|\\cdot|[×·*x])\s?10\s?(?:\^|\*\*)\s?(?:\{[-−+]?\d{1,9}\}|[-−+]?\d{1,9})|[eE][-+]?\d{1,9}\b"
-_NUMBER = re.compile(rf"(?<![\d.])[-−]?{_DIGITS}(?:{_POWER}|\s?/\s?\d+|\^(?:\{{\d{{1,9}}\}}|\d{{1,9}}))?")
+_NUMBER = re.compile(rf"(?<![\d.])[-−]?{_DIGITS}(?:{_POWER}|\s?/\s?\d+|:\d+|\^(?:\{{\d{{1,9}}\}}|\d{{1,9}}))?")
 _BEFORE = r"(?:\\?\$|[€£¥])?\s?[-−]?(?:\\?\$|[€£¥])?\s?"
 _WORD = r"[A-Za-zµμΩ°][\w/^*²³-]{0,30}"
 _UNIT = rf"\^?\{{?\\circ\}}?|\\?[%°¢]|\\(?:text|mathrm|mbox)\s?\{{[^{{}}\n]{{1,30}}\}}|{_WORD}(?: {_WORD}){{0,3}}"

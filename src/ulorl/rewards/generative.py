@@ -208,6 +208,7 @@ class Verifier:
             poll()
             self._known(case)
         last = ""
+        error: Exception | None = None
         try:
             for sample in range(1 + self._retries):
                 left = [case for case in cases if not case.verdict.done()]
@@ -218,12 +219,11 @@ class Verifier:
                         self._fail(left[index], RewardError("the verifier's context has no room for this pair"))
                     elif not self._heard(left[index], output, time.perf_counter() - started):
                         last = output
-            error: Exception = self._unreadable(last)
         except Exception as told:
             error = told
         for case in cases:
             if not case.verdict.done():
-                self._fail(case, error)
+                self._fail(case, error or self._unreadable(last))
 
     def _known(self, case: Case) -> bool:
         """Whether the pair has its verdict without the model: by the rules, or from the cache."""
@@ -336,12 +336,14 @@ class GenerativeReward(Reward):
 
     def begin(self, problem: Problem, text: str) -> Callable[[Poll], Verdict]:
         answer = extract(text, self._settings.answer)
-        if answer is None or not plain(answer):
+        if answer is None:
             return lambda _: Verdict(0.0, None)
         longest = max(self._settings.verifier.max_answer_chars, 2 * len(problem.answer))
         if len(answer) > longest:
             self._too_long += 1
             return lambda _: Verdict(0.0, answer)
+        if not plain(answer):  # after the length: nested tags take time in its square
+            return lambda _: Verdict(0.0, None)
         case = self._verifier.begin((problem.prompt, problem.answer, answer))
         return lambda poll: Verdict(float(self._verifier.wait(case, poll)), answer)
 

@@ -37,6 +37,7 @@ _SPELLINGS = (  # in this order
     (re.compile(r" +"), " "),
 )
 _SAID = re.compile(r"(?:[A-Za-z]\w{0,9}\s?=|≈|=|about |approximately |roughly )\s?", re.IGNORECASE)
+_NOT_ONE = re.compile(r"\d[\d:]* ?(?:am|pm|a\.m\.?|p\.m\.?)|\d+:\d\d ?\S*|\d+ ?- ?\d+", re.IGNORECASE)  # times, ranges
 _DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?P<money>[$€£¥]?) ?(?P<inner>[-+]?) ?(?:"
@@ -58,6 +59,7 @@ _ALIASES = (
     (re.compile(r"[$€£¥¢]"), lambda sign: f" {_MONEY[sign[0]]} "),
     (re.compile(r"\b(?:sq|square)\b\.?", re.IGNORECASE), "square"),
     (re.compile(r"\b(?:cu|cubic)\b\.?", re.IGNORECASE), "cubic"),
+    (re.compile(r"\bamps\b", re.IGNORECASE), "ampere"),  # pint reads attometres per second
     (re.compile(r"\bkmh|\bkph\b", re.IGNORECASE), "km/h"),
     (re.compile(r"\bper\b", re.IGNORECASE), "/"),
 )
@@ -89,6 +91,8 @@ def read(text: str) -> Quantity | None:
     if len(text) > MAX_CHARACTERS:
         return None
     text = _simple(text)
+    if _NOT_ONE.fullmatch(text):
+        return None
     if number := _NUMBER.match(text):
         value, unit = _value(number), text[number.end() :]
         if value is not None and (scale := _SCALE.match(unit)):

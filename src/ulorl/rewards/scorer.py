@@ -33,7 +33,8 @@ class Scorer:
         self._reward, self._tokenizer = reward, tokenizer
         self._retries, self._max_unscored, self._pause = retries, max_unscored, pause
         self._advice = f": mend the reward, then go on with {resume}" if resume else ""
-        self._unscored = 0  # in a row
+        self._unscored = 0  # in a row; one failure that several samples share counts once
+        self._last: Exception | None = None
 
     def __call__(self, problem: Problem, sample: Sample) -> Callable[[Poll], Scored]:
         """Begin to judge; what it returns waits for the verdict."""
@@ -52,29 +53,30 @@ class Scorer:
     ) -> Scored:
         verdict, error = self._judged(problem, text, begun, poll)
         if verdict is not None:
-            self._unscored = 0
+            self._unscored, self._last = 0, None
             return Scored(sample, verdict.reward, text, answer=verdict.answer)
-        self._unscored += 1
+        self._unscored += error is not self._last
+        self._last, told = error, f"{type(error).__name__}: {error}"
         if self._unscored >= self._max_unscored:
             raise UserError(
                 f"the reward failed for {self._unscored} samples in a row (reward.max_unscored), at last for problem "
-                f"{problem.id} with: {error}{self._advice}"
+                f"{problem.id} with: {told}{self._advice}"
             )
-        return Scored(sample, None, text, error)
+        return Scored(sample, None, text, told)
 
     def _judged(
         self, problem: Problem, text: str, begun: Callable[[Poll], Verdict], poll: Poll
-    ) -> tuple[Verdict | None, str]:
+    ) -> tuple[Verdict | None, Exception | None]:
         """The verdict, or None and what went wrong the last time."""
-        told = ""
+        failed: Exception | None = None
         for attempt in range(1 + self._retries):
             if attempt:
                 time.sleep(self._pause)
                 poll()
             try:
-                return (self._reward.begin(problem, text) if attempt else begun)(poll), ""
+                return (self._reward.begin(problem, text) if attempt else begun)(poll), None
             except UserError:
                 raise
             except Exception as error:
-                told = f"{type(error).__name__}: {error}"
-        return None, told
+                failed = error
+        return None, failed
