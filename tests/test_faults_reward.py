@@ -337,11 +337,10 @@ def test_one_failure_that_siblings_share_counts_once() -> None:
     """8 equal answers wait for one verdict: that it fails says no more than if one of them had waited."""
     shared = RewardError("no readable verdict")
 
-    class Shared(Of):
-        def __call__(self, problem: Problem, text: str) -> Verdict:
-            raise shared if text == "7" else RewardError("another")
+    def reward(_: Problem, text: str) -> float:
+        raise shared if text == "7" else RewardError("another")
 
-    score = scorer(Shared(lambda _, __: 0.0), retries=0, max_unscored=3)
+    score = scorer(reward, retries=0, max_unscored=3)
     assert [score(P, sample("7"))(nothing).reward for _ in range(8)] == [None] * 8
     assert score(P, sample("8"))(nothing).error == "RewardError: another"  # the second in a row
     with pytest.raises(UserError, match="failed for 3 samples in a row"):
