@@ -13,7 +13,7 @@ from ulorl.rollout.pools import ExperiencePool, OpenGroup, UnfinishedPool
 from ulorl.types import Finish, Problem, Sample, Scored, Segment, Status
 
 Arrays = dict[str, NDArray[Any]]
-_SCORED = ("reward", "text", "error", "answer")
+_SCORED = ("reward", "text", "error", "answer")  # older checkpoints have no answer
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ def read(meta: dict[str, Any], arrays: Arrays, group: int) -> Pools:
     groups = {
         g["id"]: OpenGroup(
             Problem(**g["problem"]),
-            {m["id"]: Scored(samples.pop(m["id"]), **{name: m[name] for name in _SCORED}) for m in g["members"]},
+            {
+                m["id"]: Scored(samples.pop(m["id"]), **{name: m[name] for name in _SCORED if name in m})
+                for m in g["members"]
+            },
         )
         for g in meta["groups"]
     }
