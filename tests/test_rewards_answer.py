@@ -161,3 +161,8 @@ def test_extraction_is_linear(part: str, before: str) -> None:
 )
 def test_a_sentence_does_not_end_in_a_title(text: str, expected: str) -> None:
     assert extract(text) == expected
+
+
+@pytest.mark.parametrize("number", ["1:25,000", "8:30:15", "1:2:3", "25,000"])
+def test_ratios_and_times_are_whole(number: str) -> None:
+    assert extract(f"the scale is {number}", Answer(find=("last_number",))) == number

@@ -407,6 +407,8 @@ def test_agreement_with_gsm8k_labels() -> None:
         (r"\sqrt{2}", "1.41", Ruled.OPEN),  # computed: how exact the answer has to be is not the rules' to say
         ("3 apples", "4 pears", Ruled.OPEN),
         ("1,2", "12", Ruled.OPEN),
+        ("2 tons", "2000 kg", Ruled.OPEN),  # whose tons?
+        ("3-4", "-1", Ruled.OPEN),  # a range
     ],
 )
 def test_rules_say_different_of_plain_numbers_in_like_units_only(reference: str, answer: str, expected: Ruled) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from ulorl.rewards import quantity
 from ulorl.rewards.text import normalised
 
+_RANGE = re.compile(r"\d+ ?[-–] ?\d+")
+
 
 def math_score(reference: str, answer: str, prose: bool = False) -> float:
     """Whether they are mathematically equal. prose: words may surround the answer's expression."""
@@ -53,4 +55,6 @@ def rules_score(reference: str, answer: str) -> float:
         return -1.0
     if expected and found and expected.unit and found.unit:
         return float(quantity.equal(expected, found))
+    if _RANGE.fullmatch(reference.strip()):  # to math-verify 3-4 is -1
+        return 0.0
     return math_score(reference, answer)

@@ -72,6 +72,7 @@ _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 
 _SCALE = re.compile(rf"[⟨ ]*({'|'.join(_SCALES)})(?![A-Za-z])", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|pi)(?![A-Za-z])|(?<!\d)e(?![A-Za-z\d]))[A-Za-z]|\.\d*\.")
 _LETTERS = frozenset("mgshlLANJWVKCFTΩ")  # of one letter, these are units; any other is a variable
+_VAGUE = {"ton", "calorie", "month", "year"}  # in pint's names: how much they are depends on who says it
 _WORDS = 4  # of a thing that is counted, as in "distinct integers"
 Factor = tuple[str, int]
 
@@ -132,6 +133,8 @@ def different(reference: Quantity, answer: Quantity) -> bool:
         return False
     if not reference.unit and not answer.unit:
         return reference.value != answer.value
+    if reference.unit != answer.unit and _VAGUE & {name for name, _ in (*reference.unit, *answer.unit)}:
+        return False
     converted = _converted(answer, reference.unit) if reference.unit and answer.unit else None
     return converted is not None and converted != reference.value
 
