@@ -15,7 +15,7 @@ HEAD = """# Configuration
 
 Every key of a recipe, its default and what it means. Recipes are TOML; `ulorl train a.toml b.toml key.sub=value` lays
 them over each other from left to right. Unknown keys are refused. The defaults are the paper's settings (section 4.1)
-where it names them. This page is written by `docs/make_configuration.py` from `src/ulorl/config.py` and `sections.py`.
+where it names them. This page is written by `docs/make_configuration.py` from `src/ulorl/config.py` and `sections/`.
 
 | key | default | allowed | meaning |
 |---|---|---|---|

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from ulorl.algorithm import Poll, Step, ulorl_step
+from ulorl.algorithm import Step, ulorl_step
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.update import Update
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
+from ulorl.types import Finish, Group, Poll, Problem, Sample, Sampling, Scored, Segment, Status
 
 EOS = 0
 PROMPT = np.array([7, 8, 9], np.int32)

@@ -8,10 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ulorl.algorithm import Poll
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.evaluation import evaluate
-from ulorl.types import Problem, Sample, Sampling, Scored, Status
+from ulorl.types import Poll, Problem, Sample, Sampling, Scored, Status
 
 EOS = 0
 PROMPT = np.array([9], np.int32)

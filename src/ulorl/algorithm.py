@@ -15,9 +15,7 @@ from ulorl.engines.base import Engine, EngineStats
 from ulorl.learner.update import Learner, Update
 from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Group, Problem, Request, Sample, Scored, Segment, Status, Tokens
-
-Poll = Callable[[], None]  # called before every decode step, and while verdicts are waited for; abandons by raising
+from ulorl.types import Group, Poll, Problem, Request, Sample, Scored, Segment, Status, Tokens
 
 
 class Score(Protocol):

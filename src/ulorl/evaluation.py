@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ulorl.algorithm import Poll, Score, rollout
+from ulorl.algorithm import Score, rollout
 from ulorl.engines.base import Engine
 from ulorl.rng import sample_seed
-from ulorl.types import Finish, Problem, Request, Sample, Sampling, Scored, Status, Tokens
+from ulorl.types import Finish, Poll, Problem, Request, Sample, Sampling, Scored, Status, Tokens
 
 EVAL_STREAM = 1  # draws of evaluation are kept apart from those of training (stream 0)
 

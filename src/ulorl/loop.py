@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from ulorl import checkpoint, durable
-from ulorl.algorithm import Poll, Step, ulorl_step
+from ulorl.algorithm import Step, ulorl_step
 from ulorl.checkpoint import Boundary, Counters, Metrics, Writer
 from ulorl.config import Config
 from ulorl.data.stream import ProblemStream
@@ -27,7 +27,7 @@ from ulorl.poolfile import Pools
 from ulorl.probe import Probe
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.runlog import RunLog, plain
-from ulorl.types import Sampling, Tokens
+from ulorl.types import Poll, Sampling, Tokens
 
 
 @dataclass

@@ -6,7 +6,7 @@ versions are numpy arrays of one length, checked wherever they are joined.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
 Versions = NDArray[np.int32]
+Poll = Callable[[], None]  # called before every decode step, and while verdicts are waited for; abandons by raising
 
 
 class Finish(StrEnum):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ulorl.algorithm import Poll, rollout
+from ulorl.algorithm import rollout
 from ulorl.completions.model import Prompt, identity
 from ulorl.config import build
 from ulorl.data.prompts import encode_each
@@ -18,7 +18,7 @@ from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
 from ulorl.rng import sample_seed
 from ulorl.sections import ModelSettings
-from ulorl.types import Finish, Problem, Request, Sampling, Tokens
+from ulorl.types import Finish, Poll, Problem, Request, Sampling, Tokens
 
 LEAST_ROOM = 2048  # tokens of prompt and output that an engine is made for, if it is kept
 _STREAM = 3  # draws apart from training (0), evaluation (1) and chat (2)

@@ -6,9 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ulorl.types import Problem
-
-Poll = Callable[[], None]  # called while a verdict is waited for; abandons the wait by raising
+from ulorl.types import Poll, Problem
 
 
 class RewardError(Exception):

@@ -22,10 +22,10 @@ from ulorl.completions.endpoint import Endpoint
 from ulorl.completions.model import Cache, Prompt, Watch, identity, key_of
 from ulorl.errors import UserError
 from ulorl.rewards.answer import extract
-from ulorl.rewards.base import Poll, Reward, RewardError, Verdict
+from ulorl.rewards.base import Reward, RewardError, Verdict
 from ulorl.rewards.prompt import VerdictPrompt, load_prompt, parse_verdict, plain
 from ulorl.rewards.rules import Ruled, by_rules
-from ulorl.types import Problem
+from ulorl.types import Poll, Problem
 
 if TYPE_CHECKING:
     from ulorl.completions.inprocess import EngineModel

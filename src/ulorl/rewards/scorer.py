@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.errors import UserError
-from ulorl.rewards.base import Poll, Reward, Verdict
-from ulorl.types import Problem, Sample, Scored, Status
+from ulorl.rewards.base import Reward, Verdict
+from ulorl.types import Poll, Problem, Sample, Scored, Status
 
 
 class Scorer:

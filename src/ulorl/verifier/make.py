@@ -132,7 +132,7 @@ class Written(NamedTuple):
     train: Path
     held_out: Path
     card: Path
-    counts: dict[str, int]  # problems, unreadable, without pairs, train, held_out
+    counts: dict[str, int]  # problems, unreadable, used (gave pairs), train, held_out
 
 
 def write_pair_files(

@@ -24,6 +24,7 @@ from ulorl.errors import UserError
 from ulorl.learner.linear import use_onednn
 from ulorl.learner.lora import add_lora, require_peft, save_merged
 from ulorl.learner.model import check_model, context_length, load_config, load_model, load_tokenizer
+from ulorl.rewards.generative import FOLDER_FILE
 from ulorl.rewards.prompt import VerdictPrompt, load_prompt
 from ulorl.sections import Lora
 from ulorl.types import Problem
@@ -174,7 +175,7 @@ def _check(pairs: Sequence[Pair], out: Path, settings: Training, overwrite: bool
         found = "equivalent" if pairs[0].equivalent else "not equivalent"
         raise UserError(f"all {len(pairs)} pairs are {found}; a verifier needs both kinds to tell them apart")
     if out.is_dir() and any(out.iterdir()):
-        if not (out / "verifier.json").is_file():
+        if not (out / FOLDER_FILE).is_file():
             raise UserError(f"--out {out}: holds something else than a verifier; name a new folder")
         if not overwrite:
             raise UserError(f"--out {out}: holds a verifier already; name a new folder, or give --overwrite")
