@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -51,6 +52,8 @@ def make(
     from rich.console import Console
     from rich.progress import Progress
 
+    if find_spec("inflect") is None:
+        raise UserError('verifier data needs inflect: pip install "ulorl[verifier]"')
     from ulorl.config import load_as
     from ulorl.data.clean.settings import Clean
     from ulorl.verifier.make import write_pair_files

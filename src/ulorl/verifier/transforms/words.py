@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from random import Random
 
-_ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]  # fmt: skip
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_ORDINALS = {
-    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
-    "twelve": "twelfth",
-}  # fmt: skip
+import inflect
+
 MOST = 1_000_000  # excluded
 _MOST_PARTS = 20  # numerator and denominator of a fraction that people say
+_ENGLISH = inflect.engine()
 
 
+@lru_cache(maxsize=4096)
 def cardinal(number: int, joined: str = " ") -> str:
     """0 <= number < MOST. joined: what stands between hundreds and the rest, " " or " and "."""
-    if number < 20:
-        return _ONES[number]
-    if number < 100:
-        tens, ones = divmod(number, 10)
-        return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")
-    if number < 1000:
-        hundreds, rest = divmod(number, 100)
-        return f"{_ONES[hundreds]} hundred" + (joined + cardinal(rest) if rest else "")
-    thousands, rest = divmod(number, 1000)
-    between = joined if rest < 100 else " "
-    return f"{cardinal(thousands, joined)} thousand" + (between + cardinal(rest, joined) if rest else "")
+    return str(_ENGLISH.number_to_words(number, andword=joined.strip(), comma=""))
 
 
 def ordinal(number: int) -> str:
     """1 <= number < MOST."""
-    head, mark, last = cardinal(number).rpartition("-")
-    before, space, last = last.rpartition(" ")
-    last = _ORDINALS.get(last) or (last[:-1] + "ieth" if last.endswith("y") else f"{last}th")
-    return head + mark + before + space + last
+    return str(_ENGLISH.ordinal(cardinal(number)))
 
 
 def spoken(value: Fraction, rng: Random) -> str | None:
@@ -58,7 +41,7 @@ def spoken(value: Fraction, rng: Random) -> str | None:
     for digits in (1, 2, 3):
         if not (abs(value) * 10**digits) % 1:
             behind = f"{int(part * 10**digits):0{digits}}"
-            return f"{sign}{cardinal(whole, joined)} point {' '.join(_ONES[int(digit)] for digit in behind)}"
+            return f"{sign}{cardinal(whole, joined)} point {' '.join(cardinal(int(digit)) for digit in behind)}"
     return None
 
 
