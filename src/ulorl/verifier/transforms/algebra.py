@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -27,6 +28,7 @@ def parse(text: str) -> Any:
     from math_verify import parse as read
     from sympy.core.traversal import bottom_up
 
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that without a time limit it has none
     try:
         found = read(rf"\boxed{{{text}}}", [LatexExtractionConfig(boxed_match_priority=0)], parsing_timeout=None)
     except Exception:  # sympy and its reader of LaTeX raise what they like; then it is no expression
