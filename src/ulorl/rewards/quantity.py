@@ -1,80 +1,85 @@
 r"""Numbers with units, as models and data sets write them: `27 cm`, `\frac{3}{4}\text{ miles}`, `\$1,\!657`, `3 \times
 10^{5}\ \mathrm{m/s}`, `1\frac12`, `50\%`, `12\sqrt{13}\text{ feet}`. Conversions are exact (pint, over fractions).
 
-Plain numbers are read here; only what is none goes to math-verify. Nothing is handed to an evaluator of expressions: a
-unit is a product of words that pint knows, with exponents of one digit.
+Plain numbers are read here, units in `units`; only what is no plain number goes to math-verify, in `expression`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any
 
+from ulorl.rewards import units
+from ulorl.rewards.expression import evaluated
 from ulorl.rewards.text import LAYERS
+from ulorl.rewards.units import LETTERS, MONEY, Unit
 
 MAX_CHARACTERS = 1000  # of an answer that is read at all
-MAX_UNIT_CHARACTERS = 60
-NOISE = Fraction(1, 10**9)  # relative, where a value had to be computed in floating point
+NOISE = Fraction(1, 10**9)  # relative, of a decimal such as 1.4142135624 that stands for an irrational number
+_CANCELLED = Fraction(1, 10**30)  # relative, of values that are no decimals: `expression.DIGITS` digits are computed
+_MAX_PARTS = 4  # of 1 hour 5 minutes 3 seconds
 
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
+_VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞])")
+_ROMAN = r"text|text(?:bf|rm|normal|it|up|sf|tt)|math(?:rm|bf|it|sf|tt|normal)|[mh]box|operatorname|emph|unit|si"
 _SPELLINGS = (  # in this order
     (re.compile(r"[−–]"), "-"),
-    (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])"), ""),
-    (re.compile(r"\\(?:text|textbf|textrm|textnormal|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"), r"⟨\1⟩"),
+    (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])|\{\s*\}"), ""),
+    (
+        re.compile(r"\s*\^\s*\{?\s*(?:\\circ|\\text\{o\}|o(?=\}|\s*[CFK]\b))\s*\}?|\\(?:degree|circ)(?![A-Za-z])|[º˚]"),
+        "°",
+    ),
+    (re.compile(r"\{\s*°\s*\}"), "°"),
+    (re.compile(r"\\celsius(?![A-Za-z])"), "°C"),
+    (re.compile(r"\^\s*\{\s*([-+]?\d+)\s*\}"), r"^\1"),
+    (re.compile(r"\\(?:up)?mu(?![A-Za-z])\s*"), "µ"),
+    (re.compile(r"\\(?:up)?Omega(?![A-Za-z])|\\ohm(?![A-Za-z])"), "Ω"),
+    (re.compile(r"\\AA(?![A-Za-z])|\\(?:r|mathring)\s*\{?A\}?"), "Å"),
+    (re.compile(r"\\ell(?![A-Za-z])"), "L"),
+    (re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1 ⟨\2⟩"),
+    *((re.compile(rf"\\(?:{_ROMAN})\s*\{{([^{{}}]*)\}}"), r"⟨\1⟩"),) * 2,
+    (re.compile(r"\{\s*\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\rm(?![A-Za-z])([^{}]*)$"), r"⟨\1\2⟩"),
+    (re.compile(r"⟨\s*([-+]?[$€£¥]?\d[\d.,]*(?:\^[-+]?\d+)?|[$€£¥])\s*⟩"), r"\1"),  # only the number is roman
+    (re.compile(r"^\s*⟨\s*(?=[-+]?\s*[$€£¥]?\s*\d)"), ""),  # all is
+    (re.compile(r"µ\s*⟨\s*|⟨\s*µ\s*⟩\s*⟨?\s*"), "⟨µ"),
+    (re.compile(r"⟨\s*([kMGm])\s*⟩\s*Ω"), r"⟨\1Ω⟩"),
     (re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|\\!|\\ |\u2009|\u202f)(?=\d{3}(?!\d))"), ","),
-    (re.compile(r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])|\s"), " "),
+    (re.compile(r"\\[,;:! ]|~|\\(?:q?quad|thinspace)(?![A-Za-z])|\s"), " "),
     (re.compile(r"\\(?:approx|simeq|sim)(?![A-Za-z])"), "≈"),
-    (re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|º|\\circ(?![A-Za-z])"), "°"),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*\{([^{}]*)\}\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\%"), "%"),
-    (re.compile(r"\\(?:cdot|times)(?![A-Za-z])"), "·"),
-    (re.compile(r"²"), "^2"),
-    (re.compile(r"³"), "^3"),
+    (re.compile(r"\\(?:cdot|times|bullet|ast)(?![A-Za-z])|[⋅∙•×]"), "·"),
     (re.compile(r" +"), " "),
+    (re.compile(r"\\frac ?\{( ?⟨[^{}\\]*)\} ?\{([^{}\\]*)\}"), r"(\1)/(\2)"),  # of units
 )
-_SAID = re.compile(r"(?:[A-Za-z]\w{0,9}\s?=|≈|=|about |approximately |roughly )\s?", re.IGNORECASE)
+_SYMBOL = r"(?:\\?delta ?)?\\?[A-Za-z]\w{0,9}(?:_ ?(?:\w|\{[^{}=]{1,20}\}|⟨[^⟨⟩=]{1,20}⟩))?"
+_SAID = re.compile(rf"(?:{_SYMBOL} ?=|≈|=|about |approximately |roughly ) ?", re.IGNORECASE)
 _NOT_ONE = re.compile(r"\d[\d:]* ?(?:am|pm|a\.m\.?|p\.m\.?)|\d+:\d\d ?\S*|\d+ ?- ?\d+", re.IGNORECASE)  # times, ranges
 _DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(
-    r"(?P<sign>[-+]?) ?(?P<money>[$€£¥]?) ?(?P<inner>[-+]?) ?(?:"
+    r"(?P<sign>[-+]?) ?(?:US)?(?P<money>[$€£¥]?) ?(?P<inner>[-+]?) ?(?:"
     r"(?:(?P<whole>\d+) ?)?\\frac ?\{ ?(?P<above>[-+]?\d+) ?\} ?\{ ?(?P<below>\d+) ?\}"
     r"|(?:(?P<whole2>\d+)[ -])?(?P<above2>\d+) ?/ ?(?P<below2>\d+)"
     rf"|(?P<plain>{_DIGITS})"
-    r"(?: ?[·×x*] ?10 ?(?:\^|\*\*) ?(?:\{ ?(?P<power>[-+]?\d{1,4}) ?\}|(?P<power2>[-+]?\d{1,4}))"
+    r"(?:(?: ?[·x*]| ) ?10 ?(?:\^|\*\*) ?(?:\{ ?(?P<power>[-+]?\d{1,4}) ?\}|(?P<power2>[-+]?\d{1,4}))"
     r"|[eE](?P<power3>[-+]?\d{1,4}))?"
     r")(?![\d.,]*\d) ?"
 )
-_UNIT_BEHIND = re.compile(r"(.*?[\d})A-Za-zπ]) ?(⟨.*|[%°].*|(?<![\\A-Za-z])[A-Za-zµμΩ][^\\{}()]*)")
-_MONEY = {"$": "dollar", "€": "euro", "£": "pound_sterling", "¥": "yen", "¢": "cent"}
-_NO_UNIT = re.compile(r"(?:(?:square|cubic|sq|cu)\.? ?)?(?:units?|un\.?)(?: ?(?:\^ ?[23]|squared|cubed))?")
-_ALIASES = (
-    (re.compile(r"° ?c\b|\bdeg(?:rees?)? (?:c|celsius)\b|\bcelsius\b", re.IGNORECASE), "degC"),
-    (re.compile(r"° ?f\b|\bdeg(?:rees?)? (?:f|fahrenheit)\b|\bfahrenheit\b", re.IGNORECASE), "degF"),
-    (re.compile(r"°"), " degree "),
-    (re.compile(r"%|\bper ?cent\b", re.IGNORECASE), " percent "),
-    (re.compile(r"[$€£¥¢]"), lambda sign: f" {_MONEY[sign[0]]} "),
-    (re.compile(r"\b(?:sq|square)\b\.?", re.IGNORECASE), "square"),
-    (re.compile(r"\b(?:cu|cubic)\b\.?", re.IGNORECASE), "cubic"),
-    (re.compile(r"\bamps\b", re.IGNORECASE), "ampere"),  # pint reads attometres per second
-    (re.compile(r"\bkmh|\bkph\b", re.IGNORECASE), "km/h"),
-    (re.compile(r"\bper\b", re.IGNORECASE), "/"),
-)
-_UNIT_TOKEN = re.compile(
-    r"\s*(?:(?P<word>[A-Za-zµμΩ_]+)\.?|(?:\^|\*\*) ?\{? ?(?P<power>-?\d) ?\}?(?!\d)|(?P<sign>[*/·()]))"
-)
-_POWERS = {"square": 2, "cubic": 3}
-_POWERS_BEHIND = {"squared": 2, "cubed": 3}
+_NUMERAL = re.compile(r"([-+]?)(\d+)_ ?\{? ?⟨?(\d{1,2})⟩? ?\}?")  # 1011_2
+_UNIT_BEHIND = re.compile(rf"(.*?[\d}})A-Za-zπ]) ?(⟨.*|[%°].*|(?<![\\A-Za-z])[{LETTERS}][^\\{{}}()]*)")
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALE = re.compile(rf"[⟨ ]*({'|'.join(_SCALES)})(?![A-Za-z])", re.IGNORECASE)
-_VARIABLE = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|pi)(?![A-Za-z])|(?<!\d)e(?![A-Za-z\d]))[A-Za-z]|\.\d*\.")
-_LETTERS = frozenset("mgshlLANJWVKCFTΩ")  # of one letter, these are units; any other is a variable
-_VAGUE = {"ton", "calorie", "month", "year"}  # in pint's names: how much they are depends on who says it
-_WORDS = 4  # of a thing that is counted, as in "distinct integers"
-Factor = tuple[str, int]
+_VARIABLE = re.compile(
+    rf"(?<![\\A-Za-z])(?!(?:sqrt|pi)(?![A-Za-z])|(?<!\d)e(?![A-Za-z\d])|(?<=\d)[eE][-+]?\d)[{LETTERS}]|\.\d*\."
+)
+_PART = re.compile(rf"(?<=[{LETTERS}⟩°,.]) ?(?=\d)")  # where the next part of 2 hours 30 minutes begins
+_AND = re.compile(r"[ ,⟨⟩]*(?:\band)?[ ,⟨⟩]*$")
+_BARE: dict[Unit, str] = {(("coulomb", 1),): "degree_Celsius", (("farad", 1),): "degree_Fahrenheit"}
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,16 @@ class Quantity:
     """A number and its unit."""
 
     value: Fraction
-    exact: bool  # False: computed in floating point
-    unit: tuple[Factor, ...] = ()  # words and exponents; (): none is named
+    exact: bool  # False: an expression had to be computed
+    unit: Unit = ()  # (): none is named
     known: bool = True  # whether pint knows it; "apples" it does not
+    irrational: bool = False  # the value is rounded
+
+    @property
+    def decimal(self) -> bool:
+        """Whether it has places after the point, and ends: it may stand for an irrational number."""
+        below = self.value.denominator
+        return not self.irrational and below > 1 and pow(10, below.bit_length(), below) == 0
 
 
 def read(text: str) -> Quantity | None:
@@ -94,15 +106,7 @@ def read(text: str) -> Quantity | None:
     text = _simple(text)
     if _NOT_ONE.fullmatch(text):
         return None
-    if number := _NUMBER.match(text):
-        value, unit = _value(number), text[number.end() :]
-        if value is not None and (scale := _SCALE.match(unit)):
-            value, unit = value * 10 ** _SCALES[scale[1].casefold()], unit[scale.end() :]
-        money = _MONEY[number["money"]] if number["money"] else ""
-        named = _unit(unit.strip(" .⟨⟩") or money)
-        if value is not None and named is not None and (not money or named[0] == ((money, 1),)):  # $5, and $5 USD
-            return Quantity(value, True, *named)
-    return _computed(text)
+    return _plain(text) or _numeral(text) or _parts(text) or _computed(text)
 
 
 def equal(
@@ -112,18 +116,20 @@ def equal(
 
     A unit that one side only names is not compared: data sets leave it to the question. What has no dimension may be
     written out: 50% is 0.5 too, and 180 degrees are pi. strict: an answer without the reference's unit is wrong.
-    Other dimensions are wrong, and so are other things counted.
+    Other dimensions are wrong, and so are other things counted. 20 C is 20 coulombs, but against a temperature 20 °C.
     """
-    tolerance = (max(Fraction(relative), Fraction(0)), Fraction(absolute), reference.exact and answer.exact)
+    noise = NOISE if reference.decimal or answer.decimal else _CANCELLED
+    tolerance = (max(Fraction(relative), Fraction(0)), Fraction(absolute), noise)
+    reference, answer = _temperature(reference, answer), _temperature(answer, reference)
     if reference.unit == answer.unit:
-        return _near(reference.value, answer.value, *tolerance)
+        return _near(reference, answer, *tolerance)
     if reference.unit and answer.unit:
         converted = _converted(answer, reference.unit) if reference.known and answer.known else None
-        return converted is not None and _near(reference.value, converted, *tolerance)
+        return converted is not None and _near(reference, converted, *tolerance)
     plain = [_converted(side, ()) if side.known else None for side in (reference, answer)]
     if plain[0] is not None and plain[1] is not None and _near(plain[0], plain[1], *tolerance):
         return True
-    return not (strict and reference.unit) and _near(reference.value, answer.value, *tolerance)
+    return not (strict and reference.unit) and _near(reference, answer, *tolerance)
 
 
 def different(reference: Quantity, answer: Quantity) -> bool:
@@ -133,15 +139,31 @@ def different(reference: Quantity, answer: Quantity) -> bool:
         return False
     if not reference.unit and not answer.unit:
         return reference.value != answer.value
-    if reference.unit != answer.unit and _VAGUE & {name for name, _ in (*reference.unit, *answer.unit)}:
+    if reference.unit != answer.unit and units.VAGUE & {name for name, _ in (*reference.unit, *answer.unit)}:
         return False
     converted = _converted(answer, reference.unit) if reference.unit and answer.unit else None
-    return converted is not None and converted != reference.value
+    return converted is not None and not _near(reference, converted, Fraction(0), Fraction(0), NOISE)
 
 
-def _near(reference: Fraction, answer: Fraction, relative: Fraction, absolute: Fraction, exact: bool) -> bool:
-    allowed = max(absolute, abs(reference) * (relative if exact else max(relative, NOISE)))
-    return abs(reference - answer) <= allowed
+def _near(reference: Quantity, answer: Quantity, relative: Fraction, absolute: Fraction, noise: Fraction) -> bool:
+    """noise: what is allowed where one is irrational; rational numbers are compared exactly, whatever their size."""
+    if reference.irrational or answer.irrational:
+        relative = max(relative, noise)
+    return abs(reference.value - answer.value) <= max(absolute, abs(reference.value) * relative)
+
+
+def _converted(quantity: Quantity, unit: Unit) -> Quantity | None:
+    """In another unit; None where the dimensions differ. In degrees, 0.7 radians are no longer rational."""
+    found = units.converted(quantity.value, quantity.unit, unit)
+    if found is None:
+        return None
+    return replace(quantity, value=found[0], unit=unit, irrational=quantity.irrational or not found[1])
+
+
+def _temperature(side: Quantity, other: Quantity) -> Quantity:
+    """C and F by themselves are coulombs and farads, which nobody means where the other side is a temperature."""
+    meant = _BARE.get(side.unit)
+    return replace(side, unit=((meant, 1),)) if meant and units.is_temperature(other.unit) else side
 
 
 def _simple(text: str) -> str:
@@ -151,7 +173,10 @@ def _simple(text: str) -> str:
         text = text.removeprefix(opening).removesuffix(closing)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$", "", text)
-    text = text.replace(r"\$", "$")
+    text = text.replace(r"\$", "$").replace("º", "°")
+    text = _SUPERSCRIPT.sub(lambda raised: "^" + raised[0].translate(_SUPERSCRIPTS), text)
+    text = _VULGAR.sub(" ", text)
+    text = unicodedata.normalize("NFKC", text).replace("⁄", "/")  # ℃, Ω, Å, ½, full-width digits
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     text = text.strip().rstrip(".,;").strip()
@@ -160,6 +185,50 @@ def _simple(text: str) -> str:
             break
         text = text[said.end() :]
     return text
+
+
+def _plain(text: str) -> Quantity | None:
+    """A number with a unit, or without."""
+    number = _NUMBER.match(text)
+    value = _value(number) if number else None
+    if number is None or value is None:
+        return None
+    unit = text[number.end() :]
+    if scale := _SCALE.match(unit):
+        value, unit = value * 10 ** _SCALES[scale[1].casefold()], unit[scale.end() :]
+    unit, money = unit.strip(" .;⟨⟩"), MONEY[number["money"]] if number["money"] else ""
+    if money and re.match(r"/|(?:per|an?|each|every|apiece)\b", unit):  # $5 per hour
+        unit = f"{number['money']} {unit}"
+    named = units.read(unit or money)
+    if named is None or (money and (money, 1) not in named[0]):  # $5, and $5 USD
+        return None
+    return Quantity(value, True, *named)
+
+
+def _numeral(text: str) -> Quantity | None:
+    """Digits in a base other than ten; the base counts as a unit, which only the question may name."""
+    numeral = _NUMERAL.fullmatch(text)
+    if numeral is None or not 1 < int(numeral[3]) <= 36 or max(map(int, numeral[2])) >= int(numeral[3]):
+        return None
+    value, base = Fraction(numeral[1] + numeral[2]), int(numeral[3])
+    return Quantity(value, True) if base == 10 else Quantity(value, True, ((f"base {base}", 1),), known=False)
+
+
+def _parts(text: str) -> Quantity | None:
+    """2 hours 30 minutes: units of one dimension, each smaller than the one before."""
+    parts = [_plain(_AND.sub("", part)) for part in _PART.split(text, maxsplit=_MAX_PARTS)]
+    first, *others = parts
+    if not others or first is None or not first.known or not first.unit:
+        return None
+    total, size = abs(first.value), Fraction(1)
+    for part in others:
+        if part is None or not part.known or not part.unit or part.value < 0:
+            return None
+        one = units.converted(Fraction(1), part.unit, first.unit)
+        if one is None or not one[1] or one[0] >= size:
+            return None
+        total, size = total + part.value * one[0], one[0]
+    return replace(first, value=-total if text.startswith("-") else total)
 
 
 def _value(number: re.Match[str]) -> Fraction | None:
@@ -172,122 +241,13 @@ def _value(number: re.Match[str]) -> Fraction | None:
 
 
 def _computed(text: str) -> Quantity | None:
-    """What is no plain number, such as 12√13 feet: its value is sympy's, to 17 digits."""
+    """What is no plain number, such as 2^31-1 or 12√13 feet."""
     behind = _UNIT_BEHIND.fullmatch(text)
     for expression, unit in ([(behind[1], behind[2])] if behind else []) + [(text, "")]:
-        named = _unit(unit)
-        if named is None or "⟨" in expression or _VARIABLE.search(expression):
+        named = units.read(unit)
+        if named is None or re.search("[⟨⟩]", expression) or _VARIABLE.search(expression):
             continue
-        value = _evaluated(expression.replace("·", r"\cdot "))
-        if value is not None:
-            return Quantity(value, False, *named)
+        found = evaluated(expression.replace("·", r"\cdot "))
+        if found is not None:
+            return Quantity(found.value, False, *named, irrational=not found.exact)
     return None
-
-
-def _evaluated(expression: str) -> Fraction | None:
-    from math_verify import LatexExtractionConfig, parse
-
-    try:
-        found = parse(rf"\boxed{{{expression}}}", [LatexExtractionConfig()], parsing_timeout=None)
-        value = complex(found[0].evalf(17)) if found and not getattr(found[0], "free_symbols", True) else None
-        return Fraction(value.real) if value is not None and value.imag == 0 else None
-    except Exception:  # sympy and its reader of LaTeX raise what they like; then it is no number
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _unit(text: str) -> tuple[tuple[Factor, ...], bool] | None:
-    """The unit a text names: its factors, and whether they are known; () for none; None for what is no unit."""
-    text = re.sub(r"[⟨⟩]", " ", text).strip(" .")
-    if len(text) > MAX_UNIT_CHARACTERS:
-        return None
-    if not text or _NO_UNIT.fullmatch(text.casefold()):
-        return (), True
-    for pattern, spelling in _ALIASES:
-        text = pattern.sub(spelling, text)
-    text = text.strip()
-    factors, at, sign, group, pending = list[Factor](), 0, 1, 1, 1
-    while at < len(text):
-        token = _UNIT_TOKEN.match(text, at)
-        if token is None:
-            return None
-        at = token.end()
-        if word := token["word"]:
-            if word in _POWERS:
-                pending = _POWERS[word]
-            elif word in _POWERS_BEHIND and factors:
-                factors[-1] = (factors[-1][0], factors[-1][1] * _POWERS_BEHIND[word])
-            else:
-                factors.append((word, sign * group * pending))
-                sign = pending = 1
-        elif token["power"]:
-            if not factors:
-                return None
-            factors[-1] = (factors[-1][0], factors[-1][1] * int(token["power"]))
-        elif token["sign"] == "/":
-            sign = -1
-        elif token["sign"] == "(":
-            group, sign = sign, 1
-        elif token["sign"] == ")":
-            group = 1
-    return _named(factors)
-
-
-def _named(factors: list[Factor]) -> tuple[tuple[Factor, ...], bool] | None:
-    known = [_known(word) for word, _ in factors]
-    if all(known):
-        return tuple(sorted((name, power) for name, (_, power) in zip(known, factors, strict=True) if name)), True
-    if len(factors) > _WORDS or any(len(word) < 2 for word, _ in factors):
-        return None
-    return tuple((word.casefold().removesuffix("s"), power) for word, power in factors), False
-
-
-@lru_cache(maxsize=4096)
-def _known(word: str) -> str:
-    """pint's name of a unit; "" when it knows none."""
-    import pint
-
-    if len(word) > 30 or (len(word) == 1 and word not in _LETTERS):
-        return ""
-    for spelling in (word, word.casefold()) if len(word) > 2 else (word,):
-        try:
-            return str(_registry().get_name(spelling))
-        except pint.errors.UndefinedUnitError:
-            continue
-    return ""
-
-
-@lru_cache(maxsize=1)
-def _registry() -> Any:
-    import pint
-
-    registry: Any = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
-    for line in (
-        "dollar = [dollars] = USD = usd",
-        "cent = 0.01 * dollar",
-        "euro = [euros] = EUR",
-        "pound_sterling = [pounds_sterling] = GBP",
-        "yen = [yens] = JPY",
-        "acre = 43560 * foot ** 2",  # pint has the survey foot's
-    ):
-        registry.define(line)
-    return registry
-
-
-def _converted(quantity: Quantity, unit: tuple[Factor, ...]) -> Fraction | None:
-    """The value in another unit; None where the dimensions differ."""
-    import pint
-
-    registry = _registry()
-    units = [registry.Unit(pint.util.UnitsContainer(dict(_merged(side)))) for side in (quantity.unit, unit)]
-    try:
-        return Fraction(registry.Quantity(quantity.value, units[0]).to(units[1]).magnitude)
-    except (pint.errors.PintError, ArithmeticError, ValueError, TypeError):
-        return None
-
-
-def _merged(factors: tuple[Factor, ...]) -> dict[str, int]:
-    merged: dict[str, int] = {}
-    for name, power in factors:
-        merged[name] = merged.get(name, 0) + power
-    return merged
