@@ -10,6 +10,7 @@ import pytest
 
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.evaluation import evaluate
+from ulorl.intervals import wilson
 from ulorl.types import Poll, Problem, Sample, Sampling, Scored, Status
 
 EOS = 0
@@ -36,7 +37,7 @@ def test_avg_at_k_by_hand() -> None:
     assert result.by_problem == (1.0, 0.5, 0.0)
     assert result.accuracy == 0.5
     assert result.stderr == pytest.approx(0.5 / math.sqrt(3))
-    assert result.interval == pytest.approx((0.5 - 1.96 * 0.288675, 0.5 + 1.96 * 0.288675), abs=1e-5)
+    assert result.interval == wilson(0.5, 3)  # 0.25 / (0.25 / 3) = 3 answers, t makes fewer; the problems are 3
     assert result.mean_length == pytest.approx(14 / 6)
     assert result.truncated == pytest.approx(1 / 6)
     assert len(watched) == 6

@@ -18,7 +18,10 @@ from ulorl.report.record import read_run
 from ulorl.report.summary import duration, summarize
 
 METRICS: list[dict[str, Any]] = [
-    {"step": 0, "version": 0, "eval/accuracy": 0.30, "eval/stderr": 0.02, "eval/problems": 400, "eval/samples": 1},
+    {
+        "step": 0, "version": 0, "eval/accuracy": 0.30, "eval/accuracy_low": 0.257, "eval/accuracy_high": 0.347,
+        "eval/problems": 400, "eval/samples": 1,
+    },
     {
         "step": 1, "version": 0, "reward/mean": 0.2, "entropy/mean": None, "rollout/tokens": 1000,
         "rollout/finished": 10, "rollout/carried": 6, "rollout/truncated": 0, "rollout/segments_mean": 1.0,
@@ -30,7 +33,8 @@ METRICS: list[dict[str, Any]] = [
         "rollout/tokens": 2000, "rollout/finished": 30, "rollout/carried": 8, "rollout/truncated": 2,
         "rollout/segments_mean": 1.4, "rollout/multi_segment_fraction": 0.4, "train/grad_norm": 0.7,
         "time/rollout": 6.0, "time/update": 2.0, "time/step": 8.0, "time/eval": 50.0,
-        "eval/accuracy": 0.42, "eval/stderr": 0.03, "eval/problems": 400, "eval/samples": 1, "eval/length_mean": 120,
+        "eval/accuracy": 0.42, "eval/accuracy_low": 0.373, "eval/accuracy_high": 0.469, "eval/problems": 400,
+        "eval/samples": 1, "eval/length_mean": 120,
     },
 ]  # fmt: skip
 
@@ -92,9 +96,9 @@ class Text(HTMLParser):
 
 def test_the_headline_numbers(tmp_path: Path) -> None:
     text = Text(page(make_run(tmp_path / "my-run"))).text
-    assert "30.0% ±3.9 at step 0" in text  # 1.96 x 2 = 3.92
-    assert "42.0% ±5.9 at step 2" in text  # 1.96 x 3 = 5.88
-    assert "Gain +12.0 points ±7.1, 95% interval" in text  # 1.96 x sqrt(4 + 9) = 7.07
+    assert "30.0% 25.7% to 34.7%, at step 0" in text
+    assert "42.0% 37.3% to 46.9%, at step 2" in text
+    assert "Gain +12.0 points +5.4 to +18.5, 95% interval" in text  # 12 - hypot(4.7, 4.7), 12 + hypot(4.9, 4.3)
     assert "400 problems x 1" in text
     assert "Mean reward 0.200 → 0.600" in text
     assert "Entropy, nats a token 0.350 → 0.350" in text  # only step 2 has one

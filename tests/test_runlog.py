@@ -96,7 +96,7 @@ def test_tensorboard_holds_the_finite_numbers_and_hides_purged_steps(tmp_path: P
 def test_a_piped_log_is_plain_lines_of_one_table(tmp_path: Path) -> None:
     console = piped()
     with RunLog(tmp_path, make_config(), console=console) as log:
-        log.step({"step": 0, "eval/accuracy": 0.4125, "eval/stderr": 0.02})
+        log.step({"step": 0, "eval/accuracy": 0.4125, "eval/accuracy_low": 0.37, "eval/accuracy_high": 0.452})
         for step in (1, 2):
             with log.phase("rollout", 4, tokens=lambda: 100) as phase:
                 phase.advance()
@@ -108,7 +108,7 @@ def test_a_piped_log_is_plain_lines_of_one_table(tmp_path: Path) -> None:
     assert "\r" not in text
     header, zero, one, _ = text.splitlines()
     assert header == HEADER
-    assert zero.endswith("41.2% ±3.9")  # 1.96 x 0.02 = 0.0392
+    assert zero.endswith("41.2% (37.0% to 45.2%)")
     assert one.split() == ["1", "0.500", "-", "12.3%", *"-------", "12,345", "2.0"]
     for title, value in (("reward", "0.500"), ("MPT", "12.3%"), ("tokens", "12,345")):
         assert header.index(title) + len(title) == one.index(value) + len(value), "columns are aligned right"
@@ -147,9 +147,19 @@ def test_bars_on_a_terminal_and_none_when_turned_off(tmp_path: Path) -> None:
 def test_an_ascii_log_does_not_stop_a_run(tmp_path: Path) -> None:
     raw = io.BytesIO()
     console = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=80)
+    (tmp_path / "config.json").write_text(make_config().model_dump_json())
     with RunLog(tmp_path, make_config(), console=console) as log:
-        log.step({"step": 0, "eval/accuracy": 0.5, "eval/stderr": 0.01})
-    assert b"50.0% +-2.0" in raw.getvalue()  # 1.96 x 0.01
+        log.step({"step": 1, "reward/mean": 0.25})
+        log.step({"step": 2, "reward/mean": 0.75})
+        log.summary(model=tmp_path)
+    assert b"0.250 -> 0.750" in raw.getvalue()
+
+
+def held_out(accuracy: float, low: float, high: float) -> dict[str, float]:
+    return {
+        "eval/accuracy": accuracy, "eval/accuracy_low": low, "eval/accuracy_high": high,
+        "eval/problems": 250, "eval/samples": 2,
+    }  # fmt: skip
 
 
 def test_the_closing_table_says_the_numbers(tmp_path: Path) -> None:
@@ -158,18 +168,18 @@ def test_the_closing_table_says_the_numbers(tmp_path: Path) -> None:
     console = piped()
     long_path = tmp_path / ("deep/" * 30) / "model"
     with RunLog(tmp_path, cfg, console=console) as log:
-        log.step({"step": 0, "eval/accuracy": 0.4, "eval/stderr": 0.03, "eval/problems": 250, "eval/samples": 2})
+        log.step({"step": 0, **held_out(0.4, 0.34, 0.45)})
         log.step({"step": 1, "reward/mean": 0.25, "rollout/tokens": 600, "time/rollout": 2.0, "time/step": 3.0})
         log.step(
             {"step": 2, "reward/mean": 0.75, "rollout/tokens": 400, "time/rollout": 3.0, "time/step": 5.0}
-            | {"eval/accuracy": 0.5, "eval/stderr": 0.04, "eval/problems": 250, "eval/samples": 2, "time/eval": 1.5}
+            | {**held_out(0.5, 0.42, 0.58), "time/eval": 1.5}
         )
         log.summary(model=long_path)
     table = dict(line.split("  ", 1) for line in printed(console).splitlines()[4:])
     table = {label: value.strip() for label, value in table.items()}
-    assert table["held-out accuracy before"] == "40.0% ±5.9 (step 0, 250 problems x 2)"  # 1.96 x 3 = 5.88
-    assert table["held-out accuracy after"] == "50.0% ±7.8 (step 2, 250 problems x 2)"  # 1.96 x 4 = 7.84
-    assert table["gain"] == "+10.0 ±9.8 points"  # 1.96 x sqrt(3² + 4²) = 1.96 x 5
+    assert table["held-out accuracy before"] == "40.0% (34.0% to 45.0%), step 0, 250 problems x 2"
+    assert table["held-out accuracy after"] == "50.0% (42.0% to 58.0%), step 2, 250 problems x 2"
+    assert table["gain"] == "+10.0 (+0.6 to +20.0) points"  # 10 - hypot(5, 8), 10 + hypot(6, 8)
     assert table["mean reward"] == "0.250 → 0.750 (first and last step)"
     assert table["decoded tokens a second"] == "200"  # 1000 tokens in 5 s
     assert table["time"] == "9.5 s (2 steps)"  # 3 + 5 + 1.5

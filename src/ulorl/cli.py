@@ -121,19 +121,20 @@ def evaluate(
     if json_file and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
     result = evaluate_config(config)
-    low, high = result.interval
-    print(
-        f"avg@{result.samples} on {len(result.by_problem)} problems: "
-        f"{result.accuracy:.2%} (95%: {low:.2%} to {high:.2%})"
-    )
+    interval = result.interval
+    measured = "no answer could be scored"
+    if interval:
+        measured = f"{interval.value:.2%} (95%: {interval.low:.2%} to {interval.high:.2%})"
+    print(f"avg@{result.samples} on {len(result.by_problem)} problems: {measured}")
     print(f"mean output {result.mean_length:.0f} tokens, {result.truncated:.1%} truncated")
     if result.unscored:
         print(f"{result.unscored} of {len(result.scored)} answers could not be scored and are left out")
     if json_file:
         numbers = {
             "model": config.model.path,
-            "accuracy": result.accuracy,
-            "stderr": result.stderr,
+            "accuracy": interval and interval.value,
+            "interval": interval and [interval.low, interval.high],
+            "stderr": result.stderr if len(result.shares) > 1 else None,
             "problems": len(result.by_problem),
             "samples": result.samples,
             "mean_length": result.mean_length,

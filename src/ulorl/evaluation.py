@@ -9,6 +9,7 @@ import numpy as np
 
 from ulorl.algorithm import Score, rollout
 from ulorl.engines.base import Engine
+from ulorl.intervals import Interval, mean_share
 from ulorl.rng import sample_seed
 from ulorl.types import Finish, Poll, Problem, Request, Sample, Sampling, Scored, Status, Tokens
 
@@ -55,10 +56,9 @@ class Evaluation:
         return float(np.std(self.shares, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The normal 95% interval of the accuracy."""
-        half = 1.96 * self.stderr
-        return self.accuracy - half, self.accuracy + half
+    def interval(self) -> Interval | None:
+        """The accuracy with its 95% interval over problems; None without a scored answer."""
+        return mean_share(self.shares, len(self.scored) - self.unscored)
 
 
 def evaluate(

@@ -78,8 +78,11 @@ UPDATE_MEANS = (
 
 
 def evaluation_metrics(evaluation: Evaluation, seconds: float) -> Metrics:
+    interval = evaluation.interval
     return {
-        "eval/accuracy": evaluation.accuracy if evaluation.shares else None,
+        "eval/accuracy": interval.value if interval else None,
+        "eval/accuracy_low": interval.low if interval else None,
+        "eval/accuracy_high": interval.high if interval else None,
         "eval/stderr": evaluation.stderr if len(evaluation.shares) > 1 else None,
         "eval/problems": len(evaluation.by_problem),
         "eval/samples": evaluation.samples,

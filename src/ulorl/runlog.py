@@ -25,7 +25,7 @@ from ulorl import durable
 from ulorl.config import Config, Log
 from ulorl.errors import UserError
 from ulorl.report.record import METRICS, read_metrics, read_run, sample_files
-from ulorl.report.summary import Z95, rows, summarize
+from ulorl.report.summary import rows, summarize
 from ulorl.samples import Decode, write_samples
 from ulorl.types import Group
 
@@ -163,9 +163,9 @@ def metrics_line(step: int, metrics: Metrics) -> str:
     for _, name, width, spec in _COLUMNS:
         value = metrics.get(name)
         cells.append(f"{'-' if value is None else format(value, spec):>{width}}")
-    accuracy, stderr = metrics.get("eval/accuracy"), metrics.get("eval/stderr")
+    accuracy, low, high = (metrics.get(f"eval/accuracy{end}") for end in ("", "_low", "_high"))
     held_out = "" if accuracy is None else f"  {accuracy:.1%}"
-    return "".join(cells) + held_out + ("" if None in (accuracy, stderr) else f" ±{100 * Z95 * float(stderr or 0):.1f}")
+    return "".join(cells) + held_out + ("" if low is None or high is None else f" ({low:.1%} to {high:.1%})")
 
 
 class Phase:
@@ -322,7 +322,7 @@ def print_table(console: Console, title: str, table_rows: Sequence[tuple[str, st
 
 def _encodable(text: str, console: Console) -> str:
     """The text in what the output can carry: a log file in ASCII must not stop a run."""
-    plain = text.replace("±", "+-").replace("→", "->")
+    plain = text.replace("→", "->")
     try:
         text.encode(console.encoding)
     except UnicodeEncodeError:

@@ -69,17 +69,21 @@ def _accuracy(record: RunRecord) -> Figure | None:
     if not found:
         return None
     steps, values = [a.step for a in found], [a.value for a in found]
-    halves = [a.half_width or 0.0 for a in found]
+    lows = [a.interval.low if a.interval else a.value for a in found]
+    highs = [a.interval.high if a.interval else a.value for a in found]
+    bars = [[v - low for v, low in zip(values, lows, strict=True)], [h - v for v, h in zip(values, highs, strict=True)]]
 
     def draw(axes: Any) -> None:
-        axes.errorbar(steps, values, yerr=halves, color=GREEN, marker="o", markersize=4, capsize=3, elinewidth=1.2)
+        axes.errorbar(steps, values, yerr=bars, color=GREEN, marker="o", markersize=4, capsize=3, elinewidth=1.2)
         axes.yaxis.set_major_formatter(as_percent)
-        low = min(v - h for v, h in zip(values, halves, strict=True))
-        high = max(v + h for v, h in zip(values, halves, strict=True))
-        margin = max(0.02, 0.15 * (high - low))
-        axes.set_ylim(max(0, low - margin), min(1, high + margin))
+        margin = max(0.02, 0.15 * (max(highs) - min(lows)))
+        axes.set_ylim(max(0, min(lows) - margin), min(1, max(highs) + margin))
 
-    note = "Problems never trained on. Bars are 95% intervals." if any(halves) else "Problems never trained on."
+    note = (
+        "Problems never trained on. Bars are 95% intervals."
+        if any(a.interval for a in found)
+        else "Problems never trained on."
+    )
     return draw_figure("Held-out accuracy", note, draw, told("Held-out accuracy", steps, values, ".1%"))
 
 

@@ -104,8 +104,8 @@ def cards(s: summary.Summary) -> list[tuple[str, str, str]]:
     """(label, number, what it is of) at the head of the page."""
     shown: list[tuple[str, str, str]] = []
     if s.gain is not None:
-        half = "" if s.gain_half_width is None else f"±{s.gain_half_width:.1f}, 95% interval"
-        shown.append(("Gain", f"{s.gain:+.1f} points", half))
+        limits = f"{s.gain_limits}, 95% interval" if s.gain_limits else ""
+        shown.append(("Gain", f"{s.gain:+.1f} points", limits))
     for label, change in (("Mean reward", s.reward), ("Entropy, nats a token", s.entropy)):
         if change:
             shown.append((label, str(change), summary.span(change)))

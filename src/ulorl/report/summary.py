@@ -6,27 +6,25 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ulorl.intervals import Interval, difference
 from ulorl.report.record import RunRecord
-
-Z95 = 1.96  # two-sided 95% of a normal distribution
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A held-out accuracy in [0, 1] after `step` updates; `stderr` None when it was not measured."""
+    """A held-out accuracy in [0, 1] after `step` updates; `interval` None when it was not measured."""
 
     step: int
     value: float
-    stderr: float | None
+    interval: Interval | None
 
     @property
-    def half_width(self) -> float | None:
-        """Half of the 95% interval."""
-        return None if self.stderr is None else Z95 * self.stderr
+    def limits(self) -> str:
+        """Of the 95% interval, "" without one."""
+        return f"{self.interval.low:.1%} to {self.interval.high:.1%}" if self.interval else ""
 
     def __str__(self) -> str:
-        half = "" if self.half_width is None else f" ±{100 * self.half_width:.1f}"
-        return f"{100 * self.value:.1f}%{half}"
+        return f"{self.value:.1%} ({self.limits})" if self.interval else f"{self.value:.1%}"
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,13 @@ class Summary:
         return 100 * (self.after.value - self.before.value) if self.before and self.after else None
 
     @property
-    def gain_half_width(self) -> float | None:
-        """Half of the gain's 95% interval, points. The two evaluations are taken as independent, which is
+    def gain_limits(self) -> str:
+        """Of the gain's 95% interval, points; "" without one. The two evaluations are taken as independent, which is
         conservative: they share their problems."""
-        if not (self.before and self.after) or self.before.stderr is None or self.after.stderr is None:
-            return None
-        return 100 * Z95 * math.hypot(self.before.stderr, self.after.stderr)
+        if not (self.before and self.before.interval and self.after and self.after.interval):
+            return ""
+        gain = difference(self.after.interval, self.before.interval)
+        return f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
 
 
 def summarize(record: RunRecord) -> Summary:
@@ -99,8 +98,11 @@ def summarize(record: RunRecord) -> Summary:
 
 def accuracies(record: RunRecord) -> list[Accuracy]:
     """Every evaluation of the run, by step."""
-    errors = dict(zip(*record.series("eval/stderr"), strict=True))
-    return [Accuracy(s, v, errors.get(s)) for s, v in zip(*record.series("eval/accuracy"), strict=True)]
+    lows, highs = (dict(zip(*record.series(f"eval/accuracy_{end}"), strict=True)) for end in ("low", "high"))
+    return [
+        Accuracy(step, value, Interval(value, lows[step], highs[step]) if step in lows and step in highs else None)
+        for step, value in zip(*record.series("eval/accuracy"), strict=True)
+    ]
 
 
 def rows(summary: Summary) -> list[tuple[str, str]]:
@@ -109,10 +111,10 @@ def rows(summary: Summary) -> list[tuple[str, str]]:
     table: list[tuple[str, str | None]] = []
     for name, accuracy in ((" before" if s.after else "", s.before), (" after", s.after)):
         if accuracy:
-            table.append((f"held-out accuracy{name}", f"{accuracy} (step {accuracy.step}, {evaluation_size(s)})"))
+            table.append((f"held-out accuracy{name}", f"{accuracy}, step {accuracy.step}, {evaluation_size(s)}"))
     if s.gain is not None:
-        half = "" if s.gain_half_width is None else f" ±{s.gain_half_width:.1f}"
-        table.append(("gain", f"{s.gain:+.1f}{half} points"))
+        limits = f" ({s.gain_limits})" if s.gain_limits else ""
+        table.append(("gain", f"{s.gain:+.1f}{limits} points"))
     for name, change in (("mean reward", s.reward), ("entropy, nats a token", s.entropy)):
         table.append((name, f"{change} ({span(change)})" if change else None))
     table += [

@@ -79,10 +79,9 @@ def make(
         vocabulary.save_pretrained(out)
         bar = bars.add_task("held-out problems", total=problems)
         evaluation = held_out(model, vocabulary, problems, max_tokens, lambda: bars.advance(bar))
-    low, high = evaluation.interval
     console.print(
         f"{out}: {model.num_parameters():,} parameters, {tokens:,} tokens trained on; {problems} held-out problems "
-        f"within {max_tokens} tokens: {evaluation.accuracy:.1%} right (95%: {low:.1%} to {high:.1%})"
+        f"within {max_tokens} tokens: right are {evaluation.interval}"
     )
     return Made(sum(recent) / len(recent), tokens, evaluation)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
+from ulorl.intervals import Interval, mean_of, rate
 from ulorl.rewards.rules import Ruled
-from ulorl.verifier.intervals import Interval, mean_of, rate
 from ulorl.verifier.pairs import Pair
 
 Verdicts = list[bool | None]  # None: unscored
@@ -94,9 +94,13 @@ def bench(pairs: Sequence[Pair], judges: Mapping[str, Judge]) -> Result:
 
 
 def score(pairs: Sequence[Pair], verdicts: Sequence[bool | None]) -> Score:
-    """Hold verdicts against pairs; pairs of one question are one cluster, also where several sources have it."""
+    """Hold verdicts against pairs; pairs of one question are one problem, also where several sources have it. A pair
+    that names neither question nor problem is a problem of its own."""
     right = [verdict is pair.equivalent for pair, verdict in zip(pairs, verdicts, strict=True)]
-    clusters = [pair.question or f"{pair.source} {pair.problem or pair.reference}" for pair in pairs]
+    clusters = [
+        pair.question or (f"{pair.source} {pair.problem}" if pair.problem else f"pair {i}")
+        for i, pair in enumerate(pairs)
+    ]
 
     def of(equivalent: bool) -> Interval | None:
         chosen = [i for i, pair in enumerate(pairs) if pair.equivalent is equivalent]
