@@ -12,8 +12,8 @@ MAX_BITS = 40_000  # of a number's numerator and denominator: 12,000 digits
 _DENOMINATOR, _WHOLE, _DIGITS_OF_FRACTION = 10**6, 10**20, 10**45  # for what is taken for a fraction: below these
 _MAX_ARGUMENT = 4000  # of factorials and binomials
 _FACTORIALS = {"factorial", "factorial2", "subfactorial", "binomial", "gamma", "RisingFactorial", "FallingFactorial"}
-_NO_NUMBER = re.compile(  # lists, relations, choices, other bases: math-verify may read one number from them
-    r"[;=<>≤≥≠±&]|\d\s*_|"
+_NO_NUMBER = re.compile(  # lists, relations, choices, feet and inches: math-verify may read one number from them
+    r"[^\w\\{}()\[\]|+\-*/^.,:!% ]|:.*:|\d\s*_|"
     r"\\(?:to|pm|mp|or|and|approx|neq?|leq?|geq?|[lg]t|in|cup|infty|[lc]?dots|(?:long)?rightarrow)(?![A-Za-z])"
 )
 _E_NOTATION = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d+)(?![\d.])")

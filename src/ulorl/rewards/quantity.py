@@ -52,6 +52,7 @@ _SPELLINGS = (  # in this order
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*\{([^{}]*)\}\s*(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"√ ?(?:(\d+)|\(([^()]*)\))"), r"\\sqrt{\1\2}"),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\(?:cdot|times|bullet|ast)(?![A-Za-z])|[⋅∙•×]"), "·"),
     (re.compile(r" +"), " "),
@@ -65,6 +66,7 @@ _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?:US)?(?P<money>[$€£¥]?) ?(?P<inner>[-+]?) ?(?:"
     r"(?:(?P<whole>\d+) ?)?\\frac ?\{ ?(?P<above>[-+]?\d+) ?\} ?\{ ?(?P<below>\d+) ?\}"
     r"|(?:(?P<whole2>\d+)[ -])?(?P<above2>\d+) ?/ ?(?P<below2>\d+)"
+    r"|(?P<fixed>\d*\.\d*) ?\\overline ?\{ ?(?P<repeated>\d+) ?\}"
     rf"|(?P<plain>{_DIGITS})"
     r"(?:(?: ?[·x*]| ) ?10 ?(?:\^|\*\*) ?(?:\{ ?(?P<power>[-+]?\d{1,4}) ?\}|(?P<power2>[-+]?\d{1,4}))"
     r"|[eE](?P<power3>[-+]?\d{1,4}))?"
@@ -72,8 +74,9 @@ _NUMBER = re.compile(
 )
 _NUMERAL = re.compile(r"([-+]?)(\d+)_ ?\{? ?⟨?(\d{1,2})⟩? ?\}?")  # 1011_2
 _UNIT_BEHIND = re.compile(rf"(.*?[\d}})A-Za-zπ]) ?(⟨.*|[%°].*|(?<![\\A-Za-z])[{LETTERS}][^\\{{}}()]*)")
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_SCALE = re.compile(rf"[⟨ ]*({'|'.join(_SCALES)})(?![A-Za-z])", re.IGNORECASE)
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "m": 6, "b": 9}
+_SCALE = re.compile(r"[⟨ ]*(hundred|thousand|million|billion|trillion)(?![A-Za-z])", re.IGNORECASE)
+_SCALE_OF_MONEY = re.compile(r"[⟨ ]*([kKMB])(?![A-Za-z])")  # $5M
 _VARIABLE = re.compile(
     rf"(?<![\\A-Za-z])(?!(?:sqrt|pi)(?![A-Za-z])|(?<!\d)e(?![A-Za-z\d])|(?<=\d)[eE][-+]?\d)[{LETTERS}]|\.\d*\."
 )
@@ -106,7 +109,7 @@ def read(text: str) -> Quantity | None:
     text = _simple(text)
     if _NOT_ONE.fullmatch(text):
         return None
-    return _plain(text) or _numeral(text) or _parts(text) or _computed(text)
+    return _read(text) or _rounded(text)
 
 
 def equal(
@@ -187,6 +190,22 @@ def _simple(text: str) -> str:
     return text
 
 
+def _read(text: str) -> Quantity | None:
+    return _plain(text) or _numeral(text) or _parts(text) or _computed(text)
+
+
+def _rounded(text: str) -> Quantity | None:
+    """2/3 ≈ 0.67 is 2/3, once the second is the first in fewer places."""
+    before, _, behind = text.partition("≈")
+    first, second = (_read(side.strip()) for side in (before, behind))
+    if not (first and second) or (first.unit and first.unit != second.unit):
+        return None
+    places = re.match(r"\D*\d*\.?(\d*)", behind)
+    if abs(first.value - second.value) > Fraction(1, 10 ** len(places[1] if places else "")):
+        return None
+    return replace(first, unit=second.unit, known=second.known)
+
+
 def _plain(text: str) -> Quantity | None:
     """A number with a unit, or without."""
     number = _NUMBER.match(text)
@@ -194,7 +213,8 @@ def _plain(text: str) -> Quantity | None:
     if number is None or value is None:
         return None
     unit = text[number.end() :]
-    if scale := _SCALE.match(unit):
+    scale = _SCALE.match(unit) or (_SCALE_OF_MONEY.match(unit) if number["money"] else None)
+    if scale:
         value, unit = value * 10 ** _SCALES[scale[1].casefold()], unit[scale.end() :]
     unit, money = unit.strip(" .;⟨⟩"), MONEY[number["money"]] if number["money"] else ""
     if money and re.match(r"/|(?:per|an?|each|every|apiece)\b", unit):  # $5 per hour
@@ -236,6 +256,9 @@ def _value(number: re.Match[str]) -> Fraction | None:
     if number["plain"] is not None:
         power = int(number["power"] or number["power2"] or number["power3"] or 0)
         return sign * Fraction(re.sub("[, ]", "", number["plain"])) * Fraction(10) ** power
+    if number["fixed"] is not None:
+        places, period = len(number["fixed"].partition(".")[2]), 10 ** len(number["repeated"]) - 1
+        return sign * (Fraction(f"0{number['fixed']}0") + Fraction(int(number["repeated"]), period * 10**places))
     above, below = int(number["above"] or number["above2"]), int(number["below"] or number["below2"])
     return sign * (int(number["whole"] or number["whole2"] or 0) + Fraction(above, below)) if below else None
 

@@ -33,22 +33,27 @@ _ALIASES = (  # in this order
     (re.compile(r"\b(?:cu|cubic)\b\.?", re.IGNORECASE), "cubic"),
     (re.compile(r"\brevs?\b(?!\.\w)"), "revolution"),
     (re.compile(r"\bamps\b", re.IGNORECASE), "ampere"),  # pint reads attometres per second
+    (re.compile(r"\bmm Hg\b"), "mmHg"),
     (re.compile(r"\bkmh|\bkph\b", re.IGNORECASE), "km/h"),
     (re.compile(r"\b(?:ft|foot|feet)[-·*. ]*(?:lbf?s?|pounds?)\b"), "foot_pound"),  # in this order always energy
     (re.compile(r"\b(?:lbf?s?|pounds?)[-·*. ]*(?:ft|foot|feet)\b(?! ?[/^])"), "foot_pound"),
     (re.compile(r"\bK(?=(?:[gmWJVNM]|Pa|Hz|mol)\b)"), "k"),  # Kg, KJ
-    (re.compile(r"\b([kMmµμ]?N)(m|s)\b|\b([kM]?J)(mol|kg|K)\b|\b(Pa)(s)\b"), r"\1\3\5 \2\4\6"),  # pint reads Nm its way
+    (
+        re.compile(r"\b([kMmµμ]?N)(m|s)\b|\b([kM]?J)(mol|kg|K)\b|\b(Pa)(s)\b|\b(kg)(m)\b"),
+        r"\1\3\5\7 \2\4\6\8",
+    ),  # pint reads Nm its way
     (re.compile(rf"(?<=[{LETTERS}.])-(?=[{LETTERS}])"), " "),  # kW-h
     (re.compile(r"(?<=\S) (?:each|apiece)$"), ""),
     (re.compile(r"\bper\b|\b(?:an?|each|every)\b(?= [a-z])", re.IGNORECASE), "/"),
 )
 _TOKEN = re.compile(
-    rf"\s*(?:(?P<word>[{LETTERS}_]+)(?P<direct>[23](?!\d))?\.?"
+    rf"\s*(?:(?P<word>[{LETTERS}_]+)(?P<direct>(?:[23]|-[1-9])(?!\d))?\.?"
     r"|(?:\^|\*\*) ?[({]? ?(?P<power>[-+]?\d) ?[)}]?(?!\d)|(?P<sign>[*/·()]))"
 )
 _POWERS = {"square": 2, "cubic": 3}
 _POWERS_BEHIND = {"squared": 2, "cubed": 3}
 _SINGLE = frozenset("mgshlLANJWVKCFTHSMΩÅ")  # of one letter, these are units; any other is a variable
+_NO_THING = {"or", "and", "not", "to", "than", "is", "by", "but"}
 _WORDS = 4  # of a thing that is counted, as in "distinct integers"
 _OFFSET = {"degree_Celsius", "degree_Fahrenheit"}
 _BITS_BELOW_PI = 100  # a factor of more bits, tens aside, holds π, which pint has to 50 digits
@@ -114,7 +119,10 @@ def _named(factors: list[Factor]) -> tuple[Unit, bool] | None:
         return tuple(sorted(merged.items())), True
     if len(factors) > _WORDS or any(len(word) < 2 and not known[at] for at, (word, _) in enumerate(factors)):
         return None
-    return tuple((word.casefold().removesuffix("s"), power) for word, power in factors), False
+    words = [(word.casefold(), power) for word, power in factors]
+    if any(word in _NO_THING for word, _ in words):
+        return None
+    return tuple((word.removesuffix("s") if len(word) > 2 else word, power) for word, power in words), False
 
 
 @lru_cache(maxsize=4096)
