@@ -72,7 +72,7 @@ def extract(text: str, settings: Answer | None = None, find: Sequence[Place] = P
 def locate(text: str, settings: Answer | None = None, find: Sequence[Place] = PROSE) -> Found | None:
     """As `extract`, and whether words may surround the answer."""
     settings = settings or Answer()
-    said = _said(text, settings)
+    said = after_thinking(text, settings)
     if said is None:
         return None
     for place in settings.find or find:
@@ -83,7 +83,7 @@ def locate(text: str, settings: Answer | None = None, find: Sequence[Place] = PR
     return None
 
 
-def _said(text: str, settings: Answer) -> str | None:
+def after_thinking(text: str, settings: Answer) -> str | None:
     """What stands after the thinking; None while it goes on."""
     if settings.thinking == "off":
         return text
