@@ -58,6 +58,7 @@ class Found(NamedTuple):
 
     answer: str
     prose: bool = False  # words may surround it
+    place: str = ""  # its name
 
 
 def extract(text: str, settings: Answer | None = None, find: Sequence[Place] = PROSE) -> str | None:
@@ -79,7 +80,7 @@ def locate(text: str, settings: Answer | None = None, find: Sequence[Place] = PR
         found = _tagged(said, settings.tag) if place == "tags" else _PLACES[place](said)
         if found is not None:
             answer = found.answer.strip()
-            return Found(answer, found.prose) if answer else None
+            return Found(answer, found.prose, place) if answer else None
     return None
 
 

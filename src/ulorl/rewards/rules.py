@@ -23,6 +23,7 @@ class RuleReward(Reward):
     """Extracts the answer and compares it with `problem.answer`. An output without an answer is wrong."""
 
     find: Sequence[Place] = PROSE  # where `reward.answer.find` names nothing
+    reasons = ("another text than the reference", "the same text as the reference")  # of 0 and of 1
 
     def __init__(self, settings: Answer | None = None, timeout: float = SECONDS) -> None:
         self._settings, self._timeout = settings or Answer(), timeout
@@ -30,10 +31,11 @@ class RuleReward(Reward):
     def __call__(self, problem: Problem, text: str) -> Verdict:
         found = locate(text, self._settings, self.find)
         if found is None:
-            return Verdict(0.0, None)
+            return Verdict(0.0, None, reason=f"no answer found in {', '.join(self._settings.find or self.find)}")
         if len(found.answer) > MAX_CHARACTERS:
-            return Verdict(0.0, found.answer)
-        return Verdict(self.score(problem, found), found.answer)
+            return Verdict(0.0, found.answer, found.place, f"too long: more than {MAX_CHARACTERS} characters")
+        score = self.score(problem, found)
+        return Verdict(score, found.answer, found.place, self.reasons[score == 1.0])
 
     @abstractmethod
     def score(self, problem: Problem, found: Found) -> float:
@@ -48,6 +50,7 @@ class MathReward(RuleReward):
     """
 
     find = MATH
+    reasons = ("not shown equal within 4 seconds of CPU time, by math-verify", "equal, by math-verify")
 
     def score(self, problem: Problem, found: Found) -> float:
         return judge("math", self._timeout).score(reference=problem.answer, answer=found.answer, prose=found.prose)
@@ -57,6 +60,7 @@ class NumericReward(RuleReward):
     """The same number with unit, as `quantity.equal`."""
 
     find = NUMERIC
+    reasons = ("not the same number with unit", "the same number with unit, within the tolerance")
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.answer, settings.timeout)
@@ -80,6 +84,8 @@ class ExactReward(RuleReward):
 
 class ChoiceReward(RuleReward):
     """The same options chosen, as `choice.chosen` reads them. A reference that names none is compared as text."""
+
+    reasons = ("other options chosen than the reference's, or none", "the same options chosen")
 
     def score(self, problem: Problem, found: Found) -> float:
         options = options_of(problem)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.errors import UserError
-from ulorl.rewards.base import Reward, Verdict
+from ulorl.rewards.base import Reward, Verdict, judged
 from ulorl.types import Poll, Problem, Sample, Scored, Status
 
 
@@ -51,7 +50,7 @@ class Scorer:
     def _scored(
         self, problem: Problem, sample: Sample, text: str, begun: Callable[[Poll], Verdict], poll: Poll
     ) -> Scored:
-        verdict, error = self._judged(problem, text, begun, poll)
+        verdict, error = judged(self._reward, problem, text, begun, poll, retries=self._retries, pause=self._pause)
         if verdict is not None:
             self._unscored, self._last = 0, None
             return Scored(sample, verdict.reward, text, answer=verdict.answer)
@@ -63,20 +62,3 @@ class Scorer:
                 f"{problem.id} with: {told}{self._advice}"
             )
         return Scored(sample, None, text, told)
-
-    def _judged(
-        self, problem: Problem, text: str, begun: Callable[[Poll], Verdict], poll: Poll
-    ) -> tuple[Verdict | None, Exception | None]:
-        """The verdict, or None and what went wrong the last time."""
-        failed: Exception | None = None
-        for attempt in range(1 + self._retries):
-            if attempt:
-                time.sleep(self._pause)
-                poll()
-            try:
-                return (self._reward.begin(problem, text) if attempt else begun)(poll), None
-            except UserError:
-                raise
-            except Exception as error:
-                failed = error
-        return None, failed
