@@ -12,7 +12,7 @@ from ulorl.config import Data
 from ulorl.data.problems import load_problems
 from ulorl.errors import UserError
 from ulorl.rewards import Verdict, make_reward
-from ulorl.rewards.tasks import extract_task_answer
+from ulorl.rewards.tasks import locate_task_answer
 from ulorl.sections import Answer, Reward
 from ulorl.types import Problem
 
@@ -36,8 +36,9 @@ from ulorl.types import Problem
         ("<answer> </answer> 12", "12", None),
     ],
 )
-def test_extract_task_answer(text: str, reference: str, answer: str | None) -> None:
-    assert extract_task_answer(text, reference) == answer
+def test_where_the_answer_to_a_task_is_found(text: str, reference: str, answer: str | None) -> None:
+    found = locate_task_answer(text, reference)
+    assert (found and found.answer) == answer
 
 
 def test_the_recipe_may_say_where_the_answer_is() -> None:

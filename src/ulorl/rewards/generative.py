@@ -21,7 +21,7 @@ from ulorl.completions.background import Background
 from ulorl.completions.endpoint import Endpoint
 from ulorl.completions.model import Cache, Prompt, Watch, identity, key_of
 from ulorl.errors import UserError
-from ulorl.rewards.answer import extract
+from ulorl.rewards.answer import PROSE, locate
 from ulorl.rewards.base import Reward, RewardError, Verdict
 from ulorl.rewards.prompt import VerdictPrompt, load_prompt, parse_verdict, plain
 from ulorl.rewards.rules import Ruled, by_rules
@@ -88,6 +88,13 @@ class Case:
     message: str  # what the model is asked
     verdict: Future[bool] = field(default_factory=Future)
     by_rules: Ruled | None = None  # None: they were not asked, or failed
+    by_model: bool = False  # whether the verdict is the model's, now or in the cache
+
+    def reason(self, right: bool) -> str:
+        """Of a verdict, in words."""
+        if self.by_model:
+            return f"the verifier said {'yes' if right else 'no'}"
+        return "accepted by the rules" if right else "refused by the rules: plain numbers that differ"
 
 
 class Verifier:
@@ -274,6 +281,7 @@ class Verifier:
         return True
 
     def _compare(self, case: Case, verdict: bool) -> None:
+        case.by_model = True
         if case.by_rules is not None:
             self._count(compared=1, agreed=bool(case.by_rules) is verdict)
 
@@ -335,17 +343,24 @@ class GenerativeReward(Reward):
         return self.begin(problem, text)(lambda: None)
 
     def begin(self, problem: Problem, text: str) -> Callable[[Poll], Verdict]:
-        answer = extract(text, self._settings.answer)
-        if answer is None:
-            return lambda _: Verdict(0.0, None)
+        found = locate(text, self._settings.answer)
+        if found is None:
+            searched = ", ".join(self._settings.answer.find or PROSE)
+            return lambda _: Verdict(0.0, None, reason=f"no answer found in {searched}")
+        answer, place = found.answer, found.place
         longest = max(self._settings.verifier.max_answer_chars, 2 * len(problem.answer))
         if len(answer) > longest:
             self._too_long += 1
-            return lambda _: Verdict(0.0, answer)
+            return lambda _: Verdict(0.0, answer, place, f"too long: more than {longest} characters")
         if not plain(answer):  # after the length: nested tags take time in its square
-            return lambda _: Verdict(0.0, None)
+            return lambda _: Verdict(0.0, None, reason=f"nothing in {place} but what a prompt may not hold")
         case = self._verifier.begin((problem.prompt, problem.answer, answer))
-        return lambda poll: Verdict(float(self._verifier.wait(case, poll)), answer)
+
+        def verdict(poll: Poll) -> Verdict:
+            right = self._verifier.wait(case, poll)
+            return Verdict(float(right), answer, place, case.reason(right))
+
+        return verdict
 
     def metrics(self) -> Mapping[str, float | int | None]:
         too_long, self._too_long = self._too_long, 0

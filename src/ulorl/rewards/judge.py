@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,9 @@ from ulorl.rewards.base import RewardError
 
 SECONDS = 120.0  # a request's, by the clock: the last resort behind the worker's own limits on its CPU time
 START_SECONDS = 300.0  # importing sympy on a loaded machine
-Kind = Literal["math", "numeric", "rules", "task"]  # the first three: `rewards/equality.py`
+Kind = Literal[
+    "math", "numeric", "rules", "task", "reading"
+]  # math, numeric, rules: `equality.py`; reading: `explain.py`
 _OUT_OF_CPU = -getattr(signal, "SIGXCPU", 0)  # how a worker ends that its limit on CPU time had to stop
 
 
@@ -48,6 +51,13 @@ class Judge:
     def score(self, **request: Any) -> float:
         """0.0 also for a request that used up the worker's CPU time: it would do so again. Raises RewardError when the
         worker raises, dies or does not answer, UserError when it gives neither 0 nor 1."""
+        return float(self._answered(request)["score"])
+
+    def text(self, **request: Any) -> str:
+        """As `score`, of kind "reading"; "" for a request that used up the CPU time."""
+        return str(self._answered(request)["score"] or "")
+
+    def _answered(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
             process = self._running()
             with suppress(BrokenPipeError):  # it died: the missing answer will say so
@@ -58,13 +68,13 @@ class Judge:
             except BaseException as error:  # also Ctrl-C: a late answer must not be taken for the next request's
                 self._close()
                 if isinstance(error, RewardError) and process.returncode == _OUT_OF_CPU:
-                    return 0.0
+                    return {"score": 0.0}
                 raise
         if "failed" in answer:
             raise RewardError(answer["failed"])
         if "refused" in answer:
             raise UserError(f"reward.function={self._function}: {answer['refused']}")
-        return float(answer["score"])
+        return answer
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is not None:

@@ -9,7 +9,7 @@ import re
 import sys
 
 from ulorl.errors import UserError
-from ulorl.rewards.answer import extract
+from ulorl.rewards.answer import Found, locate
 from ulorl.rewards.base import Reward, RewardError, Verdict
 from ulorl.rewards.judge import SECONDS, Judge, judge
 from ulorl.sections import Answer
@@ -34,16 +34,18 @@ class ReasoningGymReward(Reward):
                 f"problem {problem.id}: reward.kind=reasoning_gym needs problems of data.kind=reasoning_gym "
                 f"(its meta lacks {', '.join(sorted(missing))})"
             )
-        answer = extract_task_answer(text, problem.answer, self._settings)
-        if answer is None:
-            return Verdict(0.0, None)
+        found = locate_task_answer(text, problem.answer, self._settings)
+        if found is None:
+            return Verdict(0.0, None, reason="no answer found")
         meta = problem.meta
         settings = json.dumps(meta["settings"], sort_keys=True)
         task = judge("task", self._timeout)
-        return Verdict(task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=answer), answer)
+        score = task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=found.answer)
+        reason = f"the task's scorer gives {'its full score' if score == 1.0 else 'less than its full score'}"
+        return Verdict(score, found.answer, found.place, reason)
 
 
-def extract_task_answer(text: str, reference: str, settings: Answer | None = None) -> str | None:
+def locate_task_answer(text: str, reference: str, settings: Answer | None = None) -> Found | None:
     """The answer in an output to a reasoning-gym problem, None when there is none.
 
     Where `settings.find` names nothing: the last `<answer>...</answer>`; else the last box; else, when the reference is
@@ -51,15 +53,19 @@ def extract_task_answer(text: str, reference: str, settings: Answer | None = Non
     thousands separators.
     """
     is_number = _NUMBER.fullmatch(reference)
-    answer = extract(text, settings, ("tags", "boxed", "last_number" if is_number else "line"))
-    return answer.replace(",", "") if answer and is_number and _NUMBER.fullmatch(answer) else answer
+    found = locate(text, settings, ("tags", "boxed", "last_number" if is_number else "line"))
+    if found and is_number and _NUMBER.fullmatch(found.answer):
+        return found._replace(answer=found.answer.replace(",", ""))
+    return found
 
 
 class CountdownReward(Reward):
     """1.0 when the output's last line is a right chain, as `tiny.task.score`."""
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
-        return Verdict(countdown(problem, text), text.rpartition("\n")[2] or None)
+        score = countdown(problem, text)
+        reason = "a right chain" if score == 1.0 else "no right chain that ends in the target"
+        return Verdict(score, text.rpartition("\n")[2] or None, "line", reason)
 
 
 class FunctionReward(Reward):
@@ -85,4 +91,5 @@ class FunctionReward(Reward):
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         fields = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "meta": dict(problem.meta)}
-        return Verdict(self._judge.score(problem=fields, text=text))
+        score = self._judge.score(problem=fields, text=text)
+        return Verdict(score, reason=f"your function returned {score:g}")

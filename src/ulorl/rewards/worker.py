@@ -114,7 +114,7 @@ def function_answer(function: Callable[[Any, str], Any], problem: Any, text: str
     return {"score": number}
 
 
-def limited_answer(score: Callable[..., float], request: dict[str, str]) -> dict[str, Any]:
+def limited_answer(score: Callable[..., float | str], request: dict[str, str]) -> dict[str, Any]:
     """The answer line for a scorer of ours. One that takes all it may have is answered wrongly."""
     try:
         with limited():
@@ -135,6 +135,11 @@ def answerer(kind: str, function: str) -> Callable[[dict[str, Any]], dict[str, A
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(10_000)
+    if kind == "reading":
+        from ulorl.rewards import explain
+
+        explain.reading(r"\sqrt{4}\text{ m}", "2 kg", strict=False)  # loads sympy and pint
+        return lambda request: limited_answer(explain.reading, request)
     if kind != "task":
         from ulorl.rewards import equality
 
