@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from ulorl.config import Data
+from ulorl.data.canonical import canonical_key, has_rule
 from ulorl.data.problems import is_held_out, load_located, load_problems
 from ulorl.errors import UserError
 
@@ -187,15 +190,102 @@ def gym(task: str, size: int, *, held_out: bool = False, **keys: Any) -> Any:
     return load_problems(Data(kind="reasoning_gym", task=task, size=size, **keys), held_out=held_out)
 
 
+def keys_of(problems: Any) -> set[str]:
+    return {canonical_key(p.meta["task"], ast.literal_eval(p.meta["entry"])) for p in problems}
+
+
+SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "operators": ["+"], "allow_negation": False}
+
+
+def test_one_problem_in_other_words_is_on_one_side() -> None:
+    """Whatever the wording: "Evaluate: 4 + 1." held out and "Solve 4 + 1." in training would measure memory."""
+    settings = {**SUMS, "allow_parentheses": False, "format_style": "natural"}
+    train = gym("basic_arithmetic", 200, settings=settings)
+    held_out = gym("basic_arithmetic", 40, settings=settings, held_out=True)
+
+    def sums(problems: Any) -> set[tuple[str, ...]]:
+        return {tuple(sorted(re.findall(r"\d+", p.prompt))) for p in problems}
+
+    assert len({p.prompt.split()[0] for p in [*train, *held_out]}) > 3  # wordings
+    assert not sums(train) & sums(held_out)
+    assert (
+        max(Counter(tuple(sorted(re.findall(r"\d+", p.prompt))) for p in held_out).values()) > 1
+    )  # they do stand twice
+
+
+def test_keys_of_one_problem_in_other_words_and_of_others() -> None:
+    def key(question: str, expression: str, answer: str) -> str:
+        entry = {"question": question, "answer": answer, "metadata": {"expression": expression, "num_terms": 2}}
+        return canonical_key("basic_arithmetic", entry)
+
+    one = key("Evaluate: 4 + 1.", "4 + 1", "5")
+    assert one == key("Solve 4 + 1.", "4 + 1", "5") == key("What is 1 + 4?", "1 + 4", "5")
+    assert len({one, key("Solve 4 - 1.", "4 - 1", "3"), key("Solve 1 - 4.", "1 - 4", "-3"), key("", "4 + 2", "6")}) == 4
+
+    def equation(letter: str) -> str:
+        entry = {"question": f"Solve for {letter}: 2*{letter} = 6", "answer": "3"}
+        return canonical_key("simple_equations", {**entry, "metadata": {"equation": f"2*{letter} = 6"}})
+
+    assert equation("m") == equation("k")
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "settings", "others"),
+    [
+        ("basic_arithmetic", 300, {"max_digits": 1, "max_terms": 3}, {"max_digits": 2, "max_terms": 4}),
+        ("chain_sum", 300, {"max_digits": 1, "max_terms": 3}, {"max_digits": 2, "max_terms": 2}),
+        ("fraction_simplification", 100, {"max_value": 30, "max_factor": 5}, {"max_value": 40, "styles": ["plain"]}),
+        ("polynomial_equations", 40, {"max_degree": 1, "max_value": 5}, {"max_degree": 1, "max_value": 9}),
+        ("simple_equations", 100, {"max_value": 9}, {"max_value": 12}),
+        ("number_sequence", 60, {"max_terms": 5}, {"max_terms": 8}),
+        ("coin_flip", 60, {}, {"max_trials": 10}),
+        ("tower_of_hanoi", 36, {}, {"max_disks": 8}),
+        ("mini_sudoku", 100, {}, {"max_empty": 9}),
+        ("aiw", 60, {}, {}),
+        ("maze", 40, {"max_dist": 6}, {"max_grid_size": 7}),
+        ("calendar_arithmetic", 100, {}, {"year": 2023}),
+    ],
+)
+def test_no_problem_is_on_both_sides_whatever_the_settings(
+    task: str, size: int, settings: dict[str, Any], others: dict[str, Any]
+) -> None:
+    train = gym(task, size, settings=settings)
+    for keys in ({"settings": settings}, {"settings": others, "seed": 7}):
+        assert not keys_of(train) & keys_of(gym(task, size // 4, held_out=True, **keys))
+
+
+@pytest.mark.parametrize("task", ["sentence_reordering", "caesar_cipher", "spell_backward", "mini_sudoku", "n_queens"])
+def test_answers_that_are_the_problem_are_on_one_side(task: str) -> None:
+    train, held_out = gym(task, 150), gym(task, 30, held_out=True)
+    assert not {p.answer for p in train} & {p.answer for p in held_out}
+
+
+def test_every_task_has_a_rule_and_stands_in_the_documents() -> None:
+    from reasoning_gym.factory import DATASETS
+
+    documented = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    assert not [task for task in DATASETS if not has_rule(task)]
+    assert not [task for task in DATASETS if f"`{task}`" not in documented]
+
+
+def test_a_task_with_few_problems_warns(caplog: pytest.LogCaptureFixture) -> None:
+    settings = {**SUMS, "allow_parentheses": False, "format_style": "natural"}
+    gym("basic_arithmetic", 40, settings=settings)  # in training it is no harm
+    gym("prime_factorization", 40, held_out=True)
+    assert not caplog.messages
+    gym("basic_arithmetic", 40, settings=settings, held_out=True)
+    assert "data.task=basic_arithmetic: the 40 held-out questions ask only 13 problems" in caplog.text
+
+
 def test_reasoning_gym_sides_are_distinct_disjoint_and_stable() -> None:
-    """One-digit sums of two numbers: about 200 questions, so that draws repeat and sides would overlap by chance."""
+    """One-digit sums and differences of two numbers: draws repeat, and sides would overlap by chance."""
     keys = {"settings": {"max_terms": 2, "max_digits": 1}}
     train, held_out = gym("chain_sum", 120, **keys), gym("chain_sum", 30, held_out=True, seed=5, **keys)
     questions = Counter(p.prompt for p in [*train, *held_out])
     assert len(train) == 120
     assert len(held_out) == 30
     assert max(questions.values()) == 1
-    assert all(is_held_out(p.prompt) for p in held_out)
+    assert all(is_held_out(key) for key in keys_of(held_out))
     assert len({p.id for p in train}) == 120
     assert gym("chain_sum", 50, **keys) == train[:50]
     json.dumps([dict(p.meta) for p in train])
@@ -216,7 +306,7 @@ def test_reasoning_gym_share_of_the_held_out_side() -> None:
             "chain_sum",
             5000,
             {"max_terms": 2, "max_digits": 1},
-            r"distinct training questions, fewer than data\.size=5000",
+            r"distinct training questions \(111 problems, .*\), fewer than data\.size=5000",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ulorl import config, rundir
 from ulorl.config import Config
+from ulorl.data.clean.text import comparable
 from ulorl.data.problems import leave_out, load_located
 from ulorl.data.prompts import encode_each
 from ulorl.engines.make import check_decodable, check_engine, pick_device
@@ -106,7 +107,7 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
         max_unscored=cfg.reward.max_unscored,
         resume=f"ulorl train --resume {cfg.run.dir}",
     )
-    return Inputs(tokenizer, _without(prompted, {p.prompt for p, _ in asked}), asked, scorer)
+    return Inputs(tokenizer, without_held_out(prompted, asked), asked, scorer)
 
 
 def check_run_dir(cfg: Config) -> str:
@@ -222,9 +223,11 @@ def _prompted(
     return kept
 
 
-def _without(prompted: Sequence[Prompted], kept_apart: set[str]) -> list[Prompted]:
-    """Problems that are not held out. Raises UserError when none is left."""
-    left = [pair for pair in prompted if pair[0].prompt not in kept_apart]
+def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Prompted]) -> list[Prompted]:
+    """Problems that ask no held-out question. Spaces, closing punctuation, letter case and dollar signs make no other
+    question. Raises UserError when no problem is left."""
+    asked = {comparable(problem.prompt) for problem, _ in held_out}
+    left = [pair for pair in prompted if comparable(pair[0].prompt) not in asked]
     if not left:
         raise UserError(
             "eval.data: every training problem is also a held-out problem; give eval.data another path, split or seed"

@@ -17,11 +17,12 @@ from itertools import chain
 from typing import Any
 
 from ulorl.config import Data
+from ulorl.data.canonical import canonical_key, has_rule
 from ulorl.data.files import Record, expand, first_line, read_hub, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
-HELD_OUT_SHARE = 0.2  # of a generator's questions
+HELD_OUT_SHARE = 0.2  # of a generator's problems
 _log = logging.getLogger(__name__)
 _ID_FIELDS = ("id", "unique_id")
 
@@ -29,9 +30,9 @@ _ID_FIELDS = ("id", "unique_id")
 def load_problems(data: Data, *, held_out: bool = False) -> list[Problem]:
     """The problems that `data` describes, in a fixed order, with distinct ids.
 
-    held_out: take a generator's held-out side, which shares no question with its training side. Files and hub datasets
-    have no sides: there `data` itself names another file or split. Raises UserError naming the file and record, or the
-    task and setting, that is wrong.
+    held_out: take a generator's held-out side, which shares no problem with its training side (`data.canonical`).
+    Files and hub datasets have no sides: there `data` itself names another file or split. Raises UserError naming the
+    file and record, or the task and setting, that is wrong.
     """
     return load_located(data, held_out=held_out)[0]
 
@@ -163,34 +164,52 @@ def _hub(data: Data) -> Iterator[Record]:
 def _reasoning_gym(data: Data, held_out: bool) -> Iterator[Problem]:
     """`size` distinct questions of one side, in the order in which the task draws them.
 
-    The side is a stable hash of the question, so that sides are disjoint for every seed and size. `meta` holds what the
-    scorer needs: task, settings, and the entry as a Python literal (JSON would lose its tuples and integer keys).
+    The side is a stable hash of what the question asks, whatever its words (`data.canonical`), so that sides are
+    disjoint for every seed, size and setting. `meta` holds what the scorer needs: task, settings, and the entry as a
+    Python literal (JSON would lose its tuples and integer keys).
     """
     dataset = _dataset(data)
     seen: set[str] = set()
+    keys: set[str] = set()  # of this side
+    if not has_rule(data.task):
+        _log.warning("data.task=%s: no rule for what its problems are: only equal questions are kept apart", data.task)
     for index in range(len(dataset)):
         entry = dataset[index]
         question, answer = entry["question"], entry["answer"]
-        if question in seen or is_held_out(question) != held_out:
+        if question in seen or is_held_out(key := canonical_key(data.task, entry)) != held_out:
             continue
         seen.add(question)
+        keys.add(key)
         literal = repr(entry)
         if index < 100 and not _survives(entry, literal):
             raise UserError(f"data.task={data.task}: its entries hold values that cannot be stored with a run")
         meta = {"task": data.task, "settings": data.settings, "entry": literal}
         yield Problem(f"{data.task}-{data.seed}-{index}", question, "" if answer is None else str(answer), meta)
         if len(seen) == data.size:
+            if held_out:
+                _warn_of_few(data, len(keys))
             return
     side = "held-out" if held_out else "training"
     raise UserError(
         f"data.task={data.task}: {len(dataset)} draws with these data.settings gave {len(seen)} distinct {side} "
-        f"questions, fewer than data.size={data.size}; ask for fewer, or widen the settings"
+        f"questions ({len(keys)} problems, each in one or several wordings), fewer than data.size={data.size}; ask for "
+        "fewer, or widen the settings"
     )
 
 
-def is_held_out(question: str) -> bool:
-    """Which side of a generator's split a question is on."""
-    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
+def _warn_of_few(data: Data, problems: int) -> None:
+    """A word on held-out questions that ask few problems: their accuracy says less than their number suggests."""
+    if 2 * problems <= data.size:
+        _log.warning(
+            "data.task=%s: the %d held-out questions ask only %d problems, in other words or another order; more "
+            "problems need wider data.settings",
+            data.task, data.size, problems,
+        )  # fmt: skip
+
+
+def is_held_out(key: str) -> bool:
+    """Which side of a generator's split the problem with this key is on."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
 
 
 def _survives(entry: Mapping[str, Any], literal: str) -> bool:
@@ -216,7 +235,12 @@ def _dataset(data: Data) -> Any:
     draws = 20 * data.size + 200
     try:
         return reasoning_gym.create_dataset(data.task, size=draws, seed=data.seed, **data.settings)
-    except (AssertionError, TypeError, ValueError) as error:  # how reasoning-gym's configurations refuse
+    except (
+        AssertionError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:  # how reasoning-gym's configurations refuse
         raise UserError(f"data.settings: {data.task} refuses {data.settings}: {first_line(error)}") from error
 
 
