@@ -65,6 +65,38 @@ def test_by_hand() -> None:
     assert token_logprobs(hidden, Head(weight), torch.tensor([0]), 0.5)[0].item() == pytest.approx(math.log(4 / 30))
 
 
+@pytest.mark.parametrize("bias", [-math.inf, torch.finfo(torch.float32).min, -1e38, -1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("words", [1, 2, 3, 5])
+@pytest.mark.parametrize("masked", [0, 2, 4])
+def test_words_without_probability_by_hand(masked: int, words: int, dtype: torch.dtype, bias: float) -> None:
+    """Two words that a bias rules out, beside odds 2 : 1 : 5 as in `test_by_hand`: probabilities .25, .125, .625,
+    entropy .900256, and gradient onehot - p at the three, nothing at the others (0 x -inf would be no number)."""
+    allowed = [i for i in range(5) if i not in (masked, (masked + 1) % 5)]
+    logits = torch.zeros(5, 1, dtype=dtype)
+    logits[allowed, 0] = torch.tensor([2.0, 1.0, 5.0], dtype=dtype).log()
+    weight, bias_V = logits.requires_grad_(), torch.full((5,), bias, dtype=dtype)
+    bias_V[allowed] = 0
+    head = Head(weight, bias_V.requires_grad_())
+    hidden = torch.ones(2, 1, dtype=dtype, requires_grad=True)
+    logprobs, entropy = token_logprobs(hidden, head, torch.tensor([allowed[0]] * 2), 1.0, chunk_words=words)
+    assert logprobs.tolist() == pytest.approx([math.log(0.25)] * 2, rel=1e-6)
+    assert entropy.tolist() == pytest.approx([0.900256] * 2, rel=1e-5)
+    logprobs[0].backward()
+    expected = torch.zeros(5, dtype=dtype)
+    expected[allowed] = torch.tensor([0.75, -0.125, -0.625], dtype=dtype)
+    torch.testing.assert_close(bias_V.grad, expected)
+    torch.testing.assert_close(weight.grad, expected[:, None])
+    torch.testing.assert_close(hidden.grad, torch.tensor([[-0.486038], [0.0]], dtype=dtype), atol=1e-5, rtol=0)
+
+
+def test_a_logit_far_above_the_others_leaves_no_entropy() -> None:
+    for top in (1e30, 3e38):  # what was summed before is moved by more than a float32 holds
+        head = Head(torch.tensor([[-1.0], [0.0], [1.0]]) * top)
+        logprobs, entropy = token_logprobs(torch.ones(1, 1), head, torch.tensor([2]), 1.5, chunk_words=1)
+        assert logprobs.item() == entropy.item() == 0
+
+
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize(("tokens", "words"), [(1, 11), (3, 4), (100, 1), (100, 100)])
 def test_gradcheck_in_float64(kind: str, tokens: int, words: int) -> None:

@@ -25,6 +25,7 @@ from ulorl.learner.linear import has_onednn, onednn_product
 TILE_CPU, TILE_GPU = 2**20, 2**24
 _SMALL = 2**24  # multiplications: oneDNN makes a kernel for each new shape, by when a smaller product is done
 LN2 = math.log(2)
+_LEAST = -2000.0  # bits: 2 to this power is 0 in float64 too
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +173,10 @@ class _Sums:
         columns_C1, inside_C1 = _locate(targets_C, words)
         self.target_N[rows] += z_Cv.gather(1, columns_C1).where(inside_C1, 0).squeeze(1)
         top_C = torch.maximum(self.top_N[rows], z_Cv.amax(1))
-        fall_C = self.top_N[rows] - top_C  # what is there is moved to the new top
+        # Far below the top 2^z is 0; there z may be -inf (a masked word), and 0 x -inf is no number.
+        fall_C = (self.top_N[rows] - top_C).clamp_(min=_LEAST)  # what is there is moved to the new top
         kept_C = fall_C.exp2()
-        weights_Cv = z_Cv.sub_(top_C[:, None]).exp2()
+        weights_Cv = z_Cv.sub_(top_C[:, None]).clamp_(min=_LEAST).exp2()
         mass_C, moment_C = weights_Cv.sum(1), weights_Cv.mul_(z_Cv).sum(1)
         self.moment_N[rows] = moment_C + kept_C * (self.moment_N[rows] + fall_C * self.mass_N[rows])
         self.mass_N[rows] = mass_C + kept_C * self.mass_N[rows]
