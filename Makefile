@@ -29,10 +29,13 @@ $(READY): pyproject.toml
 setup: $(READY) ## make .venv with everything in it
 
 quickstart: $(READY) ## watch a tiny model learn to reason, in minutes, without a GPU
-	$(BIN)/ulorl train recipes/quickstart.toml --overwrite
+	$(BIN)/ulorl train recipes/quickstart.toml --overwrite $(ARGS)
 
-test: $(READY) ## every test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# A new order every time, so that no test comes to need another one; make test SEED=N repeats the order of a failure.
+SEED ?= $(shell date +%s)
+
+test: $(READY) ## every test, in a random order
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -p randomly --randomly-seed=$(SEED) $(ARGS)
 
 # vLLM pins its own torch and transformers, so it has an environment of its own. The PyPI builds of torchvision,
 # torchaudio and torchcodec that it brings do not fit torch's CPU build, and text models do not need them.
