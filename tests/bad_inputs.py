@@ -19,7 +19,7 @@ import time
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -346,25 +346,31 @@ def campaign(
 
 
 def main() -> None:
-    from bad_files import DATA  # beside this file
+    from bad_anything import complaint_about  # beside this file
+    from bad_files import DATA
     from bad_models import MODELS
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=5000, help="in this process")
     parser.add_argument("--commands", type=int, default=50, help="as real commands")
+    parser.add_argument("--changes", type=int, default=200, help="anything for any key: refused or accepted")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     failed = 0
     for what, count, take in (("in-process", options.cases, run), ("real commands", options.commands, run_command)):
         started = time.perf_counter()
         kinds = [(CONFIGURATIONS, count - 3 * (count // 10)), (DATA, 2 * (count // 10)), (MODELS, count // 10)]
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):  # runs/ of the user's folder is not looked at
             total, complaints = campaign(kinds, Path(folder), seed=options.seed, take=take)
         print(*complaints, sep="\n\n")
         seconds = time.perf_counter() - started
         print(f"{what}: {total} bad inputs, {len(complaints)} not refused as they should be, {seconds:.0f} s")
         failed += len(complaints)
-    sys.exit(bool(failed))
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(tempfile.mkdtemp(dir=folder)) for _ in range(options.changes)]
+        found = [*filter(None, (complaint_about(options.seed + n, place) for n, place in enumerate(places)))]
+    print(*found, f"{options.changes} changes, {len(found)} neither accepted nor refused", sep="\n")
+    sys.exit(bool(failed or found))
 
 
 if __name__ == "__main__":

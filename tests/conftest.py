@@ -27,6 +27,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         del os.environ[_name]
     _home = tempfile.TemporaryDirectory(prefix="ulorl-tests-", ignore_cleanup_errors=True)
     os.environ["HOME"] = os.environ["MPLCONFIGDIR"] = _home.name  # matplotlib takes seconds to list the fonts: once
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = _home.name  # else in the folder that pytest was started from
     os.environ["VLLM_CACHE_ROOT"] = _home.name  # vLLM looks into a kind of model in a process of its own: once
     os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, nor waits for its time-outs
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
@@ -35,7 +36,7 @@ import torch  # noqa: E402 - after the environment is set
 from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
-# No examples from earlier runs, which would lie in the folder that pytest was started from; a failure prints its own.
+# No examples from earlier runs: a result must not depend on them. A failure prints how to repeat it.
 settings.register_profile("tests", database=None, print_blob=True)
 settings.load_profile("tests")
 

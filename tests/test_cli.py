@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bad_inputs import run
+
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "recipes" / "quickstart.toml")
 TINY = [
@@ -101,10 +103,10 @@ def test_help_teaches() -> None:
 def test_mistakes_end_with_code_2_and_name_the_place(arguments: list[str], message: str, tmp_path: Path) -> None:
     if arguments[0] == "train" and len(arguments) > 2 and arguments[1] == RECIPE:
         arguments = [*arguments, f"run.dir={tmp_path / 'run'}"]
-    done = ulorl(*arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert message in done.stderr
+    code, out, err = run(arguments)  # in this process: `make bad-input` takes 50 through the real command
+    assert code == 2, out + err
+    assert "Traceback" not in err
+    assert message in err
     assert not (tmp_path / "run").exists()  # refused before anything is written
 
 
@@ -124,11 +126,9 @@ def test_bad_data_is_refused_before_the_model_loads(tmp_path: Path) -> None:
         "data.size=0",
         "reward.kind=math",
     ]
-    done = ulorl(
-        "train", RECIPE, *TINY, *overrides, "eval.data={ kind='countdown', size=4 }", f"run.dir={tmp_path / 'r'}"
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "problems.jsonl" in done.stderr
-    assert "problems.jsonl:2" in done.stderr.replace(", line ", ":")
-    assert "answer" in done.stderr
-    assert "Traceback" not in done.stderr
+    held_out = "eval.data={ kind='countdown', size=4 }"
+    code, out, err = run(["train", RECIPE, *TINY, *overrides, held_out, f"run.dir={tmp_path / 'r'}"])
+    assert code == 2, out + err
+    assert "problems.jsonl:2" in err.replace(", line ", ":")
+    assert "answer" in err
+    assert "Traceback" not in err

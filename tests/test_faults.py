@@ -12,10 +12,11 @@ import pytest
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the command, which this system cannot")
-def test_killed_runs_end_as_the_one_that_was_not() -> None:
+def test_killed_runs_end_as_the_one_that_was_not(tmp_path: Path) -> None:
     script = Path(__file__).with_name("faults.py")
     command = [sys.executable, str(script), "--kills", "4", "--commands", "0", "--seed", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {name: int(count) for name, count in re.findall(r"^(\w[\w ]*?) +(\d+)$", done.stdout, re.MULTILINE)}
     assert counts["kills"] == counts["resumes"] == 4

@@ -26,7 +26,7 @@ from ulorl.sections import Verifier as Settings
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
 
 ROOT = Path(__file__).parents[1]
-SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct"))
+SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct")).absolute()
 START_SECONDS = 300
 PROMPT = "Are the two answers equal? Reply with exactly one word: yes or no.\nFirst: {reference}\nSecond: {answer}"
 ASKED = [
