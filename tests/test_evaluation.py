@@ -52,9 +52,11 @@ def test_draws_are_paired_between_versions_and_apart_from_training() -> None:
         evaluate(engine, score, problems, samples=2, sampling=Sampling(), max_tokens=4, seed=3)
         seeds.append([r.seed for r in engine.requests])
     assert seeds[0] == seeds[1]
-    from ulorl.rng import sample_seed
+    from ulorl.rng import Stream, sample_seed
 
-    assert not set(seeds[0]) & {sample_seed(3, i) for i in range(2)}
+    assert not set(seeds[0]) & {
+        sample_seed(3, i, stream) for i in range(2) for stream in Stream if stream != Stream.EVALUATION
+    }
 
 
 def test_evaluation_refuses_a_busy_engine() -> None:

@@ -37,8 +37,8 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
 
 
 def test_seeds_differ_by_run_sample_and_stream() -> None:
-    seeds = {rng.sample_seed(r, s, stream) for r in range(10) for s in range(100) for stream in (0, 1)}
-    assert len(seeds) == 2000
+    seeds = {rng.sample_seed(r, s, stream) for r in range(10) for s in range(100) for stream in rng.Stream}
+    assert len(seeds) == 1000 * len(rng.Stream.__members__)  # two names for one number would be one stream
 
 
 def test_permutation_is_of_seed_and_epoch() -> None:

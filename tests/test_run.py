@@ -132,8 +132,8 @@ def test_one_segment_is_synchronous(tmp_path: Path) -> None:
     for m in result.metrics[1:]:
         assert m["rollout/carried"] == 0
         assert m["rollout/finished"] == 16
-        assert m["rollout/staleness_mean"] == 0
         if m["train/samples"]:  # engine and learner agree about the same weights
+            assert m["rollout/staleness_mean"] == 0
             assert m["importance/ratio_mean"] == pytest.approx(1, abs=1e-4)
 
 

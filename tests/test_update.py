@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from transformers import (
 
 from ulorl import config
 from ulorl.learner.logprobs import Head, token_logprobs
-from ulorl.learner.update import Learner, Skipped, _Sums, prepare
+from ulorl.learner.update import Learner, Skipped, _Sums, minibatches, prepare
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
 V = 31
@@ -133,18 +134,89 @@ def test_pois_with_several_gradient_updates_starts_at_one_and_moves() -> None:
     assert update.steps == 2
     assert of.version == 1  # one version a step, however many gradient updates
     experience, _ = prepare(GROUPS, of.objective, of.max_tokens)
-    first = sum(len(e.row.tokens) for e in experience[:4])
-    second = sum(len(e.row.tokens) for e in experience[4:])
+    parts = [[experience[i] for i in part] for part in minibatches(range(8), 2, seed=0)]
+    first, second = (sum(len(e.row.tokens) for e in part) for part in parts)
 
     alone = learner({"minibatches": 1}, {"importance": "pois", "mpt": {"mask": "off"}})
-    start, _ = alone.score(experience)
-    alone._gradient(experience[:4], None, _Sums())
+    start, _ = alone.score(parts[1])
+    alone._gradient(parts[0], None, _Sums())
     alone.optimizer.step()
-    moved, _ = alone.score(experience)
-    ratios = np.concatenate([np.exp(m - s) for m, s in zip(moved[4:], start[4:], strict=True)])
+    moved, _ = alone.score(parts[1])
+    ratios = np.concatenate([np.exp(m - s) for m, s in zip(moved, start, strict=True)])
     expected = (first * 1.0 + ratios.sum()) / (first + second)
     assert abs(ratios - 1).max() > 1e-3
     assert update.means["importance/ratio_mean"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_mini_batches_are_of_one_size_and_hold_every_sample_once() -> None:
+    for n, number in ((8, 2), (10, 4), (3, 5), (400, 3)):
+        parts = minibatches(range(100, 100 + n), number, seed=1)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(n))
+        assert len(parts) == min(n, number)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert [part.tolist() for part in minibatches([7, 3, 5], 1, seed=1)] == [[0, 1, 2]]
+
+
+def test_older_samples_do_not_gather_in_the_first_mini_batch() -> None:
+    """400 samples in the order of their ids, older before newer: the mean index of a mini-batch of 100 is 199.5 with a
+    standard error of 10 (400 / sqrt(12 * 100), 3/4 of the samples not being in it). Cut in order it would be 49.5."""
+    parts = minibatches(range(400), 4, seed=0)
+    assert [part.mean() for part in parts] == pytest.approx([199.5] * 4, abs=40)
+
+
+def test_the_cut_into_mini_batches_is_of_the_seed_and_the_sample_ids() -> None:
+    """Not of the version, or of what else is there: two samples stand in the same order whoever is with them."""
+    cut = [part.tolist() for part in minibatches(range(16), 2, seed=0)]
+    assert cut == [part.tolist() for part in minibatches(range(16), 2, seed=0)]
+    assert cut != [part.tolist() for part in minibatches(range(16), 2, seed=1)]
+    assert cut != [part.tolist() for part in minibatches(range(16, 32), 2, seed=0)]
+
+    def ids(of: Learner) -> list[tuple[int, ...]]:
+        seen: list[tuple[int, ...]] = []
+        honest = of._gradient
+        of._gradient = lambda e, *rest: (seen.append(tuple(x.sample_id for x in e)), honest(e, *rest))[1]  # type: ignore[method-assign]
+        of.update(GROUPS)
+        return seen
+
+    assert ids(learner({"minibatches": 1})) == [tuple(range(8))]
+    assert sorted(sum(ids(learner({"minibatches": 2}, seed=5)), ())) == list(range(8))
+    assert ids(learner({"minibatches": 2}, seed=5)) != ids(learner({"minibatches": 2}, seed=6))
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("below", [True, False])
+def test_the_batch_gate_is_the_mean_entropy_of_the_whole_update(number: int, below: bool) -> None:
+    """A sigma between the update's mean entropy and that of one mini-batch: all of them mask, or none does."""
+    scored = learner()
+    experience, _ = prepare(GROUPS, scored.objective, scored.max_tokens)
+    _, mean = scored.score(experience)
+    own = [scored.score([experience[i] for i in part])[1] for part in minibatches(range(8), number, seed=0)]
+    sigma = mean + (1e-6 if below else -1e-6)
+    assert number == 1 or min(own) < sigma < max(own)
+    means = (
+        learner(
+            {"minibatches": number, "lr": 1e-6},
+            {"mpt": {"mask": "dynamic", "gate": "batch", "tau": 0.02, "sigma": sigma}},
+        )
+        .update(GROUPS)
+        .means
+    )
+    assert means["mpt/fraction"] > 0
+    assert means["mpt/masked_fraction"] == (means["mpt/fraction"] if below else 0)
+
+
+def test_staleness_is_that_of_the_trained_tokens() -> None:
+    """Segments have versions 0, 1, 2, and the update starts from 3. Of group 0, 3 + 5 + 1 + 4 tokens are 3 versions
+    old, 2 + 4 are 2, 4 are 1: (39 + 12 + 4) / 23. A group that dynamic sampling drops, one that is not scored and a
+    truncated sample that is left out do not count."""
+    dropped = group(1, [1, 1, 1, 1], [[20], [20], [20], [20]])
+    unscored = group(2, [1, 0, 0, None], [[9], [9], [9], [9]])  # type: ignore[list-item]
+    for groups in ([GROUPS[0]], [GROUPS[0], dropped, unscored]):
+        assert learner(version=3).update(groups).means["rollout/staleness_mean"] == pytest.approx(55 / 23)
+    *others, last = GROUPS[0].members
+    cut = Scored(replace(last.sample, status=Status.TRUNCATED), last.reward, "")
+    found = learner(objective={"overlong": "filter"}, version=3).update([replace(GROUPS[0], members=(*others, cut))])
+    assert found.means["rollout/staleness_mean"] == pytest.approx((9 * 3 + 2 * 2) / 11)
 
 
 def test_scored_log_probs_equal_the_models_own_at_the_rollout_temperature() -> None:
@@ -262,15 +334,17 @@ def test_what_is_not_finite_is_skipped_and_leaves_no_trace(into: str, monkeypatc
     of, others = learner(optim), learner(optim)
     poisoned(of, monkeypatch, when=lambda i: i == 1, into=into)
     update = of.update(GROUPS)
-    assert (update.steps, update.samples, update.tokens) == (3, 6, 43 - (1 + 12))
+    left_out = tuple(minibatches(range(8), 4, seed=0)[1].tolist())
+    lengths = [len(member.sample) for group in GROUPS for member in group.members]
+    assert (update.steps, update.samples, update.tokens) == (3, 6, 43 - sum(lengths[i] for i in left_out))
     assert (of.optimizer.updates, of.version, of.skipped_in_row) == (3, 1, 0)
     (skipped,) = update.skipped
-    assert skipped.sample_ids == (2, 3)
-    assert re.fullmatch(r"the (loss is -?inf|gradient's norm is (inf|nan)), of samples 2-3", str(skipped)), str(skipped)
+    assert skipped.sample_ids == left_out
+    assert re.fullmatch(r"the (loss is -?inf|gradient's norm is (inf|nan)), of samples \d(-|, )\d", str(skipped))
 
     honest = others._gradient
     calls = itertools.count()
-    monkeypatch.setattr(others, "_gradient", lambda *a: Skipped("left out", (2, 3)) if next(calls) == 1 else honest(*a))
+    monkeypatch.setattr(others, "_gradient", lambda *a: Skipped("", left_out) if next(calls) == 1 else honest(*a))
     assert others.update(GROUPS).means == update.means
     for name, tensor in others.weights():
         assert torch.equal(tensor, dict(of.weights())[name])
@@ -285,7 +359,7 @@ def test_when_every_mini_batch_is_skipped_nothing_changes(monkeypatch: pytest.Mo
     before = weights(of)
     nothing = of.update(GROUPS)
     assert (nothing.steps, nothing.samples, nothing.tokens, nothing.means) == (0, 0, 0, {})
-    assert [s.sample_ids for s in nothing.skipped] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert [s.sample_ids for s in nothing.skipped] == [tuple(part) for part in minibatches(range(8), 2, seed=0)]
     assert (of.version, of.optimizer.updates, of.skipped_in_row) == (0, 0, 2)
     assert all(torch.equal(before[n], t) for n, t in of.weights())
     assert not of.optimizer._adamw.state

@@ -16,11 +16,9 @@ from ulorl.engines.base import Engine
 from ulorl.engines.make import make_engine
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
-from ulorl.rng import sample_seed
+from ulorl.rng import Stream, sample_seed
 from ulorl.run import set_threads
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
-
-CHAT_STREAM = 2  # draws apart from training (0) and evaluation (1)
 
 
 def chat(run_dir: Path, problem: str | None = None) -> None:
@@ -43,7 +41,7 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
                     raise
                 print(error)
                 continue
-            request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, CHAT_STREAM))
+            request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, Stream.CHAT))
             print(_answer(engine, tokenizer, request), flush=True)
 
 

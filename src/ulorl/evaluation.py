@@ -10,10 +10,8 @@ import numpy as np
 from ulorl.algorithm import Score, rollout
 from ulorl.engines.base import Engine
 from ulorl.intervals import Interval, mean_share
-from ulorl.rng import sample_seed
+from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Poll, Problem, Request, Sample, Sampling, Scored, Status, Tokens
-
-EVAL_STREAM = 1  # draws of evaluation are kept apart from those of training (stream 0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def evaluate(
             len(prompt),
             max_tokens,
             sampling,
-            sample_seed(seed, i * samples + run, EVAL_STREAM),
+            sample_seed(seed, i * samples + run, Stream.EVALUATION),
         )
         for i, (_, prompt) in enumerate(problems)
         for run in range(samples)

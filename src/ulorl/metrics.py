@@ -19,10 +19,7 @@ Metrics = dict[str, float | int | None]
 def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) -> Metrics:
     """One line of metrics.jsonl. A mean over nothing is None. `version` is that of the weights after the step."""
     finished = [scored.sample for scored in step.finished]
-    trained = [member.sample for group in step.groups for member in group.members]
     decoded = sum(len(sample.segments[-1]) for sample in step.segments)
-    before = version - (step.update.steps > 0)  # the version that the update started from
-    staleness = np.concatenate([before - sample.versions for sample in trained]) if trained else np.empty(0)
     return {
         "step": number,
         "version": version,
@@ -38,7 +35,6 @@ def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) ->
         "rollout/length_mean": _mean([len(sample) for sample in finished]),
         "rollout/segments_mean": _mean([len(sample.segments) for sample in finished]),
         "rollout/multi_segment_fraction": _mean([len(sample.segments) > 1 for sample in finished]),
-        "rollout/staleness_mean": _mean(staleness),
         "rollout/decode_steps": step.work.decode_steps,
         "rollout/prefill_tokens": step.work.prefill_tokens,
         "rollout/tokens_per_second": decoded / step.rollout_seconds,
@@ -62,6 +58,7 @@ def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) ->
 
 
 UPDATE_MEANS = (
+    "rollout/staleness_mean",
     "entropy/mean",
     "mpt/fraction",
     "mpt/masked_fraction",

@@ -16,10 +16,9 @@ from ulorl.errors import Disagreement
 from ulorl.learner.batching import Row
 from ulorl.learner.update import Experience, Learner
 from ulorl.objective.mismatch import Mismatch, mismatch
-from ulorl.rng import sample_seed
+from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Request, Sampling, Segment, Tokens
 
-PROBE_STREAM = 3  # draws apart from training (0), evaluation (1) and chat (2)
 PROMPTS = 4
 SEGMENT_TOKENS = 8  # of each of two segments: the second one prefills what the first one decoded
 PROBE_TOKENS = 2 * SEGMENT_TOKENS
@@ -39,7 +38,7 @@ class Probe:
         self.tolerance = tolerance
         self._sampling = sampling
         self._prompts = list(prompts[:PROMPTS])
-        self._seeds = [sample_seed(seed, index, PROBE_STREAM) for index in range(len(self._prompts))]
+        self._seeds = [sample_seed(seed, index, Stream.PROBE) for index in range(len(self._prompts))]
 
     def __call__(self, engine: Engine, learner: Learner) -> Mismatch:
         """Raises UserError when they differ by more than the tolerance, or by something that is no number."""

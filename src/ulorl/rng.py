@@ -6,10 +6,23 @@ The mixing function is SplitMix64's finaliser (Steele, Lea, Flood 2014), applied
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 from numpy.typing import NDArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Stream(IntEnum):
+    """What a draw is for: the same sample id in two streams has two seeds."""
+
+    TRAINING = 0
+    EVALUATION = 1
+    CHAT = 2
+    PROBE = 3
+    COMPLETIONS = 4
+    MINIBATCHES = 5
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -18,8 +31,8 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def sample_seed(run_seed: int, sample_id: int, stream: int = 0) -> int:
-    """The 64-bit seed of one sample. `stream` keeps training (0) and evaluation (1) apart."""
+def sample_seed(run_seed: int, sample_id: int, stream: Stream = Stream.TRAINING) -> int:
+    """The 64-bit seed of one sample in one stream."""
     words = np.array([run_seed, stream, sample_id], dtype=np.int64).astype(np.uint64)
     state = np.zeros(1, dtype=np.uint64)
     for word in words:

@@ -168,6 +168,7 @@ def build(
         max_tokens=cfg.rollout.max_tokens,
         pad_id=_pad_id(inputs.tokenizer),
         version=counters.version,
+        seed=cfg.seed,
     )
     if folder:
         with checkpoint.reading(folder):

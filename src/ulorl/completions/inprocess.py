@@ -16,12 +16,11 @@ from ulorl.engines.base import Engine
 from ulorl.engines.make import make_guarded
 from ulorl.errors import UserError
 from ulorl.learner.model import context_length, load_config, load_tokenizer
-from ulorl.rng import sample_seed
+from ulorl.rng import Stream, sample_seed
 from ulorl.sections import ModelSettings
 from ulorl.types import Finish, Poll, Problem, Request, Sampling, Tokens
 
 LEAST_ROOM = 2048  # tokens of prompt and output that an engine is made for, if it is kept
-_STREAM = 3  # draws apart from training (0), evaluation (1) and chat (2)
 
 
 class EngineModel:
@@ -92,7 +91,8 @@ class EngineModel:
     def _request(self, index: int, tokens: Tokens, prompt: Prompt) -> Request:
         settings = self._settings
         digest = int.from_bytes(hashlib.sha256(prompt[0].encode()).digest()[:6])
-        seed = sample_seed(sample_seed(settings.seed, digest, _STREAM) >> 1, prompt[1], _STREAM)
+        of_text = sample_seed(settings.seed, digest, Stream.COMPLETIONS) >> 1
+        seed = sample_seed(of_text, prompt[1], Stream.COMPLETIONS)
         return Request(
             index,
             tokens,

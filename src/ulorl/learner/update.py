@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,6 +28,7 @@ from ulorl.objective.importance import engine_weights, old_logprobs
 from ulorl.objective.loss import clipped_objective_sum
 from ulorl.objective.mismatch import mismatch
 from ulorl.objective.mpt import masked_tokens, mpt_tokens
+from ulorl.rng import Stream, sample_seed
 from ulorl.types import Group, LogProbs, Status
 
 
@@ -75,6 +77,7 @@ class _Sums:
     entropy: float = 0.0
     mpts: int = 0
     masked: int = 0
+    staleness: int = 0  # versions between a token's and the update's start
     ratio: float = 0.0
     clipped: int = 0
     tis: float | None = None  # of truncated importance weights, when they are used
@@ -89,6 +92,7 @@ class _Sums:
             "entropy/mean": self.entropy / self.tokens,
             "mpt/fraction": self.mpts / self.tokens,
             "mpt/masked_fraction": self.masked / self.tokens,
+            "rollout/staleness_mean": self.staleness / self.tokens,
         }
         if self.kept:
             means |= {
@@ -108,6 +112,7 @@ class Learner:
 
     temperature: the rollout's; log-probs and entropies are those of softmax(logits / temperature).
     max_tokens: the global maximum output length, for soft overlong punishment.
+    seed: the run's, for the cut into mini-batches.
     """
 
     def __init__(
@@ -120,6 +125,7 @@ class Learner:
         max_tokens: int,
         pad_id: int,
         version: int = 0,
+        seed: int = 0,
     ) -> None:
         self.model = model
         self.optim = optim
@@ -128,6 +134,7 @@ class Learner:
         self.max_tokens = max_tokens
         self.pad_id = pad_id
         self.version = version
+        self.seed = seed
         self.skipped_in_row = 0  # mini-batches up to now
         self.poll: Callable[[], None] = lambda: None  # called before every micro-batch; whoever sets it may raise
         use_onednn(model)
@@ -145,15 +152,12 @@ class Learner:
         experience, dropped = prepare(scored, self.objective, self.max_tokens)
         if not experience:
             return Update(groups_dropped=dropped, groups_unscored=unscored)
-        several = self.optim.minibatches > 1
-        # POIS with several gradient updates: the old policy is the weights at the start of the update.
-        start = self.score(experience)[0] if several and self.objective.importance == "pois" else None
+        start, entropy = self._at_start(experience)
         sums, norms, skipped = _Sums(), [], list[Skipped]()
         samples, lr = 0, 0.0
-        parts = np.array_split(np.arange(len(experience)), min(self.optim.minibatches, len(experience)))
-        for part in parts:
+        for part in minibatches([e.sample_id for e in experience], self.optim.minibatches, self.seed):
             chosen, before = [experience[i] for i in part], replace(sums, newest=[*sums.newest])
-            norm = self._gradient(chosen, [start[i] for i in part] if start else None, sums)
+            norm = self._gradient(chosen, [start[i] for i in part] if start else None, sums, entropy)
             if isinstance(norm, Skipped):
                 sums = before
                 skipped.append(norm)
@@ -173,6 +177,18 @@ class Learner:
         means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
         return Update(len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped))
 
+    def _at_start(self, experience: Sequence[Experience]) -> tuple[Sequence[LogProbs] | None, float | None]:
+        """Log-probs and mean token entropy under the weights of the update's start, each where the objective needs it:
+        POIS with several gradient updates takes these weights as the old policy; `gate="batch"` holds the entropy of
+        the whole update against sigma, the same number for every mini-batch."""
+        mpt = self.objective.mpt
+        old_policy = self.optim.minibatches > 1 and self.objective.importance == "pois"
+        gate = mpt.mask == "dynamic" and mpt.gate == "batch"
+        if not (old_policy or gate):
+            return None, None
+        logprobs, entropy = self.score(experience)
+        return logprobs if old_policy else None, entropy if gate else None
+
     @torch.no_grad()
     def score(self, experience: Sequence[Experience]) -> tuple[list[LogProbs], float]:
         """Log-probs of every row's tokens under the present weights, [T] each, and the mean token entropy."""
@@ -187,18 +203,20 @@ class Learner:
         return logprobs, entropy / sum(len(e.row.tokens) for e in experience)
 
     def _gradient(
-        self, experience: Sequence[Experience], start: Sequence[LogProbs] | None, sums: _Sums
+        self,
+        experience: Sequence[Experience],
+        start: Sequence[LogProbs] | None,
+        sums: _Sums,
+        update_entropy: float | None = None,
     ) -> float | Skipped:
         """One mini-batch: forward, objective, backward, clip. Returns the gradient's norm before clipping, or what was
         not finite."""
-        mpt = self.objective.mpt
         total = sum(len(e.row.tokens) for e in experience)  # eq. 10: all tokens, masked ones included
-        batch_entropy = self.score(experience)[1] if mpt.mask == "dynamic" and mpt.gate == "batch" else None
         self.optimizer.zero_grad()
         for indices, batch in self._batches(experience):
             start_N = np.concatenate([start[i] for i in indices]) if start else None
             together = [experience[i] for i in indices]
-            loss_sum = self._loss_sum(batch, together, start_N, batch_entropy, sums)
+            loss_sum = self._loss_sum(batch, together, start_N, update_entropy, sums)
             if not loss_sum.isfinite():
                 return Skipped(f"the loss is {loss_sum.item()}", tuple(sorted(e.sample_id for e in together)))
             (loss_sum / total).backward()  # type: ignore[no-untyped-call]
@@ -212,7 +230,7 @@ class Learner:
         batch: Batch,
         experience: Sequence[Experience],
         start_N: LogProbs | None,
-        batch_entropy: float | None,
+        update_entropy: float | None,
         sums: _Sums,
     ) -> Tensor:
         """The objective's token sum over one micro-batch (eq. 10)."""
@@ -229,7 +247,7 @@ class Learner:
             advantages_N = advantages_N * weights_N
         left_out_N = masked_tokens(
             logprobs_N, entropy_N, batch.sample_N, correct_B,
-            mask=mpt.mask, tau=mpt.tau, sigma=mpt.sigma, gate=mpt.gate, batch_entropy=batch_entropy,
+            mask=mpt.mask, tau=mpt.tau, sigma=mpt.sigma, gate=mpt.gate, batch_entropy=update_entropy,
         )  # fmt: skip
         loss_sum, seen = clipped_objective_sum(
             logprobs_N, old_N, advantages_N, ~left_out_N,
@@ -241,6 +259,7 @@ class Learner:
         sums.entropy += float(entropy_N.double().sum())
         sums.mpts += int(mpt_tokens(logprobs_N, correct_B[batch.sample_N], mpt.tau).sum())
         sums.masked += int(left_out_N.sum())
+        sums.staleness += int((self.version - batch.versions_N).sum())
         sums.ratio += float(seen.ratio)
         sums.clipped += int(seen.clipped)
         if weights_N is not None:
@@ -310,6 +329,18 @@ def prepare(groups: Sequence[Group], objective: config.Objective, max_tokens: in
             row = Row(sample.prompt, sample.tokens, sample.logprobs, sample.versions)
             rows.append(Experience(row, sample.id, advantage, correct=member.reward == 1.0))
     return rows, dropped
+
+
+def minibatches(sample_ids: Sequence[int], number: int, seed: int) -> list[NDArray[np.int64]]:
+    """Cuts samples into at most `number` mini-batches of equal size, as indices in rising order.
+
+    Several are cut from a shuffled order: samples come in the order of their groups, so that otherwise the older and
+    longer ones would all be in the first. A sample's place in that order is drawn from (seed, sample id), so that a
+    resumed run cuts the same."""
+    number = min(number, len(sample_ids))
+    keys = [sample_seed(seed, id, Stream.MINIBATCHES) for id in sample_ids] if number > 1 else [0] * len(sample_ids)
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    return [np.sort(part) for part in np.array_split(order, number)]
 
 
 def _ranges(ids: Sequence[int]) -> str:

@@ -70,7 +70,7 @@ def masked_tokens(
         mask: `off` no token; `all` every MPT; `dynamic` MPTs while the entropy is below sigma (DMMPTs).
         tau: an MPT has at least this probability.
         sigma: target entropy in nats.
-        gate: whose entropy is held against sigma: `sample` H_i (eq. 10), `batch` the mean over the batch.
+        gate: whose entropy is held against sigma: `sample` H_i (eq. 10), `batch` the mean over the update.
         batch_entropy: mean entropy in nats over all tokens of the update, needed by `gate="batch"` only: a number
             handed in, because the tokens here may be one micro-batch of many.
 

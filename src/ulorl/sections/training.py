@@ -171,7 +171,10 @@ class Mpt(Section):
     mask: Literal["off", "all", "dynamic"] = Field(default="dynamic", description="dynamic: DMMPTs (eq. 10)")
     tau: Share = Field(default=0.99, description="a token is well-mastered when its probability is at least this")
     sigma: float = Field(default=0.2, ge=0, description="target entropy in nats: below it MPTs are masked")
-    gate: Literal["sample", "batch"] = Field(default="sample", description="whose mean entropy is held against sigma")
+    gate: Literal["sample", "batch"] = Field(
+        default="sample",
+        description="whose mean entropy is held against sigma: the sample's, or the update's at its start",
+    )
 
 
 class Objective(Section):
