@@ -76,6 +76,11 @@ def test_yes_or_no() -> None:
         (r"Let $G$ be finite. Prove that \( \mu(G) = -1 \).", "-1", r"Let $G$ be finite. Find $\mu(G)$."),
         ("If $a+b=0$, show that $ab = 3$", "3", "If $a+b=0$, find $ab$."),
         ("Prove that the determinant of $A$ is equal to 1.", "1", "Find the determinant of $A$."),
+        (
+            "What is the sum of the digits of $2^{10}$? Show that it is $7$.",
+            "7",
+            "What is the sum of the digits of $2^{10}$?",
+        ),
     ],
 )
 def test_claims_of_a_value(question: str, answer: str, expected: str) -> None:
@@ -91,6 +96,7 @@ def test_claims_of_a_value(question: str, answer: str, expected: str) -> None:
         ("Show that $ab = 3$.", "5"),  # another reference
         ("Prove that $x = 3$.", "3"),  # Find x, of which nothing is known
         ("Prove that $G$ is abelian.", "abelian"),
+        ("What is the limit? Show that it is $7$.", "8"),  # another reference
     ],
 )
 def test_other_proofs_stay_for_a_model(question: str, answer: str) -> None:

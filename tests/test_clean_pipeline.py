@@ -96,7 +96,7 @@ def test_report_and_card_agree_with_the_files(raw: Path, tmp_path: Path) -> None
     (example,) = report["steps"][3]["examples"]["several sub-questions"]
     assert example["id"] == "raw/c"
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
-    assert "| raw | 9 | 3 |" in card
+    assert "| raw | 9 | 3 | `problem`: 9 | `answer`: 9 |" in card
     assert "| subquestions | 8 | several sub-questions: 1 | 0 | 0 | 7 |" in card
 
 
@@ -167,7 +167,7 @@ def test_sources_of_the_configuration(tmp_path: Path) -> None:
         ("{", r"bad.jsonl:2: not valid JSON"),
         ('{"problem": 5.5e999, "answer": "1"}', "bad.jsonl:2: field 'problem' is Infinity"),
         ('{"problem": ["a", "b"], "answer": "1"}', "bad.jsonl:2: field 'problem' is"),
-        ('{"answer": "1"}', "bad.jsonl:2: no field 'problem'"),
+        ('{"answer": "1"}', "bad.jsonl:2: no field is usual for the question: give sources.bad.question"),
         ('{"problem": "x\\u0000?", "answer": "1"}', "bad.jsonl:2: holds a NUL"),
         ('{"problem": "x\\ud800?", "answer": "1"}', "bad.jsonl:2: is not Unicode"),
     ],

@@ -1,4 +1,4 @@
-"""Records of JSON Lines, JSON and Parquet files, one at a time, each with its place for messages.
+"""Records of JSON Lines, JSON, Parquet and CSV files, one at a time, each with its place for messages.
 
 JSON is read here line by line because `datasets` guesses one schema for a whole file and cannot say which line is bad;
 Parquet, which carries its schema, streams through `datasets`.
@@ -6,14 +6,18 @@ Parquet, which carries its schema, streams through `datasets`.
 
 from __future__ import annotations
 
+import csv
 import glob
 import inspect
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ulorl.errors import UserError
 
@@ -22,6 +26,28 @@ from ulorl.errors import UserError
 class Record:
     place: str  # file.jsonl:12 or file.parquet: record 12, counted from 1
     fields: dict[str, Any]
+
+
+class Number(float):
+    """A number of a JSON file that also knows its spelling there: 2.50, and digits that a float has no place for."""
+
+    spelling = ""
+
+    @classmethod
+    def read(cls, spelling: str) -> Number:
+        number = cls(spelling)
+        number.spelling = spelling
+        return number
+
+
+def decimal(number: float | Decimal) -> str:
+    """A finite number as text, in the digits of its source and without an exponent, which no reward reads: 0.00004 for
+    4e-05. Whole numbers lose their point (5 for 5.0, which is how pandas stores 5 in a column with gaps), and 0 its
+    sign."""
+    exact = Decimal(getattr(number, "spelling", "") or str(number))
+    if exact == exact.to_integral_value():
+        return str(int(exact)) if abs(exact.adjusted()) < 400 else "0"
+    return f"{exact:f}" if exact.adjusted() > -400 else str(exact)
 
 
 def expand(pattern: str) -> list[Path]:
@@ -54,6 +80,36 @@ def read_records(path: Path) -> Iterator[Record | UserError]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
+def read_csv(path: Path) -> Iterator[Record | UserError]:
+    """As `read_records`, of a CSV file with a header. Every cell is text, 007 is 007, which `datasets` would read as a
+    number."""
+    csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 characters fails a file without saying where
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            rows = csv.reader(lines, strict=True)
+            header = next(rows, [])
+            if doubled := sorted({name for name in header if header.count(name) > 1}):
+                shown = ", ".join(map(repr, doubled))[:300]
+                raise UserError(f"{path}: the header names {shown} more than once; give every column its own name")
+            for row in filter(None, rows):
+                number += 1
+                yield _row(f"{path}: record {number}", header, row)
+    except csv.Error as error:
+        raise UserError(f"{path}: record {number + 1}: cannot be read as CSV: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _row(place: str, header: list[str], row: list[str]) -> Record | UserError:
+    if len(row) != len(header):
+        return UserError(f"{place}: holds {len(row)} cells, the header names {len(header)}")
+    for name, cell in zip(header, row, strict=True):
+        if any("\udc80" <= character <= "\udcff" for character in cell):  # bytes that are no UTF-8
+            return UserError(f"{place}: field {name!r} is not UTF-8 text; save the file as UTF-8")
+    return Record(place, dict(zip(header, row, strict=True)))
+
+
 def _json_lines(path: Path) -> Iterator[Record | UserError]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -74,8 +130,12 @@ def _parquet(path: Path) -> Iterator[Record]:
 
     number = 0
     try:
-        for row in datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True):
+        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+        short = [name for name, kind in (rows.features or {}).items() if getattr(kind, "dtype", "") == "float32"]
+        for row in rows:
             number += 1
+            # 0.1 of 32 bits is 0.10000000149 in 64: the fewest digits that name the number are what was meant
+            row |= {name: float(str(np.float32(row[name]))) for name in short if row[name] is not None}
             yield Record(f"{path}: record {number}", row)
     except Exception as error:  # pyarrow's and datasets' own, of many types
         cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
@@ -89,7 +149,7 @@ def _is_array(path: Path) -> bool:
 
 def _parse(raw: bytes, place: str) -> Any:
     try:
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_distinct)
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_distinct, parse_float=Number.read)
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 text: byte {error.start + 1} is 0x{raw[error.start]:02x}") from None
     except json.JSONDecodeError as error:

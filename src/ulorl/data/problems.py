@@ -18,7 +18,7 @@ from typing import Any
 
 from ulorl.config import Data
 from ulorl.data.canonical import canonical_key, has_rule
-from ulorl.data.files import Record, expand, first_line, read_hub, read_records
+from ulorl.data.files import Record, decimal, expand, first_line, read_hub, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
@@ -93,7 +93,7 @@ def _problem(record: Record | UserError, data: Data, places: dict[str, str]) -> 
     number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
     if not (number or isinstance(answer, str)):
         raise UserError(_wrong(record, data.answer, answer, "text or a number"))
-    reference = str(answer)
+    reference = answer if isinstance(answer, str) else decimal(answer)
     if data.answer_after:
         _, marker, reference = reference.rpartition(data.answer_after)
         if not marker:

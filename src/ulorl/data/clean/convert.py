@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ulorl.data.clean.labels import Labelled
 from ulorl.data.clean.record import Drop, Item
-from ulorl.data.clean.shapes import YES_NO, Shape, letter, options
+from ulorl.data.clean.shapes import YES_NO, Shape, letter, options, shape
 from ulorl.data.clean.text import DRAWING, comparable_answer, prose
 
 
@@ -85,7 +85,7 @@ def from_choice(item: Item) -> Item | Pending:
     answer = _chosen(item.answer, found)
     if answer is None:
         return Pending("multiple choice whose answer is no option's value")
-    if letter(item.answer) and _WORDS.fullmatch(answer) and not _NAMED.search(prose(stem)):
+    if (letter(item.answer) or answer == item.answer) and _WORDS.fullmatch(answer) and not _NAMED.search(prose(stem)):
         return Pending("multiple choice between descriptions")
     for number, drawing in enumerate(drawings):
         question = question.replace(f"⟦{number}⟧", drawing)
@@ -108,8 +108,10 @@ def _standing_alone(stem: str) -> str | None:
 
 def _chosen(answer: str, found: Labelled) -> str | None:
     """What the answer's letter labels; an answer that is a value stays as it is."""
-    label = letter(answer)
     labels = [name.upper() for name in found.labels]
+    texts = [comparable_answer(option_text(body)) for body in found.bodies]
+    said = comparable_answer(answer)
+    label = letter(answer) or (labels[texts.index(said)] if said in texts else "")
     if label and label in labels:
         body = found.bodies[labels.index(label)]
         text = option_text(body)
@@ -179,8 +181,26 @@ _CONSTANT = re.compile(r"[-+]?(?:\d|\\(?:d?frac|sqrt|pi|infty|cdot)|[{}()^/.\s*+
 _RELATIONS = re.compile(r"\\(?:leq?|geq?|neq?|in|subset|iff|equiv|approx|sim|to|forall|exists|mid)(?![A-Za-z])")
 
 
+_SHOWN = re.compile(
+    r"(?P<asks>.*[?.])\s*(?:Show|Prove|Verify|Demonstrate|Confirm) (?:that )?(?:it|this|the (?:answer|value|result)) "
+    r"(?:is|equals|is equal to) (?P<value>[^?]+?)\s*\.?\s*",
+    re.S,
+)
+
+
+def _given_away(item: Item) -> str:
+    """What is X? Show that it is 588: without the last sentence, if that is the reference and the rest asks."""
+    found = _SHOWN.fullmatch(item.question)
+    if not found or shape(found["asks"], item.answer) is not None or not _ASKS.search(prose(found["asks"])):
+        return ""
+    value = comparable_answer(found["value"].strip("$"))
+    return found["asks"] if value == comparable_answer(item.answer) else ""
+
+
 def from_proof(item: Item) -> Item | Pending:
     r"""`Show that X = c.` becomes `Find X.` if c is a constant and the reference, and the claim is nothing but that."""
+    if asked := _given_away(item):
+        return item.changed(Shape.PROOF, question=asked)
     claim = _TO_SHOW.search(item.question)
     found = claim and (_FORMULA.fullmatch(claim["claim"]) or _PHRASE.fullmatch(claim["claim"]))
     if not claim or not found:

@@ -20,12 +20,13 @@ _STYLES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("A", tuple(_UPPER), rf"{_FREE}{_OPEN}([A-J]){_CLOSE}"),
     ("A", tuple(_UPPER), rf"{_APART}([A-J])\s?[.．、)）:：](?![A-Za-z]\.)"),
     ("a", tuple(_LOWER), rf"{_FREE}{_OPEN}([a-j]){_CLOSE}"),
-    ("a", tuple(_LOWER), rf"{_NO_PAIR}([a-j])[.)](?=\s)"),
+    ("a", tuple(_LOWER), rf"{_NO_PAIR}([a-j])(?:[.)](?=\s)|\)(?=[A-Z$\\]))"),
     ("1", _DIGITS, rf"{_FREE}{_OPEN}(\d\d?){_CLOSE}"),
-    ("1", _DIGITS, rf"{_NO_PAIR}(\d\d?)[.)](?=\s|\\?\$|\\\()"),
+    ("1", _DIGITS, rf"{_NO_PAIR}(\d\d?)(?:[.)](?=\s|\\?\$|\\\(|[{HAN}])|[、．)）](?=\s*[{HAN}$\\]))"),
     ("1", tuple("①②③④⑤⑥⑦⑧"), r"([①-⑧])"),
     ("1", tuple("一二三四五六"), rf"{_OPEN}([一二三四五六]){_CLOSE}"),
     ("i", _ROMANS, rf"{_FREE}{_OPEN}([ivx]+){_CLOSE}"),
+    ("i", _ROMANS, rf"{_NO_PAIR}([ivx]+)(?:[.)](?=\s)|\)(?=[A-Z$\\]))"),
     ("i", tuple(r.upper() for r in _ROMANS), r"(?:(?<=^)|(?<=\s))([IVX]+)[.)](?=\s)"),
     ("i", tuple(r.upper() for r in _ROMANS), rf"{_FREE}{_OPEN}([IVX]+){_CLOSE}"),
     ("i", tuple("ⅠⅡⅢⅣⅤⅥ"), r"[(（]\s*([Ⅰ-Ⅵ])\s*[)）]"),
@@ -37,7 +38,8 @@ _COMPILED = tuple((style, order, re.compile(pattern, re.M)) for style, order, pa
 _BOLD = re.compile(r"\\(?:textbf|text|mathrm|mathbf|textrm|rm|bf)\s*\{\s*\(?\s*([A-Ja-j])\s*\)\s*(?:\\\s)?\s*\}?")
 _TEXT = re.compile(r"\\text\s*\{\s*([A-J])[.)]\s*")
 _BOLD_INSIDE = re.compile(r"\(\s*\\(?:textbf|text|mathrm|mathbf)\s*\{\s*([A-J])\s*\}\s*\)")
-_MARKDOWN = re.compile(r"\*\*\(?([A-J])[.)]\)?\*\*")
+_MARKDOWN = re.compile(r"(?<!\*)\*\*\s*\(?([A-Ja-j]|[ivx]+|\d)(?:\)[.:]?|[.:])\s*\*\*")
+_ROMAN_HAN = re.compile(r"[(（]\s*(I ?I ?I|I ?I|I ?V|I|V)\s*[)）]")
 _ENUMERATE = re.compile(r"\\begin\{(enumerate|itemize)\}(\[[^\]]*\])?(.*?)\\end\{\1\}", re.S)
 _ITEM = re.compile(r"\\item\s*(?:\[([^\]]*)\])?")
 _BULLET = re.compile(r"^\s*[-*•]\s+(?=\S)", re.M)
@@ -70,6 +72,8 @@ def bullets(question: str) -> tuple[str, ...]:
 def _plain_labels(text: str) -> str:
     r"""`\textbf{(A)}`, `\mathrm{(A) \ 3}`, `**A.**` and `\item` as plain labels."""
     text = _ENUMERATE.sub(lambda found: "\n" + _items(found[3], found[2] or ""), text)
+    if re.search(f"[{HAN}]", text):  # Chinese texts mix (1), (I), （ I ）and (Ⅱ) in one list
+        text = _ROMAN_HAN.sub(lambda found: f"({_ROMANS.index(found[1].replace(' ', '').lower()) + 1})", text)
     for pattern in (_BOLD, _TEXT, _BOLD_INSIDE, _MARKDOWN):
         text = pattern.sub(r" (\1) ", text)
     return text
@@ -84,7 +88,7 @@ def _items(inside: str, option: str) -> str:
 def _longest(text: str, style: str, order: tuple[str, ...], pattern: re.Pattern[str]) -> Labelled | None:
     found = [match for match in pattern.finditer(text) if match[1] in order]
     chains = [_chain(found[i:], order) for i, match in enumerate(found) if match[1] == order[0]]
-    chain = max(chains, key=len, default=[])
+    chain = max(reversed(chains), key=len, default=[])  # the last of equals: an earlier (1) may be an argument
     if len(chain) < 2:
         return None
     bodies = [text[a.end() : b.start()] for a, b in pairwise(chain)]

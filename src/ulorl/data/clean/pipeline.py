@@ -15,7 +15,7 @@ from ulorl.data.clean.read import Source, Unreadable, read_source, sources
 from ulorl.data.clean.record import Drop, Dropped, Item, Step, StepReport, each
 from ulorl.data.clean.settings import Clean
 from ulorl.data.clean.shapes import Shape
-from ulorl.data.clean.write import Written, check_out, write
+from ulorl.data.clean.write import Fields, Written, check_out, write
 from ulorl.errors import UserError, listing
 from ulorl.rewards.rules import MathReward
 
@@ -30,6 +30,7 @@ class Result:
     dropped: list[Dropped]
     steps: list[StepReport]
     sources: dict[str, int] = field(default_factory=dict)  # records of each
+    fields: dict[str, Fields] = field(default_factory=dict)  # of each
     models: dict[str, CachedModel] = field(default_factory=dict)
 
 
@@ -55,7 +56,9 @@ def clean(
         for name, step in plan:
             items = _take(name, step, items, result, settings.examples, show)
         result.kept, result.models = items, models
-    return result, write(result.kept, result.dropped, result.steps, result.sources, settings, out, _asked(models))
+    return result, write(
+        result.kept, result.dropped, result.steps, (result.sources, result.fields), settings, out, _asked(models)
+    )
 
 
 def steps(
@@ -134,6 +137,10 @@ def _read(todo: Sequence[Source], settings: Clean, progress: ask.Progress) -> tu
             watch(1)
             if isinstance(record, Item):
                 items.append(record)
+                report.changed += bool(record.changed_by)
+                for key, name in zip(("question", "answer"), record.read_from, strict=True):
+                    used = result.fields.setdefault(source.name, {}).setdefault(key, {})
+                    used[name] = used.get(name, 0) + 1
                 continue
             bad.append(record)
             lost = Item(f"{record.source}/unreadable-{record.number}", "", "", record.source, record.message, "", "")

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ulorl.data.clean.choices import choices
 from ulorl.data.clean.record import Item
 from ulorl.data.clean.settings import SourceSettings
-from ulorl.data.files import Record, expand, read_hub, read_records
+from ulorl.data.files import Record, decimal, expand, read_csv, read_hub, read_records
 from ulorl.errors import UserError, bad_character
 
 QUESTIONS = ("problem", "question", "prompt", "input", "instruction")
 ANSWERS = (
     "reward_model.ground_truth.target", "reward_model.ground_truth", "ground_truth", "final_answer", "answer",
-    "expected_answer", "target", "solution", "output",
+    "expected_answer", "answerKey", "answer_key", "correct_answer", "target", "solution", "output",
 )  # fmt: skip
 IDS = ("id", "unique_id", "uuid", "problem_id")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -94,87 +95,110 @@ def _unlike(name: str, found: Sequence[Source]) -> str:
 
 def read_source(source: Source, *, with_answers: bool = True) -> Iterator[Item | Unreadable]:
     """The items of a source, their ids `source/own id`, distinct. with_answers: False for evaluation sets, whose
-    references are not needed. Raises UserError when the source as a whole cannot be read."""
-    fields: dict[str, str] = {}
-    seen: dict[str, int] = {}
+    references are not needed. Raises UserError when the source as a whole cannot be read, or holds no record."""
+    seen: dict[str, int] = {}  # how often an id was there
     for number, record in enumerate(_records(source), 1):
         if isinstance(record, UserError):
-            yield Unreadable(source.name, number, str(record))
+            yield Unreadable(source.name, number, storable(str(record)))
             continue
         try:
-            yield _item(record, source, number, fields, seen, with_answers)
+            yield _item(record, source, number, seen, with_answers)
         except UserError as error:
-            yield Unreadable(source.name, number, str(error))
+            yield Unreadable(source.name, number, storable(str(error)))
 
 
-def _item(
-    record: Record, source: Source, number: int, fields: dict[str, str], seen: dict[str, int], with_answers: bool
-) -> Item:
-    """fields: the names found in the first record, which hold for the source; seen: how often an id was there."""
-    settings = source.settings
-    if not fields:
-        fields["question"] = settings.question or _first(record, QUESTIONS, source.name, "question")
-        fields["answer"] = settings.answer or (_first(record, ANSWERS, source.name, "answer") if with_answers else "")
-        fields["id"] = settings.id or next((name for name in IDS if record.fields.get(name) is not None), "")
-    question = _text(record, fields["question"], f"sources.{source.name}.question")
-    answer = _text(record, fields["answer"], f"sources.{source.name}.answer") if with_answers else ""
+def _item(record: Record, source: Source, number: int, seen: dict[str, int], with_answers: bool) -> Item:
+    """The fields are looked for in every record: a source may have its reference in one field here, another there."""
+    settings, key = source.settings, f"sources.{source.name}"
+    asked = settings.question or _usual(record, QUESTIONS, source.name, "question")
+    question = original = _text(record, asked, f"{key}.question")
+    answer = answered = ""
+    if with_answers:
+        answered = settings.answer or _usual(record, ANSWERS, source.name, "answer")
+        answer = _text(record, answered, f"{key}.answer")
     if settings.answer_after and with_answers:
         _, marker, answer = answer.rpartition(settings.answer_after)
         if not marker:
-            raise UserError(f"{record.place}: field {fields['answer']!r} lacks {settings.answer_after!r}")
-    own = str(number)
-    if fields["id"] and (settings.id or _lookup(record.fields, fields["id"]) is not None):
-        own = str(_value(record, fields["id"], f"sources.{source.name}.id"))
-    seen[own] = seen.get(own, 0) + 1
-    name = f"{source.name}/{own}" + (f"#{seen[own]}" if seen[own] > 1 else "")
-    kept = {key: _value(record, key, f"sources.{source.name}.keep") for key in settings.keep}
+            raise UserError(f"{record.place}: field {answered!r} lacks {settings.answer_after!r}")
+    original_answer = answer
+    if with_answers and (offered := choices(record, settings)):
+        answer = offered.resolved(record, answered, answer, _lookup(record.fields, answered), source.name)
+        question = offered.added(question)
+    changed = ("read",) if (question, answer) != (original, original_answer) else ()
+    name = _name(record, source, number, seen)
     for text in (name, question, answer):
         if where := bad_character(text):
             raise UserError(f"{record.place}: {where}")
+    return Item(
+        name, question, answer, source.name, record.place, original, original_answer, changed,
+        meta=_meta(record, source), read_from=(asked, answered),
+    )  # fmt: skip
+
+
+def _name(record: Record, source: Source, number: int, seen: dict[str, int]) -> str:
+    """`source/own id`; a record without an id has its number."""
+    field = source.settings.id or next((name for name in IDS if not nothing(record.fields.get(name))), "")
+    value = _value(record, field, f"sources.{source.name}.id") if field else number
+    own = decimal(value) if isinstance(value, float) and math.isfinite(value) else str(value)
+    seen[own] = seen.get(own, 0) + 1
+    return f"{source.name}/{own}" + (f"#{seen[own]}" if seen[own] > 1 else "")
+
+
+def _meta(record: Record, source: Source) -> str:
+    kept = {key: _value(record, key, f"sources.{source.name}.keep") for key in source.settings.keep}
     try:
         meta = json.dumps(kept, ensure_ascii=False, sort_keys=True, default=str)
         meta.encode()
-    except (ValueError, UnicodeEncodeError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{record.place}: a field of sources.{source.name}.keep cannot be stored: {error}") from None
-    return Item(name, question, answer, source.name, record.place, question, answer, meta=meta)
+    return meta
 
 
 def _records(source: Source) -> Iterator[Record | UserError]:
     settings = source.settings
     if settings.kind == "hub" or (settings.kind == "auto" and _is_hub(source.path)):
-        yield from _hub(source)
+        mend = f"check sources.{source.name} and the network"
+        yield from _some(source.path, read_hub(source.path, settings.subset, settings.split, mend))
         return
     for file in expand(source.path):
-        yield from _csv(file) if file.suffix == ".csv" else read_records(file)
+        yield from _some(str(file), read_csv(file) if file.suffix == ".csv" else read_records(file))
 
 
-def _csv(path: Path) -> Iterator[Record | UserError]:
-    """Every cell as text, 007 as 007, which `datasets` would read as a number."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines, strict=True)
-            for number, row in enumerate(rows, 1):
-                place = f"{path}: record {number}"
-                whole = None not in row and None not in row.values()
-                yield Record(place, row) if whole else UserError(f"{place}: more or fewer cells than the header names")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV: {error}") from error
+def _some(name: str, records: Iterable[Record | UserError]) -> Iterator[Record | UserError]:
+    """All of the records. Raises UserError when there is none: nobody means to clean an empty file."""
+    empty = True
+    for record in records:
+        empty = False
+        yield record
+    if empty:
+        raise UserError(f"{name}: holds no records; remove it from the sources, or write it again")
 
 
-def _hub(source: Source) -> Iterator[Record]:
-    settings = source.settings
-    return read_hub(source.path, settings.subset, settings.split, f"check sources.{source.name} and the network")
-
-
-def _first(record: Record, names: Sequence[str], source: str, key: str) -> str:
-    """The first usual name that the record has with something in it."""
-    for name in names:
-        if isinstance(_lookup(record.fields, name), str | int | float | list):
-            return name
-    there = ", ".join(map(str, record.fields)) or "none"
+def _usual(record: Record, names: Sequence[str], source: str, key: str) -> str:
+    """The first usual name that the record has with something in it, else the first that it has at all."""
+    there = [name for name in names if isinstance(_lookup(record.fields, name), str | int | float | list | Decimal)]
+    if filled := [name for name in there if not nothing(_lookup(record.fields, name))]:
+        return filled[0]
+    if empty := [name for name in names if name in record.fields and nothing(record.fields[name])]:
+        return empty[0]
     raise UserError(
-        f"{record.place}: no field is usual for the {key}: give sources.{source}.{key}; there are {there[:300]}"
+        f"{record.place}: no field is usual for the {key}: give sources.{source}.{key}; there are {_fields(record)}"
     )
+
+
+def nothing(value: Any) -> bool:
+    """null, an empty cell, and the NaN that pandas writes for either."""
+    empty = value is None or value == [] or (isinstance(value, str) and not value.strip())
+    return empty or (isinstance(value, float) and math.isnan(value))
+
+
+def storable(text: str) -> str:
+    """A message as text that can be stored: it may quote what cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _fields(record: Record) -> str:
+    return (", ".join(map(str, record.fields)) or "none")[:300]
 
 
 def _lookup(value: Any, name: str) -> Any:
@@ -194,24 +218,32 @@ def _lookup(value: Any, name: str) -> Any:
 def _value(record: Record, name: str, key: str) -> Any:
     value = _lookup(record.fields, name)
     if value is None:
-        there = ", ".join(map(str, record.fields)) or "none"
-        raise UserError(f"{record.place}: no field {name!r}, or nothing in it ({key}); the fields are {there[:300]}")
+        raise UserError(
+            f"{record.place}: no field {name!r}, or nothing in it ({key}); the fields are {_fields(record)}"
+        )
     return value
 
 
 def _text(record: Record, name: str, key: str) -> str:
     """Text or a number; of a conversation the last message of the user, of a list with one entry that entry; nothing of
     null, which is for step `normalise` to drop."""
-    if name in record.fields and record.fields[name] is None:
-        return ""
+    if name in record.fields and nothing(record.fields[name]):
+        return record.fields[name] if isinstance(record.fields[name], str) else ""
     value = _value(record, name, key)
     if isinstance(value, list) and value and all(isinstance(message, Mapping) for message in value):
         said = [message.get("content") for message in value if message.get("role", "user") == "user"]
         value = said[-1] if said else None
     elif isinstance(value, list) and len(value) == 1:
         value = value[0]
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or isinstance(value, str)):
-        shown = json.dumps(value, default=str, ensure_ascii=False)[:80]
-        raise UserError(f"{record.place}: field {name!r} is {shown}, expected text or a number ({key})")
-    return str(value)
+        raise UserError(f"{record.place}: field {name!r} is {shown(value)}, expected text or a number ({key})")
+    return value if isinstance(value, str) else decimal(value)
+
+
+def shown(value: Any) -> str:
+    """The start of a value, as JSON, for a message."""
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)[:80]
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__} that JSON cannot hold"

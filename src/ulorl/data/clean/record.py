@@ -20,6 +20,7 @@ class Item:
     changed_by: tuple[str, ...] = ()  # steps
     undecided_by: tuple[str, ...] = ()  # steps that could not tell, and let it pass
     meta: str = "{}"  # the fields that `keep` names, as JSON
+    read_from: tuple[str, str] = ("", "")  # the fields that held the question and the reference
 
     def changed(self, step: str, *, question: str | None = None, answer: str | None = None) -> Item:
         """With another question or answer; itself when neither differs."""

@@ -22,6 +22,13 @@ class SourceSettings(Section):
     split: str = Field(default="train", description="hub: which split")
     question: str = Field(default="", description="the field that holds the question; dots lead into nested records")
     answer: str = Field(default="", description="the field that holds the reference")
+    choices: str = Field(
+        default="",
+        description="the field that holds the options of multiple choice; else choices, options, or A, B, ...",
+    )
+    first_choice: Literal[0, 1] = Field(
+        default=0, description="the number of the first option, where the reference is an option's number"
+    )
     id: str = Field(default="", description="the field that names a record; without one, its place does")
     answer_after: str = Field(default="", description="the reference is what follows the last of these, e.g. ####")
     keep: tuple[str, ...] = Field(

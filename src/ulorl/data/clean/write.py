@@ -19,6 +19,9 @@ _LIBRARIES = ("datasets", "datasketch", "py3langid", "math-verify", "openai")
 _SHOWN = 300  # characters of an example on the card; the report has all
 
 
+Fields = dict[str, dict[str, int]]  # for question and answer: the fields that held them, and in how many records
+
+
 @dataclass(frozen=True)
 class Written:
     """The files."""
@@ -49,18 +52,23 @@ def write(
     kept: Sequence[Item],
     dropped: Sequence[Dropped],
     steps: Sequence[StepReport],
-    sources: dict[str, int],
+    read: tuple[dict[str, int], dict[str, Fields]],
     settings: Clean,
     out: Path,
     models: dict[str, dict[str, int]],
 ) -> Written:
-    """The four files, the report last: with it the result is complete. Nothing in them depends on time or machine."""
+    """The four files, the report last: with it the result is complete. Nothing in them depends on time or machine.
+
+    read: the records of each source, and how many of them used which field.
+    """
+    sources, fields = read
     files = Written(out / PROBLEMS, out / DROPPED, out / REPORT, out / CARD)
     report: dict[str, Any] = {
         "ulorl": __version__,
         "libraries": {name: number for name in _LIBRARIES if (number := _version(name))},
         "sources": sources,
         "records": sum(sources.values()),
+        "fields_by_source": fields,
         "kept": len(kept),
         "kept_by_source": {name: sum(item.source == name for item in kept) for name in sources},
         "dropped": len(dropped),
@@ -120,7 +128,9 @@ def _version(name: str) -> str | None:
 
 def _card(report: dict[str, Any], steps: Sequence[StepReport]) -> str:
     sources = [
-        f"| {name} | {number} | {report['kept_by_source'][name]} |" for name, number in report["sources"].items()
+        f"| {name} | {number} | {report['kept_by_source'][name]} "
+        f"| {_used(report, name, 'question')} | {_used(report, name, 'answer')} |"
+        for name, number in report["sources"].items()
     ]
     reasons = [
         f"| {step.name} | {step.before} | {_reasons(step)} | {step.changed} | {step.undecided} | {step.after} |"
@@ -140,8 +150,8 @@ def _card(report: dict[str, Any], steps: Sequence[StepReport]) -> str:
         "",
         "## Sources",
         "",
-        "| source | records | kept |",
-        "|---|---|---|",
+        "| source | records | kept | question read from | answer read from |",
+        "|---|---|---|---|---|",
         *sources,
         "",
         "## Steps",
@@ -160,6 +170,13 @@ def _card(report: dict[str, Any], steps: Sequence[StepReport]) -> str:
         "```",
         "",
     ])  # fmt: skip
+
+
+def _used(report: dict[str, Any], source: str, key: str) -> str:
+    """`answer`, or with counts where records of one source used different fields."""
+    used = report["fields_by_source"].get(source, {}).get(key, {})
+    counts = [f"`{name}`: {number}" for name, number in sorted(used.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return ", ".join(counts) or "-"
 
 
 def _reasons(step: StepReport) -> str:
