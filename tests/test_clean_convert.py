@@ -32,6 +32,12 @@ OPTIONS = r"$\textbf{(A)}\ 4\qquad\textbf{(B)}\ \sqrt{5}\qquad\textbf{(C)}\ \fra
         (f"What is $x$?\n{OPTIONS}", r"\sqrt5", "What is $x$?", r"\sqrt5"),  # the reference was a value already
         (f"The length of $AB$ is:\n{OPTIONS}", "A", "The length of $AB$ is ____.", "4"),
         ("Find it. Choose the correct answer from the following options: (a) 0, (b) 1, (c) 2.", "C", "Find it.", "2"),
+        ("What is the average? (A) ~76 (B) \\ 150 (C) $3", "A", "What is the average?", "76"),
+        ("What is the average? (A) ~76 (B) \\ 150 (C) $3", "B", "What is the average?", "150"),
+        ("What is the average? (A) ~76 (B) \\ 150 (C) $3", "C", "What is the average?", "3"),
+        ("What is the average? (A) 76 (B) 150 (C) 3", "\\ 150", "What is the average?", "150"),
+        ("If a number is doubled, 8 results, so what is the number? (A) 4 (B) 5 (C) 6", "A",
+         "If a number is doubled, 8 results, so what is the number?", "4"),
         ("则 $x$ 等于（ ）A．$2i$ B．$-2i$ C．$2$", "B", "则 $x$ 等于____.", "-2i"),
         ("Find $x$. [asy]draw(A--B);[/asy]\n(A) 1 (B) 2 (C) 3", "C", "Find $x$. [asy]draw(A--B);[/asy]", "3"),
         (
@@ -48,6 +54,15 @@ def test_options_off(question: str, answer: str, stem: str, value: str) -> None:
     ("question", "answer"),
     [
         ("Which of the following is prime? (A) 4 (B) 5 (C) 6", "B"),
+        ("Which of the following is prime? Find it. (A) 4 (B) 5 (C) 6", "B"),
+        ("What number among these is prime? (A) 4 (B) 5 (C) 6", "B"),
+        ("What is a factor of 12? (A) 5 (B) 7 (C) 3", "C"),
+        ("One of the roots of $x^2=4$ is (A) 1 (B) 2 (C) 3", "2"),
+        ("An example of an even number is (A) 1 (B) 2 (C) 3", "B"),
+        ("What expression is equivalent to $x^2-1$? (A) $(x-1)(x+1)$ (B) 5 (C) 3", "A"),
+        ("If $x>2$ then $x$ could equal (A) 1 (B) 3 (C) 2", "B"),
+        ("在这些数中最大的是（ ）A. 1 B. 2 C. 3", "C"),
+        ("What is $x$? (A) 1 (B) 2 (C) none of these", "none of these"),
         (f"Which number is closest to $\\pi$?\n{OPTIONS}", "A"),  # 4 is right among these only
         ("What is $x$? (A) 1 (B) 2 (C) none of these", "C"),
         ("What is the minimum of $f$? (A) $f \\ge 1$ (B) $f \\ge 2$ (C) $f \\ge 3$", "A"),  # a bound, no value

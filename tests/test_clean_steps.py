@@ -77,6 +77,18 @@ def test_spelling_is_idempotent(text: str) -> None:
         ("(1, 350)", "(1, 350)"),
         ("1,350", "1,350"),  # could be two numbers
         (r"\{1, 2\}", r"\{1, 2\}"),
+        ("~76", "76"),
+        (r"\ 150", "150"),
+        (r"5\ ", "5"),
+        (r"$\,7$", "7"),
+        ("$76", "76"),
+        ("76$.", "76"),
+        (r"\(x+1", "x+1"),
+        ("$5$ or $7$", "$5$ or $7$"),
+        (r"\$18.90", r"\$18.90"),
+        ("4e-05", "0.00004"),  # what str() made of a number
+        ("1.5e+22", "15" + "0" * 21),
+        ("2e-1", "2e-1"),  # two e, minus one
     ],
 )
 def test_short_answer(reference: str, answer: str) -> None:

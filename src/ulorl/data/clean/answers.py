@@ -3,14 +3,19 @@ r"""Steps `answers` and `short_answers`: the short answer in a reference, and re
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from functools import partial
 
 from ulorl.data.clean.record import Drop, Item, Outcome, Step, each
 from ulorl.data.clean.settings import ShortAnswers
 from ulorl.data.clean.text import comparable_answer, prose
+from ulorl.data.files import decimal
 from ulorl.rewards.answer import last_boxed
 
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_FLOAT = re.compile(
+    r"[-+]?\d(?:\.\d+)?[eE][-+]?0\d|[-+]?\d(?:\.\d+)?[eE][-+][1-9]\d|[-+]?\d\.\d+[eE][-+]?\d{1,2}"
+)  # as str() writes it
 _SAID = re.compile(
     r"(?:\bfinal answer(?: is)?\b|\b(?:the|our) answer is\b|(?:^|\n)answer\s*[:=]"
     r"|答案(?=[是为：:])[是为]?)\s*[:：]?\s*",
@@ -25,6 +30,10 @@ _ENCLOSED = (
     re.compile(r"\\(?:text|mathrm|textbf)\s*\{([^{}$\\]+)\}"),
     re.compile(r"\{([A-Za-z ]+)\}"),  # what is left of \text{...} in some exports
 )
+_SPACING = r"(?:~|\\[,;:!]|\\q?quad(?![A-Za-z])|\\?\s)"
+_ENDS = re.compile(rf"^{_SPACING}+|{_SPACING}+$|(?<!\\)\\$")
+_DOLLAR = re.compile(r"(?<!\\)\$")
+_OPEN_FORMULA = ((r"\(", r"\)"), (r"\[", r"\]"))
 _MATRIX = re.compile(
     r"\\begin\s*\{(?:[pbvBV]?(?:small)?matrix|smallmatrix|array|cases|align\*?|tabular)\}|\\\\.+\\\\|\[\s*\[", re.S
 )
@@ -49,16 +58,28 @@ def short_answer(reference: str) -> str:
         text = boxed.strip()
     elif said_at := list(_SAID.finditer(text)):
         text = _SENTENCE_END.split(text[said_at[-1].end() :].strip(), maxsplit=1)[0] or text
-    return _bare(text) or text
+    text = _bare(text) or text
+    return decimal(Decimal(text)) if _FLOAT.fullmatch(text) else text
 
 
 def _bare(text: str) -> str:
     text = text.strip().rstrip("。").strip()
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].strip()
+    text = _ENDS.sub("", _closed(text))
     for pattern in _ENCLOSED:
         if found := pattern.fullmatch(text):
             return _bare(found[1])
+    return text
+
+
+def _closed(text: str) -> str:
+    """Without the dollar sign or bracket of a formula that was cut in two, at either end."""
+    if len(_DOLLAR.findall(text)) % 2:
+        text = re.sub(r"^\$|(?<!\\)\$$", "", text, count=1)
+    for left, right in _OPEN_FORMULA:
+        if text.count(left) != text.count(right):
+            text = text.removeprefix(left).removesuffix(right)
     return text
 
 

@@ -42,6 +42,21 @@ _NEEDS_OPTIONS = re.compile(  # in the sentence that asks
     r"|下列|以下|选项|可能|不|近似|最接近",
     re.I,
 )
+_POINTS_AT_OPTIONS = re.compile(  # in any sentence
+    r"\b(?:of|among|from|between) (?:the )?(?:following|these|those|answers|ones|numbers below)\b"
+    r"|\b(?:options|choices)\b|这些|下列|以下|选项",
+    re.I,
+)
+_KIND = (
+    r"(?:number|integer|value|example|factor|divisor|multiple|root|solution|point|prime|term|element|equation|function|"
+    r"expression|vector|matrix|pair|set)"
+)
+_ANY_ONE = re.compile(  # many answers would do
+    rf"(?:\b(?:what|find|name|give)(?: is| are)?|^|[.;:?] ) *(?:an?|one of(?: the| its)?) (?:\w+ )?{_KIND}s?\b"
+    rf"(?![^.?]*,)[^.?]*[.?]?\s*$|\bequivalent to\b|\bexample of\b|\b(?:could|might) (?:be|equal|have)\b"
+    rf"|\b(?:what|which) {_KIND} (?:divides|satisfies|is divisible|makes)\b|\babout\s*[?.]?\s*$",
+    re.I,
+)
 _LAST_SENTENCE = re.compile(r"[^.?!。？！]*[.?!。？！]?\s*$")
 _CHOOSE_SENTENCE = re.compile(
     r"(?:,? and )?(?:please )?(?:choose|select|pick|mark|identify) (?:the |from |one )[^.:?]{0,60}"
@@ -77,7 +92,8 @@ def from_choice(item: Item) -> Item | Pending:
     if any(_INSTRUCTION.search(prose(body)) or len(prose(body).split()) > 12 for body in found.bodies):
         return Pending("multiple choice whose options are sentences")
     stem = _closed(_CHOOSE_SENTENCE.sub("", _OPENS.sub("", found.stem)).rstrip())
-    if (asks := _LAST_SENTENCE.search(prose(stem))) and _NEEDS_OPTIONS.search(asks[0]):
+    asks = _LAST_SENTENCE.search(prose(stem))
+    if _POINTS_AT_OPTIONS.search(prose(stem)) or (asks and any(p.search(asks[0]) for p in (_NEEDS_OPTIONS, _ANY_ONE))):
         return Pending("multiple choice that needs its options")
     question = _standing_alone(stem)
     if question is None:
@@ -119,11 +135,9 @@ def _chosen(answer: str, found: Labelled) -> str | None:
             return None
         return None if not text or _NO_OPTION.search(prose(text)) or _BOUND.search(text) else text
     value = re.sub(r"^\s*\\?(?:text|textbf|mathrm)?\s*\{?\s*\(?[A-J]\)\s*\}?\s*", "", answer)
-    return (
-        None
-        if label or not value or re.fullmatch(r"[A-J](?:\s*,\s*[A-J])*", comparable_answer(value).upper())
-        else value
-    )
+    if label or not value or re.fullmatch(r"[A-J](?:\s*,\s*[A-J])*", comparable_answer(value).upper()):
+        return None
+    return option_text(value) or value
 
 
 def option_text(body: str) -> str:
