@@ -230,7 +230,7 @@ def _write(path: Path, records: list[dict[str, Any]]) -> bool:
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "parquet"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(TABLES)
 @example([{"question": "1 + 1?", "label": "2"}, {"question": "2 + 2?", "label": "4"}])
 def test_any_columns(tmp_path_factory: pytest.TempPathFactory, ending: str, records: list[dict[str, Any]]) -> None:

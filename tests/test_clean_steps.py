@@ -193,7 +193,26 @@ def test_contamination() -> None:
             "What is the sum of all the primes below one hundred that end in seven?",  # the first 13 words
             "What is the sum of all the primes below one hundred which end in three?",  # 10 words
         ]
-    ) == [copy, "", copy, overlap, ""]
+    ) == [copy, "", copy, overlap, "evaluation problem in other words"]
+
+
+@pytest.mark.parametrize(
+    ("known", "question", "copied"),
+    [
+        (r"Solve for $x: 5^{2x} + 21 = 12^x$.", r"Determine the real number $t$ satisfying $5^{2t}+21=12^{t}$.", True),
+        (r"Solve for $x$: $\frac{x}3 + \frac{x}4 = 7$", r"For which $t$ is $\dfrac{t}{3}+\dfrac{t}{4}=7$?", True),
+        ("Find the units digit of $17^8.$", "What is the last digit of $17^8$?", True),
+        ("Which number is one less than twice its half?", "Find the number 1 less than 2 times its half.", True),
+        ("Simplify $\\tan 110^\\circ + 4 \\sin 110^\\circ.$", "Evaluate $4\\sin 110^\\circ+\\tan 110^\\circ$.", True),
+        ("Find the units digit of $17^8.$", "What is the last digit of $17^9$?", False),  # another number
+        ("In how many ways can ELLIPSE be arranged?", "In how many ways can RADII be arranged?", False),
+        ("How much is $3 + 4$?", "A jar holds 3 red and 4 blue marbles. How many does it hold?", False),
+    ],
+)  # fmt: skip
+def test_short_problems_in_other_words(known: str, question: str, copied: bool) -> None:
+    (found,) = reasons(drop_contaminated(Contamination(), [item(known, name="e/1")]), items(question))
+    assert found == ("evaluation problem in other words" if copied else "")
+    assert reasons(drop_contaminated(Contamination(short=0), [item(known, name="e/1")]), items(question)) == [""]
 
 
 def test_phrases_do_not_count() -> None:

@@ -1,4 +1,4 @@
-"""Step `contamination`: questions that an evaluation set asks too, whole or in a long run of words."""
+"""Step `contamination`: questions that an evaluation set asks too, whole, in a long run of words, or in other words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from ulorl.data.clean.copies import Short
 from ulorl.data.clean.record import Drop, Item, Outcome, Step
 from ulorl.data.clean.settings import Contamination
 from ulorl.data.clean.text import HAN, comparable, undrawn, words
@@ -15,9 +16,10 @@ _HAN = re.compile(f"[{HAN}]")
 
 
 def drop_contaminated(settings: Contamination, evaluation: Sequence[Item]) -> Step:
-    """Deletes questions equal to one of `evaluation` but for typesetting, and those that share runs of `settings.run`
-    words with one, if the runs cover `settings.share` of the shorter question. Runs that stand in more than
-    `settings.common` of the questions are phrases and do not count."""
+    """Deletes questions equal to one of `evaluation` but for typesetting, those that share runs of `settings.run` words
+    with one, if the runs cover `settings.share` of the shorter question, and those that are one of fewer than
+    `settings.short` words in other words. Runs that stand in more than `settings.common` of the questions are phrases
+    and do not count."""
     return partial(_drop, table=_Table(evaluation, settings), settings=settings)
 
 
@@ -27,6 +29,7 @@ class _Table:
     def __init__(self, evaluation: Sequence[Item], settings: Contamination) -> None:
         self.whole = {comparable(item.question): item.id for item in reversed(evaluation)}
         self.lengths: dict[str, int] = {}  # in words
+        self.short = Short([(item.id, item.question) for item in evaluation], settings.short, settings.similarity)
         self.runs: dict[str, list[str]] = {}  # which problems it stands in
         for item in evaluation:
             tokens = words(undrawn(item.question))
@@ -43,6 +46,8 @@ def _drop(items: Sequence[Item], *, table: _Table, settings: Contamination) -> I
             yield Drop("evaluation problem", f"is {name}")
         elif found := _overlap(own, table, count, settings):
             yield Drop("overlap with evaluation", found)
+        elif name := table.short.copied(item.question):
+            yield Drop("evaluation problem in other words", f"of {name}")
         else:
             yield item
 

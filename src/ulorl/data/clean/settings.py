@@ -97,6 +97,14 @@ class Contamination(Switch):
         le=1,
         description="of the shorter of the two that such runs must cover; 0: any one run is enough",
     )
+    short: Natural = Field(
+        default=20, description="evaluation problems of fewer words are also looked for in other words; 0: none"
+    )
+    similarity: Share = Field(
+        default=0.6,
+        description="Jaccard of two short questions with the same numbers; less is enough if these are rare, more is "
+        "needed if they come in another order",
+    )
     common: Positive = Field(
         default=10,
         description="a run that stands in more questions than this is a phrase, not a copy, and does not count",
