@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from ulorl.cli import app
+from ulorl.data.cli import app as data_app
 from ulorl.errors import UserError
+from ulorl.verifier.cli import app as verifier_app
 
 PAIRS = [
     ("27cm", "0.27m", True, "units"),
@@ -107,3 +112,48 @@ def test_data_makes_files_that_bench_reads_beside_graded_outputs(tmp_path: Path)
     assert "graded.jsonl: 4 graded answers; 0 outputs without one left out" in text
     both = sum(1 for side in ("train", "held_out") for _ in (tmp_path / "pairs" / f"{side}.jsonl").open())
     assert f"{both + 4} pairs of " in text
+
+
+def ranges() -> list[tuple[tuple[str, ...], str, OptionInfo, bool]]:
+    """Every option of `ulorl verifier` and `ulorl data` whose --help states a range: the command it belongs to, its
+    name, and whether it takes fractions."""
+    return [
+        ((group, command.name or command.callback.__name__), name, info, "float" in str(parameter.annotation))
+        for group, commands in (("verifier", verifier_app), ("data", data_app))
+        for command in commands.registered_commands
+        if command.callback
+        for name, parameter in signature(command.callback, eval_str=True).parameters.items()
+        for info in getattr(parameter.annotation, "__metadata__", ())
+        if isinstance(info, OptionInfo) and info.min is not None
+    ]
+
+
+def test_every_value_outside_a_stated_range_is_refused_with_the_options_name(pairs: Path) -> None:
+    """And nan and infinity, which are in none."""
+    found = ranges()
+    assert {name for _, name, *_ in found} >= {"held_out", "per_problem", "epochs", "seed", "limit", "batch", "lr"}
+    for command, name, info, fractions in found:
+        assert info.min is not None
+        values = ["nan", "inf"] if fractions else ["1.5"]
+        values += [str(end) for end in (info.min - 1, info.max and info.max + 1) if end is not None]
+        option = "--" + name.replace("_", "-")
+        for value in values:
+            needed = ("--model", "m", "--out", "o") if command[1] == "train" else ()
+            result = CliRunner().invoke(app, [*command, str(pairs), f"{option}={value}", *needed])
+            assert result.exit_code == 2, (command, option, value, result.exception)
+            assert option in re.sub(r"\x1b\[[\d;]*m", "", result.output), (command, option, value)
+
+
+@pytest.mark.parametrize(("share", "written", "other"), [(0, "train", "held_out"), (1, "held_out", "train")])
+def test_a_side_that_gets_no_problem_has_no_file(tmp_path: Path, share: int, written: str, other: str) -> None:
+    """Both ends of the range that --help states; a file of an earlier call would hold problems of the other side."""
+    problems = [{"problem": f"What share is {i} of 64?", "answer": rf"\frac{{{i}}}{{64}}"} for i in range(1, 32, 2)]
+    (tmp_path / "raw.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    out = tmp_path / "pairs"
+    out.mkdir()
+    (out / f"{other}.jsonl").write_text("of an earlier call")
+    given = (tmp_path / "raw.jsonl", "--out", out, "--overwrite", "--per-problem", 2, "--seed", 0)
+    text = run("data", *given, "--held-out", share)
+    assert f"{other}.jsonl: not written, --held-out {share} leaves it empty" in text.replace("\n", " ")
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", f"{written}.jsonl"]
+    assert len((out / f"{written}.jsonl").read_text().splitlines()) == 32

@@ -226,3 +226,12 @@ def test_without_trl_the_extra_is_named(base: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"ulorl\[verifier\]"):
         train(pairs(4), str(base), tmp_path / "v", quick(base))
+
+
+def test_the_ends_of_the_ranges_that_help_states_are_accepted(base: Path, tmp_path: Path) -> None:
+    """One step of one pair, with a learning rate of 0: the weights stay as they were."""
+    least = {"epochs": 0.01, "batch": 1, "lr": 0.0, "question_chars": 0, "seed": 2**32 - 1, "max_pairs": 2}
+    done = train(pairs(8), str(base), tmp_path / "v", quick(base, **least))
+    assert (done.progress.steps, done.progress.pairs) == (1, 1)
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "v"))
+    assert all(torch.equal(after[name], weight) for name, weight in before.items() if name in after)

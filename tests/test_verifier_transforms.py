@@ -301,6 +301,115 @@ def test_sets_have_no_order_and_tuples_have_one():
         assert re.findall(r"-?\d+", gathered.spell_parts(point, Random(seed), "x")) == ["1", "-2"]
 
 
+@pytest.mark.parametrize(
+    ("text", "question", "unordered"),
+    [
+        ("3,4", "Find the values of $p$ and $q$.", False),
+        ("3,4", "Find all values of p and q, separated by commas.", False),
+        ("3, 4", "What are all possible values of $x$, $y$?", False),
+        ("3, 4", "Find all real numbers $x, y$ with $x + 2y = 11$.", False),
+        ("3, 4", "Find all solutions to the system $x + y = 7$, $x - y = -1$.", False),
+        ("3, 4", "Find the roots in increasing order.", False),
+        ("3, 4", "List all possible values of n from least to greatest.", False),
+        ("3, 4", "Find the sum and the product of all roots.", False),
+        ("3, 4", "Find the smallest and largest possible values of n.", False),
+        ("3, 4", "Determine the integers a and b.", False),
+        (r"\{3, 4\}", "Write the sequence as an ordered list.", False),
+        (r"\{3, 4\}", "What is the set of its prime factors?", True),
+        ("3, 4", "Find all values of $x$ such that $x^2 - 7x + 12 = 0$.", True),
+        ("3, 4", "Find the real roots of $x^2 - 7x + 12$. Enter the roots, separated by commas.", True),
+        (r"3 \text{ or } 4", "For what values of the constant $c$ is there one asymptote?", True),
+        (
+            "3, 4",
+            "Let $a$ and $b$ be real numbers with $ab = 12$. Enter all possible values of $a,$ separated by commas.",
+            True,
+        ),
+    ],
+)
+def test_only_what_surely_has_no_order_is_reordered(text, question, unordered):
+    """And nobody can tell of the rest what another order means, so it gives no pairs."""
+    assert (gathered.read_parts(text, question) is not None) is unordered
+
+
+def test_a_variable_is_named_only_where_the_question_has_it():
+    values, lengths = (
+        answers.read(r"\{4,5,7\}", question)
+        for question in ("Find all values of $k$ where $x^k$ is odd.", "What could be the three lengths?")
+    )
+    named = [{answers.spell(answer, "set", Random(i)) for i in range(200)} for answer in (values, lengths)]
+    assert any("k = 5 or k = " in text for text in named[0])
+    assert not any(re.search(r"\bor\b|\bx\b", text) for text in named[1])
+    span = answers.read("[1,3)", "What is the range of $f(x)$? Answer as an interval.")
+    shown = [answers.spell(span, "interval", Random(i)) for i in range(200)]
+    assert all(r"\{" in text for text in shown if "<" in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("4e-05", "1/25000"), ("1.5e3", "1500"), ("-2.5E-1", "-1/4"), ("6e+10", "6e10"), ("4E5", "400000")],
+)
+def test_e_notation_is_a_number(text, value):
+    assert numbers.read(text, "").value == Fraction(value)
+    assert algebra.parse(text) is None
+    answer = answers.read(text, "Compute the value.")
+    for seed in SEEDS:
+        assert plain_value(spellings.spell(answer.value, "spelling", Random(seed))) == Fraction(value)
+
+
+@pytest.mark.parametrize("text", ["2e-3", "4e5-1", "1+2e3"])
+def test_what_may_be_e_notation_or_a_multiple_of_e_is_left_alone(text):
+    assert answers.read(text, "Compute the value.") is None
+    assert algebra.parse("2e - 3") is not None
+
+
+def test_more_digits_of_a_rounded_reference_are_no_look_alike():
+    """0.33 rounded from 1/3: 0.333 may be as right, 0.34 is not."""
+    number = numbers.read("0.33", "What is the probability, to the nearest hundredth?")
+    made = {
+        new.value
+        for seed in range(400)
+        for kind in ("spelling", "decimal")
+        for how in numbers.changes(number, kind)
+        if (new := numbers.change(number, how, Random(seed)))
+    }
+    assert Fraction(34, 100) in made
+    assert all(abs(value - Fraction(33, 100)) > Fraction(5, 1000) for value in made)
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("(1,-1)", "Find a vector (x, y) that is orthogonal to the gradient."),
+        (
+            "(0,3)",
+            "Find the coordinates of the foci. (Enter only one of the two.) Give either of them as an ordered pair.",
+        ),
+        ("001", "What are the last three digits of $3^{12000}$?"),
+        (r"2\pi n", "Find all zeros of the sine."),
+        (r"\ln x + C", "Evaluate the integral of the reciprocal of $x$."),
+    ],
+)
+def test_where_another_answer_may_be_as_right_there_are_no_pairs(text, question):
+    assert answers.read(text, question) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "absent"),
+    [
+        ("How many ounces of milk are in the bottle?", "16", "units"),
+        ("What is the temperature, in degrees?", "90", "units"),
+        ("If it cost $3, how much time did she spend on it?", "2", "units"),
+        ("What is the sum in base 2?", "1011", "words"),
+        ("How much higher is the center than the points?", r"\frac{1}{2}", "percent"),
+        ("What is the length of the segment MN?", r"\frac{1}{7}", "percent"),
+    ],
+)
+def test_kinds_that_would_say_something_else(question, text, absent):
+    answer = answers.read(text, question)
+    assert absent not in answers.kinds(answer, question)
+    assert "same" in answers.kinds(answer, question)
+
+
 EXAMPLES = [
     ("27", "How wide is it, in cm?"), (r"\frac{3}{4}", "What is the probability?"), ("0.125", "Compute the value."),
     (r"120^\circ", "Find the angle."), ("1,-3,5", "Find all roots."), ("(1,-2)", "Find the ordered pair (a,b)."),

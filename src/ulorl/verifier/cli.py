@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,6 +31,13 @@ UNTRAINED_TOKENS = 64  # of the same model's before training: about as many as f
 Pairs = Annotated[list[str], typer.Argument(metavar="PAIRS...", help="JSONL, JSON or Parquet files, glob patterns")]
 
 
+def _finite(value: float) -> float:
+    """nan is in no range, and click lets it through all of them."""
+    if not isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 @app.command("data")
 def make(
     arguments: Annotated[
@@ -41,7 +49,10 @@ def make(
         list[Path] | None, typer.Option(metavar="FILE", help="TOML with [sources.NAME], as of ulorl data clean")
     ] = None,
     per_problem: Annotated[int, typer.Option(min=2, help="pairs of a problem, at most")] = 4,
-    held_out: Annotated[float, typer.Option(min=0, max=1, help="share of the problems that are held out")] = 0.1,
+    held_out: Annotated[
+        float,
+        typer.Option(min=0, max=1, callback=_finite, help="share of the problems that are held out; 0: none, 1: all"),
+    ] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="same seed and sources: same pairs")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the files that DIR holds already")] = False,
 ) -> None:
@@ -73,7 +84,13 @@ def make(
         )
     counts = done.counts
     print(f"{counts['used']} of {counts['problems']} problems gave pairs; {counts['unreadable']} could not be read")
-    print(f"{done.train}: {counts['train']} pairs\n{done.held_out}: {counts['held_out']} pairs\n{done.card}")
+    for side, path in (("train", done.train), ("held_out", done.held_out)):
+        print(
+            f"{path}: {counts[side]} pairs"
+            if counts[side]
+            else f"{path}: not written, --held-out {held_out:g} leaves it empty"
+        )
+    print(done.card)
 
 
 @app.command()
@@ -87,16 +104,20 @@ def train(
         Literal["plain", "own"], typer.Option(help="plain: the prompt and nothing else; own: the model's chat template")
     ] = "plain",
     max_tokens: Annotated[int, typer.Option(min=1, help="pairs that take more are left out, and counted")] = 256,
-    epochs: Annotated[float, typer.Option(min=0.01, help="passes over the pairs")] = 1.0,
+    epochs: Annotated[float, typer.Option(min=0.01, callback=_finite, help="passes over the pairs")] = 1.0,
     max_pairs: Annotated[int, typer.Option(min=0, help="train on so many, drawn with the seed; 0: all")] = 0,
-    minutes: Annotated[float, typer.Option(min=0, help="end after so many, whatever is left; 0: no limit")] = 0.0,
-    save_minutes: Annotated[float, typer.Option(min=0, help="save the model as it is so often; 0: at the end")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="end after so many, whatever is left; 0: no limit")
+    ] = 0.0,
+    save_minutes: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="save the model as it is so often; 0: at the end")
+    ] = 10.0,
     batch: Annotated[int, typer.Option(min=1, help="pairs a step")] = 32,
-    lr: Annotated[float, typer.Option(min=0, help="AdamW's, after the warm-up; falls to 0")] = 1e-4,
+    lr: Annotated[float, typer.Option(min=0, callback=_finite, help="AdamW's, after the warm-up; falls to 0")] = 1e-4,
     layers: Annotated[int, typer.Option(min=0, help="train the uppermost layers only; 0: all weights")] = 0,
     lora_rank: Annotated[int, typer.Option(min=0, help="train adapters of this rank, merged in the end; 0: none")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="matrix products in bfloat16: GPUs, AVX512_BF16, AMX")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="same seed, pairs and machine: same weights")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="same seed, pairs and machine: same weights")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the verifier that FOLDER holds")] = False,
 ) -> None:
     """Fine-tune a causal LM on labelled pairs, the verdict as its next token. Needs the extra verifier.

@@ -150,10 +150,11 @@ def write_pair_files(
     """Reads problems as `ulorl data clean` does, makes pairs, and writes train.jsonl, held_out.jsonl and a card into
     `out`. tables: how a source is to be read, by its name. Records that cannot be read are counted on the card.
 
-    Raises UserError: no source, all records unreadable, no pairs on one side, or files that are already there.
+    held_out: the share of the problems; of 0 or 1 the side that gets nothing has no file.
+    Raises UserError: no source, all records unreadable, no pairs on a side, or files that are already there.
     """
-    if not 0 < held_out < 1:
-        raise UserError(f"held_out={held_out}: expected a share between 0 and 1")
+    if not 0 <= held_out <= 1:
+        raise UserError(f"held_out={held_out}: expected a share from 0 to 1")
     files = [out / name for name in ("train.jsonl", "held_out.jsonl", "README.md")]
     if (there := [file.name for file in files if file.exists()]) and not overwrite:
         raise UserError(f"{out}: holds {', '.join(there)}; choose another folder, or --overwrite")
@@ -166,11 +167,15 @@ def write_pair_files(
     sides: dict[Split, list[Pair]] = {"train": [], "held_out": []}
     for pair in {(pair.question, pair.answer): pair for pair in pairs}.values():  # sources overlap
         sides[split(pair.question, held_out)].append(pair)
+    empty: Split | None = "held_out" if held_out == 0 else "train" if held_out == 1 else None
     for side, some in sides.items():
-        if not some:
+        if not some and side != empty:
             raise UserError(f"{len(items)} problems gave no pairs for {side}; name more problems")
-    write_pairs(sides["train"], files[0])
-    write_pairs(sides["held_out"], files[1])
+    for side, file in zip(sides, files, strict=False):
+        if side == empty:
+            file.unlink(missing_ok=True)  # of an earlier call: its problems would be on both sides
+        else:
+            write_pairs(sides[side], file)
     used = len({pair.problem for pair in pairs})
     counts = {"problems": len(items), "unreadable": len(bad), "used": used} | {
         side: len(x) for side, x in sides.items()

@@ -15,13 +15,16 @@ _READABLE = re.compile(rf"(?:{_COMMAND}|\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z]{{3}})|
 _APPLIED = re.compile(r"(?<![A-Za-z\\])[fghA-Z]\s*(?:\\left)?\(")  # f(x) is no product
 _TOO_LARGE = re.compile(r"\^\s*\{?\s*-?\d{3,}|\^\s*\{[^{}]*\^")
 MOST_CHARACTERS = 80
+_E_NOTATION = re.compile(r"\d[eE][-+]?\d")  # a number, not 4e - 5
 _POINTS = (7, 11, 13, 17, 19, 23, 29, 31)
 
 
 @lru_cache(maxsize=65536)
 def parse(text: str) -> Any:
     """A sympy expression, or None for what is none, or nothing to be rewritten safely."""
-    if len(text) > MOST_CHARACTERS or not _READABLE.fullmatch(text) or _TOO_LARGE.search(text) or _APPLIED.search(text):
+    if len(text) > MOST_CHARACTERS or not _READABLE.fullmatch(text) or _TOO_LARGE.search(text):
+        return None
+    if _APPLIED.search(text) or _E_NOTATION.search(text):
         return None
     import sympy
     from math_verify import LatexExtractionConfig

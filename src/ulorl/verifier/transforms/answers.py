@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ulorl.verifier.transforms import algebra, gathered, numbers, spellings, texts
+from ulorl.verifier.transforms import algebra, asked, gathered, numbers, spellings, texts
 from ulorl.verifier.transforms.gathered import Parts, Spans
 from ulorl.verifier.transforms.numbers import Number
 
@@ -21,10 +21,10 @@ _FORM_ASKED = {  # kinds of which the question excludes the spelling: (what it s
         r"|scientific notation|decimal (?:repr|exp|equiv|form)|as an? (?:decimal|mixed|percent)|\bbase \d"
     ),
 }
+_CONSTANTS = frozenset("cCkKnNmMABD")
 _WORDS = ("yes", "no", "true", "false")
 _LETTER = re.compile(r"\(?([A-Z])\)?")
 _TEXT = re.compile(r"\\(?:text|mbox|textbf|mathrm|textrm)\s*\{\s*([^{}]*?)\s*\}")
-_VARIABLE = re.compile(r"\$\s*([a-z])\s*\$|(?<![a-zA-Z\\])([xyztkmnr])(?![a-zA-Z])")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Answer:
 
     text: str
     value: Value
-    variable: str  # that the question uses
+    variable: str  # whose values the question asks for; "" where nobody can tell
 
     @property
     def type(self) -> str:
@@ -61,11 +61,11 @@ def read(text: str, question: str) -> Answer | None:
     text = text.strip().strip("$").strip()
     if not text or len(text) > 120:
         return None
-    value: Value | None = _word(text, question) or numbers.read(text, question) or _expression(text)
+    value: Value | None = _word(text, question) or numbers.read(text, question) or _expression(text, question)
     value = value or gathered.read_spans(text, question) or gathered.read_parts(text, question)
-    names = [found[1] or found[2] for found in _VARIABLE.finditer(question)]
-    variable = "x" if "x" in names or not names else max(sorted(set(names)), key=names.count)
-    return None if value is None else Answer(text, value, variable)
+    if value is None or asked.several_right(question, vector=isinstance(value, Parts) and value.ordered):
+        return None
+    return Answer(text, value, asked.variable(question))
 
 
 def _word(text: str, question: str) -> Word | None:
@@ -80,16 +80,25 @@ def _word(text: str, question: str) -> Word | None:
     return Word(letter[1], letter=True) if letter and letter[1] in "ABCDEF" and choices else None
 
 
-def _expression(text: str) -> Expression | None:
+def _expression(text: str, question: str) -> Expression | None:
+    """None too where a letter in it may be an arbitrary constant, or any integer, because the question does not have
+    it: with another sign or factor it may be the same answer."""
     value = algebra.parse(text)
-    return None if value is None or value.is_Rational else Expression(value)
+    if value is None or value.is_Rational:
+        return None
+    names = {symbol.name for symbol in value.free_symbols} & _CONSTANTS
+    return Expression(value) if all(asked.mentions(question, name) for name in names) else None
 
 
 def kinds(answer: Answer, question: str) -> list[str]:
     """Kinds of spelling the answer may wear. A form that the question asks for is left alone."""
-    value, asked = answer.value, question.lower()
+    value, lowered = answer.value, question.lower()
     if isinstance(value, Number):
-        bound = ("fraction", "decimal", "percent", "scientific") if _FORM_ASKED["number"].search(asked) else ()
+        bound = ("fraction", "decimal", "percent", "scientific") if _FORM_ASKED["number"].search(lowered) else ()
+        if asked.base(question):
+            return ["same"]
+        if asked.measure(question):
+            bound = (*bound, *(() if value.percent else ("percent",)))
         return [kind for kind in numbers.kinds(value) if kind not in bound]
     if isinstance(value, Parts):
         return ["same"] + ["tuple" if value.ordered else "set"] * 3
@@ -97,7 +106,7 @@ def kinds(answer: Answer, question: str) -> list[str]:
         return ["same"] + ["interval"] * 3
     if isinstance(value, Expression):
         found = ["same", "spelling"] if value.value.is_Symbol else ["same", "spelling", "plain_text", "algebra"]
-        return found[: -1 if _FORM_ASKED["algebra"].search(asked) and "algebra" in found else None]
+        return found[: -1 if _FORM_ASKED["algebra"].search(lowered) and "algebra" in found else None]
     return ["same", "spelling"]
 
 
@@ -193,7 +202,7 @@ def differ(left: Answer, right: Answer) -> bool:
     if isinstance(one, Number) and isinstance(two, Number):
         factors = [side.value * (side.unit.factor if side.unit else 1) for side in (one, two)]
         return (
-            one.value != two.value
+            abs(one.value - two.value) > one.error
             and factors[0] != factors[1]
             and abs(one.value) not in (abs(two.value) * 100, abs(two.value) / 100)
         )

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ulorl.verifier.transforms import algebra
+from ulorl.verifier.transforms import algebra, asked
 
-_ORDER_MATTERS = re.compile(r"\border(?:ed)?\b|respectively|sequence|permutation|\bvector\b|first|list .* in")
-_SEVERAL = re.compile(
-    r"\ball\b|solutions|values|roots|zero[e]?s|separated by commas|find the (?:integers|numbers)|possible"
-)
 _POINT = re.compile(
     r"ordered|coordinates?|\bpoints?\b|vertex|center|centre|triple|tuple|\bfoc|vector|intersect|solution"
     r"|\([a-z], ?[a-z]"
 )
 _INTERVAL = re.compile(r"interval|domain|range|all (?:real|values|possible values)|inequalit|values of")
+_OR = re.compile(r"\bor\b")
 _CUP = re.compile(r"\\cup(?![a-z])|∪")
 _SPAN = re.compile(r"([(\[])([^()\[\],]+),([^()\[\],]+)([)\]])")
 _ENDS = {"(": False, "[": True, ")": False, "]": True}
@@ -94,20 +91,22 @@ def _end(text: str) -> Any:
 
 
 def read_parts(text: str, question: str) -> Parts | None:
-    r"""\{1, 2\}, 1, 2, 3 or 1 \text{ and } 2 as sets; (1, 2) as a tuple where the question asks for points and the
-    like; None where nobody can tell."""
+    r"""\{1, 2\} as a set; 1, 2, 3 or 1 \text{ and } 2 as sets where the question surely asks for values without order;
+    (1, 2) as a tuple where it asks for points and the like; None where nobody can tell."""
     text = re.sub(r"\\(?:left|right)(?![a-z])|\\[!;]", "", text).strip().strip("$").strip()
-    asked = question.lower()
+    lowered = question.lower()
     ordered = text.startswith("(") and text.endswith(")") and text.count("(") == 1
     if ordered:
-        if not _POINT.search(asked) or (
-            _INTERVAL.search(asked) and text.count(",") == 1 and not re.search(r"ordered|point|coord|vert", asked)
+        if not _POINT.search(lowered) or (
+            _INTERVAL.search(lowered) and text.count(",") == 1 and not re.search(r"ordered|point|coord|vert", lowered)
         ):
             return None
         text = text[1:-1]
     elif text.startswith(r"\{") and text.endswith(r"\}"):
+        if asked.ordered_set(question):
+            return None
         text = text[2:-2]
-    elif _ORDER_MATTERS.search(asked) or not _SEVERAL.search(asked):
+    elif not asked.unordered(question, either=bool(_OR.search(text))):
         return None
     text = re.sub(r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\mbox\s*\{\s*(?:and|or)\s*\}", ",", text)
     texts = tuple(part.strip() for part in text.split(","))
@@ -150,8 +149,9 @@ def spell_parts(parts: Parts, rng: Random, variable: str) -> str:
     shapes += [
         f"{', '.join(head)} and {last}",
         f"{', '.join(head)}\\text{{ and }}{last}",
-        " or ".join(f"{variable} = {text}" for text in texts),
     ]
+    if variable:
+        shapes.append(" or ".join(f"{variable} = {text}" for text in texts))
     return rng.choice(shapes)
 
 
@@ -218,11 +218,12 @@ def spell_spans(spans: Spans, rng: Random, variable: str) -> str:
             texts = [re.sub(r"^([(\[])", r"\\left\1", re.sub(r"([)\]])$", r"\\right\1", text)) for text in texts]
         return rng.choice((r" \cup ", "\\cup ", " ∪ ", " U ")).join(texts)
     ascii_signs = rng.random() < 0.4
-    whole = [_inequality(span, variable, ascii_signs, rng) for span in chosen]
+    whole = [_inequality(span, variable or "x", ascii_signs, rng) for span in chosen]
     if any(text is None for text in whole):
         return r" \cup ".join(_bracketed(span, ", ") for span in chosen)
     text = (rng.choice((" or ", "\\text{ or }"))).join(text for text in whole if text)
-    if len(whole) == 1 and rng.random() < 0.25:
+    if not variable or (len(whole) == 1 and rng.random() < 0.25):  # in braces any letter will do
+        variable = variable or "x"
         return rng.choice((f"\\{{{variable} : {text}\\}}", f"\\{{{variable} \\mid {text}\\}}"))
     return text
 

@@ -9,10 +9,14 @@ from itertools import pairwise
 from random import Random
 
 from ulorl.rewards import quantity
-from ulorl.verifier.transforms.units import Unit, asked, of_factors
+from ulorl.verifier.transforms.asked import rounded
+from ulorl.verifier.transforms.units import Unit, asked, of_factors, other_kind
 
 MOST_DIGITS = 12  # of a number that is spelled
 _PLAIN = re.compile(r"-?\d+")
+_E_NOTATION = re.compile(
+    r"-?\d+\.\d+[eE][-+]?\d{1,3}|-?\d+(?:\.\d+)?[eE][-+]?\d\d\d?|-?\d+E[-+]?\d{1,3}"
+)  # 2e-3 may be 2e - 3
 _PERCENT_ASKED = re.compile(r"percent|%")
 
 
@@ -25,6 +29,7 @@ class Number:
     percent: bool = False
     percent_fits: bool = True  # whether it may be written in percent
     form: str = "integer"  # of the reference: integer, decimal or fraction
+    error: Fraction = Fraction(0)  # of a rounded reference: half of its last digit
     named: bool = False  # whether the reference itself names unit or percent
 
     @property
@@ -34,31 +39,43 @@ class Number:
 
 
 def read(text: str, question: str) -> Number | None:
-    """The number that a reference is; None for any other. Roots and the like are expressions, not numbers."""
-    if re.search(r"[_!ei]|\\(?:pi|sqrt|text\{? ?or)", re.sub(r"\\[a-z]*\{[^}]*\}|[a-zA-Z]{2,}", "", text)):
+    """The number that a reference is; None for any other. Roots and the like are expressions, not numbers. Leading
+    zeros are digits that a question asks for (the last three digits)."""
+    if re.match(r"-?0\d", text):
+        return None
+    if not _E_NOTATION.fullmatch(text) and re.search(
+        r"[_!ei]|\\(?:pi|sqrt|text\{? ?or)", re.sub(r"\\[a-z]*\{[^}]*\}|[a-zA-Z]{2,}", "", text)
+    ):
         return None
     found = quantity.read(text)
     if found is None or not found.exact or not found.known:
         return None
     if max(len(str(found.value.numerator)), len(str(found.value.denominator))) > MOST_DIGITS:
         return None
-    form = (
-        "decimal"
-        if re.search(r"\d\.\d|^\s*-?\.\d", text)
-        else "integer"
-        if found.value.denominator == 1
-        else "fraction"
-    )
-    asks = bool(_PERCENT_ASKED.search(question.lower()))
+    number = _understood(found, question)
+    if number is None:
+        return None
+    places = re.search(r"(?:\d|^\s*-?)\.(\d+)", text)
+    form = "decimal" if places else "integer" if found.value.denominator == 1 else "fraction"
+    if form == "fraction" or "e" in text.lower() or not (places or rounded(question)):
+        return replace(number, form=form)
+    digit = Fraction(1, 10 ** len(places[1]) if places else 1) / (100 if number.percent else 1)
+    return replace(number, form=form, error=digit / 2)
+
+
+def _understood(found: quantity.Quantity, question: str) -> Number | None:
+    """With its unit or percent sign, or that of the question; None for a unit that is not converted."""
     if found.unit == (("percent", 1),):
-        return Number(found.value / 100, percent=True, form=form, named=True)
+        return Number(found.value / 100, percent=True, named=True)
     if found.unit:
         unit = of_factors(found.unit)
-        return Number(found.value, unit, percent_fits=False, form=form, named=True) if unit else None
+        if unit is None or other_kind(unit.name, question):
+            return None
+        return Number(found.value, unit, percent_fits=False, named=True)
     last = question.strip().rsplit(". ", 1)[-1].lower()
     if re.search(r"(?:what|find the|how many) percent|as a percent|in percent", last):
-        return Number(found.value / 100, percent=True, form=form)
-    return Number(found.value, asked(question), percent_fits=not asks, form=form)
+        return Number(found.value / 100, percent=True)
+    return Number(found.value, asked(question), percent_fits=not _PERCENT_ASKED.search(question.lower()))
 
 
 def decimal(value: Fraction, most: int = 8) -> str | None:
@@ -120,7 +137,7 @@ def change(number: Number, how: str, rng: Random) -> Number | None:
         new = shown * Fraction(10) ** rng.choice(powers)
     else:
         new = _other_digits(shown, how, rng, number.form == "fraction" and rng.random() < 0.8)
-    if new is None or new == shown or (new < 0 < shown and how != "sign"):
+    if new is None or abs(new - shown) <= number.error * scale or (new < 0 < shown and how != "sign"):
         return None
     return replace(number, value=new / scale)
 

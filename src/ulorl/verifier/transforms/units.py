@@ -81,9 +81,17 @@ _RATE = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[.?!])\s+")
 _MONEY = re.compile(
-    r"\bhow much\b(?: money| profit| change)?[^?]*\b(?:spend|spent|earn(?:ed)?|cost|pay|paid|make|save[sd]?|charge[sd]?"
+    r"\bhow much\b(?! (?:time|long|weight|water|food|paint|fabric|milk|sugar|gas)\w*\b)"
+    r"(?: money| profit| change)?[^?]*\b(?:spend|spent|earn(?:ed)?|cost|pay|paid|make|save[sd]?|charge[sd]?"
     r"|owe|profit|money|raise[sd]?|price|receive[sd]?)\b|\btotal cost\b|\bhow much money\b"
 )
+_LIQUID = re.compile(  # of which an ounce is a volume
+    r"\b(?:fluid|liquids?|water|milk|juice|soda|cola|coke|coffee|tea|drinks?|drank|beer|wine|syrup|oil|vinegar|soup|broth|shampoo"
+    r"|soap|lotion|lemonade|smoothies?|punch|formula|sauce|wax|perfume|bottles?|cups?|cans?|glass(?:es)?|jugs?|pints?|quarts?"
+    r"|gallons?|lit(?:er|re)s?|bleach|detergent|medicine|gatorade|bartender|alcohol|paint|gasoline|blood)\b",
+    re.I,
+)
+_NO_ANGLE = re.compile(r"fahrenheit|celsius|temperature|thermometer|warm|cold|heat|polynomial|fever", re.I)
 _OTHER_MONEY = re.compile(r"[€£¥]|\b(?:euros?|pesos?|rupees?|yen|yuan|cents?|coins?|pounds? sterling)\b", re.I)
 
 
@@ -96,6 +104,11 @@ def of_factors(factors: tuple[tuple[str, int], ...]) -> Unit | None:
     return None
 
 
+def other_kind(name: str, question: str) -> bool:
+    """Whether an ounce may be a volume, or a degree no angle."""
+    return bool((name == "ounce" and _LIQUID.search(question)) or (name == "degree" and _NO_ANGLE.search(question)))
+
+
 def asked(question: str) -> Unit | None:
     """The unit that the last sentence asks for; None when it names none, more than one, or asks for a rate."""
     sentence = _SENTENCE.split(question.strip())[-1].lower()
@@ -104,7 +117,10 @@ def asked(question: str) -> Unit | None:
         return None
     if len(found) == 1:
         power = {"square": 2, "cubic": 3}.get(found[0]["power"] or "", 1)
-        return of_factors(((_NAMES[found[0]["unit"]], power),))
+        name = _NAMES[found[0]["unit"]]
+        if other_kind(name, question):
+            return None
+        return of_factors(((name, power),))
     named = re.search(rf"\b(?:{'|'.join(_NAMES)})\b", sentence)
     if not found and not named and "$" in question and _MONEY.search(sentence) and not _OTHER_MONEY.search(question):
         return Unit("dollar")
