@@ -7,9 +7,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 
-from ulorl.rewards.answer import MATH, NUMERIC, PROSE, Found, locate
+from ulorl.rewards.answer import MATH, NUMERIC, PROSE, Found, after_thinking, locate
 from ulorl.rewards.base import Reward, Verdict
-from ulorl.rewards.choice import chosen, options_of
+from ulorl.rewards.choice import chosen, options_of, stated_in
 from ulorl.rewards.judge import SECONDS, judge
 from ulorl.rewards.text import normalised
 from ulorl.sections import Answer, Place
@@ -83,7 +83,19 @@ class ExactReward(RuleReward):
 
 
 class ChoiceReward(RuleReward):
-    """The same options chosen, as `choice.chosen` reads them. A reference that names none is compared as text."""
+    """The same options chosen, as `choice.chosen` reads them. Where the phrase or the last line chooses none, the last
+    sentence that does is taken, unless `reward.answer.find` names the places. A reference that names none is compared
+    as text."""
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        options, found = options_of(problem), locate(text, self._settings, self.find)
+        reference = chosen(problem.answer, options)
+        if self._settings.find or not (found and found.prose and reference) or len(found.answer) > MAX_CHARACTERS:
+            return super().__call__(problem, text)
+        if chosen(found.answer, options):
+            return super().__call__(problem, text)
+        stated = stated_in(after_thinking(text, self._settings) or "")
+        return Verdict(float(reference == stated[1]), stated[0]) if stated else Verdict(0.0, found.answer)
 
     reasons = ("other options chosen than the reference's, or none", "the same options chosen")
 
