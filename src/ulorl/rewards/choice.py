@@ -57,15 +57,18 @@ _REJECTED = re.compile(
 )
 _ENDS = r"(?= ?(?:$|[.,;:!。，；！()（）—–-]|(?:because|since|as|by|which|where|but|and not)\b|[因由]))"
 _AFFIRMED = re.compile(
-    r"\b(?:answers?|option|choice|solution|(?:correct|right|best|final) (?:options|choices))"
+    rf"\bans(?:wer)?\.? ?[-–:：] ?{_BEFORE}{_G}"
+    r"|\b(?:answers?|option|choice|solution|(?:correct|right|best|final) (?:options|choices))"
     rf"(?: (?:to|for|of) [^.,;:]{{1,60}}?)? ?(?:{_BE}|[:=：]) ?{_SURELY}{_BEFORE}{_G}"
-    rf"|\b(?:choos(?:e|ing)|chose|select(?:ed|ing)?|pick(?:ed|ing)?|go(?:ing)? with|take) {_BEFORE}{_G}"
-    rf"|(?:\b(?:therefore|thus|hence|so|consequently|conclusion|finally)\b|{_BE}|∴|=>|->|→) ?[,:]? ?"
+    rf"|\b(?:choos(?:e|ing)|chose|select(?:ed|ing)?|pick(?:ed|ing)?|go(?:ing)? with|take|say|left with|leaves?)"
+    rf" {_BEFORE}{_G}"
+    rf"|(?:\b(?:therefore|thus|hence|so|consequently|conclusion|finally|clearly|obviously)\b|{_BE}|∴|=>|->|→) ?[,:]? ?"
     rf"{_SURELY}(?:it ?{_BE} |we (?:get|have) )?{_SURELY}{_BEFORE}{_G}{_ENDS}"
-    rf"|{_G} ?{_BE} ?{_SURELY}(?:the )?(?:(?:only|single|best|most|one) ){{0,2}}"
+    rf"|{_G} ?{_BE} ?{_SURELY}(?:(?:the|my|our) )?(?:(?:only|single|best|most|one) ){{0,2}}"
     r"(?:correct|right|true|best|answers?|choices?|options?|appropriate|accurate|suitable|valid)\b"
     r"|(?:答案|故|因此|所以|应该?|选择?|选项)(?:[ :：,，]|选择?|选项|答案|应该?|就?是|为){0,5}"
     rf"{_G}(?! ?选?项?是?[错不])"
+    rf"|{_G} fits?\b(?! not)"
     rf"|{_G} ?选?项?都?是?(?:正确|对)"
 )
 _SEARCHED = 20_000  # characters at the end of a text: what stands before them is no conclusion
@@ -160,4 +163,10 @@ def stated_in(text: str) -> tuple[str, frozenset[str]] | None:
         found = {said.groups[int(number)] for number in numbers}
         if found:
             return sentence.strip(), found.pop() if len(found) == 1 else frozenset()
-    return None
+    return _only_line(text[-_SEARCHED:])
+
+
+def _only_line(text: str) -> tuple[str, frozenset[str]] | None:
+    """The only line that is an option, as in "B) 7 cm" before an explanation; several are the question's options."""
+    lines = [line for line in map(unwrapped, text.splitlines()) if _LETTERS.fullmatch(line) or _HEAD.match(line)]
+    return (lines[0], _letters(lines[0])) if len(lines) == 1 else None
