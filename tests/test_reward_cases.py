@@ -3,37 +3,33 @@ verdict that is right."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ulorl.rewards import make_reward
-from ulorl.rewards.rules import equal_by_rules
+from ulorl.data.files import Record, read_records
+from ulorl.rewards.cases import RULES, case_of, judge_cases
 from ulorl.sections import Reward
-from ulorl.types import Problem
 
 CASES = Path(__file__).parent / "fixtures/reward_cases"
 
 
 def _cases() -> list[Any]:
     """One parameter a line. The kind is the file's name up to the first hyphen; "rules" stands for what rules_first
-    accepts without asking the verifier."""
+    accepts without asking the verifier. A line may name settings of the reward."""
     return [
-        pytest.param(file.stem.partition("-")[0], json.loads(line), id=f"{file.stem}:{number}")
+        pytest.param(file.stem.partition("-")[0], record, id=f"{file.stem}:{number}")
         for file in sorted(CASES.glob("*.jsonl"))
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if line.strip()
+        for number, record in enumerate(read_records(file), 1)
     ]
 
 
-@pytest.mark.parametrize(("kind", "case"), _cases())
-def test_every_case_is_judged_as_its_label_says(kind: str, case: dict[str, Any]) -> None:
-    if kind == "rules":
-        right = equal_by_rules(case["reference"], case["answer"])
-    else:
-        text = case.get("output", f"\\boxed{{{case.get('answer', '')}}}")
-        problem = Problem("case", case.get("question", ""), case["reference"], case.get("meta", {}))
-        right = make_reward(Reward(kind=kind, **case.get("settings", {})))(problem, text).reward == 1.0
-    assert right is case["label"], case
+@pytest.mark.parametrize(("kind", "record"), _cases())
+def test_every_case_is_judged_as_its_label_says(kind: str, record: Record) -> None:
+    """By what `ulorl reward test` judges with."""
+    case = case_of(record)
+    settings = None if kind == RULES else Reward(kind=kind, **record.fields.get("settings", {}))
+    (found,) = judge_cases(settings, [case])
+    assert case.label is not None
+    assert found.agrees, f"{record.fields}: {found}"

@@ -1,7 +1,8 @@
 """The command line. Every command imports what it needs when it runs, so `--help` answers at once.
 
-Exit codes: 0 done; 2 something in a recipe, data or a model folder is wrong, the message says where; 75 the engine hung
-in our own process, give the same command again; 130 or 143 interrupted, everything saved.
+Exit codes: 0 done; 1 `reward test` found verdicts that disagree with their labels; 2 something in a recipe, data or a
+model folder is wrong, the message says where; 75 the engine hung in our own process, give the same command again; 130
+or 143 interrupted, everything saved.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ulorl.bench.cli import app as bench
 from ulorl.config import Config, from_json, load
 from ulorl.data.cli import app as data
 from ulorl.errors import Faults, UserError
+from ulorl.rewards.cli import app as reward
 from ulorl.verifier.cli import app as verifier
 
 app = typer.Typer(
@@ -32,6 +34,7 @@ tiny = typer.Typer(help="The tiny reasoner that ships with the package.", no_arg
 model = typer.Typer(help="Model folders.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
+app.add_typer(reward, name="reward")
 app.add_typer(verifier, name="verifier")
 app.add_typer(tiny, name="tiny")
 app.add_typer(model, name="model")

@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from ulorl import sections
 from ulorl.rewards import quantity
-from ulorl.rewards.answer import PROSE, locate
 from ulorl.rewards.base import RewardError, Verdict
 from ulorl.rewards.judge import judge
 from ulorl.types import Problem
@@ -17,11 +16,9 @@ DIGITS = 6
 
 
 def why(settings: sections.Reward, problem: Problem, text: str, verdict: Verdict) -> str:
-    """`verdict.reason` with what more can be found out: that an answer stands in the thinking only, and how a quantity
-    was read."""
-    off = settings.answer.model_copy(update={"thinking": "off"})
-    if verdict.answer is None and verdict.reason and locate(text, off, PROSE):
-        return f"{verdict.reason}, after the thinking; within it, or before its end, there is one"
+    """`verdict.reason` with what more can be found out: that thinking does not count, and how a quantity was read."""
+    if verdict.answer is None and verdict.reason:
+        return verdict.reason + thinking(settings.answer, text)
     if settings.kind != "numeric" or not verdict.answer or verdict.reason.startswith("too long"):
         return verdict.reason
     try:
@@ -31,6 +28,18 @@ def why(settings: sections.Reward, problem: Problem, text: str, verdict: Verdict
     except RewardError:
         read = ""
     return f"{verdict.reason}: {read}" if read else verdict.reason
+
+
+def thinking(settings: sections.Answer, text: str) -> str:
+    """What an output's thinking has to do with its lack of an answer; "" for nothing."""
+    opening, closing = f"<{settings.think_tag}>", f"</{settings.think_tag}>"
+    if settings.thinking == "off":
+        return ""
+    if opening in text.rpartition(closing)[2]:
+        return "; the output ends within its thinking"
+    if closing in text:
+        return "; only what follows the thinking counts"
+    return f"; there is no {closing} (reward.answer.thinking=required)" if settings.thinking == "required" else ""
 
 
 def reading(reference: str, answer: str, strict: bool) -> str:

@@ -50,7 +50,7 @@ class MathReward(RuleReward):
     """
 
     find = MATH
-    reasons = ("not shown equal within 4 seconds of CPU time, by math-verify", "equal, by math-verify")
+    reasons = ("not shown equal by math-verify", "equal by math-verify")
 
     def score(self, problem: Problem, found: Found) -> float:
         return judge("math", self._timeout).score(reference=problem.answer, answer=found.answer, prose=found.prose)
