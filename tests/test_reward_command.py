@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from fake_server import Server, completion, serving
 from ulorl import sections
 from ulorl.cli import app
+from ulorl.data.files import Record
 from ulorl.errors import UserError
 from ulorl.intervals import wilson
 from ulorl.rewards import make_reward
-from ulorl.rewards.cases import agreement, judge_cases, output_of, read_cases
+from ulorl.rewards.cases import agreement, case_of, judge_cases, output_of, read_cases
 
 GENERATIVE = Path(__file__).parents[1] / "recipes/rewards/generative.toml"
 HALF = {"output": r"So it is \boxed{0.5}.", "reference": "1/2"}
@@ -225,6 +228,7 @@ def test_records_of_one_question_are_one_problem(tmp_path: Path) -> None:
     ("record", "message"),
     [
         ({"output": "a"}, r"a\.jsonl:2: no field 'reference'"),
+        ({"output": "a", "reference": " "}, r"a\.jsonl:2: no field 'reference', or nothing in it"),
         ({"output": "a", "answer": "b", "reference": "1"}, r"a\.jsonl:2: give 'output' .* found both"),
         ({"reference": "1"}, r"a\.jsonl:2: give 'output' .* found neither"),
         ({"output": "a", "reference": ["1"]}, r"a\.jsonl:2: field 'reference' is \[\"1\"\], expected text or a number"),
@@ -242,6 +246,25 @@ def test_bad_records_are_named_before_any_is_judged(tmp_path: Path, record: dict
     if "options" not in record:
         with pytest.raises(UserError, match=r"2 bad records:\n.*\n.*a\.jsonl:3: expected a JSON object"):
             reward_test("choice", written(Path(file), HALF, record, [3]))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS = ("reference", "output", "answer", "label", "question", "meta", "options", "id", "other")
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_any_record_is_a_case_or_is_named(fields: dict[str, Any]) -> None:
+    case, said = None, ""
+    try:
+        case = case_of(Record("a.jsonl:7", fields))
+    except UserError as error:
+        said = str(error)
+    assert said.startswith("a.jsonl:7: ") if case is None else case.problem.answer
+    assert case is None or (case.output is None) is not (case.answer is None)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ their labels where they have any."""
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from ulorl import sections
@@ -112,7 +112,7 @@ def case_of(record: Record | UserError) -> Case:
         raise record
     fields = {name: value for name, value in record.fields.items() if value is not None}
     texts = {name: _text(record, name, fields[name]) for name in ("reference", "output", "answer") if name in fields}
-    if "reference" not in texts:
+    if not texts.get("reference", "").strip():
         raise UserError(f"{record.place}: no field 'reference', or nothing in it; the fields are {_names(record)}")
     if ("output" in texts) is ("answer" in texts):
         found = "both" if "output" in texts else "neither"
@@ -254,7 +254,7 @@ def as_json(found: Sequence[Judged], summary: Agreement) -> dict[str, Any]:
 
 def _text(record: Record, name: str, value: Any) -> str:
     """Numbers are read as their text."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and isfinite(value))
     if not (number or isinstance(value, str)):
         raise UserError(f"{record.place}: field {name!r} is {_short(value)}, expected text or a number")
     if where := bad_character(str(value)):
