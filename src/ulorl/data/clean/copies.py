@@ -12,8 +12,9 @@ from ulorl.data.clean.text import comparable, undrawn, words
 _ASKING = frozenset(
     re.findall(
         r"\w+",
-        "find compute calculate evaluate determine solve simplify simplified simplest convert reduce write express what "
-        "which is are the value of a an in to as and for that how many much answer your form give please be we it let if "
+        "find compute calculate evaluate determine solve simplify simplified simplest convert reduce write express "
+        "what which is are the value of a an in to as and for that how many much answer your form give please be we "
+        "it let if "
         "such with by on then all whose problem question following given enter number exact exactly can do does real "
         "suppose equal equation satisfying times 求 的 是 为 值",
     )
