@@ -9,6 +9,7 @@ Places, which `reward.answer.find` names in the order in which they are looked i
 - last_number: the last number, fractions and powers of ten included
 - quantity: the last number with the unit, percent or currency sign beside it
 - line: the last line that is not empty
+- math_verify: what math-verify's own search finds in the last 4,000 characters (reward.kind=math only)
 
 A place that is there and empty ends the search: `\boxed{}` is no answer, whatever stands before it.
 """
@@ -19,13 +20,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from ulorl.rewards.formulas import ENDS, is_money, last_formula, last_number, last_value
 from ulorl.sections import Answer, Place
 
 MATH: tuple[Place, ...] = ("boxed", "tags", "phrase", "expression")
 NUMERIC: tuple[Place, ...] = ("boxed", "tags", "phrase", "quantity")
 PROSE: tuple[Place, ...] = ("boxed", "tags", "phrase", "line")  # also words may be the answer
+WHOLE_CHARACTERS = 4000  # of an output, from its end: math-verify's search is not linear
 
 _BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[{}]|[{}]")
+_APART = 60  # characters between boxes that are one answer
+_JOINED = re.compile(
+    r"[\s$~]*(?:\\\)|\\\])?(?:[\s~]|\\[,;: ]|\\q?quad)*(?:,|;|(?:\\text\s?\{\s*|,\s*)?(?P<word>and|or)\s*\}?)"
+    r"(?:[\s~$]|\\[,;: ]|\\q?quad|\\\(|\\\[)*(?:[A-Za-z](?:_\{?\w\}?)?\s?=\s?)?"
+)
 _PHRASE = re.compile(
     r"####"
     r"|\banswer(?: to th(?:e|is) (?:question|problem))?[*_]{0,2} ?(?:(?:is|are|would be|should be|equals)\b|[:=：])"
@@ -36,20 +44,14 @@ _PHRASE = re.compile(
 _SENTENCE_END = re.compile(
     r"(?<!\b(?:St|Mr|Ms|Dr))(?<!\bMrs)[.。](?=\s+[A-Z\\$(]|\s*$)|[!?](?=\s|$)|,?\s(?=because\b)|,\s(?=(?:since|as|which|so|where)\b)"
 )
-_MATH_MARK = re.compile(r"\\.|\$\$?|\n\n", re.DOTALL)
-_MONEY = re.compile(r"\s\$.?$|\$\d$|\n|^\d[^$\\]{0,200}?[A-Za-z]{3}", re.DOTALL)  # between dollar signs: no formula
-_CLOSING = {r"\(": r"\)", r"\[": r"\]", "$": "$", "$$": "$$"}
-_DIGITS = r"\d+(?:(?:,|\{,\}|\\,)\d{3})*(?:\.\d+)?"
-_POWER = r"\s?(?:\\times|\\cdot|[×·*x])\s?10\s?(?:\^|\*\*)\s?(?:\{[-−+]?\d{1,9}\}|[-−+]?\d{1,9})|[eE][-+]?\d{1,9}\b"
-_NUMBER = re.compile(
-    rf"(?<![\d.])[-−]?{_DIGITS}(?:{_POWER}|\s?/\s?\d+|:{_DIGITS}(?::{_DIGITS})*|\^(?:\{{\d{{1,9}}\}}|\d{{1,9}}))?"
-)
+_GOES_ON = re.compile(
+    r"\s*(?:,|;|,?\s*\b(?:and|or)\b|和|或者?)\s*(?:or\s|and\s)?\s*(?:[$\d]|\\\()"
+)  # another value follows
 _BEFORE = r"(?:\\?\$|[€£¥])?\s?[-−]?(?:\\?\$|[€£¥])?\s?"
 _WORD = r"[A-Za-zµμΩ°][\w/^*²³-]{0,30}"
 _UNIT = rf"\^?\{{?\\circ\}}?|\\?[%°¢]|\\(?:text|mathrm|mbox)\s?\{{[^{{}}\n]{{1,30}}\}}|{_WORD}(?: {_WORD}){{0,3}}"
 _TRAILING = re.compile(rf"\s?(?:{_UNIT}){{1,2}}(?=[.,;!?$*_\s]{{0,4}}(?:\n|$)|[.,;] )")
 _LEADING = re.compile(rf"{_BEFORE}$")
-_ENDS = " \t\r\n.。,;"
 _MARKUP = " \t\r\n*_`\"'“”"
 
 
@@ -59,6 +61,7 @@ class Found(NamedTuple):
     answer: str
     prose: bool = False  # words may surround it
     place: str = ""  # its name
+    whole: bool = False  # math-verify is to find the answer in it
 
 
 def extract(text: str, settings: Answer | None = None, find: Sequence[Place] = PROSE) -> str | None:
@@ -80,7 +83,7 @@ def locate(text: str, settings: Answer | None = None, find: Sequence[Place] = PR
         found = _tagged(said, settings.tag) if place == "tags" else _PLACES[place](said)
         if found is not None:
             answer = found.answer.strip()
-            return Found(answer, found.prose, place) if answer else None
+            return found._replace(answer=answer, place=place) if answer else None
     return None
 
 
@@ -94,20 +97,49 @@ def after_thinking(text: str, settings: Answer) -> str | None:
     return said
 
 
-def last_boxed(text: str) -> str | None:
-    r"""What the last complete \boxed{...} (or \fbox, \framebox) holds; None without one."""
-    start, end, opened = -1, -1, list[int]()  # of each open brace: where its box begins, -1 for any other brace
+class Box(NamedTuple):
+    r"""A complete \boxed{...} with no other behind its opening. begin: where its command stands; [start, end): what it
+    holds."""
+
+    begin: int
+    start: int
+    end: int
+
+
+def _boxes(text: str) -> tuple[list[Box], bool]:
+    """The complete boxes, and whether one is open at the text's end."""
+    found = list[Box]()
+    opened = list[tuple[int, int]]()  # of each open brace: where its box's command and inside begin, -1 for any other
     for token in _BRACES.finditer(text):
         if token[0].endswith("{") and token[0] != r"\{":
-            opened.append(token.end() if len(token[0]) > 1 else -1)
-        elif token[0] == "}" and opened and (inner := opened.pop()) > start:
-            start, end = inner, token.start()
-    return text[start:end] if start >= 0 else None
+            opened.append((token.start(), token.end()) if len(token[0]) > 1 else (-1, -1))
+        elif token[0] == "}" and opened:
+            begin, start = opened.pop()
+            if start >= 0 and not (found and found[-1].start > start):
+                found.append(Box(begin, start, token.start()))
+    return found, any(start >= 0 for _, start in opened)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What the last complete \boxed{...} (or \fbox, \framebox) holds; None without one."""
+    found, _ = _boxes(text)
+    return text[found[-1].start : found[-1].end] if found else None
 
 
 def _boxed(text: str) -> Found | None:
-    held = last_boxed(text)
-    return None if held is None else Found(held)
+    """The last box, with those before it that only "and", "or" or a comma part from it. A box that is cut off holds
+    perhaps the first digits of a number, so that it is no answer, where no complete one is there."""
+    found, cut = _boxes(text)
+    if not found:
+        return Found("") if cut else None
+    said = [text[found[-1].start : found[-1].end]]
+    for box, following in zip(reversed(found[:-1]), reversed(found[1:]), strict=True):
+        between = text[box.end + 1 : following.begin]
+        if len(between) > _APART or not (joined := _JOINED.fullmatch(between)):
+            break
+        said.insert(0, " or " if joined["word"] == "or" else ", ")
+        said.insert(0, text[box.start : box.end])
+    return Found("".join(said) if len(set(said[::2])) > 1 else said[-1])
 
 
 def _tagged(text: str, tag: str) -> Found | None:
@@ -133,58 +165,27 @@ def _phrase(text: str) -> Found | None:
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$")):
         if rest.startswith(opening):
             inner, closed, after = (line if opening == "$" else rest)[len(opening) :].partition(closing)
-            if closed and not (opening == "$" and _MONEY.search(f"{inner}${after[:1]}")):
-                return Found(inner.strip(_ENDS))
+            if closed and not (opening == "$" and is_money(inner, after[:1])) and not _GOES_ON.match(after):
+                return Found(inner.strip(ENDS))
             break
     said = _SENTENCE_END.split(line, maxsplit=1)[0]
-    return Found(said.strip(_MARKUP).rstrip(_ENDS + ":!").strip(_MARKUP), prose=True)
+    return Found(said.strip(_MARKUP).rstrip(ENDS + ":!").strip(_MARKUP), prose=True)
 
 
 def _expression(text: str) -> Found | None:
-    formula, number = _last_formula(text), _last(text)
+    formula, number = last_formula(text), last_value(text)
     if formula and (number is None or formula.end > number.start()):
-        return Found(text[formula.start : formula.end].strip(_ENDS))
+        return Found(text[formula.start : formula.end].strip(ENDS))
     return number and Found(number[0].replace("−", "-"))
 
 
-class _Span(NamedTuple):
-    start: int
-    end: int
-
-
-def _last_formula(text: str) -> _Span | None:
-    opening, start, found = "", 0, None
-    for mark in _MATH_MARK.finditer(text):
-        sign, at = mark[0], mark.start()
-        if opening and sign == _CLOSING[opening]:
-            if sign == "$" and _MONEY.search(text[start : at + 2]):
-                start = mark.end()  # the first was money; this one may open
-                continue
-            if text[start:at].strip(_ENDS):
-                found = _Span(start, at)
-            opening = ""
-        elif sign in _CLOSING and opening in ("", "$"):
-            opening, start = sign, mark.end()
-        elif sign == "\n\n":
-            opening = ""
-    return found
-
-
-def _last(text: str) -> re.Match[str] | None:
-    last = None
-    for number in _NUMBER.finditer(text):
-        if not text[max(0, number.start() - 2) : number.start()].rstrip("{").endswith("^"):  # the 2 of cm^2
-            last = number
-    return last
-
-
 def _last_number(text: str) -> Found | None:
-    last = _last(text)
+    last = last_number(text)
     return last and Found(last[0].replace("−", "-"))
 
 
 def _quantity(text: str) -> Found | None:
-    last = _last(text)
+    last = last_number(text)
     if last is None:
         return None
     leading = _LEADING.search(text, max(0, last.start() - 6), last.start())
@@ -197,6 +198,10 @@ def _line(text: str) -> Found | None:
     return Found(line, prose=True) if line else None
 
 
+def _whole(text: str) -> Found | None:
+    return Found(text[-WHOLE_CHARACTERS:], whole=True) if text.strip() else None
+
+
 _PLACES: Mapping[Place, Callable[[str], Found | None]] = {
     "boxed": _boxed,
     "phrase": _phrase,
@@ -204,4 +209,5 @@ _PLACES: Mapping[Place, Callable[[str], Found | None]] = {
     "last_number": _last_number,
     "quantity": _quantity,
     "line": _line,
+    "math_verify": _whole,
 }

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from ulorl.rewards import quantity
+from ulorl.rewards import guard, quantity
+from ulorl.rewards.formulas import listed
 from ulorl.rewards.text import normalised
 
-_RANGE = re.compile(r"\d+ ?[-–] ?\d+")
+
+def math_score(reference: str, answer: str, prose: bool = False, whole: bool = False, question: str = "") -> float:
+    """Whether they are mathematically equal.
+
+    prose: words may surround the answer's expression; whole: math-verify is to find it in a whole output; question:
+    what the problem asks, where it is known.
+    """
+    if whole:
+        found = _parsed(answer)
+        said = next((part for part in found if isinstance(part, str)), "")
+        return float(_equal(reference, said, question, found) if found else False)
+    if prose and (together := listed(answer)):
+        return float(_equal(reference, together, question))
+    predicted = _parsed(f"The final answer is {answer}") if prose else []
+    said = next((part for part in predicted if isinstance(part, str)), "")
+    return float(_equal(reference, said, question, predicted) if said else _equal(reference, answer, question))
 
 
-def math_score(reference: str, answer: str, prose: bool = False) -> float:
-    """Whether they are mathematically equal. prose: words may surround the answer's expression."""
+def _equal(reference: str, answer: str, question: str = "", predicted: list[Any] | None = None) -> bool:
+    """predicted: what math-verify has read already, of which `answer` is the text."""
     from math_verify import verify
 
-    predicted = _parsed(f"The final answer is {answer}") if prose else []
-    return float(verify(_parsed(_boxed(reference)), predicted or _parsed(_boxed(answer)), timeout_seconds=None))
+    spelled = guard.respelled(reference, answer)
+    decision = guard.decided(*spelled, _equal, question)
+    if decision is not None:
+        return decision
+    if not predicted or spelled[1] != answer:
+        predicted = _parsed(rf"\boxed{{{spelled[1]}}}")
+    gold = _parsed(rf"\boxed{{{spelled[0]}}}")
+    same = verify(gold, predicted, timeout_seconds=None, allow_set_relation_comp=True)
+    return bool(same) and (not gold or guard.near(gold[0], predicted[0]))
 
 
 def _parsed(text: str) -> list[Any]:
@@ -25,15 +47,6 @@ def _parsed(text: str) -> list[Any]:
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     found: list[Any] = parse(text, configs, parsing_timeout=None)
     return found
-
-
-def _boxed(answer: str) -> str:
-    return rf"\boxed{{{_plain_integer(answer)}}}"
-
-
-def _plain_integer(answer: str) -> str:
-    """AIME writes 033: the integer 33."""
-    return str(int(answer)) if re.fullmatch(r"\s*0\d{1,30}\s*", answer) else answer
 
 
 def numeric_score(
@@ -55,6 +68,4 @@ def rules_score(reference: str, answer: str) -> float:
         return -1.0
     if expected and found and expected.unit and found.unit:
         return float(quantity.equal(expected, found))
-    if _RANGE.fullmatch(reference.strip()):  # to math-verify 3-4 is -1
-        return 0.0
     return math_score(reference, answer)

@@ -35,7 +35,7 @@ class RuleReward(Reward):
         if len(found.answer) > MAX_CHARACTERS:
             return Verdict(0.0, found.answer, found.place, f"too long: more than {MAX_CHARACTERS} characters")
         score = self.score(problem, found)
-        return Verdict(score, found.answer, found.place, self.reasons[score == 1.0])
+        return Verdict(score, "" if found.whole else found.answer, found.place, self.reasons[score == 1.0])
 
     @abstractmethod
     def score(self, problem: Problem, found: Found) -> float:
@@ -53,7 +53,9 @@ class MathReward(RuleReward):
     reasons = ("not shown equal by math-verify", "equal by math-verify")
 
     def score(self, problem: Problem, found: Found) -> float:
-        return judge("math", self._timeout).score(reference=problem.answer, answer=found.answer, prose=found.prose)
+        compare = judge("math", self._timeout).score
+        sides = {"reference": problem.answer, "answer": found.answer, "question": problem.prompt}
+        return compare(**sides, prose=found.prose, whole=found.whole)
 
 
 class NumericReward(RuleReward):

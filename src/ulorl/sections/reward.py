@@ -89,7 +89,7 @@ class Verifier(ModelSettings):
         return self.retry_temperature if sample else self.temperature
 
 
-Place = Literal["boxed", "tags", "phrase", "expression", "last_number", "quantity", "line"]
+Place = Literal["boxed", "tags", "phrase", "expression", "last_number", "quantity", "line", "math_verify"]
 
 
 class Answer(Section):
@@ -98,8 +98,8 @@ class Answer(Section):
     find: tuple[Place, ...] = Field(
         default=(),
         strict=False,
-        description="places, first to last: boxed, tags, phrase, expression, last_number, quantity, line; "
-        "empty: those that fit reward.kind (docs/rewards.md)",
+        description="places, first to last: boxed, tags, phrase, expression, last_number, quantity, line, "
+        "math_verify (its own search; kind=math only); empty: those that fit reward.kind (docs/rewards.md)",
     )
     tag: str = Field(default="answer", pattern=r"^\w[\w-]*$", description="tags: their name, as in <answer>7</answer>")
     thinking: Literal["auto", "required", "off"] = Field(
@@ -140,6 +140,15 @@ class Reward(Section):
             raise ValueError(
                 "reward.verifier.name is missing, which reward.kind=generative needs: the model's name at the server "
                 "reward.verifier.base_url, or with reward.verifier.kind=engine a model folder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _searched_by_math_verify(self) -> Self:
+        if self.kind != "math" and "math_verify" in self.answer.find:
+            raise ValueError(
+                f"reward.answer.find: math_verify goes with reward.kind=math only, found reward.kind={self.kind}; "
+                "choose another place"
             )
         return self
 
