@@ -118,14 +118,15 @@ def perturb(model: PreTrainedModel, seed: int, size: float = 0.02) -> None:
             p.add_(torch.randn(p.shape, generator=generator) * size * p.abs().mean())
 
 
+@pytest.fixture(scope="class")
+def warm() -> Iterator[VllmEngine]:
+    """Temperature .85: vLLM's processed log-probs."""
+    with closing(start()) as engine:
+        yield engine
+
+
 class TestOneEngine:
     """These share an engine, as each start of vLLM takes seconds; it ends with them, as only one can live here."""
-
-    @pytest.fixture(scope="class")
-    def warm(self) -> Iterator[VllmEngine]:
-        """Temperature .85: vLLM's processed log-probs."""
-        with closing(start()) as engine:
-            yield engine
 
     def test_logprobs_are_those_of_the_sampling_distribution(self, warm: VllmEngine) -> None:
         requests = [request(i, 24) for i in range(20)]  # more than slots: refilled while others decode
