@@ -353,3 +353,13 @@ def test_real_files(name: str, keys: dict[str, Any], count: int, first: str, las
     assert len(problems) == count
     assert problems[0].answer == first
     assert problems[-1].answer == last or not last
+
+
+@pytest.mark.parametrize(
+    ("spelled", "reference"),
+    [("1" + "0" * 400, "1" + "0" * 400), ("0e500", "0"), ("1e22", "1" + "0" * 22), ("4e-05", "0.00004"), ("-0.0", "0")],
+)
+def test_a_number_as_an_answer_is_written_out(spelled: str, reference: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"problem": "How many?", "answer": {spelled}}}\n')
+    assert load(file)[0].answer == reference

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -256,6 +256,7 @@ JSON = st.recursive(
 FIELDS = ("reference", "output", "answer", "label", "question", "meta", "options", "id", "other")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a loaded machine is no failure
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_any_record_is_a_case_or_is_named(fields: dict[str, Any]) -> None:
     case, said = None, ""

@@ -10,6 +10,7 @@ import csv
 import glob
 import inspect
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from ulorl.errors import UserError
+
+_MAX_DIGITS = 4300  # of a whole number, as in Python
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,23 @@ class Number(float):
         return number
 
 
+def is_number(value: object) -> bool:
+    """Whether a value can be a reference that `decimal` writes: a finite number and no truth value."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, float | Decimal) and math.isfinite(value))
+
+
 def decimal(number: float | Decimal) -> str:
     """A finite number as text, in the digits of its source and without an exponent, which no reward reads: 0.00004 for
     4e-05. Whole numbers lose their point (5 for 5.0, which is how pandas stores 5 in a column with gaps), and 0 its
     sign."""
     exact = Decimal(getattr(number, "spelling", "") or str(number))
+    if not exact:
+        return "0"
     if exact == exact.to_integral_value():
-        return str(int(exact)) if abs(exact.adjusted()) < 400 else "0"
-    return f"{exact:f}" if exact.adjusted() > -400 else str(exact)
+        return str(int(exact)) if exact.adjusted() < _MAX_DIGITS else str(exact)
+    return f"{exact:f}" if exact.adjusted() > -_MAX_DIGITS else str(exact)
 
 
 def expand(pattern: str) -> list[Path]:

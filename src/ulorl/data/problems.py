@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
@@ -18,7 +17,7 @@ from typing import Any
 
 from ulorl.config import Data
 from ulorl.data.canonical import canonical_key, has_rule
-from ulorl.data.files import Record, decimal, expand, first_line, read_hub, read_records
+from ulorl.data.files import Record, decimal, expand, first_line, is_number, read_hub, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
@@ -90,8 +89,7 @@ def _problem(record: Record | UserError, data: Data, places: dict[str, str]) -> 
     if not isinstance(question, str):
         raise UserError(_wrong(record, data.question, question, "text"))
     answer = _field(record, data.answer, "data.answer")
-    number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
-    if not (number or isinstance(answer, str)):
+    if not (is_number(answer) or isinstance(answer, str)):
         raise UserError(_wrong(record, data.answer, answer, "text or a number"))
     reference = answer if isinstance(answer, str) else decimal(answer)
     if data.answer_after:

@@ -17,7 +17,7 @@ from typing import Any
 from ulorl.data.clean.choices import choices
 from ulorl.data.clean.record import Item
 from ulorl.data.clean.settings import SourceSettings
-from ulorl.data.files import Record, decimal, expand, read_csv, read_hub, read_records
+from ulorl.data.files import Record, decimal, expand, is_number, read_csv, read_hub, read_records
 from ulorl.errors import UserError, bad_character
 
 QUESTIONS = ("problem", "question", "prompt", "input", "instruction")
@@ -235,8 +235,7 @@ def _text(record: Record, name: str, key: str) -> str:
         value = said[-1] if said else None
     elif isinstance(value, list) and len(value) == 1:
         value = value[0]
-    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
-    if not (number or isinstance(value, str)):
+    if not (is_number(value) or isinstance(value, str)):
         raise UserError(f"{record.place}: field {name!r} is {shown(value)}, expected text or a number ({key})")
     return value if isinstance(value, str) else decimal(value)
 
