@@ -31,6 +31,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["VLLM_CACHE_ROOT"] = _home.name  # vLLM looks into a kind of model in a process of its own: once
     os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, nor waits for its time-outs
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
+for _name in ("COLUMNS", "LINES"):  # GNU readline, once imported, hands them to every process that is started
+    os.environ.pop(_name, None)
 
 import torch  # noqa: E402 - after the environment is set
 from hypothesis import settings  # noqa: E402
