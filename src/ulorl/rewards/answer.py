@@ -51,6 +51,10 @@ _BEFORE = r"(?:\\?\$|[€£¥])?\s?[-−]?(?:\\?\$|[€£¥])?\s?"
 _WORD = r"[A-Za-zµμΩ°][\w/^*²³-]{0,30}"
 _UNIT = rf"\^?\{{?\\circ\}}?|\\?[%°¢]|\\(?:text|mathrm|mbox)\s?\{{[^{{}}\n]{{1,30}}\}}|{_WORD}(?: {_WORD}){{0,3}}"
 _TRAILING = re.compile(rf"\s?(?:{_UNIT}){{1,2}}(?=[.,;!?$*_\s]{{0,4}}(?:\n|$)|[.,;] )")
+_LEFT = re.compile(  # of a formula, before its number
+    r"(.*(?:=|\\approx|\\simeq|\\sim))?\s{0,9}[-−+]?\s{0,9}(?:\\\$)?\s{0,9}", re.DOTALL
+)
+_CLOSED = re.compile(r"\$\$?|\\[)\]]")
 _LEADING = re.compile(rf"{_BEFORE}$")
 _MARKUP = " \t\r\n*_`\"'“”"
 
@@ -188,6 +192,14 @@ def _quantity(text: str) -> Found | None:
     last = last_number(text)
     if last is None:
         return None
+    formula = last_formula(text)
+    if formula and formula.start <= last.start() < formula.end:
+        left = _LEFT.fullmatch(text, formula.start, last.start())
+        if left:  # the formula is the number with what follows it; a unit in words may stand behind
+            inner = text[left.end(1) if left[1] else formula.start : formula.end].strip(ENDS)
+            closing = _CLOSED.match(text, formula.end)
+            unit = _TRAILING.match(text, closing.end()) if closing else None
+            return Found(inner + (unit[0] if unit else ""))
     leading = _LEADING.search(text, max(0, last.start() - 6), last.start())
     trailing = _TRAILING.match(text, last.end())
     return Found(text[leading.start() if leading else last.start() : trailing.end() if trailing else last.end()])
