@@ -61,6 +61,7 @@ def ask(url: str, settings: ModelSettings, *prompts: str) -> list[str | None]:
 def test_it_recovers(settings: ModelSettings) -> None:
     """Once 429, 500, a cut connection or a time-out: the second try answers. Never more than 4 at once."""
     prompts = ["429 a", "500 b", "cut c", "slow d", "drip e", *(f"plain {n}" for n in range(20))]
+    settings = settings.model_copy(update={"timeout": 1.2})  # a plain answer takes half a second on a loaded machine
     with serving(Faulty) as (url, server):
         assert ask(url, settings, *prompts) == [f"answer to {prompt}" for prompt in prompts]
         assert [server.seen[prompt] for prompt in prompts] == [2] * 5 + [1] * 20
