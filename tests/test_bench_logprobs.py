@@ -9,17 +9,18 @@ from statistics import median
 import pytest
 import torch
 
-from ulorl.bench.logprobs import inputs, naive, ours, peak_bytes, run
+from ulorl.bench.logprobs import inputs, naive, ours, peak_bytes, recomputed, run
 
 
 def test_both_compute_the_same() -> None:
     found = []
-    for method in (ours, naive):
+    for method in (ours, recomputed, naive):
         hidden_NH, weight_VH, targets_N = inputs(20, 301, 16)
         logprobs_N, entropy_N = method(hidden_NH, weight_VH, targets_N)
         logprobs_N.sum().backward()
         found.append([logprobs_N, entropy_N, hidden_NH.grad, weight_VH.grad])
-    for one, other in zip(*found, strict=True):
+    for one, again, other in zip(*found, strict=True):
+        torch.testing.assert_close(again, one)
         torch.testing.assert_close(one, other, atol=1e-5 * other.abs().max().item(), rtol=0)
 
 
@@ -35,5 +36,9 @@ def test_ratios_are_those_of_the_figures() -> None:
     memory, seconds = figures["memory"], figures["time"]["seconds"]
     assert figures["peak_memory_ratio"] == pytest.approx(memory["peak_bytes"] / memory["naive_peak_bytes"], rel=1e-2)
     assert figures["peak_memory_ratio"] < 0.1  # a tile is 1,048,576 of 81,920,000 logits
-    assert len(seconds["ulorl"]) == len(seconds["naive"]) == 3
+    assert [len(seconds[who]) for who in ("ulorl", "recomputed", "naive")] == [3, 3, 3]
+    recomputed_ratio = median(seconds["recomputed"]) / median(seconds["naive"])
+    assert figures["recomputed_time_ratio"] == pytest.approx(recomputed_ratio, rel=0.05)
+    assert figures["capability"].startswith(torch.backends.cpu.get_cpu_capability())
+    assert memory["peak_bytes_from"] == "measured at 4,096 tokens"
     assert figures["time_ratio"] == pytest.approx(median(seconds["ulorl"]) / median(seconds["naive"]), rel=0.05)

@@ -8,9 +8,36 @@ import pytest
 import torch
 from torch import nn
 
-from ulorl.learner.linear import has_onednn, use_onednn
+from ulorl.learner.linear import has_onednn, small_packed_product, use_onednn
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="this torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def small_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ulorl.learner.linear.SMALL", 0)
+
+
+def test_small_products_are_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("ulorl.learner.linear.SMALL", 8 * 4 * 3)
+    monkeypatch.setattr("ulorl.learner.linear.onednn_product", lambda x, *_: calls.append(len(x)) or x.new_zeros(9, 3))
+    layer = nn.Linear(4, 3)
+    use_onednn(layer)
+    layer(torch.randn(8, 4))
+    assert not calls
+    layer(torch.randn(9, 4))
+    assert calls == [9]
+
+
+@pytest.mark.parametrize(("capability", "small"), [("AVX512", 2**20), ("AVX2", 2**24), ("DEFAULT", 2**24)])
+def test_packed_products_are_chosen_by_what_the_processor_has(
+    capability: str, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never by a clock: the same machine multiplies the same way in every run."""
+    monkeypatch.setattr("ulorl.learner.linear.SMALL", 2**24)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert small_packed_product() == small
 
 
 @pytest.mark.parametrize("bias", [True, False])

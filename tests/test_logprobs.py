@@ -282,6 +282,49 @@ class Largest(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kept", [0, 6 * 9])
+def test_kept_and_recomputed_logits_give_the_same_gradients(
+    kind: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every token has a gradient and where some have none, and again when the graph is retained."""
+    monkeypatch.setattr("ulorl.learner.logprobs.KEPT", kept)
+    for upstream in (torch.arange(1.0, 7.0), torch.tensor([0.0, 1.0, 0.0, -2.0, 0.0, 0.5])):
+        hidden, head, targets = make(6, 4, 9, torch.float64, **HEADS[kind])
+        (naive(hidden, head, targets, 0.85)[0] * upstream).sum().backward()
+        expected = [leaf.grad for leaf in leaves(hidden, head)]
+        hidden, head, targets = make(6, 4, 9, torch.float64, **HEADS[kind])
+        loss = (token_logprobs(hidden, head, targets, 0.85, chunk_words=4)[0] * upstream).sum()
+        for retain in (True, False):
+            for leaf in leaves(hidden, head):
+                leaf.grad = None
+            loss.backward(retain_graph=retain)
+            for leaf, grad in zip(leaves(hidden, head), expected, strict=True):
+                torch.testing.assert_close(leaf.grad, grad, atol=1e-12, rtol=1e-12)
+
+
+def test_few_logits_are_computed_once_and_many_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 tiles of words: a forward and a backward pass make 3 of logits, of hidden's and of the weight's gradient each."""
+    counts = []
+    for kept in (6 * 9 - 1, 6 * 9):
+        monkeypatch.setattr("ulorl.learner.logprobs.KEPT", kept)
+        hidden, head, targets = make(6, 4, 9)
+        with Products() as products:
+            token_logprobs(hidden, head, targets, 1.0, chunk_words=3)[0].sum().backward()
+        counts.append(products.count)
+    assert counts == [12, 9]
+
+
+class Products(TorchDispatchMode):
+    """The number of matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket is torch.ops.aten.mm
+        return func(*args, **(kwargs or {}))
+
+
 def test_no_gradient_at_all_is_zeros() -> None:
     hidden, head, targets = make(5, 4, 9, bias=True)
     (token_logprobs(hidden, head, targets, 1.0)[0] * 0).sum().backward()

@@ -63,7 +63,10 @@ def engine(
 
 @app.command()
 def logprobs(
-    tokens: Annotated[int, typer.Option(min=1, help="at which both are timed; memory is measured at 32,768")] = 128,
+    tokens: Annotated[int, typer.Option(min=1, help="at which both are timed")] = 128,
+    memory_tokens: Annotated[
+        int, typer.Option(min=1, max=32_768, help="at which our peak is measured, for one stated at 32,768")
+    ] = 8192,
     repeats: Repeats = 5,
     json_file: Json = None,
 ) -> None:
@@ -71,7 +74,7 @@ def logprobs(
     _check(json_file)
     from ulorl.bench import logprobs as bench
 
-    _show(bench.run(timed_tokens=tokens, repeats=repeats), json_file)
+    _show(bench.run(timed_tokens=tokens, memory_tokens=memory_tokens, repeats=repeats), json_file)
 
 
 @app.command()

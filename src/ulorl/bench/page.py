@@ -102,7 +102,7 @@ def table(figures: Figures) -> str:
 def _where(figures: Figures) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     return (
-        f"{figures['date']}, {_count(figures['cores'], 'core')} of {figures['processor']}, "
+        f"{figures['date']}, {_count(figures['cores'], 'core')} of {figures['processor']} ({figures['capability']}), "
         f"{_count(figures['threads'], 'thread')}, load average {figures['load_average']} before; {versions}."
     )
 
@@ -130,6 +130,7 @@ def _logprobs(figures: Figures) -> Table:
     memory, timed = figures["memory"], figures["time"]
     who = ("ulorl", "naive")
     peaks = [memory["peak_bytes"], memory["naive_peak_bytes"]]
+    seconds, at = timed["median_seconds"], f"{timed['tokens']:,} tokens, {timed['words']:,} words, hidden"
     return f"Vocabulary {figures['vocabulary']:,}, medians of {timed['repeats']}.", [
         ["", *(WHO[w] for w in who), "ratio"],
         [
@@ -139,9 +140,14 @@ def _logprobs(figures: Figures) -> Table:
             f"{figures['peak_memory_ratio']:.2%}",
         ],
         [
-            f"seconds at {timed['tokens']:,} tokens, hidden {timed['hidden']:,}",
-            *(f"{timed['median_seconds'][w]:.2f}" for w in who),
+            f"seconds at {at} {timed['hidden']:,}",
+            *(f"{seconds[w]:.2f}" for w in who),
             f"{figures['time_ratio']:.2f}",
+        ],
+        [
+            "the same, logits recomputed as for many tokens",
+            *(f"{seconds[w]:.2f}" for w in ("recomputed", "naive")),
+            f"{figures['recomputed_time_ratio']:.2f}",
         ],
     ]
 

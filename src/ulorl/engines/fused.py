@@ -7,8 +7,8 @@ follows them, and attention is two batched products over keys that lie transpose
 blocks that read no more entries than their own longest row needs; the engine keeps rows of like length together.
 
 The parameters stay the model's: each becomes a view into the joined matrix. A product takes a copy of it, packed where
-torch has oneDNN: twice as fast as `torch.mm` on processors that MKL does not favour, for twice the memory; but it takes
-longer to begin, so that small products go without. `refresh` copies anew, after the parameters have changed.
+torch has oneDNN: up to twice as fast as `torch.mm`, for twice the memory; but it takes longer to begin, and a kernel for
+each number of rows, so that small products go without. `refresh` copies anew, after the parameters have changed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from ulorl.engines.kv import SlotCache
-from ulorl.learner.linear import has_onednn, onednn_product
+from ulorl.learner.linear import has_onednn, onednn_product, small_packed_product
 
 _FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _SPLIT = 512  # entries that one more attention call must spare
 _READ_ROUND = 16  # entries read are a multiple of this
-_SMALL = 2**20  # multiplications of a product that is done before oneDNN has begun
 
 
 def can_fuse(model: PreTrainedModel) -> bool:
@@ -54,18 +53,19 @@ class _Linear:
         self._norm = norm
         self._plain: Tensor | None = None  # transposed
         self._packed: Tensor | None = None
+        self._small = small_packed_product()
 
     def pack(self, rows: int) -> None:
         """Take the parameters as they are now, for products of about `rows` rows."""
         weight = self._weight if self._norm is None else self._weight * self._norm
-        self._plain = weight.T
+        self._plain = weight.T.contiguous()
         if has_onednn():
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-            if weight.numel() > _SMALL:
+            if weight.numel() > self._small:
                 self._plain = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._plain is not None and (self._packed is None or len(x) * self._plain.numel() <= _SMALL):
+        if self._plain is not None and (self._packed is None or len(x) * self._plain.numel() <= self._small):
             return torch.mm(x, self._plain) if self._bias is None else torch.addmm(self._bias, x, self._plain)
         assert self._packed is not None
         return onednn_product(x, self._packed, self._bias)

@@ -1,7 +1,8 @@
-"""Matrix products in float32 on a CPU through oneDNN.
+"""Matrix products in float32 on a CPU through oneDNN, where that pays.
 
-`torch.mm` in float32 is MKL's there, which on AMD is half as fast as oneDNN; torch offers the latter as a private
-operator only. Where it is absent, and for every other dtype and device, all stays as torch has it.
+`torch.mm` in float32 is MKL's there, which on AMD takes from as long as oneDNN to twice as long, by processor and size;
+torch offers oneDNN as a private operator only. Where it is absent, and for every other dtype and device, all stays as
+torch has it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SMALL = 2**24  # multiplications of a product that torch.mm has done by when oneDNN has made a kernel for its shape
+
 
 @cache
 def has_onednn() -> bool:
     """Whether this torch has oneDNN and its private operator."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 matrices natively here (AVX-512 or AMX), not element by element."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+
+
+def small_packed_product() -> int:
+    """`SMALL` for a packed matrix: oneDNN's AVX-512 kernels are as fast as MKL from 2^20 multiplications on, its AVX2
+    kernels only above 2^24 (docs/experiments.md).
+
+    By what the processor has and never by the clock: a run and its resume must multiply alike.
+    """
+    return 2**20 if torch.backends.cpu.get_cpu_capability() == "AVX512" else SMALL  # type: ignore[no-untyped-call]
 
 
 def onednn_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -36,7 +54,8 @@ def use_onednn(model: nn.Module) -> None:
 
 class _Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        if input.dtype != torch.float32 or not input.numel() or torch.is_autocast_enabled("cpu"):
+        small = input.numel() * len(self.weight) <= SMALL
+        if small or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         output: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return output

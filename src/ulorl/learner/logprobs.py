@@ -1,7 +1,8 @@
 """Log-probs and entropies from hidden states, without a [tokens x vocabulary] tensor.
 
 Logits exist for one tile (some tokens x some words) at a time, small enough to stay in a CPU's cache, and are
-recomputed in the backward pass, so memory grows with tokens x hidden. This is one `autograd.Function`, not checkpointed
+recomputed in the backward pass, so memory grows with tokens x hidden. Only where all of them are few (`KEPT`) are they
+kept instead: that spares one of four products. This is one `autograd.Function`, not checkpointed
 chunks: the gradient of the head's weight is added up tile by tile, where checkpointing makes a new [V, H] tensor a
 chunk, and tokens without gradient (masked, clipped, in a group without advantage) cost nothing backward.
 
@@ -19,11 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ulorl.learner import linear
 from ulorl.learner.linear import has_onednn, onednn_product
 
 # Logits of one tile: 4 MiB in float32 stay in a CPU's cache, and malloc gives them no new pages; a GPU wants more work.
 TILE_CPU, TILE_GPU = 2**20, 2**24
-_SMALL = 2**24  # multiplications: oneDNN makes a kernel for each new shape, by when a smaller product is done
+KEPT = 2**25  # logits (128 MiB) that are kept for the backward pass; of more, none is
+_FEW = 256  # tokens: copying a tile of the weight's gradient takes longer than oneDNN spares in computing it
+_NARROW = 64  # columns; MKL computes the transpose of such a product 3 to 5 times as fast
 LN2 = math.log(2)
 _LEAST = -2000.0  # bits: 2 to this power is 0 in float64 too
 
@@ -40,8 +44,8 @@ class Head:
     @torch.no_grad()
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """Logits [N, V] of a few hidden states [N, H] at temperature 1, at least float32, without gradient."""
-        projection = _Projection(self, hidden_NH.dtype, 1.0)
-        return projection.logits(hidden_NH, *projection.operands(slice(None)))
+        projection = _Projection(self, hidden_NH, 1.0, len(hidden_NH))
+        return projection.logits(projection.hidden_NH, *projection.operands(slice(None)))
 
 
 def token_logprobs(
@@ -91,8 +95,9 @@ def token_logprobs(
 class _Projection:
     """Hidden states to unit * logits and gradients back to both factors, for one tile after another."""
 
-    def __init__(self, head: Head, hidden_dtype: torch.dtype, unit: float) -> None:
-        weight_VH = head.weight_VH
+    def __init__(self, head: Head, hidden_NH: Tensor, unit: float, tokens: int) -> None:
+        """tokens: of a tile."""
+        weight_VH, hidden_dtype = head.weight_VH, hidden_NH.dtype
         self.head = head
         self.dtype = torch.promote_types(hidden_dtype, torch.float32)  # of logits and sums
         # Only CUDA multiplies bf16 into float32; elsewhere the operands are made float32 first, tile by tile.
@@ -103,7 +108,11 @@ class _Projection:
         self.inner, self.outer = head.scale * unit, 1.0
         if head.softcap is not None:
             self.inner, self.outer = head.scale / head.softcap, head.softcap * unit
-        self.folded = 1.0 if self.mixed else self.inner  # into the weight: a bf16 one would be rounded once more
+        # Folded into one of the factors, but for bf16 ones, which would be rounded once more. Few hidden states are
+        # scaled once for all tiles: for 128 tokens, a scaled copy of the weight would take a fifth of a product's time.
+        self.into_hidden = len(hidden_NH) <= min(tokens, len(weight_VH) - 1) and not self.mixed
+        self.folded = 1.0 if self.mixed or self.into_hidden else self.inner  # into the weight
+        self.hidden_NH = hidden_NH.to(self.dtype) * self.inner if self.into_hidden else hidden_NH
 
     def operands(self, words: slice) -> tuple[Tensor, Tensor | None]:
         """folded * weight [v, H] and inner * bias [v] of these words, which `logits` takes."""
@@ -114,7 +123,7 @@ class _Projection:
     def logits(self, hidden_CH: Tensor, weight_vH: Tensor, bias_v: Tensor | None) -> Tensor:
         """unit * logits [C, v]."""
         z_Cv = self.product(hidden_CH, weight_vH)
-        if self.folded != self.inner:
+        if self.mixed and self.inner != 1:
             z_Cv *= self.inner
         if bias_v is not None:
             z_Cv += bias_v
@@ -127,11 +136,15 @@ class _Projection:
         excess_Cv = z_Cv.sub_(lse_C[:, None]).exp2_().scatter_add_(1, columns_C1, -inside_C1.to(z_Cv.dtype))
         return excess_Cv if slope_Cv is None else excess_Cv.mul_(slope_Cv)
 
-    def product(self, a_MK: Tensor, b_NK: Tensor) -> Tensor:
-        """a @ b.T [M, N], added up in float32 (float64 for float64)."""
+    def product(self, a_MK: Tensor, b_NK: Tensor, out_MN: Tensor | None = None) -> Tensor:
+        """a @ b.T [M, N], added up in float32 (float64 for float64), by torch.mm into `out_MN` where there is one."""
         a_MK, b_NK = a_MK.to(self.operand), b_NK.to(self.operand)
         with torch.autocast(a_MK.device.type, enabled=False):
-            if self.onednn and a_MK.numel() * len(b_NK) > _SMALL:
+            if out_MN is not None:
+                return torch.mm(a_MK, b_NK.T, out=out_MN)
+            if len(b_NK) < _NARROW and not self.mixed:
+                return torch.mm(b_NK, a_MK.T).T
+            if self.onednn and a_MK.numel() * len(b_NK) > linear.SMALL:
                 return onednn_product(a_MK, b_NK)
             return torch.mm(a_MK, b_NK.T, out_dtype=self.dtype) if self.mixed else torch.mm(a_MK, b_NK.T)
 
@@ -203,12 +216,17 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         tile: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH.dtype, 1 / (LN2 * temperature))
+        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH, 1 / (LN2 * temperature), tile[0])
         sums = _Sums(len(targets_N), projection.dtype, hidden_NH.device)
+        few = len(targets_N) <= tile[0] and len(targets_N) * len(weight_VH) <= KEPT and any(ctx.needs_input_grad)
+        ctx.kept = [] if few else None  # logits [N, v] of each tile
         for words in _slices(len(weight_VH), tile[1]):
             operands = projection.operands(words)
             for rows in _slices(len(targets_N), tile[0]):
-                sums.add(projection.logits(hidden_NH[rows], *operands), rows, targets_N[rows], words)
+                z_Cv = projection.logits(projection.hidden_NH[rows], *operands)
+                if few:
+                    ctx.kept.append(z_Cv.clone())
+                sums.add(z_Cv, rows, targets_N[rows], words)
         logprobs_N, entropy_N, lse_N = sums.results()
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, lse_N)
         ctx.settings = (softcap, scale, temperature, tile)
@@ -221,26 +239,30 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_NH, weight_VH, bias_V, targets_N, lse_N = ctx.saved_tensors
         softcap, scale, temperature, tile = ctx.settings
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
-        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH.dtype, 1 / (LN2 * temperature))
+        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH, 1 / (LN2 * temperature), tile[0])
         grad_N = grad_N * (-scale / temperature)  # d log-prob / d (weight @ hidden + bias) = this * excess
         blocks = _blocks(grad_N, tile[0])
         to_blocks: list[Tensor | None] = [None] * len(blocks)
         grad_VH = (torch.empty_like if blocks else torch.zeros_like)(weight_VH) if to_weight else None
         grad_V = torch.zeros_like(bias_V, dtype=projection.dtype) if to_bias else None
-        for words in _slices(len(weight_VH), tile[1]):
+        direct = len(blocks) == 1 and len(grad_N) <= _FEW and weight_VH.dtype == projection.dtype
+        for index, words in enumerate(_slices(len(weight_VH), tile[1])):
             weight_vH, bias_v = projection.operands(words)
             grad_vH: Tensor | None = None
             for i, rows in enumerate(blocks):
-                hidden_CH = hidden_NH[rows]
-                z_Cv = projection.logits(hidden_CH, weight_vH, bias_v)
+                if ctx.kept is None:
+                    z_Cv = projection.logits(projection.hidden_NH[rows], weight_vH, bias_v)
+                else:  # a copy, as a graph that is retained comes here again
+                    z_Cv = ctx.kept[index][rows].clone() if isinstance(rows, slice) else ctx.kept[index][rows]
                 grad_Cv = projection.excess(z_Cv, lse_N[rows], targets_N[rows], words).mul_(grad_N[rows, None])
                 if to_hidden:
                     to_blocks[i] = _plus(to_blocks[i], projection.product(grad_Cv, weight_vH.T))
-                if to_weight:
-                    grad_vH = _plus(grad_vH, projection.product(grad_Cv.T, hidden_CH.T))
+                if grad_VH is not None:
+                    out_vH = grad_VH[words] if direct else None
+                    grad_vH = _plus(grad_vH, projection.product(grad_Cv.T, hidden_NH[rows].T, out_vH))
                 if grad_V is not None:
                     grad_V[words] += grad_Cv.sum(0)
-            if grad_VH is not None and grad_vH is not None:
+            if grad_VH is not None and grad_vH is not None and not direct:
                 grad_VH[words] = grad_vH
         grad_NH = torch.zeros_like(hidden_NH) if to_hidden else None
         for rows, grad_CH in zip(blocks, to_blocks, strict=True):
