@@ -17,6 +17,7 @@ from ulorl.engines.torch import TorchEngine
 from ulorl.engines.vllm_weights import pick_transfer
 from ulorl.errors import UserError
 from ulorl.inputs import load_inputs
+from ulorl.learner.model import load_model
 from ulorl.rng import sample_seed, segment_seed
 from ulorl.types import Request, Sampling
 
@@ -154,6 +155,34 @@ def sleeper() -> tuple[vllm.VllmEngine, list[tuple[object, ...]]]:
     engine._llm, engine._requests, engine._sleeps, engine._sleeping = llm, {}, True, False
     engine._checkpoint_names, engine._send = list, lambda weights: llm.calls.append(("send", weights))
     return engine, llm.calls
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("learner", ["float32", "bfloat16"])
+def test_bfloat16_is_decoded_in_float32_where_the_processor_has_no_such_products(
+    learner: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the learner's weights: rounded to bfloat16 where the learner's are, also when new ones arrive."""
+    monkeypatch.setattr("ulorl.engines.make.has_bfloat16", lambda: native)
+    overrides = [f"model.dtype={learner}", "engine.dtype=bfloat16", "model.device=cpu", "engine.slots=2"]
+    cfg = ulorl.load([RECIPE], overrides)
+    engine = make_engine(cfg, load_inputs(cfg).tokenizer, cfg.model.path, longest=64)
+    assert isinstance(engine, TorchEngine)
+    theirs = load_model(cfg.model.path, dtype=getattr(torch, learner), device="cpu")
+    engine_dtype = torch.bfloat16 if native else torch.float32
+
+    def check() -> None:
+        own = dict(engine._model.named_parameters())
+        for name, weight in theirs.named_parameters():
+            assert own[name].dtype == engine_dtype
+            assert torch.equal(own[name], weight.to(engine_dtype)), name
+
+    check()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.mul_(1.01)
+    engine.load_weights(theirs.named_parameters(), version=1)
+    check()
 
 
 def test_sleep_mode_wakes_weights_before_keys_and_values() -> None:

@@ -9,8 +9,8 @@ DeepSeek-R1's production traffic; others are named after a file of real lengths,
 In `equal` every request decodes the maximum, and there are as many requests as rows.
 
 Not equal: `generate` takes the requests in batches that last as long as their longest, and only tokens asked for are
-counted; it returns no log-probs, which favours it. The engine multiplies through oneDNN where torch has it, `generate`
-as torch does. vLLM runs eager and in this process; it starts before the clock. Read ratios to `generate` where
+counted; it returns no log-probs, which favours it. The engine multiplies through oneDNN where that pays, `generate` as
+torch does. vLLM runs eager and in this process; it starts before the clock. Read ratios to `generate` where
 transformers is new: 5.19, which vLLM brings, copies keys and values for grouped queries in every decode step, and takes
 several times as long with the static cache; 5.23 does not.
 """

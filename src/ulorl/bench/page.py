@@ -17,7 +17,9 @@ Figures = Mapping[str, Any]
 HEAD = """# Benchmarks
 
 Written by `ulorl bench page` from the figures that `make bench` leaves in `runs/bench/`. Each section says what is
-equal and what is not. Seconds are of one machine; ratios are of runs beside each other, and carry further.
+equal and what is not. Seconds are of one machine, ratios of runs beside each other; both depend on the processor, so
+each table says what its kernels used of which. Environment variables beside it limited them, to see what a processor
+without AVX-512 gives.
 """
 TITLES = {
     "engine": "Rollout: `ulorl bench engine`",

@@ -125,7 +125,10 @@ class Vllm(Section):
 
 class Engine(Section):
     kind: Literal["torch", "vllm"] = Field(default="torch", description="the embedded engine, or vLLM (extra vllm)")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto: the model's")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="auto: the model's; bfloat16 is computed in float32 on a CPU that multiplies no bfloat16",
+    )
     slots: Positive = Field(default=128, description="samples decoded at once; the rest wait in the engine")
     prefill_tokens: Positive = Field(default=8192, description="tokens of one prefill pass")
     tolerance: float = Field(
