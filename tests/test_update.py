@@ -108,7 +108,8 @@ def test_any_split_into_microbatches_is_one_big_batch(mask: str, gate: str) -> N
     assert first.means == pytest.approx(second.means, rel=1e-5)
     assert first.tokens == 3 + 7 + 1 + 12 + 2 + 6 + 5 + 7
     for name, tensor in many.weights():
-        torch.testing.assert_close(tensor, dict(one.weights())[name], rtol=1e-4, atol=1e-6)
+        # AdamW moves by lr x g / (|g| + 1e-8): of a gradient of 4e-8, float noise of 1e-10 is 6e-6 of the weight
+        torch.testing.assert_close(tensor, dict(one.weights())[name], rtol=1e-4, atol=2e-5)
     if mask != "off":
         assert first.means["mpt/masked_fraction"] > 0  # the case is not empty
 
