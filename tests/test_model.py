@@ -434,6 +434,12 @@ def test_eos_beyond_the_vocabulary_ends_nothing(folder: Path) -> None:
         eos_ids(str(folder), words)
 
 
+def test_loaded_weights_are_aligned_as_torch_aligns_them(folder: Path) -> None:
+    """In the file they begin behind a header of any length, here at 24 and 56 bytes past such an address."""
+    loaded = load_model(str(folder), dtype=torch.float32, device="cpu")
+    assert {parameter.data_ptr() % 64 for parameter in loaded.parameters()} == {0}
+
+
 def test_context_length() -> None:
     assert context_length(make("Qwen3")) == 64
     # YaRN as in the paper's section 4.1, but small: factor 1.5 on 32 original positions is 48, above the 40 configured

@@ -87,7 +87,17 @@ def load_model(
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not torch.stack(parameter.detach().aminmax()).isfinite().all():
             raise UserError(f"{path}: {name} holds NaN or infinite numbers; copy or download the folder again")
-    return model.to(device).eval()
+    return _aligned(model.to(device).eval())
+
+
+def _aligned(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, its parameters at addresses that are multiples of 64 bytes, as torch allocates them. Those that lie in
+    a mapped file begin anywhere, and MKL's products depend on that in the last bit: a model that is loaded must compute
+    exactly what the one that was saved did."""
+    for parameter in model.parameters():
+        if parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def check_model(path: str, config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
