@@ -70,12 +70,12 @@ def run(
             "words": words,
             "hidden": hidden,
             "repeats": repeats,
-            "median_seconds": {who: round(median(runs), 4) for who, runs in wall.items()},
+            "median_seconds": {who: round(median(runs), 6) for who, runs in wall.items()},
             "best_time_ratio": round(min(wall["ulorl"]) / min(wall["naive"]), 3),  # least disturbed runs
             "cpu_time_ratio": _ratio(cpu, "ulorl"),
             "recomputed_cpu_time_ratio": _ratio(cpu, "recomputed"),
-            "seconds": {who: [round(s, 4) for s in runs] for who, runs in wall.items()},
-            "cpu_seconds": {who: [round(s, 4) for s in runs] for who, runs in cpu.items()},
+            "seconds": {who: [round(s, 6) for s in runs] for who, runs in wall.items()},
+            "cpu_seconds": {who: [round(s, 6) for s in runs] for who, runs in cpu.items()},
         },
     }
 
