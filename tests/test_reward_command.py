@@ -303,3 +303,9 @@ def test_help_teaches() -> None:
     done = reward_test("--help")
     assert "ulorl reward test math cases.jsonl" in done.stdout
     assert '"label": true' in done.stdout
+
+
+def test_a_number_is_written_as_in_training() -> None:
+    """A problem's reference 4e-05 is 0.00004 there; 5.0 is 5."""
+    case = case_of(Record("a.jsonl:1", {"reference": 4e-05, "answer": 5.0}))
+    assert (case.problem.answer, case.answer) == ("0.00004", "5")

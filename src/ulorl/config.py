@@ -7,6 +7,7 @@ combinations are refused with the key's name. The resolved tree is saved with th
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -34,6 +35,12 @@ from ulorl.sections import Section as Section
 from ulorl.sections import Vllm as Vllm
 
 S = TypeVar("S", bound=Section)
+_OVERRIDE = re.compile(r"[a-z_]+(\.[^=/\\*?]+)*=", re.I)
+
+
+def overrides_among(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that are `key.sub=value`: such ones that name no file that exists."""
+    return [argument for argument in arguments if _OVERRIDE.match(argument) and not Path(argument).exists()]
 
 
 class Config(Section):

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ulorl import config, rundir
 from ulorl.config import Config
-from ulorl.data.clean.text import comparable
+from ulorl.data.comparable import comparable
 from ulorl.data.problems import leave_out, load_located
 from ulorl.data.prompts import encode_each
 from ulorl.engines.make import check_decodable, check_engine, pick_device

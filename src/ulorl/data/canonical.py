@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from ulorl.data.clean.text import comparable
+from ulorl.data.comparable import comparable
 
 Entry = Mapping[str, Any]
 Rule = Callable[[Entry], object]

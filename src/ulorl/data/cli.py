@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from ulorl.data.clean.record import StepReport
 
 app = typer.Typer(help="Problems to train on.", no_args_is_help=True)
-_OVERRIDE = re.compile(r"[a-z_]+(\.[^=/\\*?]+)*=", re.I)
 
 
 @app.callback()
@@ -39,11 +37,11 @@ def clean(
 
     ulorl data clean raw/*.jsonl 'contamination.against=["eval/*.jsonl"]' --out cleaned
     """
-    from ulorl.config import load_as
+    from ulorl.config import load_as, overrides_among
     from ulorl.data.clean.settings import Clean
 
     given = arguments or []
-    overrides = [a for a in given if _OVERRIDE.match(a) and not Path(a).exists()]
+    overrides = overrides_among(given)
     settings = load_as(Clean, config or [], overrides)
     from ulorl.data.clean import pipeline
     from ulorl.data.clean.show import bars

@@ -8,7 +8,7 @@ blocks that read no more entries than their own longest row needs; the engine ke
 
 The parameters stay the model's: each becomes a view into the joined matrix. A product takes a copy of it, packed where
 torch has oneDNN: up to twice as fast as `torch.mm`, for twice the memory; but it takes longer to begin, and a kernel
-for each number of rows, so that small products go without. `refresh` copies anew, after the parameters have changed.
+for each number of rows, so that small products go without. `refresh` copies again, after the parameters have changed.
 """
 
 from __future__ import annotations

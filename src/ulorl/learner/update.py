@@ -179,8 +179,8 @@ class Learner:
 
     def _at_start(self, experience: Sequence[Experience]) -> tuple[Sequence[LogProbs] | None, float | None]:
         """Log-probs and mean token entropy under the weights of the update's start, each where the objective needs it:
-        POIS with several gradient updates takes these weights as the old policy; `gate="batch"` holds the entropy of
-        the whole update against sigma, the same number for every mini-batch."""
+        POIS with several gradient updates takes these weights as the old policy; `gate="batch"` compares the entropy
+        of the whole update with sigma, the same number for every mini-batch."""
         mpt = self.objective.mpt
         old_policy = self.optim.minibatches > 1 and self.objective.importance == "pois"
         gate = mpt.mask == "dynamic" and mpt.gate == "batch"

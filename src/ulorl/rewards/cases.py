@@ -1,4 +1,4 @@
-"""Judged cases: records with an output or an answer and its reference, judged as training would, and held against
+"""Judged cases: records with an output or an answer and its reference, judged as training would, and compared with
 their labels where they have any."""
 
 from __future__ import annotations
@@ -6,11 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from ulorl import sections
-from ulorl.data.files import Record, expand, read_records
+from ulorl.data.files import Record, decimal, expand, is_number, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.intervals import Interval, rate
 from ulorl.rewards import make_reward
@@ -253,13 +252,13 @@ def as_json(found: Sequence[Judged], summary: Agreement) -> dict[str, Any]:
 
 
 def _text(record: Record, name: str, value: Any) -> str:
-    """Numbers are read as their text."""
-    number = (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and isfinite(value))
-    if not (number or isinstance(value, str)):
+    """Numbers are written as in the problems of training."""
+    if not (is_number(value) or isinstance(value, str)):
         raise UserError(f"{record.place}: field {name!r} is {_short(value)}, expected text or a number")
-    if where := bad_character(str(value)):
+    text = value if isinstance(value, str) else decimal(value)
+    if where := bad_character(text):
         raise UserError(f"{record.place}: field {name!r} {where}; remove it")
-    return str(value)
+    return text
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from ulorl.rewards.cases import Agreement, Case, Judged
 
 app = typer.Typer(help="Rewards: what they say of outputs, before you train on it.", no_args_is_help=True)
-_OVERRIDE = re.compile(r"[a-z_]+(\.[^=/\\*?]+)*=", re.I)
 _SHOWN = 100  # characters of an answer or a reference in a line
 
 
@@ -66,8 +64,10 @@ def check(
 
     Exit code: 0 when the reward agrees with every label, or there is none; 1 when it does not; 2 for bad input.
     """
+    from ulorl.config import overrides_among
+
     recipes = [a for a in arguments if a.endswith(".toml")]
-    overrides = [a for a in arguments if _OVERRIDE.match(a) and a not in recipes and not Path(a).exists()]
+    overrides = [a for a in overrides_among(arguments) if a not in recipes]
     others = [a for a in arguments if a not in (*recipes, *overrides)]
     kind = others.pop(0) if others and not recipes else ""
     settings = _settings(kind, recipes, overrides)

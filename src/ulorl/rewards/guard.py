@@ -165,27 +165,17 @@ def _squeezed(text: str) -> str:
 def near(gold: Any, predicted: Any) -> bool:
     """Whether numbers that math-verify calls equal are so relative to their size: it rounds to six decimals, and cuts
     what is small. True for what are no numbers. Both: what it parsed."""
-    from sympy import FiniteSet, Tuple
+    from sympy import FiniteSet, Float, Tuple
 
     if isinstance(gold, (FiniteSet, Tuple)) and isinstance(predicted, type(gold)) and len(gold) == len(predicted):
         return all(near(one, other) for one, other in zip(gold.args, predicted.args, strict=True))
     if not (getattr(gold, "is_number", False) and getattr(predicted, "is_number", False)):
         return True
     try:
-        values = [complex_value(side) for side in (gold, predicted)]
+        values = [side.doit().evalf(20) for side in (gold, predicted)]
         size = max(abs(value) for value in values)
-        exact = not (gold.atoms(_float()) or predicted.atoms(_float()))
+        exact = not (gold.atoms(Float) or predicted.atoms(Float))
         # Six decimals of a value over 0.001 are at least three digits; exact values are exact at any size.
         return bool(size == 0 or abs(values[0] - values[1]) <= size * (EXACT if exact else RELATIVE))
     except (TypeError, ValueError, ArithmeticError, AttributeError):
         return True
-
-
-def complex_value(expression: Any) -> Any:
-    return expression.doit().evalf(20)
-
-
-def _float() -> Any:
-    from sympy import Float
-
-    return Float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     Show = Callable[[str], Watch]
 
 app = typer.Typer(help="The generative verifier: its data, training and figures (section 3.3).", no_args_is_help=True)
-_OVERRIDE = re.compile(r"[a-z_]+(\.[^=/\\*?]+)*=", re.I)
 VERDICT_TOKENS = 8  # of a trained verifier's output: a word and the end
 UNTRAINED_TOKENS = 64  # of the same model's before training: about as many as fit into minutes on a CPU
 Pairs = Annotated[list[str], typer.Argument(metavar="PAIRS...", help="JSONL, JSON or Parquet files, glob patterns")]
@@ -183,7 +181,9 @@ def measure(
 
     ulorl verifier bench held_out.jsonl --verifier gpt-x kind=endpoint base_url=http://localhost:8000/v1
     """
-    overrides = [a for a in arguments if _OVERRIDE.match(a) and not Path(a).exists()]
+    from ulorl.config import overrides_among
+
+    overrides = overrides_among(arguments)
     _check_files(json_file, picture, cache)
     pairs = _drawn(_pairs([a for a in arguments if a not in overrides]), limit)
     models = _verifiers(verifier, untrained, untrained_prompt, overrides, cache)

@@ -12,7 +12,8 @@ from typing import Any
 from ulorl.data.clean.answers import short_answer
 from ulorl.data.clean.settings import SourceSettings
 from ulorl.data.clean.shapes import letter
-from ulorl.data.clean.text import comparable, comparable_answer
+from ulorl.data.clean.text import comparable_answer
+from ulorl.data.comparable import comparable
 from ulorl.data.files import Record, decimal
 from ulorl.errors import UserError
 

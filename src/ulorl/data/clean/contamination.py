@@ -10,7 +10,8 @@ from functools import partial
 from ulorl.data.clean.copies import Short
 from ulorl.data.clean.record import Drop, Item, Outcome, Step
 from ulorl.data.clean.settings import Contamination
-from ulorl.data.clean.text import HAN, comparable, undrawn, words
+from ulorl.data.clean.text import undrawn, words
+from ulorl.data.comparable import HAN, comparable
 
 _HAN = re.compile(f"[{HAN}]")
 

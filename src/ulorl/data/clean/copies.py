@@ -7,16 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ulorl.data.clean.text import comparable, undrawn, words
+from ulorl.data.clean.text import undrawn, words
+from ulorl.data.comparable import comparable
 
 _ASKING = frozenset(
     re.findall(
         r"\w+",
         "find compute calculate evaluate determine solve simplify simplified simplest convert reduce write express "
         "what which is are the value of a an in to as and for that how many much answer your form give please be we "
-        "it let if "
-        "such with by on then all whose problem question following given enter number exact exactly can do does real "
-        "suppose equal equation satisfying times 求 的 是 为 值",
+        "it let if such with by on then all whose problem question following given enter number exact exactly can do "
+        "does real suppose equal equation satisfying times 求 的 是 为 值",
     )
 )
 _DIGITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -26,10 +26,8 @@ _SPELLED = {word: str(number) for number, word in enumerate(_DIGITS, 1)} | {
 _TYPESETTING = re.compile(r"[.,;:?!(){}\[\]\"'$\\&]|frac|d?binom|cdot|text|mathrm|circ")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
 _RARE_DIGITS = 4  # of different numbers with two digits or more, from which on a question can be told by its numbers
-_ORDER, _RARE = (
-    0.15,
-    -0.2,
-)  # what the similarity must be more, with numbers in another order; and less, if they are rare
+_REORDERED = 0.15  # what the similarity must be more where the numbers stand in another order
+_RARE = 0.2  # what it may be less where the numbers are rare
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,9 @@ class Content:
         """Whether two contents with the same numbers are one question. Jaccard of their tokens, counted."""
         shared = sum((self.tokens & other.tokens).values()) / max(1, sum((self.tokens | other.tokens).values()))
         same_order = bool(self.numbers) and self.numbers == other.numbers
-        return shared >= (
-            similarity + _RARE if self.rare else similarity if same_order else min(1, similarity + _ORDER)
-        )
+        if self.rare:
+            return shared >= similarity - _RARE
+        return shared >= (similarity if same_order else min(1, similarity + _REORDERED))
 
 
 def content(question: str) -> Content:

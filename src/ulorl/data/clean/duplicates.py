@@ -13,7 +13,8 @@ import numpy as np
 
 from ulorl.data.clean.record import Drop, Item, Outcome, Step
 from ulorl.data.clean.settings import Duplicates
-from ulorl.data.clean.text import comparable, comparable_answer, numbers, words
+from ulorl.data.clean.text import comparable_answer, numbers, words
+from ulorl.data.comparable import comparable
 from ulorl.errors import UserError
 
 Same = Callable[[str, str], bool | None]  # whether two answers are equal; None when it cannot be told

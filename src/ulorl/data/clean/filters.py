@@ -9,7 +9,8 @@ from functools import lru_cache, partial
 
 from ulorl.data.clean.record import Drop, Item, Outcome, Step, each
 from ulorl.data.clean.settings import Language, Lengths
-from ulorl.data.clean.text import HAN, prose
+from ulorl.data.clean.text import prose
+from ulorl.data.comparable import HAN
 from ulorl.errors import UserError
 
 _SCRIPTS = (  # of languages that need no statistics

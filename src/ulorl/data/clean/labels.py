@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from ulorl.data.clean.text import HAN, undrawn
+from ulorl.data.clean.text import undrawn
+from ulorl.data.comparable import HAN
 
 _UPPER, _LOWER, _DIGITS = "ABCDEFGHIJ", "abcdefghij", tuple(str(n) for n in range(1, 11))
 _ROMANS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii")

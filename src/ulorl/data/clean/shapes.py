@@ -13,7 +13,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 from ulorl.data.clean.labels import Labelled, bullets, labelled_lists
-from ulorl.data.clean.text import HAN, MATH, comparable_answer, prose, undrawn, words
+from ulorl.data.clean.text import MATH, comparable_answer, prose, undrawn, words
+from ulorl.data.comparable import HAN
 
 YES_NO = re.compile(r"yes|no|true|false|是|否|对|错|正确|错误")
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
 
-HAN = r"\u3400-\u9fff\uf900-\ufaff"
+from ulorl.data.comparable import comparable
+
 MATH = "\u00a4"  # stands where a formula stood
 DRAWING = re.compile(r"\[asy\].*?\[/asy\]|\\begin\{(asy|tikzpicture)\}.*?\\end\{\1\}", re.S)
 _FORMULA = re.compile(r"\\\[.*?\\\]|\\\(.*?\\\)|\$\$.+?\$\$|(?<!\\)\$[^$]{1,400}?(?<!\\)\$", re.S)
 _TEXT_IN_MATH = re.compile(r"\\(?:text|textbf|mathrm|operatorname|mbox|begin|end)\*?\s*\{[^{}]*\}")
 _TWO_WORDS = re.compile(r"[A-Za-z]{3,},? [A-Za-z]{2,}")
-_TOKEN = re.compile(rf"[{HAN}]|[^\W\d_{HAN}]+|\d+|[^\w\s]", re.U)
 _NUMBER = re.compile(r"\d+")
-_LAYOUT = re.compile(
-    r"\\(?:left|right|displaystyle|textstyle|limits|nolimits|quad|qquad|big|Big|bigg|Bigg)(?![A-Za-z])"
-    r"|\\[,;:! ]|[$~]|\\[()\[\]]"
-)
 
 
 def undrawn(text: str) -> str:
@@ -35,13 +30,6 @@ def prose(text: str) -> str:
         return MATH + ("?" if "?" in found[0][-6:] else "")
 
     return _FORMULA.sub(mask, undrawn(text))
-
-
-def comparable(text: str) -> str:
-    """One form for texts that differ in typesetting only: letter case, spaces, dollar signs, kinds of fractions."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    text = _LAYOUT.sub(" ", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return " ".join(_TOKEN.findall(text)).rstrip(" .?!:;,")
 
 
 def words(text: str) -> list[str]:
