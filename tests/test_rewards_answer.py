@@ -138,7 +138,8 @@ def test_a_planted_box_is_found_whatever_surrounds_it(before: list[str], planted
 @pytest.mark.parametrize(
     "part",
     [r"\boxed{", r"\boxed ", "{", "}", "<answer>", "</answer>", "<think>x</think>", "the answer is ", "answer  ",
-     "####", "$", " $5 ", r"\(", r"\[", "9", "1,234,", "1.", "1e", "1 x 10", "5^", "\n", " ", ". ", "5 cm ", "\\"],
+     "####", "$", " $5 ", r"\(", r"\[", "9", "1,234,", "1.", "1e", "1 x 10", "5^", "\n", " ", ". ", "5 cm ", "\\",
+     r"\boxed{1}, ", r"\boxed{1} and ", "$5 ab$ ", "$x= ", r"\frac{1}{", r"\sqrt{2", "1 000 ", "3,5 ", "$5 or "],
 )  # fmt: skip
 @pytest.mark.parametrize("before", ["", "the answer is $"])
 def test_extraction_is_linear(part: str, before: str) -> None:

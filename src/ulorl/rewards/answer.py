@@ -136,14 +136,13 @@ def _boxed(text: str) -> Found | None:
     found, cut = _boxes(text)
     if not found:
         return Found("") if cut else None
-    said = [text[found[-1].start : found[-1].end]]
+    said = [text[found[-1].start : found[-1].end]]  # from the last box backwards
     for box, following in zip(reversed(found[:-1]), reversed(found[1:]), strict=True):
         between = text[box.end + 1 : following.begin]
         if len(between) > _APART or not (joined := _JOINED.fullmatch(between)):
             break
-        said.insert(0, " or " if joined["word"] == "or" else ", ")
-        said.insert(0, text[box.start : box.end])
-    return Found("".join(said) if len(set(said[::2])) > 1 else said[-1])
+        said += [" or " if joined["word"] == "or" else ", ", text[box.start : box.end]]
+    return Found("".join(reversed(said)) if len(set(said[::2])) > 1 else said[0])
 
 
 def _tagged(text: str, tag: str) -> Found | None:
