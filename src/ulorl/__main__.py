@@ -1,5 +1,5 @@
 """`python -m ulorl` is the `ulorl` command."""
 
-from ulorl.cli import main
+from ulorl.cli.main import main
 
 main()

@@ -7,15 +7,16 @@ a sample ends its segment by EOS (complete), by the segment length L / k (unfini
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ulorl.engines.base import Engine, EngineStats
-from ulorl.learner.update import Learner, Update
+from ulorl.engines.decode import rollout
+from ulorl.engines.engine import Engine, EngineStats
+from ulorl.learner.learner import Learner, Update
 from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Group, Poll, Problem, Request, Sample, Scored, Segment, Status, Tokens
+from ulorl.types import Group, Poll, Problem, Sample, Scored, Status, Tokens
 
 
 class Score(Protocol):
@@ -77,12 +78,3 @@ def ulorl_step(
     seconds = (rolled_out - started, updated - rolled_out, time.perf_counter() - updated)
     work = work.with_faults(engine.stats.since(stats))
     return Step(tuple(segments), tuple(finished), tuple(groups), update, probe, work, *seconds)
-
-
-def rollout(engine: Engine, requests: Sequence[Request], poll: Poll = lambda: None) -> Iterator[Segment]:
-    """Decode the requests, each to the end of its segment; segments come as they end."""
-    for request in requests:
-        engine.add(request)
-    while engine.pending:
-        poll()
-        yield from engine.step()

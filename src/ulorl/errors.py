@@ -1,34 +1,76 @@
-"""The one exception a user causes: bad configuration, data or model folder. The command line prints it without a
-traceback and exits with code 2."""
+"""Errors that a user can fix: a bad configuration, data file, model folder or run folder.
+
+The command line prints such an error without a traceback and exits with code 2. Each error carries a stable code
+(`error_codes.ErrorCode`) and its place as fields, so that programs and tests need not read the wording:
+
+    UserError
+        CombinedError          several errors, reported together
+        EngineMismatch         engine and learner do not agree about the weights
+        Diverged               losses that are not finite
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
+
+from ulorl.error_codes import ErrorCode
 
 MESSAGES = 10  # faults of one kind named one by one
 
 
 class UserError(Exception):
-    """Says what is wrong, where (file, key or record) and how to mend it."""
+    """Says what is wrong, where, and how to fix it.
+
+    code: what kind of error it is. file: the path of the file or folder. key: the dotted key of the configuration, or
+    the option of a command. record: the place of a record, for example `problems.jsonl:3`. "" where there is none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ErrorCode = ErrorCode.UNCLASSIFIED,
+        file: str | Path = "",
+        key: str = "",
+        record: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.code, self.file, self.key, self.record = code, str(file), key, record
+
+    def each(self) -> Iterator[UserError]:
+        """Yield the single errors: this one, or the parts of a combined error."""
+        yield self
 
 
-class Disagreement(UserError):  # noqa: N818 - what it is, not that it is an error
-    """Engine and learner do not agree: making the engine anew would change nothing."""
+class EngineMismatch(UserError):  # noqa: N818 - what it is, not that it is an error
+    """Engine and learner do not agree about the weights: restarting the engine would change nothing."""
+
+
+class Diverged(UserError):  # noqa: N818 - what it is, not that it is an error
+    """Losses that are not finite: something has to change before training can continue."""
 
 
 class CombinedError(UserError):
-    """Several of them, told together."""
+    """Several errors, reported together. Its code, file, key and record are those of the first one."""
 
     def __init__(self, parts: Sequence[UserError]) -> None:
-        super().__init__("\n\n".join([f"{len(parts)} things are wrong", *map(str, parts)]))
+        first = parts[0]
+        text = "\n\n".join([f"{len(parts)} things are wrong", *map(str, parts)])
+        super().__init__(text, code=first.code, file=first.file, key=first.key, record=first.record)
         self.parts = tuple(parts)
 
+    def each(self) -> Iterator[UserError]:
+        """Yield the parts."""
+        for part in self.parts:
+            yield from part.each()
 
-class Faults:
-    """Gathers the UserErrors of several `with` blocks, so that all are told at once.
 
-    What a block that failed should have assigned does not exist: call `stop` before such names are used.
+class ErrorCollector:
+    """Gathers the UserErrors of several `with` blocks, so that all are reported at once.
+
+    What a block that failed should have assigned does not exist: call `raise_errors` before such names are used.
     """
 
     def __init__(self) -> None:
@@ -42,8 +84,8 @@ class Faults:
             self._found += error.parts if isinstance(error, CombinedError) else [error]
         return isinstance(error, UserError)
 
-    def stop(self) -> None:
-        """Raises UserError when there was any, the only one as it was raised."""
+    def raise_errors(self) -> None:
+        """Raise what was found: a single error as it was raised, several as one CombinedError."""
         if len(self._found) == 1:
             raise self._found[0]
         if self._found:

@@ -15,9 +15,9 @@ from difflib import get_close_matches
 from itertools import chain
 from typing import Any
 
-from ulorl.config import Data
-from ulorl.data.canonical import canonical_key, has_rule
-from ulorl.data.files import Record, decimal, expand, first_line, is_number, read_hub, read_records
+from ulorl.config.data_config import DataConfig
+from ulorl.data.canonical_tasks import canonical_key, has_rule
+from ulorl.data.record_files import Record, decimal, expand, first_line, is_number, read_hub, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _ID_FIELDS = ("id", "unique_id")
 
 
-def load_problems(data: Data, *, held_out: bool = False) -> list[Problem]:
+def load_problems(data: DataConfig, *, held_out: bool = False) -> list[Problem]:
     """The problems that `data` describes, in a fixed order, with distinct ids.
 
     held_out: take a generator's held-out side, which shares no problem with its training side (`data.canonical`).
@@ -36,12 +36,12 @@ def load_problems(data: Data, *, held_out: bool = False) -> list[Problem]:
     return load_located(data, held_out=held_out)[0]
 
 
-def load_located(data: Data, *, held_out: bool = False) -> tuple[list[Problem], dict[str, str]]:
+def load_located(data: DataConfig, *, held_out: bool = False) -> tuple[list[Problem], dict[str, str]]:
     """As `load_problems`, with the place (file and line, or record) of each problem that has one, by its id."""
     if data.kind == "countdown":
-        from ulorl.tiny import task
+        from ulorl.data import countdown
 
-        return task.problems(data.size, data.seed, held_out=held_out, **data.settings), {}
+        return countdown.problems(data.size, data.seed, held_out=held_out, **data.settings), {}
     if data.kind == "reasoning_gym":
         return list(_reasoning_gym(data, held_out)), {}
     if data.kind == "hub":
@@ -51,7 +51,7 @@ def load_located(data: Data, *, held_out: bool = False) -> tuple[list[Problem], 
     return _collect(records, data)
 
 
-def leave_out(faults: Sequence[UserError], data: Data) -> None:
+def leave_out(faults: Sequence[UserError], data: DataConfig) -> None:
     """What `data.bad` says about bad records: a warning when they are left out, else UserError listing them."""
     if faults and data.bad == "refuse":
         mend = "bad records; mend them, or leave them out with data.bad=skip"
@@ -60,7 +60,7 @@ def leave_out(faults: Sequence[UserError], data: Data) -> None:
         _log.warning("%s: %d bad records left out:\n%s", data.path, len(faults), listing(faults))
 
 
-def _collect(records: Iterable[Record | UserError], data: Data) -> tuple[list[Problem], dict[str, str]]:
+def _collect(records: Iterable[Record | UserError], data: DataConfig) -> tuple[list[Problem], dict[str, str]]:
     """The problems of the first good records, `data.size` of them or all, and a word on every bad one."""
     problems: list[Problem] = []
     places: dict[str, str] = {}  # by id
@@ -82,7 +82,7 @@ def _collect(records: Iterable[Record | UserError], data: Data) -> tuple[list[Pr
     return problems, places
 
 
-def _problem(record: Record | UserError, data: Data, places: dict[str, str]) -> Problem:
+def _problem(record: Record | UserError, data: DataConfig, places: dict[str, str]) -> Problem:
     if isinstance(record, UserError):
         raise record
     question = _field(record, data.question, "data.question")
@@ -154,12 +154,12 @@ def _check_json(meta: Mapping[str, Any], record: Record) -> None:
             raise UserError(_wrong(record, name, value, "JSON values (data.keep)")) from None
 
 
-def _hub(data: Data) -> Iterator[Record]:
+def _hub(data: DataConfig) -> Iterator[Record]:
     mend = "check data.path, data.subset and data.split and the network, or use data.kind=files"
     return read_hub(data.path, data.subset, data.split, mend)
 
 
-def _reasoning_gym(data: Data, held_out: bool) -> Iterator[Problem]:
+def _reasoning_gym(data: DataConfig, held_out: bool) -> Iterator[Problem]:
     """`size` distinct questions of one side, in the order in which the task draws them.
 
     The side is a stable hash of what the question asks, whatever its words (`data.canonical`), so that sides are
@@ -195,7 +195,7 @@ def _reasoning_gym(data: Data, held_out: bool) -> Iterator[Problem]:
     )
 
 
-def _warn_of_few(data: Data, problems: int) -> None:
+def _warn_of_few(data: DataConfig, problems: int) -> None:
     """A word on held-out questions that ask few problems: their accuracy says less than their number suggests."""
     if 2 * problems <= data.size:
         _log.warning(
@@ -217,7 +217,7 @@ def _survives(entry: Mapping[str, Any], literal: str) -> bool:
         return False
 
 
-def _dataset(data: Data) -> Any:
+def _dataset(data: DataConfig) -> Any:
     """reasoning-gym's dataset, long enough to draw `data.size` questions of either side from a task with repeats."""
     try:
         import reasoning_gym

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl.engines.base import Engine, EngineStats, OwnProcess, check_segment, empty_segment, require_idle
+from ulorl.engines.engine import Engine, EngineStats, OwnProcess, check_segment, empty_segment, require_idle
 from ulorl.engines.watchdog import Watchdog
-from ulorl.errors import Disagreement, UserError
+from ulorl.errors import EngineMismatch, UserError
 from ulorl.types import Finish, Request, Sampling, Segment
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class GuardedEngine:
                 with self._watchdog.watching():
                     self._give_out_again()
                 fault = ""
-            except Disagreement:
+            except EngineMismatch:
                 raise
             except Exception as error:
                 fault = self._told(error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl.engines.base import Engine, EngineStats, require_idle
+from ulorl.engines.engine import Engine, EngineStats, require_idle
 from ulorl.types import Finish, Request, Segment
 
 if TYPE_CHECKING:

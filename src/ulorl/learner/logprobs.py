@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ulorl.learner import linear
-from ulorl.learner.linear import has_onednn, onednn_product
+from ulorl.models.cpu import linear_products
+from ulorl.models.cpu.linear_products import has_onednn, onednn_product
+from ulorl.models.head import Head
 
 # Logits of one tile: 4 MiB in float32 stay in a CPU's cache, and malloc gives them no new pages; a GPU wants more work.
 TILE_CPU, TILE_GPU = 2**20, 2**24
@@ -30,22 +30,6 @@ _FEW = 256  # tokens: copying a tile of the weight's gradient takes longer than 
 _NARROW = 64  # columns; MKL computes the transpose of such a product 3 to 5 times as fast
 LN2 = math.log(2)
 _LEAST = -2000.0  # bits: 2 to this power is 0 in float64 too
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """A model's last layer: logits = cap(scale * (weight @ hidden + bias)), cap(x) = softcap * tanh(x / softcap)."""
-
-    weight_VH: Tensor
-    bias_V: Tensor | None = None
-    softcap: float | None = None  # Gemma 2's final_logit_softcapping
-    scale: float = 1.0  # Cohere's logit_scale, 1 / Granite's logits_scaling
-
-    @torch.no_grad()
-    def logits(self, hidden_NH: Tensor) -> Tensor:
-        """Logits [N, V] of a few hidden states [N, H] at temperature 1, at least float32, without gradient."""
-        projection = _Projection(self, hidden_NH, 1.0, len(hidden_NH))
-        return projection.logits(projection.hidden_NH, *projection.operands(slice(None)))
 
 
 def token_logprobs(
@@ -90,6 +74,13 @@ def token_logprobs(
         hidden_NH, head.weight_VH, head.bias_V, targets_N, head.softcap, head.scale, temperature, (tokens, words)
     )
     return logprobs_N, entropy_N
+
+
+@torch.no_grad()
+def head_logits(head: Head, hidden_NH: Tensor) -> Tensor:
+    """Logits [N, V] of a few hidden states [N, H] at temperature 1, at least float32, without gradient."""
+    projection = _Projection(head, hidden_NH, 1.0, len(hidden_NH))
+    return projection.logits(projection.hidden_NH, *projection.operands(slice(None)))
 
 
 class _Projection:
@@ -144,7 +135,7 @@ class _Projection:
                 return torch.mm(a_MK, b_NK.T, out=out_MN)
             if len(b_NK) < _NARROW and not self.mixed:
                 return torch.mm(b_NK, a_MK.T).T
-            if self.onednn and a_MK.numel() * len(b_NK) > linear.SMALL:
+            if self.onednn and a_MK.numel() * len(b_NK) > linear_products.SMALL:
                 return onednn_product(a_MK, b_NK)
             return torch.mm(a_MK, b_NK.T, out_dtype=self.dtype) if self.mixed else torch.mm(a_MK, b_NK.T)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
 
-from ulorl import config
+from ulorl.config.training_config import OptimConfig
 
 
 class Optimizer:
@@ -20,7 +20,7 @@ class Optimizer:
     weights and gradients to the CPU and one of weights back. It is the same arithmetic, and it is for one device.
     """
 
-    def __init__(self, named: Mapping[str, Parameter], optim: config.Optim) -> None:
+    def __init__(self, named: Mapping[str, Parameter], optim: OptimConfig) -> None:
         self.updates = 0  # steps made; drives the warm-up
         self._optim = optim
         self._named = dict(named)

@@ -23,8 +23,8 @@ from ulorl.report.drawing import (
     plot_curve,
     told,
 )
-from ulorl.report.record import RunRecord
-from ulorl.report.summary import accuracies
+from ulorl.runs.records import RunRecord
+from ulorl.runs.summary import accuracies
 
 
 def figures(record: RunRecord) -> list[Figure]:

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl import sections
-from ulorl.completions.background import Background
-from ulorl.completions.endpoint import Endpoint
-from ulorl.completions.model import Cache, Prompt, Watch, identity, key_of
+from ulorl.answers.extraction import PROSE, locate
+from ulorl.clients.client import Cache, Prompt, Watch, identity, key_of
+from ulorl.clients.daemon_pool import Background
+from ulorl.clients.server_client import Endpoint
+from ulorl.config.reward_config import RewardConfig, VerifierConfig
 from ulorl.errors import UserError
-from ulorl.rewards.answer import PROSE, locate
-from ulorl.rewards.base import Reward, RewardError, Verdict
-from ulorl.rewards.prompt import VerdictPrompt, load_prompt, parse_verdict, plain
+from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.rewards.rules import Ruled, by_rules
+from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt, parse_verdict, plain
 from ulorl.types import Poll, Problem
 
 if TYPE_CHECKING:
-    from ulorl.completions.inprocess import EngineModel
+    from ulorl.clients.engine_client import EngineModel
 
 Pair = tuple[str, str, str]  # question, reference, predicted answer
 Rules = Callable[[str, str], Ruled]  # what rules say of reference and answer; raises when they fail
@@ -112,7 +112,7 @@ class Verifier:
 
     def __init__(
         self,
-        settings: sections.Verifier,
+        settings: VerifierConfig,
         *,
         retries: int = 2,
         cache: Path | None = None,
@@ -128,7 +128,7 @@ class Verifier:
         if self.settings.kind == "endpoint":
             self._endpoint = Endpoint(key, self.settings)
         else:
-            from ulorl.completions.inprocess import EngineModel
+            from ulorl.clients.engine_client import EngineModel
 
             self._engine = EngineModel(key, self.settings, keep=True)
         self._identity = identity(self.settings)
@@ -324,7 +324,7 @@ class GenerativeReward(Reward):
     """1.0 when the verifier finds the output's answer equivalent to `problem.answer`. An output without an answer is
     wrong, and so is an answer of more than `max_answer_chars` characters: the model is not asked."""
 
-    def __init__(self, settings: sections.Reward, cache: Path | None = None) -> None:
+    def __init__(self, settings: RewardConfig, cache: Path | None = None) -> None:
         """cache: where verdicts are kept, unless `settings.verifier.cache` says where. Raises UserError as
         `Verifier`."""
         own = Path(settings.verifier.cache) if settings.verifier.cache else None
@@ -367,7 +367,7 @@ class GenerativeReward(Reward):
         return {**self._verifier.tally().metrics(), "verifier/too_long": too_long}
 
 
-def _as_trained(settings: sections.Verifier, key: str) -> tuple[sections.Verifier, VerdictPrompt]:
+def _as_trained(settings: VerifierConfig, key: str) -> tuple[VerifierConfig, VerdictPrompt]:
     """Settings and prompt. A folder that `ulorl verifier train` wrote says how it was asked, and is asked so, unless
     `settings.prompt` names another prompt; it may also name the folder, for a server that has loaded it."""
     named = settings.prompt or (settings.name if settings.kind == "engine" else "")

@@ -7,13 +7,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 
-from ulorl.rewards.answer import MATH, NUMERIC, PROSE, Found, after_thinking, locate
-from ulorl.rewards.base import Reward, Verdict
-from ulorl.rewards.choice import chosen, options_of, stated_in
-from ulorl.rewards.judge import SECONDS, judge
-from ulorl.rewards.text import normalised
-from ulorl.sections import Answer, Place
-from ulorl.sections import Reward as Settings
+from ulorl.answers.choices import chosen, options_of, stated_in
+from ulorl.answers.extraction import MATH, NUMERIC, PROSE, Found, after_thinking, locate
+from ulorl.answers.typesetting import normalised
+from ulorl.config.reward_config import AnswerConfig, Place
+from ulorl.config.reward_config import RewardConfig as Settings
+from ulorl.rewards.reward import Reward, Verdict
+from ulorl.rewards.sandbox import SECONDS, judge
 from ulorl.types import Problem
 
 MAX_CHARACTERS = 4000  # of an answer; a longer one is wrong, whatever it may be equal to
@@ -25,8 +25,8 @@ class RuleReward(Reward):
     find: Sequence[Place] = PROSE  # where `reward.answer.find` names nothing
     reasons = ("another text than the reference", "the same text as the reference")  # of 0 and of 1
 
-    def __init__(self, settings: Answer | None = None, timeout: float = SECONDS) -> None:
-        self._settings, self._timeout = settings or Answer(), timeout
+    def __init__(self, settings: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
+        self._settings, self._timeout = settings or AnswerConfig(), timeout
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         found = locate(text, self._settings, self.find)

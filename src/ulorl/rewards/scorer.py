@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.errors import UserError
-from ulorl.rewards.base import Reward, Verdict, judged
+from ulorl.rewards.reward import Reward, Verdict, judged
 from ulorl.types import Poll, Problem, Sample, Scored, Status
 
 

@@ -8,12 +8,12 @@ import os
 import re
 import sys
 
+from ulorl.answers.extraction import Found, locate
+from ulorl.config.reward_config import AnswerConfig
+from ulorl.data.countdown import score as countdown
 from ulorl.errors import UserError
-from ulorl.rewards.answer import Found, locate
-from ulorl.rewards.base import Reward, RewardError, Verdict
-from ulorl.rewards.judge import SECONDS, Judge, judge
-from ulorl.sections import Answer
-from ulorl.tiny.task import score as countdown
+from ulorl.rewards.reward import Reward, RewardError, Verdict
+from ulorl.rewards.sandbox import SECONDS, Judge, judge
 from ulorl.types import Problem
 
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 class ReasoningGymReward(Reward):
     """1.0 when reasoning-gym gives the output's answer its full score, else 0.0: partial credit counts as wrong."""
 
-    def __init__(self, settings: Answer | None = None, timeout: float = SECONDS) -> None:
+    def __init__(self, settings: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
         self._settings, self._timeout = settings, timeout
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError('reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"')
@@ -45,7 +45,7 @@ class ReasoningGymReward(Reward):
         return Verdict(score, found.answer, found.place, reason)
 
 
-def locate_task_answer(text: str, reference: str, settings: Answer | None = None) -> Found | None:
+def locate_task_answer(text: str, reference: str, settings: AnswerConfig | None = None) -> Found | None:
     """The answer in an output to a reasoning-gym problem, None when there is none.
 
     Where `settings.find` names nothing: the last `<answer>...</answer>`; else the last box; else, when the reference is

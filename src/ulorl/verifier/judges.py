@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ulorl.completions.model import Watch
-from ulorl.rewards.base import RewardError
+from ulorl.clients.client import Watch
 from ulorl.rewards.generative import Verifier
-from ulorl.rewards.judge import judge
+from ulorl.rewards.reward import RewardError
 from ulorl.rewards.rules import Ruled, by_rules
-from ulorl.verifier.bench import Judge, Rules, Verdicts
+from ulorl.rewards.sandbox import judge
+from ulorl.verifier.measure import Judge, Rules, Verdicts
 from ulorl.verifier.pairs import Pair
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ulorl import durable
-from ulorl.data.files import Record, expand, read_records
-from ulorl.errors import Faults, UserError, bad_character
+from ulorl.common import atomic_files
+from ulorl.data.record_files import Record, expand, read_records
+from ulorl.errors import ErrorCollector, UserError, bad_character
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read_pairs(paths: Sequence[str | Path]) -> list[Pair]:
 
     Raises UserError naming file, record and field; of many faults the first ten.
     """
-    pairs, faults = list[Pair](), Faults()
+    pairs, faults = list[Pair](), ErrorCollector()
     for path in paths:
         before = len(pairs)
         for file in _files(str(path)):
@@ -51,7 +51,7 @@ def read_pairs(paths: Sequence[str | Path]) -> list[Pair]:
         with faults:
             if len(pairs) == before:
                 raise UserError(f"{path}: holds no pairs; `ulorl verifier data` makes some")
-    faults.stop()
+    faults.raise_errors()
     return pairs
 
 
@@ -64,13 +64,13 @@ def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
         raise UserError(f"{path}: pairs are written as .jsonl or .parquet; choose such an ending")
     if path.parent.exists() and not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written: {path.parent} is a file; choose another place")
-    with durable.writing(path, lambda: "choose another place or make room"):
+    with atomic_files.writing(path, lambda: "choose another place or make room"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + durable.PARTIAL)
+        partial = path.with_name(path.name + atomic_files.PARTIAL)
         partial.write_bytes(_parquet(pairs) if path.suffix == ".parquet" else _lines(pairs))
-        durable.sync(partial)
+        atomic_files.sync(partial)
         partial.replace(path)
-        durable.sync(path.parent)
+        atomic_files.sync(path.parent)
 
 
 def _lines(pairs: Sequence[Pair]) -> bytes:

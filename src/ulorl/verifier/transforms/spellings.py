@@ -6,9 +6,9 @@ import re
 from fractions import Fraction
 from random import Random
 
-from ulorl.verifier.transforms import words
-from ulorl.verifier.transforms.numbers import MOST_DIGITS, Number, decimal
-from ulorl.verifier.transforms.units import Unit
+from ulorl.verifier.transforms import number_words
+from ulorl.verifier.transforms.rationals import MOST_DIGITS, Number, decimal
+from ulorl.verifier.transforms.unit_systems import Unit
 
 
 def spell(number: Number, kind: str, rng: Random) -> str | None:
@@ -28,7 +28,7 @@ def spell(number: Number, kind: str, rng: Random) -> str | None:
     if kind == "scientific":
         return scientific(value, rng)
     if kind == "words":
-        text = words.spoken(value, rng)
+        text = number_words.spoken(value, rng)
         if text and number.unit and rng.random() < 0.5 and number.unit.power == 1:
             one = value.denominator != 1 and abs(value) < 1
             text = f"{text} of {_article(number.unit)}" if one else f"{text} {number.unit.names(value)[0]}"
@@ -70,7 +70,7 @@ def _respelled(number: Number, rng: Random) -> str:
 
 def _percent(number: Number, kind: str, rng: Random) -> str | None:
     if kind == "words":
-        text = words.spoken(number.value * 100, rng)
+        text = number_words.spoken(number.value * 100, rng)
         return text and f"{text} percent"
     hundredths = number.value * 100
     body = decimal(hundredths, 4) or repeating(hundredths) or fraction(hundredths, rng)

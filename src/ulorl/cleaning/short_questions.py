@@ -1,0 +1,82 @@
+"""Short questions in other words: too short for runs of words, they are compared as a whole, by numbers and content."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ulorl.answers.comparable import comparable
+from ulorl.cleaning.question_text import undrawn, words
+
+_ASKING = frozenset(
+    re.findall(
+        r"\w+",
+        "find compute calculate evaluate determine solve simplify simplified simplest convert reduce write express "
+        "what which is are the value of a an in to as and for that how many much answer your form give please be we "
+        "it let if such with by on then all whose problem question following given enter number exact exactly can do "
+        "does real suppose equal equation satisfying times 求 的 是 为 值",
+    )
+)
+_DIGITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_SPELLED = {word: str(number) for number, word in enumerate(_DIGITS, 1)} | {
+    "least": "smallest", "last": "unit", "twice": "2"
+}  # fmt: skip
+_TYPESETTING = re.compile(r"[.,;:?!(){}\[\]\"'$\\&]|frac|d?binom|cdot|text|mathrm|circ")
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
+_RARE_DIGITS = 4  # of different numbers with two digits or more, from which on a question can be told by its numbers
+_REORDERED = 0.15  # what the similarity must be more where the numbers stand in another order
+_RARE = 0.2  # what it may be less where the numbers are rare
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a question is about: its words and signs without those that only ask, any variable for every other."""
+
+    tokens: Counter[str]
+    numbers: tuple[str, ...]  # in their order
+
+    @property
+    def rare(self) -> bool:
+        return sum(len(number) for number in set(self.numbers) if len(number) > 1) >= _RARE_DIGITS
+
+    def copies(self, other: Content, similarity: float) -> bool:
+        """Whether two contents with the same numbers are one question. Jaccard of their tokens, counted."""
+        shared = sum((self.tokens & other.tokens).values()) / max(1, sum((self.tokens | other.tokens).values()))
+        same_order = bool(self.numbers) and self.numbers == other.numbers
+        if self.rare:
+            return shared >= similarity - _RARE
+        return shared >= (similarity if same_order else min(1, similarity + _REORDERED))
+
+
+def content(question: str) -> Content:
+    text = comparable(_SHORT_FRACTION.sub(r"\\frac{\1}{\2}", undrawn(question)))
+    tokens = [_SPELLED.get(token, token) for token in text.split()]
+    kept = [_stem(token) for token in tokens if token not in _ASKING and not _TYPESETTING.fullmatch(token)]
+    return Content(Counter(kept), tuple(token for token in kept if token.isdecimal()))
+
+
+def _stem(token: str) -> str:
+    """Any single letter for a variable; no plural."""
+    if len(token) == 1 and "a" <= token <= "z":
+        return "x"
+    return token[:-1] if len(token) > 3 and token.endswith("s") else token
+
+
+class Short:
+    """Evaluation problems of fewer than `below` words, by their numbers."""
+
+    def __init__(self, questions: Iterable[tuple[str, str]], below: int, similarity: float) -> None:
+        self._similarity = similarity
+        self._by_numbers: dict[tuple[str, ...], list[tuple[str, Content]]] = defaultdict(list)
+        for name, question in questions:
+            if len(words(undrawn(question))) < below:
+                told = content(question)
+                self._by_numbers[tuple(sorted(told.numbers))].append((name, told))
+
+    def copied(self, question: str) -> str:
+        """The name of a problem that the question is in other words, or nothing."""
+        told = content(question)
+        near = self._by_numbers.get(tuple(sorted(told.numbers)), ())
+        return next((name for name, other in near if told.copies(other, self._similarity)), "")

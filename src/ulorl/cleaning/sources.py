@@ -1,0 +1,248 @@
+"""Sources in: JSONL, JSON, Parquet and CSV files and hub datasets as items, whatever their fields are called."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ulorl.cleaning.cleaning_config import SourceSettings
+from ulorl.cleaning.options import choices
+from ulorl.cleaning.record import Item
+from ulorl.data.record_files import Record, decimal, expand, is_number, read_csv, read_hub, read_records
+from ulorl.errors import UserError, bad_character
+
+QUESTIONS = ("problem", "question", "prompt", "input", "instruction")
+ANSWERS = (
+    "reward_model.ground_truth.target", "reward_model.ground_truth", "ground_truth", "final_answer", "answer",
+    "expected_answer", "answerKey", "answer_key", "correct_answer", "target", "solution", "output",
+)  # fmt: skip
+IDS = ("id", "unique_id", "uuid", "problem_id")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A record that cannot become an item, by the place that the message names."""
+
+    source: str
+    number: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Source:
+    name: str
+    path: str
+    settings: SourceSettings
+
+
+def sources(paths: Sequence[str], settings: Mapping[str, SourceSettings]) -> list[Source]:
+    """What is to be read, in the order given: `paths` from the command line, then the tables that have a path of their
+    own. A path takes the settings of the table by its name (a file's without its ending), or by the path itself.
+
+    Raises UserError for a path without files, and for a table that belongs to no source.
+    """
+    found: list[Source] = []
+    for path in paths:
+        if path in settings and settings[path].path:
+            found.append(Source(path, settings[path].path, settings[path]))
+            continue
+        for file in _files(path, settings.get(path, SourceSettings())):
+            name = Path(file).stem if file != path or os.path.exists(path) else path
+            chosen = settings.get(path) or settings.get(name) or SourceSettings()
+            found.append(Source(_unlike(name, found), file, chosen))
+    named = {source.name for source in found} | set(paths)
+    for name, table in settings.items():
+        if name not in named:
+            if not table.path:
+                known = ", ".join(sorted(named)) or "none"
+                raise UserError(f"sources.{name}: no source of this name, and it has no path; the sources are {known}")
+            found.append(Source(name, table.path, table))
+    if not found:
+        raise UserError("no source to clean: name files, glob patterns or hub datasets, or give sources.NAME.path")
+    return found
+
+
+def _files(path: str, settings: SourceSettings) -> list[str]:
+    if settings.kind == "hub" or (settings.kind == "auto" and _is_hub(path)):
+        return [path]
+    try:
+        return [str(file) for file in expand(path)]
+    except UserError as error:
+        what = str(error).removeprefix("data.path=")
+        raise UserError(f"source {what}; a hub dataset is named owner/name") from None
+
+
+def _is_hub(path: str) -> bool:
+    plain = _HUB_NAME.fullmatch(path) and not path.endswith((".jsonl", ".json", ".parquet", ".csv"))
+    return bool(plain) and not os.path.exists(path) and not glob.glob(path) and not os.path.isdir(path.split("/")[0])
+
+
+def _unlike(name: str, found: Sequence[Source]) -> str:
+    """The name, or with a number, so that sources can be told apart."""
+    taken = {source.name for source in found}
+    return next(n for n in chain([name], (f"{name}-{i}" for i in range(2, len(found) + 3))) if n not in taken)
+
+
+def read_source(source: Source, *, with_answers: bool = True) -> Iterator[Item | Unreadable]:
+    """The items of a source, their ids `source/own id`, distinct. with_answers: False for evaluation sets, whose
+    references are not needed. Raises UserError when the source as a whole cannot be read, or holds no record."""
+    seen: dict[str, int] = {}  # how often an id was there
+    for number, record in enumerate(_records(source), 1):
+        if isinstance(record, UserError):
+            yield Unreadable(source.name, number, storable(str(record)))
+            continue
+        try:
+            yield _item(record, source, number, seen, with_answers)
+        except UserError as error:
+            yield Unreadable(source.name, number, storable(str(error)))
+
+
+def _item(record: Record, source: Source, number: int, seen: dict[str, int], with_answers: bool) -> Item:
+    """The fields are looked for in every record: a source may have its reference in one field here, another there."""
+    settings, key = source.settings, f"sources.{source.name}"
+    asked = settings.question or _usual(record, QUESTIONS, source.name, "question")
+    question = original = _text(record, asked, f"{key}.question")
+    answer = answered = ""
+    if with_answers:
+        answered = settings.answer or _usual(record, ANSWERS, source.name, "answer")
+        answer = _text(record, answered, f"{key}.answer")
+    if settings.answer_after and with_answers:
+        _, marker, answer = answer.rpartition(settings.answer_after)
+        if not marker:
+            raise UserError(f"{record.place}: field {answered!r} lacks {settings.answer_after!r}")
+    original_answer = answer
+    if with_answers and (offered := choices(record, settings)):
+        answer = offered.resolved(record, answered, answer, _lookup(record.fields, answered), source.name)
+        question = offered.added(question)
+    changed = ("read",) if (question, answer) != (original, original_answer) else ()
+    name = _name(record, source, number, seen)
+    for text in (name, question, answer):
+        if where := bad_character(text):
+            raise UserError(f"{record.place}: {where}")
+    return Item(
+        name, question, answer, source.name, record.place, original, original_answer, changed,
+        meta=_meta(record, source), read_from=(asked, answered),
+    )  # fmt: skip
+
+
+def _name(record: Record, source: Source, number: int, seen: dict[str, int]) -> str:
+    """`source/own id`; a record without an id has its number."""
+    field = source.settings.id or next((name for name in IDS if not nothing(record.fields.get(name))), "")
+    value = _value(record, field, f"sources.{source.name}.id") if field else number
+    own = decimal(value) if isinstance(value, float) and math.isfinite(value) else str(value)
+    seen[own] = seen.get(own, 0) + 1
+    return f"{source.name}/{own}" + (f"#{seen[own]}" if seen[own] > 1 else "")
+
+
+def _meta(record: Record, source: Source) -> str:
+    kept = {key: _value(record, key, f"sources.{source.name}.keep") for key in source.settings.keep}
+    try:
+        meta = json.dumps(kept, ensure_ascii=False, sort_keys=True, default=str)
+        meta.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{record.place}: a field of sources.{source.name}.keep cannot be stored: {error}") from None
+    return meta
+
+
+def _records(source: Source) -> Iterator[Record | UserError]:
+    settings = source.settings
+    if settings.kind == "hub" or (settings.kind == "auto" and _is_hub(source.path)):
+        mend = f"check sources.{source.name} and the network"
+        yield from _some(source.path, read_hub(source.path, settings.subset, settings.split, mend))
+        return
+    for file in expand(source.path):
+        yield from _some(str(file), read_csv(file) if file.suffix == ".csv" else read_records(file))
+
+
+def _some(name: str, records: Iterable[Record | UserError]) -> Iterator[Record | UserError]:
+    """All of the records. Raises UserError when there is none: nobody means to clean an empty file."""
+    empty = True
+    for record in records:
+        empty = False
+        yield record
+    if empty:
+        raise UserError(f"{name}: holds no records; remove it from the sources, or write it again")
+
+
+def _usual(record: Record, names: Sequence[str], source: str, key: str) -> str:
+    """The first usual name that the record has with something in it, else the first that it has at all."""
+    there = [name for name in names if isinstance(_lookup(record.fields, name), str | int | float | list | Decimal)]
+    if filled := [name for name in there if not nothing(_lookup(record.fields, name))]:
+        return filled[0]
+    if empty := [name for name in names if name in record.fields and nothing(record.fields[name])]:
+        return empty[0]
+    raise UserError(
+        f"{record.place}: no field is usual for the {key}: give sources.{source}.{key}; there are {_fields(record)}"
+    )
+
+
+def nothing(value: Any) -> bool:
+    """null, an empty cell, and the NaN that pandas writes for either."""
+    empty = value is None or value == [] or (isinstance(value, str) and not value.strip())
+    return empty or (isinstance(value, float) and math.isnan(value))
+
+
+def storable(text: str) -> str:
+    """A message as text that can be stored: it may quote what cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _fields(record: Record) -> str:
+    return (", ".join(map(str, record.fields)) or "none")[:300]
+
+
+def _lookup(value: Any, name: str) -> Any:
+    """A field by its name, or by a dotted path; None when it is not there."""
+    if isinstance(value, Mapping) and name in value:
+        return value[name]
+    for part in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def _value(record: Record, name: str, key: str) -> Any:
+    value = _lookup(record.fields, name)
+    if value is None:
+        raise UserError(
+            f"{record.place}: no field {name!r}, or nothing in it ({key}); the fields are {_fields(record)}"
+        )
+    return value
+
+
+def _text(record: Record, name: str, key: str) -> str:
+    """Text or a number; of a conversation the last message of the user, of a list with one entry that entry; nothing of
+    null, which is for step `normalise` to drop."""
+    if name in record.fields and nothing(record.fields[name]):
+        return record.fields[name] if isinstance(record.fields[name], str) else ""
+    value = _value(record, name, key)
+    if isinstance(value, list) and value and all(isinstance(message, Mapping) for message in value):
+        said = [message.get("content") for message in value if message.get("role", "user") == "user"]
+        value = said[-1] if said else None
+    elif isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not (is_number(value) or isinstance(value, str)):
+        raise UserError(f"{record.place}: field {name!r} is {shown(value)}, expected text or a number ({key})")
+    return value if isinstance(value, str) else decimal(value)
+
+
+def shown(value: Any) -> str:
+    """The start of a value, as JSON, for a message."""
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)[:80]
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__} that JSON cannot hold"

@@ -1,0 +1,146 @@
+"""`ulorl bench ...`. Importing this module pulls in no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ulorl.errors import UserError
+
+
+class _Benchmarks(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-"):
+            raise UserError(f"bench {args[0]}: there is no such benchmark; those there are: {', '.join(names)}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Benchmarks,
+    help="Measure one part beside what would be taken instead: medians and ratios of one run.",
+    epilog="Threads are torch's: OMP_NUM_THREADS=1 ulorl bench engine",
+    no_args_is_help=True,
+)
+Repeats = Annotated[int, typer.Option(min=1, help="runs of each that are timed, after a warm-up")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every figure here")]
+
+
+@app.command()
+def engine(
+    model: Annotated[str, typer.Option(help="ulorl:tiny or a model folder")] = "ulorl:tiny",
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="rows decoded at once; repeatable; default 32 and 128")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="output tokens, at most")] = 128,
+    lengths: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="CSV of real output lengths, in place of the log-normal; repeatable"),
+    ] = None,
+    equal: Annotated[bool, typer.Option("--equal", help="outputs of equal length too")] = False,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="generate with the dynamic cache too")] = False,
+    generate: Annotated[bool, typer.Option("--generate/--no-generate", help="beside transformers' generate")] = True,
+    repeats: Repeats = 5,
+    json_file: Json = None,
+) -> None:
+    """The embedded engine beside transformers' generate, and vLLM where it is installed.
+
+    ulorl bench engine --model models/smollm2-135m-instruct --batch 8 --tokens 64
+    """
+    _check(json_file)
+    from ulorl.bench import engine_bench as bench
+
+    caches = ("static", "dynamic")[: generate * (1 + dynamic)]
+    figures = bench.run(
+        model, batch or (32, 128), tokens, lengths=lengths or (), equal=equal, caches=caches, repeats=repeats
+    )
+    _show(figures, json_file)
+
+
+@app.command()
+def logprobs(
+    tokens: Annotated[int, typer.Option(min=1, help="at which both are timed")] = 128,
+    memory_tokens: Annotated[
+        int, typer.Option(min=1, max=32_768, help="at which our peak is measured, for one stated at 32,768")
+    ] = 8192,
+    repeats: Repeats = 5,
+    json_file: Json = None,
+) -> None:
+    """Log-probs and entropies without logits beside the plain computation, memory and time."""
+    _check(json_file)
+    from ulorl.bench import logprobs_bench as bench
+
+    _show(bench.run(timed_tokens=tokens, memory_tokens=memory_tokens, repeats=repeats), json_file)
+
+
+@app.command()
+def learner(
+    tokens: Annotated[
+        list[int] | None, typer.Option(help="of the sample; repeatable; default 2048, 4096 and 8192")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Memory and time of one update on one long sample.
+
+    ulorl bench learner --tokens 8192 --tokens 131072
+    """
+    _check(json_file)
+    from ulorl.bench import learner_bench as bench
+
+    _show(bench.run(tokens or (2048, 4096, 8192)), json_file)
+
+
+@app.command()
+def rollout(
+    tokens: Annotated[int, typer.Option(help="of the output, a multiple of the 8 segments")] = 4096,
+    json_file: Json = None,
+) -> None:
+    """One sample decoded to its full length in segments, by the embedded engine."""
+    _check(json_file)
+    from ulorl.bench import rollout_bench as bench
+
+    _show(bench.run(tokens), json_file)
+
+
+@app.command()
+def step(
+    tokens: Annotated[int, typer.Option(min=4, help="output tokens, at most; a multiple of the 4 segments")] = 512,
+    repeats: Repeats = 9,
+    json_file: Json = None,
+) -> None:
+    """A whole RL step, beside TRL's GRPOTrainer where it is installed."""
+    _check(json_file)
+    from ulorl.bench import step_bench as bench
+
+    _show(bench.run(max_tokens=tokens, repeats=repeats), json_file)
+
+
+@app.command()
+def page(
+    results: Annotated[list[Path], typer.Argument(metavar="FILE...", help="what --json wrote")],
+    out: Annotated[Path, typer.Option(help="the page to write; pictures go to figures/ beside it")] = Path(
+        "docs/benchmarks.md"
+    ),
+) -> None:
+    """Write a page with tables and pictures from the figures of the others."""
+    from ulorl.bench.results_page import write_page
+
+    print(write_page(results, out))
+
+
+def _check(json_file: Path | None) -> None:
+    """Before the work."""
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
+
+
+def _show(figures: dict[str, Any], json_file: Path | None) -> None:
+    from ulorl.bench.results_page import table
+
+    print(table(figures))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,79 @@
+"""`ulorl chat RUN`: see a trained model reason on a problem typed in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from ulorl.config.data_config import DataConfig
+from ulorl.config.loading import from_json
+from ulorl.data.prompts import encode_prompts
+from ulorl.engines.decode import rollout
+from ulorl.engines.engine import Engine
+from ulorl.engines.factory import make_engine
+from ulorl.errors import UserError
+from ulorl.models.load import context_length, load_config, load_tokenizer
+from ulorl.rng import Stream, sample_seed
+from ulorl.training.run import set_threads
+from ulorl.types import Finish, Problem, Request, Sampling, Tokens
+
+
+def chat(run_dir: Path, problem: str | None = None) -> None:
+    """Answer one problem, or every problem typed until an empty line. UserError when `run_dir` is no finished run."""
+    cfg = from_json(run_dir / "config.json")
+    source = str(run_dir / "model")
+    if not Path(source).is_dir():
+        raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
+    tokenizer = load_tokenizer(source, trust_remote_code=cfg.model.trust_remote_code)
+    set_threads(cfg)
+    budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
+    context = context_length(load_config(source, trust_remote_code=cfg.model.trust_remote_code)) or sys.maxsize
+    sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
+    with closing(make_engine(cfg, tokenizer, source, longest=cfg.data.max_prompt_tokens + budget)) as engine:
+        for number, question in enumerate([problem] if problem else _typed()):
+            try:
+                prompt = _prompt(question, tokenizer, cfg.data, context, budget)
+            except UserError as error:
+                if problem:
+                    raise
+                print(error)
+                continue
+            request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, Stream.CHAT))
+            print(_answer(engine, tokenizer, request), flush=True)
+
+
+def _prompt(question: str, tokenizer: PreTrainedTokenizerBase, data: DataConfig, context: int, budget: int) -> Tokens:
+    (prompt,) = encode_prompts(
+        [Problem("typed", question)],
+        tokenizer,
+        template=data.template,
+        system=data.system,
+        chat=data.chat,
+        max_prompt_tokens=data.max_prompt_tokens,
+        context=context,
+        max_tokens=budget,
+    )
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in prompt:
+        raise UserError(
+            f"{question!r} has characters that this model does not know; its problems look like the recipe's"
+        )
+    return prompt
+
+
+def _answer(engine: Engine, tokenizer: PreTrainedTokenizerBase, request: Request) -> str:
+    (segment,) = rollout(engine, [request])
+    text = str(tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
+    return text if segment.finish is Finish.EOS else f"{text}\n[cut after {len(segment)} tokens]"
+
+
+def _typed() -> Iterator[str]:
+    if sys.stdin.isatty():
+        print("Type a problem; an empty line ends.")
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        yield line.strip()

@@ -1,0 +1,66 @@
+"""`ulorl data ...`. Importing this module pulls in no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ulorl.cleaning.record import StepReport
+
+app = typer.Typer(help="Problems to train on.", no_args_is_help=True)
+
+
+@app.callback()
+def data() -> None:
+    """Problems to train on."""
+
+
+@app.command()
+def clean(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE... [key=value]...", help="files, glob patterns, hub datasets or names of [sources]"
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write")] = Path("clean"),
+    config: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="TOML with sources, steps and models; repeatable")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the result that DIR holds already")] = False,
+) -> None:
+    """Clean problems as section 3.4 of the paper does; docs/data.md describes the steps.
+
+    ulorl data clean raw/*.jsonl 'contamination.against=["eval/*.jsonl"]' --out cleaned
+    """
+    from ulorl.cleaning.cleaning_config import Clean
+    from ulorl.config.loading import load_as, overrides_among
+
+    given = arguments or []
+    overrides = overrides_among(given)
+    settings = load_as(Clean, config or [], overrides)
+    from ulorl.cleaning import pipeline
+    from ulorl.cleaning.progress import bars
+
+    try:
+        with bars() as progress:
+            paths = [a for a in given if a not in overrides]
+            result, files = pipeline.clean(paths, out, settings, overwrite=overwrite, progress=progress)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what models said is in {out}, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    for step in result.steps:
+        print(_line(step))
+    print(f"\n{len(result.kept)} of {sum(result.sources.values())} problems kept: {files.problems}")
+    print(f"{len(result.dropped)} dropped, with reasons: {files.dropped}\ndata card: {files.card}")
+
+
+def _line(step: StepReport) -> str:
+    reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(step.dropped.items()))
+    changes = f"{step.changed} changed" if step.changed else ""
+    open_ = f"{step.undecided} undecided" if step.undecided else ""
+    return f"{step.name:<17}{step.before:>8} -> {step.after:<8}" + "; ".join(filter(None, (reasons, changes, open_)))

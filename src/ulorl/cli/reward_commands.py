@@ -1,0 +1,198 @@
+"""`ulorl reward ...`. Importing this module pulls in no torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+from pydantic import ConfigDict
+
+from ulorl.config.fields import StrictConfig
+from ulorl.config.reward_config import RewardConfig
+from ulorl.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ulorl.rewards.judged_cases import Agreement, Case, Judged
+
+app = typer.Typer(help="Rewards: what they say of outputs, before you train on it.", no_args_is_help=True)
+_SHOWN = 100  # characters of an answer or a reference in a line
+
+
+class _Recipe(StrictConfig):
+    """[reward] of a recipe, or of a layer over one; what else a recipe says is for the run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
+    reward: RewardConfig = RewardConfig()
+
+
+@app.callback()
+def reward() -> None:
+    """Rewards: what they say of outputs, before you train on it."""
+
+
+@app.command("test")
+def check(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...|KIND FILE... [reward.KEY=value]...",
+            help="recipes (.toml), or a kind of reward that needs no recipe: math, numeric, exact, choice, or rules: "
+            "what rules_first accepts; then files or glob patterns of records; then overrides",
+        ),
+    ],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every verdict here")] = None,
+    disagreements: Annotated[
+        bool, typer.Option("--disagreements", help="print only the records whose label is another")
+    ] = False,
+) -> None:
+    """Judge records as training would judge them: each verdict, what was extracted, from where, and why.
+
+    ulorl reward test math cases.jsonl
+
+    ulorl reward test recipes/gsm8k.toml cases.jsonl reward.kind=numeric reward.tolerance=0.01 --json verdicts.json
+
+    A line of cases.jsonl: {"output": "So it is \\\\boxed{0.5}.", "reference": "1/2", "label": true}. Instead of output
+    (a whole output) there may be answer (an extracted answer); question, label (whether it is right), and options or
+    meta may be there.
+
+    Exit code: 0 when the reward agrees with every label, or there is none; 1 when it does not; 2 for bad input.
+    """
+    from ulorl.config.loading import overrides_among
+
+    recipes = [a for a in arguments if a.endswith(".toml")]
+    overrides = [a for a in overrides_among(arguments) if a not in recipes]
+    others = [a for a in arguments if a not in (*recipes, *overrides)]
+    kind = others.pop(0) if others and not recipes else ""
+    settings = _settings(kind, recipes, overrides)
+    if not others:
+        raise UserError("no file of records is named; give JSONL, JSON or Parquet files")
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
+    from ulorl.rewards import judged_cases
+
+    try:
+        found = _judged(settings, judged_cases.read_cases(others))
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing is written", file=sys.stderr)
+        sys.exit(130)
+    summary = judged_cases.agreement(found)
+    _show(found, summary, disagreements)
+    if json_file:
+        said = json.dumps(judged_cases.as_json(found, summary), indent=2, ensure_ascii=False)
+        json_file.write_text(said + "\n", encoding="utf-8")
+    if any(one.agrees is False for one in found):
+        sys.exit(1)
+
+
+def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> RewardConfig | None:
+    """None for rules."""
+    from ulorl.config.loading import load_as
+    from ulorl.rewards.judged_cases import RULES
+
+    for override in overrides:
+        if not override.startswith("reward."):
+            raise UserError(f"{override}: judging takes keys of reward only, such as reward.tolerance=0.01")
+    if kind == RULES and overrides:
+        raise UserError(f"{overrides[0]}: {RULES} has no settings")
+    if kind == RULES:
+        return None
+    kinds = get_args(RewardConfig.model_fields["kind"].annotation)
+    if not recipes and kind not in kinds:
+        raise UserError(
+            f"{kind or 'the first argument'}: neither a recipe (.toml) nor a kind of reward; the kinds are "
+            f"{', '.join(kinds)} and {RULES}"
+        )
+    of_kind = [f'reward.kind="{kind}"'] if kind else []
+    return load_as(_Recipe, recipes, [*of_kind, *overrides]).reward
+
+
+def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[Judged]:
+    """With a progress bar on a terminal's standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ulorl.rewards.judged_cases import judge_cases
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("judged", total=len(given))
+        return list(judge_cases(settings, given, lambda done: progress.advance(task, done)))
+
+
+def _show(found: Sequence[Judged], summary: Agreement, only_disagreements: bool) -> None:
+    """A line a record, those that disagree with their label again behind them, and the counts. Colours only on a
+    terminal."""
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or file in ASCII stops nothing
+    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+    wrong = [one for one in found if one.agrees is False]
+    if not only_disagreements:
+        for one in found:
+            console.print(_line(one))
+        console.print()
+    if wrong:
+        console.print(f"{len(wrong)} of {summary.labelled} labelled records disagree with their label:")
+        for one in wrong:
+            console.print(_line(one))
+        console.print()
+    accepted = sum(one.verdict is not None and one.verdict.reward == 1.0 for one in found)
+    unscored = sum(one.verdict is None for one in found)
+    console.print(
+        f"{len(found)} records: {accepted} get 1, {len(found) - accepted - unscored} get 0, {unscored} unscored"
+    )
+    if summary.rate:
+        console.print(_table(summary))
+        console.print(
+            f"agreement with {summary.labelled} labels: {summary.rate} (95% interval, records of one question as one)"
+        )
+
+
+def _line(one: Judged) -> Text:
+    """`1 cases.jsonl:3: 0.5 from boxed, reference 1/2: equal by math-verify`"""
+    from rich.text import Text
+
+    case, verdict = one.case, one.verdict
+    said, style = "unscored", "yellow"
+    if verdict:
+        said, style = ("1", "green") if verdict.reward == 1.0 else ("0", "red")
+    parts = [f"reference {_short(case.problem.answer)}"] if case.problem.answer else []
+    if verdict and verdict.answer:
+        parts.insert(0, f"{_short(verdict.answer)}{f' from {verdict.place}' if verdict.place else ''}")
+    line = Text(said, style=style)
+    line.append(f" {case.place}: {', '.join(parts)}: {_printable(one.reason) or 'no reason is given'}", style="default")
+    if one.agrees is False:
+        line.append(f" (label {int(bool(case.label))})", style="bold red")
+    return line
+
+
+def _table(summary: Agreement) -> Table:
+    from rich.table import Table
+
+    table = Table("", "label 1", "label 0", box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="")
+    table.add_row("reward 1", f"{summary.true_positives} true positives", f"{summary.false_positives} false positives")
+    table.add_row("reward 0", f"{summary.false_negatives} false negatives", f"{summary.true_negatives} true negatives")
+    if summary.unscored:
+        table.caption = f"{summary.unscored} unscored, which agree with no label"
+    return table
+
+
+def _short(text: str) -> str:
+    """In one line, cut in the middle."""
+    text = _printable(text)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
+
+
+def _printable(text: str) -> str:
+    """What a model wrote may steer a terminal; here it is shown."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,115 @@
+"""A model decoded by our own rollout engine as a `Model`: also the starting model, whose too easy problems go."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ulorl.clients.client import Prompt, identity
+from ulorl.config.client_config import ClientConfig
+from ulorl.config.loading import build
+from ulorl.data.prompts import encode_each
+from ulorl.engines.decode import rollout
+from ulorl.engines.engine import Engine
+from ulorl.engines.factory import make_guarded
+from ulorl.errors import UserError
+from ulorl.models.load import context_length, load_config, load_tokenizer
+from ulorl.rng import Stream, sample_seed
+from ulorl.types import Finish, Poll, Problem, Request, Sampling, Tokens
+
+LEAST_ROOM = 2048  # tokens of prompt and output that an engine is made for, if it is kept
+
+
+class EngineModel:
+    """Prompts go through the tokenizer's chat template, where it has one. A draw depends on (seed, prompt, sample)
+    only, so that a run that goes on from the cache says what a run in one go says."""
+
+    def __init__(self, key: str, settings: ClientConfig, *, keep: bool = False) -> None:
+        """key: of the settings in the configuration, for messages. keep: the engine, from one call to the next. Raises
+        UserError for a setting or model folder that cannot be used."""
+        self._settings, self._keep = settings, keep
+        self._engine: Engine | None = None
+        self._longest = 0  # that it was made for
+        tree: dict[str, Any] = {
+            "data": {"kind": "files", "path": "-"},
+            "model": {"path": settings.name, "device": settings.device},
+            "engine": settings.engine.model_dump(),
+            "rollout": {
+                "max_tokens": settings.max_tokens,
+                "segments": 1,
+                "temperature": settings.temperature or 1.0,
+                "top_p": settings.top_p,
+            },
+        }
+        self._config = build(tree, key)
+        self._tokenizer = load_tokenizer(settings.name)
+        self._context = context_length(load_config(settings.name)) or sys.maxsize
+        self.identity = identity(settings)
+
+    def complete(self, prompts: Sequence[Prompt], poll: Poll = lambda: None) -> Iterator[tuple[int, str | None]]:
+        """As `Model.complete`: None for a prompt that the model's context has no room for."""
+        encoded = self._encoded(prompts)
+        for index, tokens in enumerate(encoded):
+            if isinstance(tokens, UserError):
+                yield index, None
+        requests = [self._request(i, t, prompts[i]) for i, t in enumerate(encoded) if not isinstance(t, UserError)]
+        if not requests:
+            return
+        longest = max(request.prompt_length for request in requests) + self._settings.max_tokens
+        with self._decoding(longest) as engine:
+            for segment in rollout(engine, requests, poll):
+                text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
+                yield segment.sample_id, text if segment.finish is Finish.EOS else ""
+
+    def close(self) -> None:
+        """Give the engine back; the next call makes another."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    @contextmanager
+    def _decoding(self, longest: int) -> Iterator[Engine]:
+        """An engine for prompts and outputs of `longest` tokens. One that is left in the middle is not used again."""
+        if self._engine is None or longest > self._longest:
+            self.close()
+            room = max(LEAST_ROOM, 1 << (longest - 1).bit_length())  # the next call's may be longer
+            self._longest = min(room, self._context) if self._keep else longest
+            self._engine = make_guarded(self._config, self._tokenizer, self._settings.name, longest=self._longest)
+        whole = False
+        try:
+            yield self._engine
+            whole = True
+        finally:
+            if whole and self._keep:
+                self._engine.sleep()
+            else:
+                self.close()
+
+    def _request(self, index: int, tokens: Tokens, prompt: Prompt) -> Request:
+        settings = self._settings
+        digest = int.from_bytes(hashlib.sha256(prompt[0].encode()).digest()[:6])
+        of_text = sample_seed(settings.seed, digest, Stream.COMPLETIONS) >> 1
+        seed = sample_seed(of_text, prompt[1], Stream.COMPLETIONS)
+        return Request(
+            index,
+            tokens,
+            len(tokens),
+            settings.max_tokens,
+            Sampling(settings.temperature_of(prompt[1]), settings.top_p),
+            seed,
+        )
+
+    def _encoded(self, prompts: Sequence[Prompt]) -> list[Tokens | UserError]:
+        return encode_each(
+            [Problem(str(index), text) for index, (text, _) in enumerate(prompts)],
+            self._tokenizer,
+            template="{question}",
+            system=self._settings.system,
+            chat=self._settings.chat,
+            max_prompt_tokens=sys.maxsize,
+            context=self._context,
+            max_tokens=self._settings.max_tokens,
+        )

@@ -1,0 +1,1 @@
+"""The configuration tree. Importing it pulls in neither torch nor any engine."""

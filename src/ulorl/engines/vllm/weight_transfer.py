@@ -1,0 +1,132 @@
+"""How new weights reach vLLM, and what it takes that they are really used."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from shutil import disk_usage
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ulorl.config.engine_config import VllmConfig
+
+Weights = Iterable[tuple[str, torch.Tensor]]
+Transfer = Literal["direct", "file", "ipc", "nccl"]
+_SHM = "/dev/shm"  # files in memory
+
+
+def pick_transfer(settings: VllmConfig, device: torch.device) -> Transfer:
+    """How new weights travel from the learner's `device`."""
+    if settings.transfer != "auto":
+        return settings.transfer
+    if not settings.process and settings.tensor_parallel == 1:
+        return "direct"
+    if device.type != "cuda":
+        return "file"
+    gpus = settings.devices or range(settings.tensor_parallel)
+    if (device.index or 0) not in gpus:
+        return "nccl"  # which refuses two ranks on one GPU
+    return "ipc" if settings.tensor_parallel == 1 else "file"  # the learner has handles of its own GPU only
+
+
+def sender(llm: Any, transfer: Transfer, device: torch.device) -> Callable[[Weights], None]:
+    """A function that loads weights, which are on the learner's `device`, into vLLM's running model."""
+    if transfer == "direct":
+        return lambda weights: llm.collective_rpc("ulorl_load", args=(list(weights),))
+    if transfer == "file":
+        return lambda weights: _send_file(llm, weights)
+    return _Trainer(llm, transfer, device).send
+
+
+def _send_file(llm: Any, weights: Weights) -> None:
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights}  # clone: views of one storage too
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    memory = os.access(_SHM, os.W_OK) and disk_usage(_SHM).free > 1.1 * size  # containers often have 64 MB of it
+    with tempfile.TemporaryDirectory(prefix="ulorl-", dir=_SHM if memory else None) as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_file(tensors, path)
+        llm.collective_rpc("ulorl_load_file", args=(str(path),))
+
+
+class WeightLoader:
+    """What vLLM's workers learn: `worker_extension_cls`."""
+
+    model_runner: Any
+    reload_weights: Any
+
+    def ulorl_load(self, weights: Weights) -> None:
+        """Load into the running model, in place."""
+        self.reload_weights(weights_iterator=iter(weights))
+        self._ulorl_repack()
+
+    def ulorl_load_file(self, path: str) -> None:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            self.ulorl_load((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+
+    def _ulorl_repack(self) -> None:
+        """On a CPU vLLM multiplies with packed matrices. Reloading packs the linear layers anew, leaves embeddings and
+        heads, whose plain matrix is kept beside the packed one, with that of the old weights, and experts unpacked."""
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+        from vllm.platforms import current_platform
+
+        for module in self.model_runner.get_model().modules():
+            if hasattr(module, "cpu_linear") and module.weight.numel():
+                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+            if kernel is not None and current_platform.is_cpu():
+                kernel.fused_experts.process_weights_after_loading(module)
+
+
+class _Trainer:
+    """The trainer's end of vLLM's weight transfer, nccl or ipc.
+
+    Written to vLLM's documentation ("Weight transfer"); it needs GPUs, and was not run here.
+    """
+
+    def __init__(self, llm: Any, backend: str, device: torch.device) -> None:
+        self._llm, self._backend, self._device = llm, backend, device
+        self._weights: list[tuple[str, torch.Tensor]] = []
+        self._trainer: Any = None
+
+    def send(self, weights: Weights) -> None:
+        self._weights = list(weights)
+        with torch.cuda.device(self._device):  # vLLM's end here takes the current one
+            if self._trainer is None:  # asks for names, dtypes and shapes
+                self._trainer = self._connect()
+            self._trainer.send_weights()
+        self._weights = []
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What vLLM's `ModuleSource` reads of a module."""
+        return iter(self._weights)
+
+    # the four methods of vLLM's VLLMWeightSyncClient
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self._llm.collective_rpc("start_weight_update")
+
+    def update_weights(self, update_info: Any) -> None:
+        self._llm.collective_rpc("update_weights", kwargs={"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:  # noqa: ARG002
+        self._llm.collective_rpc("finish_weight_update")
+
+    def _connect(self) -> Any:
+        from vllm.distributed.weight_transfer import ModuleSource, WeightTransferTrainerFactory
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+        from vllm.utils.network_utils import get_open_port
+
+        if self._backend == "ipc":
+            info: Any = IPCTrainerInitInfo(rank=0, packed=True)
+        else:
+            workers = self._llm.vllm_config.parallel_config.world_size
+            info = NCCLTrainerInitInfo("127.0.0.1", get_open_port(), world_size=1 + workers, rank=0)
+        return WeightTransferTrainerFactory.trainer_init(info, client=self, source=ModuleSource(self))

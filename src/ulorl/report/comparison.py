@@ -1,0 +1,94 @@
+"""Several runs in one figure: runs whose settings differ in the seed only are one line, the mean of the seeds, with the
+range from the lowest to the highest seed around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
+
+from ulorl.errors import UserError
+from ulorl.runs.records import RunRecord, read_run
+
+PANELS = ("eval/accuracy", "entropy/mean", "reward/mean", "rollout/length_mean")
+_NO_DIFFERENCE = ("seed", "steps", "run.", "log.")  # keys that make no other arm of an experiment
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs of one setting."""
+
+    label: str
+    runs: tuple[RunRecord, ...]
+
+    def curve(self, key: str) -> tuple[list[int], NDArray[np.float64]]:
+        """Steps at which every seed has `key`, and the values there [seeds, steps]."""
+        series = [dict(zip(*run.series(key), strict=True)) for run in self.runs]
+        steps = sorted(set.intersection(*(set(s) for s in series)))
+        return steps, np.array([[s[step] for step in steps] for s in series]).reshape(len(series), -1)
+
+
+def arms(run_dirs: Sequence[Path]) -> list[Arm]:
+    """Group runs by what differs among their settings, in the order given. Raises UserError for what is not a run."""
+    if not run_dirs:
+        raise UserError("give the folders of at least one run")
+    records = [read_run(path) for path in run_dirs]
+    settings = [dict(_leaves(record.config)) for record in records]
+    keys = sorted(set().union(*settings))
+    differing = [k for k in keys if len({repr(s.get(k)) for s in settings}) > 1]
+    grouped: dict[str, list[RunRecord]] = {}
+    for record, setting in zip(records, settings, strict=True):
+        grouped.setdefault(", ".join(f"{k}={setting.get(k)}" for k in differing) or "all runs", []).append(record)
+    return [Arm(label, tuple(runs)) for label, runs in grouped.items()]
+
+
+def write_comparison(run_dirs: Sequence[Path], out: Path, keys: Sequence[str] = PANELS) -> list[str]:
+    """Draw the curves of `keys` to `out` (svg, png or pdf) and return a markdown table of the ends: first and last
+    value of each arm, mean over seeds, with the seeds' own values."""
+    if out.suffix not in (".svg", ".png", ".pdf"):
+        raise UserError(f"{out}: a figure's name ends in .svg, .png or .pdf")
+    found = arms(run_dirs)
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "ulorl", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        canvas = Canvas(figsize=(10, 2.9 * -(-len(keys) // 2)), layout="constrained")
+        for panel, key in enumerate(keys):
+            axes = canvas.add_subplot(-(-len(keys) // 2), 2, panel + 1)
+            for arm in found:
+                steps, values = arm.curve(key)
+                if steps:
+                    (line,) = axes.plot(steps, values.mean(axis=0), label=f"{arm.label} ({len(values)})")
+                    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15)
+            axes.set_title(key, fontsize=9)
+            axes.set_xlabel("step")
+            axes.grid(alpha=0.25)
+        canvas.axes[0].legend(frameon=False, fontsize=8)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        canvas.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, facecolor="white")
+    return ["| runs | metric | first | last | last, by seed |", "|---|---|---|---|---|", *_rows(found, keys)]
+
+
+def _rows(found: Sequence[Arm], keys: Sequence[str]) -> Iterator[str]:
+    for arm in found:
+        for key in keys:
+            steps, values = arm.curve(key)
+            if steps:
+                first, last = values[:, 0].mean(), values[:, -1].mean()
+                by_seed = ", ".join(f"{v:.3f}" for v in values[:, -1])
+                ends = f"{first:.3f} (step {steps[0]}) | {last:.3f} (step {steps[-1]})"
+                yield f"| {arm.label} | {key} | {ends} | {by_seed} |"
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = prefix + key
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, name + ".")
+        elif not name.startswith(_NO_DIFFERENCE):
+            yield name, value

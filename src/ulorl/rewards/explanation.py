@@ -1,0 +1,72 @@
+"""Why a verdict is what it is, in words, where that costs more than training should pay. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from ulorl.answers import quantities
+from ulorl.config.reward_config import AnswerConfig, RewardConfig
+from ulorl.rewards.reward import RewardError, Verdict
+from ulorl.rewards.sandbox import judge
+from ulorl.types import Problem
+
+ANY_DISTANCE = 1e300  # a tolerance that refuses no number
+DIGITS = 6
+
+
+def why(settings: RewardConfig, problem: Problem, text: str, verdict: Verdict) -> str:
+    """`verdict.reason` with what more can be found out: that thinking does not count, and how a quantity was read."""
+    if verdict.answer is None and verdict.reason:
+        return verdict.reason + thinking(settings.answer, text)
+    if settings.kind != "numeric" or not verdict.answer or verdict.reason.startswith("too long"):
+        return verdict.reason
+    try:
+        read = judge("reading", settings.timeout).text(
+            reference=problem.answer, answer=verdict.answer, strict=settings.units == "strict"
+        )
+    except RewardError:
+        read = ""
+    return f"{verdict.reason}: {read}" if read else verdict.reason
+
+
+def thinking(settings: AnswerConfig, text: str) -> str:
+    """What an output's thinking has to do with its lack of an answer; "" for nothing."""
+    opening, closing = f"<{settings.think_tag}>", f"</{settings.think_tag}>"
+    if settings.thinking == "off":
+        return ""
+    if opening in text.rpartition(closing)[2]:
+        return "; the output ends within its thinking"
+    if closing in text:
+        return "; only what follows the thinking counts"
+    return f"; there is no {closing} (reward.answer.thinking=required)" if settings.thinking == "required" else ""
+
+
+def reading(reference: str, answer: str, strict: bool) -> str:
+    """What `numeric_score` reads, in the judge's process."""
+    expected, found = quantities.read(reference), quantities.read(answer)
+    if expected is None:
+        return "the reference is no number with unit, so both are compared as text"
+    if found is None:
+        return f"the reference is {shown(expected)}, the answer is read as no number with unit"
+    both = f"the reference is {shown(expected)}, the answer {shown(found)}"
+    if strict and expected.unit and not found.unit:
+        return f"{both}, which lacks the unit (reward.units=strict)"
+    ones = [replace(side, value=Fraction(1)) for side in (expected, found)]
+    if expected.unit and found.unit and not quantities.equal(ones[0], ones[1], absolute=ANY_DISTANCE):
+        return f"{both}: units of other dimensions"
+    return both
+
+
+def shown(read: quantities.Quantity) -> str:
+    """`3/4 mile`, `1.5e+30 meter second^-2`, `5 (no unit)`."""
+    value = read.value
+    small = max(abs(value.numerator), value.denominator) < 10**DIGITS
+    try:
+        number = str(value) if small else f"{float(value):.{DIGITS}g}"
+    except OverflowError:
+        number = "a number beyond 1e308"
+    if not read.unit:
+        return f"{number} (no unit)"
+    powers = [name if power == 1 else f"{name}^{power}" for name, power in read.unit]
+    return f"{number} {' '.join(powers)}"

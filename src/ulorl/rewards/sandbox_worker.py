@@ -1,0 +1,171 @@
+"""The judge's own process: reads a JSON request a line, writes a line of JSON: {"score": 1.0}, {"failed": why} when it
+cannot tell, {"refused": why} when it never will.
+
+It runs as a script, so that it imports no torch, and of this package only what a kind needs. Answers are parsed here,
+not in the trainer, because `10**10**10` or a hostile expression can take all time and memory there is; and a user's
+function runs here, because one that hangs can be stopped only with its process.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+CPU_SECONDS = 4  # a request's; of this process's own time, so that a loaded machine judges as an idle one does
+KILL_CPU_SECONDS = 8  # for a call into C that no exception reaches; the parent then starts another worker
+MEMORY_BYTES = 4 << 30
+
+
+def task_score(task: str, settings: str, entry: str, answer: str) -> float:
+    """reasoning-gym's own score; 1 only for a full one. An answer that its scorer chokes on is a wrong answer."""
+    dataset, parsed = _dataset(task, settings), ast.literal_eval(entry)  # no answer's fault when they fail
+    try:
+        score = dataset.score_answer(answer, parsed)
+    except Exception:  # scorers parse free text, each in its own way
+        return 0.0
+    return float(score >= 1.0)
+
+
+@lru_cache(maxsize=64)
+def _dataset(task: str, settings: str) -> Any:
+    import reasoning_gym
+
+    return reasoning_gym.create_dataset(task, size=1, seed=0, **json.loads(settings))
+
+
+class OutOfTime(BaseException):
+    """No Exception: scorers catch those."""
+
+
+def _out_of_time(*_: object) -> None:
+    raise OutOfTime
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Bounds the time and memory of one request where the system can (POSIX); elsewhere the parent's clock must do."""
+    try:
+        import resource
+    except ImportError:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + KILL_CPU_SECONDS, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGPROF, _out_of_time)
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def user_function(path: str) -> Callable[[Any, str], Any]:
+    """What `module:name` names. Raises LookupError when it is not there."""
+    module_name, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except SystemExit:  # of a script, when it is imported
+        raise LookupError(f"{module_name} ends Python when it is imported") from None
+    except Exception as error:
+        raise LookupError(
+            f"cannot import {module_name} ({type(error).__name__}: {error}); "
+            "its folder must be the working folder or on PYTHONPATH"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise LookupError(f"{found.__name__} has no {part}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise LookupError(f"is a {type(found).__name__}, not a function of (problem, text)")
+    try:
+        inspect.signature(found).bind(None, "")
+    except TypeError:
+        raise LookupError("must take two arguments, (problem, text)") from None
+    except ValueError:
+        pass  # a builtin without a signature
+    function: Callable[[Any, str], Any] = found
+    return function
+
+
+def function_answer(function: Callable[[Any, str], Any], problem: Any, text: str) -> dict[str, Any]:
+    """The answer line for a user's function."""
+    try:
+        value = function(problem, text)
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number not in (0.0, 1.0):
+        return {"refused": f"returned {value!r} for problem {problem.id}, expected 0 or 1"}
+    return {"score": number}
+
+
+def limited_answer(score: Callable[..., float | str], request: dict[str, str]) -> dict[str, Any]:
+    """The answer line for a scorer of ours. One that takes all it may have is answered wrongly."""
+    try:
+        with limited():
+            return {"score": score(**request)}
+    except (OutOfTime, MemoryError, RecursionError):
+        return {"score": 0.0}
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def answerer(kind: str, function: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """From a request to its answer line. Imports and compiles, so that the first request is not charged for it."""
+    if kind == "function":
+        from ulorl.types import Problem
+
+        found = user_function(function)
+        return lambda request: function_answer(found, Problem(**request["problem"]), request["text"])
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    sys.set_int_max_str_digits(10_000)
+    if kind == "reading":
+        from ulorl.rewards import explanation
+
+        explanation.reading(r"\sqrt{4}\text{ m}", "2 kg", strict=False)  # loads sympy and pint
+        return lambda request: limited_answer(explanation.reading, request)
+    if kind != "task":
+        from ulorl.answers import equality
+
+        scorer = getattr(equality, f"{kind}_score")
+        scorer(r"\sqrt{4}\text{ m}", r"\sqrt{4}\text{ m}")  # loads sympy and pint
+        return lambda request: limited_answer(scorer, request)
+    import reasoning_gym  # noqa: F401
+
+    return lambda request: limited_answer(task_score, request)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us when it is done
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    sys.stdout = sys.stderr
+    sys.path[:] = json.loads(sys.stdin.readline())  # a module is found as the parent would find it
+    try:
+        answer = answerer(*sys.argv[1:])
+        print(json.dumps({"ready": True}), file=answers, flush=True)
+    except LookupError as error:
+        print(json.dumps({"refused": str(error)}), file=answers, flush=True)
+        return
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""A checkpoint is everything a run is, at a step boundary: weights, optimizer, both pools, counters, data cursor.
+
+    checkpoints/step_000010/
+        model/                  a transformers folder, tokenizer included
+        adapters.safetensors    with LoRA only; model/ is then without them, as it was loaded
+        optimizer.safetensors   AdamW's moments by parameter name
+        pools.safetensors       tokens, log-probs and versions of every sample held, end to end
+        state.json              counters, and what each sample is
+
+Draws are counter-based, so no generator state is kept. Nothing is pickled. A checkpoint is written to a folder
+`.partial`, flushed to the disk with the logs that it counts on, and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ulorl.common import atomic_files
+from ulorl.config.training_config import RunConfig
+from ulorl.errors import UserError
+from ulorl.learner.learner import Learner
+from ulorl.models.lora import exact_state, save_exact
+from ulorl.rollout import pool_io
+from ulorl.rollout.pool_io import Pools
+from ulorl.runs.records import METRICS, SAMPLES, sample_files
+
+FORMAT = 2
+Metrics = dict[str, float | int | None]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a run counts besides its pools."""
+
+    step: int = 0  # steps done
+    version: int = 0  # of the weights
+    cursor: int = 0  # problems issued
+    next_group: int = 0
+    skipped_in_row: int = 0  # mini-batches whose loss or gradient was not finite
+    problems: str = ""  # fingerprint of the training problems that the cursor counts in
+    logged: int = 0  # bytes of metrics.jsonl
+    pending: Metrics | None = None  # of this step, which is logged when its evaluation, not done yet, is added
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A run between two steps. Weights and moments are the learner's, as long as no gradient update was made."""
+
+    counters: Counters
+    pools: Pools
+    updates: int  # gradient updates made so far
+
+
+class Writer:
+    """Writes the checkpoints of a run, and drops old ones. With `run.async_checkpoint` it copies weights and moments
+    and writes beside the run; the next checkpoint, and the end of the `with` block, wait for it.
+
+    Raises UserError when the disk is full or the folder cannot be written, from a write beside the run at the next
+    call. What was half written is removed, the checkpoints before it stay.
+    """
+
+    def __init__(self, run_dir: Path, tokenizer: PreTrainedTokenizerBase, run: RunConfig) -> None:
+        self.run_dir, self.tokenizer, self.run = run_dir, tokenizer, run
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if run.async_checkpoint else None
+        self._job: Future[None] | None = None
+        self._metrics: Metrics = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread:
+            self._thread.shutdown()
+
+    def save(self, boundary: Boundary, learner: Learner) -> None:
+        """One checkpoint, unless there is one of this step: no second life of a run has another one."""
+        started = time.perf_counter()
+        self.wait()
+        if folder(self.run_dir, boundary.counters.step).exists():
+            return
+        copied: Callable[[Tensors], Tensors] = _copies if self._thread else dict
+        weights, adapters = map(copied, exact_state(learner.model))
+        moments = copied(learner.optimizer.state())
+        job = partial(self._write, boundary, learner, weights, adapters, moments)
+        if self._thread:
+            self._job = self._thread.submit(job)
+        else:
+            job()
+        self._metrics["checkpoint/seconds"] = time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._job:
+            job, self._job = self._job, None
+            job.result()
+
+    def metrics(self) -> Metrics:
+        """Of the checkpoint written since the last call: its step, its bytes, the seconds the run stood still for it
+        and those of writing it. Raises what a write beside the run met. Empty when there was none, or it is still being
+        written."""
+        if self._job and not self._job.done():
+            return {}
+        self.wait()
+        metrics, self._metrics = self._metrics, {}
+        return metrics
+
+    def _write(
+        self, boundary: Boundary, learner: Learner, weights: Tensors, adapters: Tensors, moments: Tensors
+    ) -> None:
+        started = time.perf_counter()
+        final = folder(self.run_dir, boundary.counters.step)
+        unfinished = final.with_name(final.name + atomic_files.PARTIAL)
+        try:
+            with atomic_files.writing(unfinished, lambda: mend(self.run_dir)):
+                rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+                save_exact(learner.model, unfinished, (weights, adapters))
+                self.tokenizer.save_pretrained(unfinished / "model")
+                save_tensors(moments, unfinished / "optimizer.safetensors")
+                meta, arrays = pool_io.dump(boundary.pools)
+                save_file(arrays, unfinished / "pools.safetensors")
+                state = {"format": FORMAT, "counters": asdict(boundary.counters), **meta}
+                (unfinished / "state.json").write_text(json.dumps(state), encoding="utf-8")
+                size = sum(path.stat().st_size for path in unfinished.rglob("*") if path.is_file())
+                self._sync_logs()
+                atomic_files.publish(unfinished, final)
+                self._drop_old()
+        except UserError:
+            rmtree(unfinished, ignore_errors=True)  # it takes room that is missing
+            raise
+        seconds = time.perf_counter() - started
+        self._metrics |= {
+            "checkpoint/step": boundary.counters.step, "checkpoint/bytes": size, "checkpoint/write_seconds": seconds
+        }  # fmt: skip
+
+    def _sync_logs(self) -> None:
+        """Whatever the run has logged up to a checkpoint is on the disk before it; what came before the last one is."""
+        before = max((step_of(path) for path in _all(self.run_dir)), default=-1)
+        logs = [self.run_dir / METRICS, *(path for step, path in sample_files(self.run_dir) if step > before)]
+        for path in [*logs, self.run_dir / SAMPLES, self.run_dir]:
+            if path.exists():
+                atomic_files.sync(path)
+
+    def _drop_old(self) -> None:
+        for leftover in (self.run_dir / "checkpoints").glob(f"*{atomic_files.REMOVED}"):
+            rmtree(leftover)
+        for old in _all(self.run_dir)[: -self.run.keep_last]:
+            if not (step_of(old) and self.run.keep_every and step_of(old) % self.run.keep_every == 0):
+                atomic_files.remove(old)
+
+
+def folder(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step_{step:06d}"
+
+
+def newest(run_dir: Path) -> Path | None:
+    """The newest whole checkpoint, None when there is none. Raises UserError for one that this version cannot read."""
+    found = _all(run_dir)
+    if not found:
+        return None
+    with reading(found[-1]):
+        _state(found[-1])
+    return found[-1]
+
+
+def latest(run_dir: Path) -> Path:
+    """The newest whole checkpoint. Raises UserError when there is none, or one that this version cannot read."""
+    found = newest(run_dir)
+    if found is None:
+        raise UserError(f"{run_dir}: there is no checkpoint yet")
+    return found
+
+
+def load(folder: Path, group: int) -> tuple[Counters, Pools]:
+    """Counters and pools; the learner reads its own files from `folder`. Raises UserError for a damaged or foreign
+    checkpoint."""
+    with reading(folder):
+        state = _state(folder)
+        pools = pool_io.read(state, load_file(folder / "pools.safetensors"), group)
+        return Counters(**state["counters"]), pools
+
+
+def mend(run_dir: Path) -> str:
+    """What to do when something could not be written."""
+    found = _all(run_dir)
+    lost = f"{found[-1]} is whole" if found else "There is no checkpoint yet"
+    return f"{lost}. Make room or give permission, then go on with: ulorl train --resume {run_dir}"
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if (found := state["format"]) != FORMAT:
+        age = "an older" if isinstance(found, int) and found < FORMAT else "another"
+        raise UserError(
+            f"{folder}: checkpoint format {found}, of {age} version of ulorl; this one reads format {FORMAT}. Go on "
+            f"with that version, or begin a new run from these weights: model.path={folder / 'model'}, another run.dir"
+        )
+    return state
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what reading a damaged checkpoint raises into one UserError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: damaged checkpoint ({type(error).__name__}: {error}); remove it to use the one before"
+        ) from None
+
+
+def _all(run_dir: Path) -> list[Path]:
+    found = (run_dir / "checkpoints").glob("step_*")
+    return sorted((p for p in found if p.name.removeprefix("step_").isdecimal()), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The steps that were done when a checkpoint was made."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def _copies(tensors: Tensors) -> Tensors:
+    """In the CPU's memory. Tensors that share memory, such as a tied head, still do: that is how it is found out."""
+    made: dict[tuple[object, ...], Tensor] = {}
+    for tensor in tensors.values():
+        if _place(tensor) not in made:
+            made[_place(tensor)] = torch.empty_like(tensor, device="cpu").copy_(tensor)
+    return {name: made[_place(tensor)] for name, tensor in tensors.items()}
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

@@ -1,0 +1,88 @@
+"""What stops a run before its last step, and how to go on. Ctrl-C and SIGTERM: the step in progress is abandoned, and
+the boundary that it began at is saved. Losses that are not finite: the newest checkpoint is the place to go back to."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Abandoned(BaseException):
+    """A step or an evaluation that a signal cut short. No Exception: guards of engines and rewards let it pass."""
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop; it is saved and can be resumed."""
+
+    def __init__(self, run_dir: Path, step: int, signum: int) -> None:
+        when = f"after step {step}" if step else "before the first step"
+        super().__init__(f"stopped {when}; everything is saved. Go on with: ulorl train --resume {run_dir}")
+        self.exit_code = 128 + signum
+
+
+class Interrupts:
+    """What has been asked for: `received` is the first signal's number, 0 as long as there was none."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def signalled(self, signum: int, _: FrameType | None = None) -> None:
+        """The handler: the second signal ends the process at once."""
+        if self.received:
+            _leave(signum)
+        self.received = signum
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; the second ends the process at once, with its exit code.
+
+    Python calls handlers between two instructions of the main thread, and a backward pass or a write is a single one.
+    So a thread of its own counts the signals too.
+    """
+    asked = Interrupts()
+    try:
+        previous = {which: signal.signal(which, asked.signalled) for which in SIGNALS}
+    except ValueError:  # not in the main thread: signals are the caller's business
+        yield asked
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    counting = threading.Thread(target=_count, args=(reader,), name="signals", daemon=True)
+    counting.start()
+    try:
+        yield asked
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+        os.write(writer, b"\0")  # ends the thread
+        counting.join()
+        os.close(writer)
+        os.close(reader)
+
+
+def _count(reader: int) -> None:
+    """Read the numbers of arriving signals, a byte each, up to a 0; the second of ours ends the process."""
+    seen = 0
+    while signum := os.read(reader, 1)[0]:
+        seen += signum in SIGNALS
+        if seen > 1:
+            _leave(signum)
+
+
+def _leave(signum: int) -> None:
+    for child in multiprocessing.active_children():  # vLLM's, which would go on decoding
+        child.kill()
+    if os.isatty(1):
+        os.write(1, b"\x1b[?25h\n")  # the progress bars have hidden the cursor
+    os._exit(128 + signum)

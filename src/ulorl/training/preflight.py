@@ -1,0 +1,229 @@
+"""What a run is given: reward, problems, tokenizer and prompts, checked before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from ulorl.answers.comparable import comparable
+from ulorl.config.data_config import DataConfig
+from ulorl.config.tree import Config
+from ulorl.data.problems import leave_out, load_located
+from ulorl.data.prompts import encode_each
+from ulorl.engines.factory import check_decodable, check_engine, pick_device
+from ulorl.errors import ErrorCollector, UserError
+from ulorl.models.attention import require_attention, set_attention
+from ulorl.models.load import check_model, context_length, eos_ids, load_config, load_tokenizer, recompute_activations
+from ulorl.models.lora import add_lora, require_peft
+from ulorl.rewards.factory import make_reward
+from ulorl.rewards.scorer import Scorer
+from ulorl.runs import run_folder
+from ulorl.runs.run_log import require_trackers
+from ulorl.training.weight_check import PROBE_TOKENS
+from ulorl.types import Problem, Tokens
+
+Prompted = tuple[Problem, Tokens]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is checked before any model is loaded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    problems: Sequence[Prompted]
+    held_out: Sequence[Prompted]
+    scorer: Scorer
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the training problems and their order: what a data cursor means depends on it."""
+        return hashlib.sha256("\n".join(problem.id for problem, _ in self.problems).encode()).hexdigest()[:16]
+
+    def longest(self, cfg: Config) -> int:
+        """Tokens of the longest prompt with the longest output that a run or an evaluation can ask for."""
+        rollout = max(len(prompt) for _, prompt in self.problems) + max(cfg.rollout.max_tokens, PROBE_TOKENS)
+        held_out = max((len(prompt) for _, prompt in self.held_out), default=0)
+        return max(rollout, held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens))
+
+
+def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
+    """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model, and as
+    much as possible told at once. What costs nothing comes first, then files, then what needs them all.
+
+    source: the folder whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's).
+    Raises UserError, which names the key, file, record or tensor."""
+    source, trust = source or cfg.model.path, cfg.model.trust_remote_code
+    disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
+    settings, files, prompts = ErrorCollector(), ErrorCollector(), ErrorCollector()
+    with settings:
+        _check_device(cfg)
+    with settings:
+        require_trackers(cfg.log)
+    with settings:
+        check_engine(cfg.engine)
+    with settings:
+        require_peft(cfg.model.lora)
+    with settings:
+        reward = make_reward(cfg.reward, cache=Path(cfg.run.dir) / run_folder.VERDICTS)
+    settings.raise_errors()
+    with files:
+        problems, places = load_located(cfg.data)
+    with files, _named("eval.data"):
+        held_out, held_out_places = load_located(cfg.eval_data(), held_out=True) if cfg.eval.data else ([], {})
+    with files:
+        own = load_config(source, trust_remote_code=trust, rope=cfg.model.rope)
+        with files:
+            model = _check_model(cfg, source, own)
+        with files:
+            tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    files.raise_errors()
+    _check_ids(cfg, source, tokenizer, model)
+    with prompts:
+        prompted = _prompted(problems, places, tokenizer, cfg.data, model, cfg.rollout.max_tokens)
+    with prompts, _named("eval.data"):
+        longest = cfg.eval.max_tokens or cfg.rollout.max_tokens
+        held_out = held_out[: cfg.eval.problems]
+        asked = _prompted(held_out, held_out_places, tokenizer, cfg.eval_data(), model, longest)
+    prompts.raise_errors()
+    scorer = Scorer(
+        reward,
+        tokenizer,
+        retries=0 if cfg.reward.kind == "generative" else cfg.reward.retries,  # it asks again by itself
+        max_unscored=cfg.reward.max_unscored,
+        resume=f"ulorl train --resume {cfg.run.dir}",
+    )
+    return Inputs(tokenizer, without_held_out(prompted, asked), asked, scorer)
+
+
+def check_run_dir(cfg: Config) -> str:
+    """A line on `run.dir`. Raises UserError when it cannot be written, or holds something else than this run."""
+    path = Path(cfg.run.dir)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise UserError(f"run.dir={path}: cannot be used ({error.strerror})") from None
+    there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise UserError(f"run.dir={path}: {there} is a file, no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"run.dir={path}: {there} is not writable")
+    if not run_folder.holds_run(path):
+        run_folder.check_free(cfg)
+        return f"run folder: {path}, new"
+    run_folder.changes(cfg)
+    if run_folder.finished(path) == cfg.steps:
+        raise UserError(f"run.dir={path}: holds this run, finished; choose another run.dir, or train with --overwrite")
+    return f"run folder: {path}, which holds this run, unfinished: training goes on"
+
+
+def repetition(problems: Sequence[Prompted]) -> str:
+    """A word on questions that several problems ask. That may be meant, to give them weight; answers that differ are
+    suspect, but the same answer can be written in many ways."""
+    answers: dict[str, list[str]] = {}
+    for problem, _ in problems:
+        answers.setdefault(problem.prompt, []).append(problem.answer)
+    repeated = [given for given in answers.values() if len(given) > 1]
+    differ = sum(len(set(given)) > 1 for given in repeated)
+    return f"; {len(repeated)} questions stand there more than once, {differ} with different answers" * bool(repeated)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """What is raised inside says that it is about `key`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def _check_device(cfg: Config) -> None:
+    name = cfg.model.device
+    if name.startswith("cuda"):
+        there, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+        if not there:
+            raise UserError(f"model.device={name}: torch finds no CUDA device here; use auto or cpu")
+        if number >= there:
+            raise UserError(f"model.device={name}: torch finds {there} CUDA devices here, counted from 0")
+    require_attention(cfg.model.attention, pick_device(name))
+
+
+def _check_model(cfg: Config, source: str, own: PreTrainedConfig) -> PreTrainedModel:
+    """The model without weights, after everything that a run will do to it and that this can show to be impossible."""
+    model = check_model(source, own, trust_remote_code=cfg.model.trust_remote_code)
+    with _named(source):
+        check_decodable(cfg.engine, model)
+    set_attention(model, cfg.model.attention)
+    if cfg.optim.recompute:
+        recompute_activations(model)
+    if cfg.model.lora.rank:
+        add_lora(model, cfg.model.lora)
+    return model
+
+
+def _check_ids(cfg: Config, source: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """That the tokenizer is this model's, and that the outputs asked for are not too long for it with any prompt."""
+    eos_ids(source, tokenizer, trust_remote_code=cfg.model.trust_remote_code)
+    vocabulary, pad = model.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id
+    if pad is not None and pad >= vocabulary:
+        raise UserError(
+            f"{source}: the tokenizer's pad token has the id {pad}, but the model's vocab_size is {vocabulary}: the "
+            "tokenizer in the folder is another model's"
+        )
+    context = context_length(model) or sys.maxsize
+    for key, longest in (("rollout", cfg.rollout.max_tokens), ("eval", cfg.eval.max_tokens if cfg.eval.data else 0)):
+        if longest >= context:
+            raise UserError(
+                f"{key}.max_tokens={longest}: a prompt and so long an output do not fit the model's context of "
+                f"{context} (max_position_embeddings of {source}); lower it, or see model.rope"
+            )
+
+
+def _prompted(
+    problems: Sequence[Problem],
+    places: Mapping[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataConfig,
+    model: PreTrainedModel,
+    max_tokens: int,
+) -> list[Prompted]:
+    """The problems with their prompts, those without the ones that `data.bad=skip` leaves out."""
+    encoded = encode_each(
+        problems,
+        tokenizer,
+        template=data.template,
+        system=data.system,
+        chat=data.chat,
+        max_prompt_tokens=data.max_prompt_tokens,
+        context=context_length(model) or sys.maxsize,  # a model that names no limit
+        max_tokens=max_tokens,
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        places=places,
+    )
+    leave_out([prompt for prompt in encoded if isinstance(prompt, UserError)], data)
+    kept = [(p, prompt) for p, prompt in zip(problems, encoded, strict=True) if not isinstance(prompt, UserError)]
+    if problems and not kept:
+        raise UserError(f"{data.path}: every problem's prompt is bad, as warned of above")
+    return kept
+
+
+def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Prompted]) -> list[Prompted]:
+    """Problems that ask no held-out question. Spaces, closing punctuation, letter case and dollar signs make no other
+    question. Raises UserError when no problem is left."""
+    asked = {comparable(problem.prompt) for problem, _ in held_out}
+    left = [pair for pair in prompted if comparable(pair[0].prompt) not in asked]
+    if not left:
+        raise UserError(
+            "eval.data: every training problem is also a held-out problem; give eval.data another path, split or seed"
+        )
+    return left

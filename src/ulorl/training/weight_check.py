@@ -1,0 +1,85 @@
+"""The numerical guard: after every load of weights, engine and learner must give the same tokens the same log-probs.
+
+An engine that keeps old weights, old packed copies of them, or old keys and values decodes on without an error. So
+it is asked for a few tokens through the ordinary seam, and the learner is asked what it thinks of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ulorl.engines.decode import rollout
+from ulorl.engines.engine import Engine
+from ulorl.errors import EngineMismatch
+from ulorl.learner.batching import Row
+from ulorl.learner.learner import Experience, Learner
+from ulorl.objective.mismatch import Mismatch, mismatch
+from ulorl.rng import Stream, sample_seed
+from ulorl.types import Finish, Request, Sampling, Segment, Tokens
+
+PROMPTS = 4
+SEGMENT_TOKENS = 8  # of each of two segments: the second one prefills what the first one decoded
+PROBE_TOKENS = 2 * SEGMENT_TOKENS
+
+# Nats, mean over the probe's tokens. float32 on two CPU engines differs by 1e-6; a head one step of 1e-4 old by 1e-3.
+# bfloat16 rounds logits near 20 to multiples of 0.125, and engines sum in different orders.
+TOLERANCE = {"float32": 2e-4, "bfloat16": 0.05}
+
+
+class Probe:
+    """`prompts` and draws are the same at every call, so that a prefix cache that should be empty would be hit.
+
+    tolerance: nats, of the mean difference. sampling: the rollout's.
+    """
+
+    def __init__(self, prompts: Sequence[Tokens], sampling: Sampling, *, seed: int, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self._sampling = sampling
+        self._prompts = list(prompts[:PROMPTS])
+        self._seeds = [sample_seed(seed, index, Stream.PROBE) for index in range(len(self._prompts))]
+
+    def __call__(self, engine: Engine, learner: Learner) -> Mismatch:
+        """Raises UserError when they differ by more than the tolerance, or by something that is no number."""
+        outputs = self._decode(engine)
+        rows = [
+            Row(
+                prompt,
+                np.concatenate([s.tokens for s in segments]),
+                np.concatenate([s.logprobs for s in segments]),
+                np.concatenate([s.versions for s in segments]),
+            )
+            for prompt, segments in zip(self._prompts, outputs, strict=True)
+        ]
+        learned, _ = learner.score([Experience(row, i, advantage=0.0, correct=False) for i, row in enumerate(rows)])
+        found = mismatch(np.concatenate([row.logprobs for row in rows]), np.concatenate(learned))
+        assert found is not None  # every output has at least one token
+        if not found.mean <= self.tolerance:
+            raise EngineMismatch(
+                f"engine and learner disagree about version {learner.version}: their log-probs of {found.tokens} probe "
+                f"tokens are {found.mean:.2g} nats apart on average (largest {found.max:.2g}), tolerated are "
+                f"{self.tolerance:.2g} (engine.tolerance). The engine decodes with other weights, another dtype or "
+                "another context scaling than the learner trains; training on would go wrong silently"
+            )
+        return found
+
+    def _decode(self, engine: Engine) -> list[list[Segment]]:
+        """Each prompt's segments."""
+        outputs: list[list[Segment]] = [[] for _ in self._prompts]
+        for _ in range(2):
+            requests = [
+                Request(
+                    index,
+                    np.concatenate([prompt, *(s.tokens for s in outputs[index])]).astype(np.int32),
+                    len(prompt),
+                    SEGMENT_TOKENS,
+                    self._sampling,
+                    self._seeds[index],
+                )
+                for index, prompt in enumerate(self._prompts)
+                if not outputs[index] or outputs[index][-1].finish is Finish.LENGTH
+            ]
+            for segment in rollout(engine, requests):
+                outputs[segment.sample_id].append(segment)
+        return outputs

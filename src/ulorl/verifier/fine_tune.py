@@ -1,0 +1,203 @@
+"""Fine-tunes a causal LM to say whether two answers are equivalent (section 3.3), with TRL's SFTTrainer.
+
+The verdict is the model's next token: "yes" or "no", then the end. Only that is trained on. The prompt goes through the
+chat template that is saved with the model and through `encode_each`, as every verifier's prompt does on our engine; an
+OpenAI-compatible server that loads the folder renders the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers.utils.logging import disable_progress_bar
+
+from ulorl.common.atomic_files import PARTIAL, publish, remove, writing
+from ulorl.config.model_config import LoraConfig
+from ulorl.data.prompts import encode_each
+from ulorl.errors import UserError
+from ulorl.models.cpu.linear_products import use_onednn
+from ulorl.models.load import check_model, context_length, load_config, load_model, load_tokenizer
+from ulorl.models.lora import add_lora, require_peft, save_merged
+from ulorl.rewards.generative import FOLDER_FILE
+from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt
+from ulorl.types import Problem
+from ulorl.verifier.verifier_config import Progress, Training, write_card
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ulorl.verifier.pairs import Pair
+
+PLAIN = (
+    "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
+)
+IGNORED = -100  # label of a token that is not trained on
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Prompts with their verdicts as tokens, and what was left out."""
+
+    input_ids: list[list[int]]
+    labels: list[list[int]]  # IGNORED in the prompt
+    too_long: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is in the folder."""
+
+    out: Path
+    progress: Progress
+    interrupted: bool
+    too_long: int  # pairs left out
+
+
+def train(pairs: Sequence[Pair], base: str, out: Path, settings: Training, *, overwrite: bool = False) -> Trained:
+    """Fine-tune the model at `base` (folder or hub name) on `pairs` and save it in `out`: a plain transformers folder
+    with tokenizer, chat template and `verifier.json`.
+
+    The same pairs, settings and machine give the same weights, unless `settings.minutes` ends the training. The model
+    as it is is saved every `settings.save_minutes`, and when interrupted.
+
+    Raises UserError, before the model is loaded: without TRL; no pairs, or of one verdict only; nothing fits into
+    max_tokens; `out` exists and is no verifier's, or `overwrite` is off; no usable model. Later: the loss is not
+    finite, or the disk is full.
+    """
+    _check(pairs, out, settings, overwrite)
+    prompt = load_prompt(settings.prompt, settings.question_chars)
+    config = load_config(base)
+    check_model(base, config)
+    tokenizer = load_tokenizer(base)
+    set_chat(tokenizer, settings.chat, base)
+    chosen = subset(pairs, settings)
+    room = min(settings.max_tokens, context_length(config) or settings.max_tokens)
+    examples = encode(chosen, tokenizer, prompt, room, lead=" " if settings.chat == "plain" else "")
+    disable_progress_bar()  # transformers' own, of loading and saving
+    model = _model(base, settings)
+    facts = {"count": len(chosen), "equivalent": sum(pair.equivalent for pair in chosen), "sha256": digest(chosen)}
+
+    def save(progress: Progress) -> None:
+        partial = out.with_name(out.name + PARTIAL)
+        with writing(out, lambda: "make room, or give another --out"):
+            remove(partial)
+            partial.mkdir(parents=True)
+            save_merged(model, partial)
+            tokenizer.save_pretrained(partial)
+            write_card(partial, prompt, settings, progress, base=Path(base).name, pairs=facts)
+            remove(out)
+            publish(partial, out)
+
+    from ulorl.verifier.verdict_trainer import fit
+
+    progress, interrupted = fit(model, tokenizer, examples.input_ids, examples.labels, settings, save)
+    return Trained(out, progress, interrupted, examples.too_long)
+
+
+def encode(
+    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, prompt: VerdictPrompt, max_tokens: int, lead: str
+) -> Examples:
+    """Tokens and labels of each pair that takes at most `max_tokens`. lead: what stands between prompt and verdict.
+
+    Raises UserError when no pair does, or the tokenizer has no EOS.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer names no EOS token, so no verdict would ever end; set eos_token in its folder")
+    problems = [Problem(str(i), prompt.render(p.question, p.reference, p.answer)) for i, p in enumerate(pairs)]
+    verdicts = {
+        verdict: [*tokenizer(lead + word, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for verdict, word in ((True, "yes"), (False, "no"))
+    }
+    encoded = encode_each(
+        problems,
+        tokenizer,
+        template="{question}",
+        system="",
+        chat="auto",
+        max_prompt_tokens=max_tokens,
+        context=max_tokens,
+        max_tokens=max(map(len, verdicts.values())),
+    )
+    examples = Examples([], [], sum(isinstance(tokens, UserError) for tokens in encoded))
+    for pair, tokens in zip(pairs, encoded, strict=True):
+        if not isinstance(tokens, UserError):
+            examples.input_ids.append([*tokens.tolist(), *verdicts[pair.equivalent]])
+            examples.labels.append([IGNORED] * len(tokens) + verdicts[pair.equivalent])
+    if not examples.labels:
+        shortest = len(tokenizer(prompt.render("", "", ""))["input_ids"])
+        raise UserError(
+            f"all {len(pairs)} pairs take more than --max-tokens={max_tokens} tokens, of which the prompt alone takes "
+            f"{shortest}; raise it, or give a shorter --prompt or --question-chars"
+        )
+    return examples
+
+
+def set_chat(tokenizer: PreTrainedTokenizerBase, chat: str, base: str) -> None:
+    """Give the tokenizer the chat template that training, reward and servers use. Raises UserError when it is to keep
+    its own and has none."""
+    if chat == "own":
+        if not tokenizer.chat_template:
+            raise UserError(f"{base}: --chat=own, but the tokenizer has no chat template; leave --chat=plain")
+        return
+    starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    tokenizer.chat_template = ("{{ bos_token }}" if starts else "") + PLAIN
+
+
+def subset(pairs: Sequence[Pair], settings: Training) -> list[Pair]:
+    """`max_pairs` of them, drawn with the seed."""
+    chosen = list(pairs)
+    random.Random(f"verifier pairs {settings.seed}").shuffle(chosen)
+    return chosen[: settings.max_pairs or None]
+
+
+def digest(pairs: Sequence[Pair]) -> str:
+    """Of pairs in their order."""
+    text = "\n".join(json.dumps(asdict(pair), sort_keys=True) for pair in pairs)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(pairs: Sequence[Pair], out: Path, settings: Training, overwrite: bool) -> None:
+    if find_spec("trl") is None:
+        raise UserError('verifier train needs TRL, which is not installed: pip install "ulorl[verifier]"')
+    require_peft(LoraConfig(rank=settings.lora_rank))
+    if settings.layers and settings.lora_rank:
+        raise UserError("--layers and --lora-rank exclude each other: adapters go into every layer")
+    if not pairs:
+        raise UserError("there are no pairs to train on; `ulorl verifier data` makes some")
+    if len({pair.equivalent for pair in pairs}) == 1:
+        found = "equivalent" if pairs[0].equivalent else "not equivalent"
+        raise UserError(f"all {len(pairs)} pairs are {found}; a verifier needs both kinds to tell them apart")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / FOLDER_FILE).is_file():
+            raise UserError(f"--out {out}: holds something else than a verifier; name a new folder")
+        if not overwrite:
+            raise UserError(f"--out {out}: holds a verifier already; name a new folder, or give --overwrite")
+    elif out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a new folder")
+
+
+def _model(base: str, settings: Training) -> PreTrainedModel:
+    """In float32, with gradients where `settings` says, dropout off as everywhere here."""
+    import torch
+
+    model = load_model(base, dtype=torch.float32, device="cpu")
+    if settings.lora_rank:
+        add_lora(model, LoraConfig(rank=settings.lora_rank, alpha=2 * settings.lora_rank))
+    if settings.layers:
+        stack = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
+        if settings.layers > len(stack):
+            raise UserError(f"--layers={settings.layers}: {Path(base).name} has {len(stack)}")
+        upper = {id(p) for layer in list(stack)[-settings.layers :] for p in layer.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in upper)
+    if not torch.cuda.is_available():  # where the trainer puts it; for rows this short sdpa is slower on a CPU
+        model.set_attn_implementation("eager")
+        use_onednn(model)
+    return model

@@ -1,0 +1,172 @@
+"""Real outputs that somebody graded, as pairs: what a verifier meets when it is used."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ulorl.answers.extraction import extract
+from ulorl.cleaning.characters import normalise
+from ulorl.cleaning.record import Item
+from ulorl.cleaning.reference_answers import short_answer
+from ulorl.data.record_files import Record, expand, read_records
+from ulorl.errors import ErrorCollector, UserError
+from ulorl.verifier.pairs import Pair
+
+KIND = "real"
+_TOKENS = re.compile(r"<[|｜][^<>]{1,40}[|｜]>|</?think>")  # of chat templates
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which fields hold what; dots lead into nested records. `outputs` and `verdicts` go together field by field, and
+    where they hold lists, entry by entry."""
+
+    question: str = "question"
+    reference: str = "answer"
+    outputs: tuple[str, ...] = ("output",)
+    verdicts: tuple[str, ...] = ("correct",)  # true or false; of numbers those above 0 are true
+    reference_after: str = ""  # the reference is what follows the last of these, such as "####"
+    answer_after: str = ""  # so is the answer in an output; "": its last box, answer tags or "the answer is"
+    bare: bool = False  # the outputs are answers already
+
+
+@dataclass(frozen=True)
+class Graded:
+    pairs: list[Pair]
+    without_answer: int  # outputs that hold no answer: there is nothing to compare
+
+
+def read_graded(path: str, columns: Columns, source: str = "") -> Graded:
+    """The graded outputs of JSONL, JSON or Parquet files as pairs of kind "real". source: "" for the file's name.
+
+    Raises UserError naming file, record and field; of many faults the first ten.
+    """
+    if not columns.outputs or len(columns.outputs) != len(columns.verdicts):
+        numbers = f"{len(columns.outputs)} outputs and {len(columns.verdicts)} verdicts"
+        raise UserError(f"{path}: {numbers} are named; name a field of verdicts for each field of outputs")
+    pairs, missing, faults = list[Pair](), 0, ErrorCollector()
+    for file in _files(path):
+        for number, record in enumerate(read_records(file), 1):
+            with faults:
+                if isinstance(record, UserError):
+                    raise record
+                found = _pairs(record, columns, source or file.stem, f"{source or file.stem}/{number}")
+                pairs += [pair for pair in found if pair is not None]
+                missing += found.count(None)
+    faults.raise_errors()
+    if not pairs:
+        raise UserError(f"{path}: holds no graded output with an answer; check the names of the fields")
+    return Graded(pairs, missing)
+
+
+def _files(path: str) -> list[Path]:
+    try:
+        return expand(path)
+    except UserError as error:
+        raise UserError(f"graded outputs: {str(error).removeprefix('data.path=')}") from None
+
+
+def _pairs(record: Record, columns: Columns, source: str, name: str) -> list[Pair | None]:
+    question = _question(_text(record, columns.question))
+    reference = _text(record, columns.reference)
+    if columns.reference_after:
+        _, marker, reference = reference.rpartition(columns.reference_after)
+        if not marker:
+            raise UserError(f"{record.place}: field {columns.reference!r} lacks {columns.reference_after!r}")
+    reference = short_answer(reference)
+    pairs: list[Pair | None] = []
+    for output_name, verdict_name in zip(columns.outputs, columns.verdicts, strict=True):
+        outputs, verdicts = (_list(_value(record, field)) for field in (output_name, verdict_name))
+        if len(outputs) != len(verdicts):
+            raise UserError(
+                f"{record.place}: {output_name!r} has {len(outputs)} entries and {verdict_name!r} {len(verdicts)}; "
+                "each output needs its verdict"
+            )
+        for output, verdict in zip(outputs, verdicts, strict=True):
+            right = _verdict(verdict, f"{record.place}: field {verdict_name!r}")
+            answer = _answer(_said(output, f"{record.place}: field {output_name!r}"), columns)
+            pairs.append(Pair(question, reference, answer, right, KIND, "", source, name) if answer else None)
+    return pairs
+
+
+def _question(text: str) -> str:
+    """Without tokens of a chat template and the sentence that asks for a box."""
+    bare = _TOKENS.sub("", text).strip()
+    done = normalise(Item("", bare, "-", "", "", bare, "-"))
+    return done.question if isinstance(done, Item) else bare
+
+
+def _answer(output: str, columns: Columns) -> str:
+    if columns.bare:
+        return output.strip()
+    if columns.answer_after:
+        _, marker, said = output.rpartition(columns.answer_after)
+        return said.strip() if marker else ""
+    return extract(output, find=("boxed", "tags", "phrase")) or ""
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _verdict(value: Any, place: str) -> bool:
+    if not isinstance(value, bool | int | float):
+        shown = json.dumps(value, default=str)[:80]
+        raise UserError(f"{place} is {shown}, expected true or false, or a number that is above 0 for true")
+    return value > 0
+
+
+def _said(value: Any, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{place} is {json.dumps(value, default=str)[:80]}, expected text")
+    return str(value)
+
+
+def _text(record: Record, name: str) -> str:
+    """A list with one entry is that entry."""
+    value = _value(record, name)
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return _said(value, f"{record.place}: field {name!r}")
+
+
+def _value(record: Record, name: str) -> Any:
+    value: Any = record.fields
+    if name in record.fields:
+        value = record.fields[name]
+    else:
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    if value is None:
+        there = ", ".join(map(str, record.fields)) or "none"
+        raise UserError(f"{record.place}: no field {name!r}, or nothing in it; the fields are {there[:300]}")
+    return value
+
+
+SHAPES: Mapping[str, Columns] = {
+    "qwen2.5-math": Columns("question", "answer", ("code",), ("score",)),
+    "areal": Columns("prompt", "solutions", ("generateds",), ("rewards",)),
+    "gsm8k-solutions": Columns(
+        "question",
+        "ground_truth",
+        tuple(f"{size}_{way}.solution" for size in ("6b", "175b") for way in ("finetuning", "verification")),
+        tuple(f"{size}_{way}.is_correct" for size in ("6b", "175b") for way in ("finetuning", "verification")),
+        reference_after="A:",
+        answer_after="A:",
+    ),
+}  # published files of graded outputs, by the project that publishes them
+
+
+def columns_of(names: Sequence[str]) -> Columns | None:
+    """The shape of `SHAPES` whose fields a record with these names has; None when it is none of them."""
+    there = set(names)
+    for columns in SHAPES.values():
+        if {
+            name.split(".")[0] for name in (columns.question, columns.reference, *columns.outputs, *columns.verdicts)
+        } <= there:
+            return columns
+    return None

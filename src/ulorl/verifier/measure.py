@@ -1,0 +1,149 @@
+"""Measures judges of pairs against what is known of them: rules, untrained and trained verifiers. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+from ulorl.common.intervals import Interval, mean_of, rate
+from ulorl.rewards.rules import Ruled
+from ulorl.verifier.pairs import Pair
+
+Verdicts = list[bool | None]  # None: unscored
+Judge = Callable[[Sequence[Pair]], Verdicts]
+Rules = Callable[[Sequence[Pair]], list[Ruled | None]]  # None: they failed
+T = TypeVar("T")
+EXAMPLES = 8  # of each judge's errors of each kind
+
+
+@dataclass(frozen=True)
+class Score:
+    """A judge over some pairs. An unscored pair is wrong in all rates, and no false positive or negative.
+
+    Intervals are None where there is no such pair.
+    """
+
+    pairs: int
+    problems: int
+    equivalent: int
+    false_positives: int  # accepted, though not equivalent
+    false_negatives: int  # refused, though equivalent
+    unscored: int
+    accuracy: Interval | None
+    balanced: Interval | None  # the mean of the next two
+    accepted: Interval | None  # of the equivalent ones (sensitivity)
+    refused: Interval | None  # of the others (specificity)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured: scores by judge, of all pairs and by kind and source."""
+
+    total: dict[str, Score]
+    by_kind: dict[str, dict[str, Score]]  # kind, then judge
+    by_source: dict[str, dict[str, Score]]
+    paper: list[tuple[Pair, dict[str, bool | None]]]  # the paper's examples and ours, with each judge's verdict
+    false_positives: dict[str, list[Pair]]  # the first `EXAMPLES` of each judge
+    false_negatives: dict[str, list[Pair]]
+
+
+def _example(question: str, reference: str, answer: str, equivalent: bool, source: str) -> Pair:
+    return Pair(question, reference, answer, equivalent, "example", "", source, "example")
+
+
+# What rules misjudge in section 3.3, and the same two with another value: a judge that always says yes is not right.
+PAPER = (
+    _example("How wide is the shelf?", "27cm", "0.27m", True, "the paper"),
+    _example("What is the probability of heads?", r"\frac{1}{2}", "one half", True, "the paper"),
+    _example("How wide is the shelf?", "27cm", "2.7m", False, "ours"),
+    _example("What is the probability of heads?", r"\frac{1}{2}", "one third", False, "ours"),
+)
+
+
+def bench(pairs: Sequence[Pair], judges: Mapping[str, Judge]) -> Result:
+    """Ask every judge about all pairs."""
+    asked = (*pairs, *PAPER)
+    verdicts = {name: judge(asked) for name, judge in judges.items()}
+    every = range(len(pairs))
+
+    def wrongly(said: bool) -> dict[str, list[Pair]]:
+        return {
+            name: [pairs[i] for i in every if given[i] is said and pairs[i].equivalent is not said][:EXAMPLES]
+            for name, given in verdicts.items()
+        }
+
+    def scores(indices: Sequence[int]) -> dict[str, Score]:
+        chosen = [pairs[i] for i in indices]
+        return {name: score(chosen, [given[i] for i in indices]) for name, given in verdicts.items()}
+
+    def groups(names: Sequence[str]) -> dict[str, dict[str, Score]]:
+        return {name: scores([i for i in every if names[i] == name]) for name in sorted(set(names))}
+
+    return Result(
+        total=scores(every),
+        by_kind=groups([pair.kind for pair in pairs]),
+        by_source=groups([pair.source for pair in pairs]),
+        paper=[
+            (pair, {name: given[len(pairs) + i] for name, given in verdicts.items()}) for i, pair in enumerate(PAPER)
+        ],
+        false_positives=wrongly(True),
+        false_negatives=wrongly(False),
+    )
+
+
+def score(pairs: Sequence[Pair], verdicts: Sequence[bool | None]) -> Score:
+    """Hold verdicts against pairs; pairs of one question are one problem, also where several sources have it. A pair
+    that names neither question nor problem is a problem of its own."""
+    right = [verdict is pair.equivalent for pair, verdict in zip(pairs, verdicts, strict=True)]
+    clusters = [
+        pair.question or (f"{pair.source} {pair.problem}" if pair.problem else f"pair {i}")
+        for i, pair in enumerate(pairs)
+    ]
+
+    def of(equivalent: bool) -> Interval | None:
+        chosen = [i for i, pair in enumerate(pairs) if pair.equivalent is equivalent]
+        return rate([right[i] for i in chosen], [clusters[i] for i in chosen])
+
+    def errors(said: bool) -> int:
+        return sum(v is said and p.equivalent is not said for p, v in zip(pairs, verdicts, strict=True))
+
+    accepted, refused = of(True), of(False)
+    return Score(
+        pairs=len(pairs),
+        problems=len(set(clusters)),
+        equivalent=sum(pair.equivalent for pair in pairs),
+        false_positives=errors(True),
+        false_negatives=errors(False),
+        unscored=sum(verdict is None for verdict in verdicts),
+        accuracy=rate(right, clusters),
+        balanced=mean_of(accepted, refused),
+        accepted=accepted,
+        refused=refused,
+    )
+
+
+def remembered(judge: Callable[[Sequence[Pair]], list[T]]) -> Callable[[Sequence[Pair]], list[T]]:
+    """One that is asked once about the same pairs, though several judges build on it."""
+    verdicts = cache(judge)
+    return lambda pairs: verdicts(tuple(pairs))
+
+
+def of_rules(rules: Rules) -> Judge:
+    """What the rules find equal is equivalent, and nothing else."""
+    return lambda pairs: [None if ruled is None else ruled is Ruled.EQUAL for ruled in rules(pairs)]
+
+
+def rules_first(rules: Rules, model: Judge, *, refuse: bool = False) -> Judge:
+    """What the rules accept is equivalent (`reward.verifier.rules_first`); with `refuse`, what they find different is
+    not (`rules_refuse`); of the rest the model judges. The model is asked about all pairs, as it has a line of its own
+    in the table."""
+
+    def judge(pairs: Sequence[Pair]) -> Verdicts:
+        return [
+            True if ruled is Ruled.EQUAL else False if refuse and ruled is Ruled.DIFFERENT else said
+            for ruled, said in zip(rules(pairs), model(pairs), strict=True)
+        ]
+
+    return judge

@@ -1,0 +1,91 @@
+"""The figures of a benchmark as Markdown and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ulorl.verifier.measure import Result, Score
+from ulorl.verifier.pairs import Pair
+
+SAID = {True: "yes", False: "no", None: "unscored"}
+
+
+def markdown(result: Result) -> str:
+    """Tables of all figures, with what their intervals are."""
+    pairs = next(iter(result.total.values()))
+    return "\n\n".join(
+        [
+            f"{pairs.pairs} pairs of {pairs.problems} problems, {pairs.equivalent} of them equivalent. In brackets: "
+            "95% confidence intervals. An unscored pair is wrong in all rates, and no false positive or negative.",
+            _totals(result.total),
+            "Balanced accuracy by kind (false positives + false negatives):\n\n" + _groups("kind", result.by_kind),
+            "by source:\n\n" + _groups("source", result.by_source),
+            "The paper's two examples, and two beside them that are not equivalent:\n\n" + _paper(result),
+        ]
+    )
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Every figure, and the first errors of each judge."""
+
+    def pairs(found: Mapping[str, Sequence[Pair]]) -> dict[str, list[dict[str, Any]]]:
+        return {name: [asdict(pair) for pair in some] for name, some in found.items()}
+
+    def scores(groups: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
+        return {group: {name: asdict(score) for name, score in by.items()} for group, by in groups.items()}
+
+    return {
+        **scores({"total": result.total}),
+        "by_kind": scores(result.by_kind),
+        "by_source": scores(result.by_source),
+        "paper": [{**asdict(pair), "verdicts": verdicts} for pair, verdicts in result.paper],
+        "false_positives": pairs(result.false_positives),
+        "false_negatives": pairs(result.false_negatives),
+    }
+
+
+def _totals(total: Mapping[str, Score]) -> str:
+    heads = ("judge", "accuracy", "balanced accuracy", "false positives", "false negatives", "unscored")
+    return _table(
+        heads,
+        (
+            (name, str(s.accuracy), str(s.balanced or "-"), s.false_positives, s.false_negatives, s.unscored)
+            for name, s in total.items()
+        ),
+    )
+
+
+def _groups(what: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
+    """Where all pairs are equivalent, or none is, accuracy stands for balanced accuracy."""
+    names = list(next(iter(groups.values())))
+
+    def cell(score: Score) -> str:
+        starred = "" if score.balanced else "*"
+        return f"{score.balanced or score.accuracy}{starred} {score.false_positives}+{score.false_negatives}"
+
+    table = _table(
+        (what, "pairs (equivalent)", *names),
+        (
+            (group, f"{score.pairs} ({score.equivalent})", *(cell(by[name]) for name in names))
+            for group, by in groups.items()
+            for score in [by[names[0]]]
+        ),
+    )
+    one_sided = any(not score.balanced for by in groups.values() for score in by.values())
+    return table + ("\n\n\\* accuracy: all pairs of this line are equivalent, or none is." if one_sided else "")
+
+
+def _paper(result: Result) -> str:
+    names = list(result.total)
+    rows = (
+        (pair.reference, pair.answer, SAID[pair.equivalent], *(SAID[verdicts[name]] for name in names))
+        for pair, verdicts in result.paper
+    )
+    return _table(("reference", "predicted", "equivalent", *names), rows)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,248 @@
+"""The model-backed steps with scripted models, their cache, and our own engine as a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ulorl.cleaning import model_steps
+from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
+from ulorl.cleaning.question_shapes import Shape
+from ulorl.cleaning.record import Drop, Item, Outcome
+from ulorl.clients.client import Cache, CachedModel, Model, Prompt
+from ulorl.config.client_config import ClientConfig
+from ulorl.errors import UserError
+from ulorl.rewards.reward import Reward, RewardError, Verdict
+from ulorl.types import Problem
+
+Answer = Callable[[str, int], str | None]
+
+
+class Scripted:
+    """Says what a function says; counts what it was asked. The last comes first: order must not matter."""
+
+    identity = "scripted"
+
+    def __init__(self, answer: Answer, stop_after: int = 10**9) -> None:
+        self.answer, self.stop_after, self.asked = answer, stop_after, 0
+
+    def complete(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | None]]:
+        for index, (prompt, sample) in reversed(list(enumerate(prompts))):
+            if self.asked == self.stop_after:
+                raise KeyboardInterrupt
+            self.asked += 1
+            yield index, self.answer(prompt, sample)
+
+
+def cached(model: Model, folder: Path) -> CachedModel:
+    return CachedModel(model.identity, lambda: model, Cache(folder / "cache.sqlite"))
+
+
+def silent(_: str, __: int) -> Callable[[int], None]:
+    return lambda _: None
+
+
+class Exact(Reward):
+    """As math-verify, for integers; fails on ?"""
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        if "?" in text:
+            raise RewardError("no verdict")
+        return Verdict(float(f"\\boxed{{{problem.answer}}}" in text))
+
+
+def item(question: str, answer: str = "1") -> Item:
+    return Item("s/1", question, answer, "s", "s:1", question, answer)
+
+
+def test_the_cache_outlives_the_process(tmp_path: Path) -> None:
+    """Interrupted after 2 of 3, asked again: the third only. Other samples and other models are other questions."""
+    prompts: list[Prompt] = [("a", 0), ("b", 0), ("a", 1)]
+    first = Scripted(lambda prompt, sample: f"{prompt}{sample}", stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        cached(first, tmp_path).complete(prompts)
+    second = Scripted(lambda prompt, sample: f"{prompt}{sample}")
+    seen: list[int] = []
+    model = cached(second, tmp_path)
+    assert model.complete(prompts, seen.append) == ["a0", "b0", "a1"]
+    assert (second.asked, model.hits, sum(seen)) == (1, 2, 3)
+    other = CachedModel("other", lambda: second, Cache(tmp_path / "cache.sqlite"))
+    other.complete(prompts)
+    assert second.asked == 4
+
+
+def test_failures_are_asked_again(tmp_path: Path) -> None:
+    failing = cached(Scripted(lambda _, __: None), tmp_path)
+    assert failing.complete([("a", 0)]) == [None]
+    assert failing.failed == 1
+    assert cached(Scripted(lambda _, __: "yes"), tmp_path).complete([("a", 0)]) == ["yes"]
+
+
+def test_a_cache_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "cache.sqlite").write_text("no database, just a text that is long enough to be read as a header")
+    with pytest.raises(UserError, match=r"cache.sqlite: cannot be used"):
+        Cache(tmp_path / "cache.sqlite")
+
+
+CHOICE = "Which of the following is prime? (A) 4 (B) 5 (C) 6"
+
+
+def rewritten(output: str | None, folder: Path) -> Outcome:
+    model = cached(Scripted(lambda _, __: output), folder)
+    step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=model, progress=silent)
+    (outcome,) = step([item(CHOICE, "B")])
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        '{"question": "Find the prime among 4, 5 and 6.", "answer": "5"}',
+        '<think>{hm}</think>\n```json\n{"question": "Find the prime among 4, 5 and 6.", "answer": 5}\n```',
+    ],
+)
+def test_a_model_rewrites(output: str, tmp_path: Path) -> None:
+    outcome = rewritten(output, tmp_path)
+    assert isinstance(outcome, Item)
+    assert (outcome.question, outcome.answer) == ("Find the prime among 4, 5 and 6.", "5")
+    assert (outcome.changed_by, outcome.original_question) == (("multiple_choice",), CHOICE)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        None, "", "{", "no", "[]", '"x"', '{"question": "Find x."}', '{"question": "", "answer": "5"}',
+        '{"question": "Find x.", "answer": true}', '{"question": "Find x.", "answer": null}',
+        '{"question": "Which of the following is prime? (A) 4 (B) 5 (C) 6", "answer": "5"}',  # not rewritten at all
+        '{"question": "Find \\ud800.", "answer": "5"}', '{"question": "Find x\\u0000", "answer": "5"}', "{" * 10**5,
+    ],
+)  # fmt: skip
+def test_malformed_output_decides_nothing(output: str | None, tmp_path: Path) -> None:
+    outcome = rewritten(output, tmp_path)
+    assert isinstance(outcome, Item)
+    assert (outcome.question, outcome.answer, outcome.changed_by) == (CHOICE, "B", ())
+    assert outcome.undecided_by == ("multiple_choice",)
+
+
+def test_a_model_that_finds_none_and_no_model(tmp_path: Path) -> None:
+    told = rewritten('{"question": null}', tmp_path)
+    assert told == Drop("model finds no short-answer form", "a multiple_choice question")
+    step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=None, progress=silent)
+    assert list(step([item(CHOICE, "B")])) == [Drop("multiple choice that needs its options")]
+
+
+def judged(by_model: list[str], folder: Path, answer: str = "1", agreement: float = 0.75) -> Outcome:
+    """by_model: what each model answers, sample by sample, "-" an output without an answer, "!" a failure."""
+
+    def says(answers: list[str]) -> Answer:
+        def answered(_: str, sample: int) -> str | None:
+            said = answers[sample]
+            return None if said == "!" else said if said == "-" else f"So \\boxed{{{said}}}"
+
+        return answered
+
+    settings = WrongReferences(models=(), samples=len(by_model[0].split()), agreement=agreement)
+    models = [
+        CachedModel(f"m{n}", lambda said=said: Scripted(says(said.split())), Cache(folder / "cache.sqlite"))  # type: ignore[misc]
+        for n, said in enumerate(by_model)
+    ]
+    (outcome,) = model_steps.drop_wrong_references(settings, models, model_steps.Same(Exact()), silent)(
+        [item("x?", answer)]
+    )
+    return outcome
+
+
+def test_wrong_references(tmp_path: Path) -> None:
+    outcome = judged(["7 7 7 2"], tmp_path)  # 3 of 4 are 75%
+    assert outcome == Drop("wrong reference", "reference 1, models 7 (3 of 4)")
+
+
+@pytest.mark.parametrize(
+    ("by_model", "undecided"),
+    [
+        (["7 7 2 3"], False),  # 2 of 4
+        (["1 1 1 1"], False),  # the reference
+        (["7 7 7 7", "1 1 7 1"], False),  # 5 of 8
+        (["7 7 ! 2"], True),  # the third could have made it 3 of 4
+        (["7 7 - 2"], True),
+        (["7 7 7? 2"], True),  # the judge fails to compare it
+        (["! ! ! !"], True),
+        (["1 1 1 -"], False),  # whatever the fourth said
+    ],
+)
+def test_references_that_stay(by_model: list[str], undecided: bool, tmp_path: Path) -> None:
+    outcome = judged(by_model, tmp_path)
+    assert isinstance(outcome, Item)
+    assert bool(outcome.undecided_by) == undecided
+
+
+def test_every_model_must_agree(tmp_path: Path) -> None:
+    """6 answers of 12, all of one model, are its own error, and 7 of 12 with one of the other are not."""
+    (tmp_path / "b").mkdir()
+    stays = judged(["7 7 7 7 7 7", "2 3 4 5 6 8"], tmp_path, agreement=0.501)
+    assert isinstance(stays, Item)
+    goes = judged(["7 7 7 7 7 7", "7 3 4 5 6 8"], tmp_path / "b", agreement=0.501)
+    assert goes == Drop("wrong reference", "reference 1, models 7 (7 of 12)")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ("1 1 1 1", "dropped"),
+        ("1 1 1 2", "kept"),
+        ("1 1 1 -", "kept"),  # cut at the length limit
+        ("1 1 1 !", "undecided"),
+        ("1 1 1 1?", "undecided"),
+        ("1 1 2 !", "kept"),
+    ],
+)
+def test_too_easy(outputs: str, expected: str, tmp_path: Path) -> None:
+    said = outputs.split()
+
+    def answer(_: str, sample: int) -> str | None:
+        return {"!": None, "-": ""}.get(said[sample], f"\\boxed{{{said[sample]}}}")
+
+    model = cached(Scripted(answer), tmp_path)
+    (outcome,) = model_steps.drop_too_easy(TooEasy(model="m", samples=4), model, Exact(), silent)([item("x?")])
+    if expected == "dropped":
+        assert outcome == Drop("too easy", "4 of 4 right")
+    else:
+        assert isinstance(outcome, Item)
+        assert outcome.undecided_by == (("too_easy",) if expected == "undecided" else ())
+
+
+def test_our_engine_is_a_model() -> None:
+    """The tiny reasoner decodes; what it says depends on prompt and sample alone, not on what is asked beside it."""
+    from ulorl.clients.engine_client import EngineModel
+
+    settings = ClientConfig(kind="engine", name="ulorl:tiny", max_tokens=12, temperature=1.0)
+    model = EngineModel("models.start", settings)
+    prompts: list[Prompt] = [("3 5 7 = 15", 0), ("3 5 7 = 15", 1), ("2 4 = 8", 0)]
+    together = dict(model.complete(prompts))
+    alone = dict(model.complete(prompts[1:2]))
+    assert alone[0] == together[1]
+    assert len({together[0], together[1]}) == 2 or together[0] == ""
+    long = "3 " * 5000
+    assert dict(model.complete([(long, 0)])) == {0: None}  # no room in its context
+
+
+def test_engine_settings_are_checked() -> None:
+    from ulorl.clients.engine_client import EngineModel
+
+    with pytest.raises(UserError, match="no-such-folder"):
+        EngineModel("models.start", ClientConfig(kind="engine", name="./no-such-folder"))
+
+
+def test_identity_is_json(tmp_path: Path) -> None:
+    from ulorl.clients.client import identity
+
+    one = ClientConfig(name="m", api_key_env="A")
+    assert identity(one) == identity(one.model_copy(update={"api_key_env": "B", "timeout": 3.0, "concurrency": 2}))
+    assert identity(one) != identity(one.model_copy(update={"temperature": 0.1}))
+    assert json.loads(identity(one))["name"] == "m"
+    with closing(Cache(tmp_path / "c.sqlite")) as cache:
+        assert cache.get("nothing") is None

@@ -1,0 +1,10 @@
+"""Where the tests find recipes, fixtures and the data that is shared with the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "recipes" / "quickstart.toml"
+FIXTURES = ROOT / "tests" / "fixtures"
+SHARED = ROOT / "../shared/data"  # not part of the project: tests that need it skip without it

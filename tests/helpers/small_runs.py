@@ -1,0 +1,30 @@
+"""Runs of a few steps with the shipped tiny model, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ulorl
+from paths import QUICKSTART
+
+RECIPE = QUICKSTART
+SMALL = [
+    "steps=4", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
+    "eval.problems=6", "eval.samples=2", "eval.every=2", "run.checkpoint_every=2", "model.threads=1",
+]  # fmt: skip
+CLOCK = ("time/", "checkpoint/", "rollout/tokens_per_second")  # what differs between equal runs
+
+
+def config(run_dir: Path, *overrides: str) -> ulorl.Config:
+    return ulorl.load([RECIPE], [*SMALL, f"run.dir={run_dir}", *overrides])
+
+
+def lines(run_dir: Path) -> list[dict[str, object]]:
+    """metrics.jsonl without the clock, and without what depends on where a run was stopped."""
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in m.items() if not k.startswith(CLOCK)} for m in metrics]
+
+
+def samples(run_dir: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((run_dir / "samples").glob("*.jsonl"))}

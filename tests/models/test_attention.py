@@ -1,0 +1,128 @@
+"""What packed samples see of each other, with every kernel. flash-attention runs on a GPU only: here transformers' own
+code around it runs, with the two kernels themselves written out in torch."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, Lfm2Config, Lfm2ForCausalLM, modeling_flash_attention_utils
+
+from tiny_learner import GROUPS, MODELS, gradient, learner, tiny_model
+from ulorl.errors import UserError
+from ulorl.learner.model_checks import check_packing
+from ulorl.models.attention import require_attention, set_attention
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int]) -> Tensor:
+    """[B, S, heads, D] of one sample a row; a token sees itself and window[0] before it (-1: all)."""
+    at = torch.arange(q.shape[1])
+    seen = at[:, None] >= at
+    if window[0] >= 0:
+        seen &= at[:, None] - at <= window[0]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, seen, enable_gqa=True).transpose(1, 2)
+
+
+def blind(_module: object, q: Tensor, k: Tensor, v: Tensor, _mask: object, **_: object) -> tuple[Tensor, None]:
+    return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2), None
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """flash-attn's two functions in plain torch; the list fills with the borders the packed one was given."""
+    borders: list[list[int]] = []
+
+    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size=(-1, -1), **_: object) -> Tensor:
+        assert causal
+        return attend(q, k, v, window_size)
+
+    def flash_attn_varlen_func(
+        q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
+        max_seqlen_k: int, causal: bool, window_size=(-1, -1), **_: object,
+    ) -> Tensor:  # fmt: skip
+        assert causal
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        assert max_seqlen_q == max_seqlen_k == cu_seqlens_q.diff().max()
+        borders.append(cu_seqlens_q.tolist())
+        parts = itertools.pairwise(borders[-1])
+        return torch.cat([attend(q[None, a:b], k[None, a:b], v[None, a:b], window_size)[0] for a, b in parts])
+
+    kernels = (flash_attn_func, flash_attn_varlen_func, None, None, None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_lazy_imports", lambda *_, **__: kernels)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_loaded_implementation", None)
+    return borders
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_flash_attention_gives_the_loss_and_gradient_of_sdpa(model: str, layout: str, flash: list[list[int]]) -> None:
+    """As transformers calls it: with cu_seqlens made of the position ids of a packed row, and without for a padded
+    one, where causal attention never looks at the padding."""
+    optim, objective = {"grad_clip": 1e9}, {"importance": "sais", "mpt": {"mask": "off"}}
+    loss, grads = gradient(learner(optim, objective, model=model))
+    of = learner({**optim, "layout": layout}, objective, model=model)
+    of.model.config._attn_implementation = "flash_attention_2"  # past the checks for a GPU
+    found, found_grads = gradient(of)
+    assert found == pytest.approx(loss, rel=1e-5)
+    for name, expected in grads.items():
+        torch.testing.assert_close(found_grads[name], expected, rtol=1e-5, atol=1e-5)
+    members = [member.sample for group in GROUPS for member in group.members]
+    lengths = sorted((len(m.prompt) + len(m) for m in members), reverse=True)  # longest first
+    expected_borders = np.cumsum([0, *lengths]).tolist()
+    assert flash == ([expected_borders] * 2 if layout == "packed" else [])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_packing_is_allowed_where_samples_do_not_see_each_other(model: str, attention: str, autocast: bool) -> None:
+    of = tiny_model(model)
+    set_attention(of, attention)
+    assert of.config._attn_implementation == attention
+    check_packing(of, autocast=autocast)
+    check_packing(of.bfloat16(), autocast=False)
+
+
+CONV = Lfm2Config(
+    vocab_size=31, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, layer_types=["conv", "full_attention"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["a kernel that ignores the mask", "a convolution that runs over the border"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packing_is_refused_where_they_do(kind: str, dtype: torch.dtype) -> None:
+    """Also in bfloat16, and where random weights make the leak smaller than rounding: no tolerance is involved."""
+    if kind.startswith("a kernel"):
+        model = tiny_model()
+        AttentionInterface.register("blind", blind)
+        set_attention(model, "blind")
+    else:
+        torch.manual_seed(0)
+        model = Lfm2ForCausalLM(CONV).eval()
+    with pytest.raises(UserError, match=r"optim\.layout=packed: .* lets a packed sample see the one before it"):
+        check_packing(model.to(dtype), autocast=False)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_kernel_that_cannot_run_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"model\.attention=flash_attention_2: needs a CUDA device, found cpu; use sdpa"
+    ):
+        require_attention("flash_attention_2", "cpu")
+    require_attention("sdpa", "cpu")
+    with pytest.raises(
+        UserError, match=r"model\.attention=flash_attention_2: .*model\.attention=eager runs every model"
+    ):
+        set_attention(tiny_model(), "flash_attention_2")
+
+
+def test_flash_attention_without_a_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="neither flash-attn nor kernels is installed"):
+        require_attention("flash_attention_2", "cuda:0")

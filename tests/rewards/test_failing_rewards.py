@@ -1,0 +1,349 @@
+"""Rewards that raise, hang or die: asked again, then unscored. Never a silent 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ulorl
+from paths import QUICKSTART
+from ulorl.algorithm import ulorl_step
+from ulorl.config.reward_config import RewardConfig
+from ulorl.config.training_config import ObjectiveConfig
+from ulorl.engines.scripted import ScriptedEngine
+from ulorl.errors import UserError
+from ulorl.evaluation.evaluate import evaluate
+from ulorl.learner.learner import Update, prepare
+from ulorl.rewards.factory import make_reward
+from ulorl.rewards.reward import Reward, RewardError, Verdict
+from ulorl.rewards.sandbox import Judge
+from ulorl.rewards.scorer import Scorer
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.runs.samples import write_samples
+from ulorl.training.step_metrics import evaluation_metrics, step_metrics
+from ulorl.types import Finish, Group, Problem, Sample, Sampling, Segment, Status
+
+EOS = 0
+PROMPT = np.array([7], np.int32)
+P = Problem("p1", "?", "7", {"k": [1]})
+MODULE = """
+import os, sys, time
+from ulorl.types import Problem
+
+calls = 0
+
+def flaky(problem, text):
+    global calls
+    calls += 1
+    if calls % 3:
+        raise ConnectionError("the grader is away\\nfor now")
+    return text == problem.answer and problem.meta == {"k": [1]} and isinstance(problem, Problem)
+
+def raising(problem, text):
+    raise ValueError("no such key")
+
+def hanging(problem, text):
+    if text == "hang":
+        time.sleep(600)
+    if text == "spin":
+        while True:
+            pass
+    return text == problem.answer
+
+def dying(problem, text):
+    if text == "die":
+        os._exit(7)
+    if text == "leave":
+        sys.exit(0)
+    return text == problem.answer
+
+def talking(problem, text):
+    print("1.0")
+    os.write(1, b"1.0\\n")
+    return text == problem.answer
+
+def process(problem, text):
+    open("pid", "w").write(str(os.getpid()))
+    return 1
+"""
+
+
+class Letters:
+    """A tokenizer for the scorer: token 65 is A."""
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return "".join(chr(t) for t in tokens if t != EOS)
+
+
+def sample(text: str, id: int = 0, status: Status = Status.COMPLETE) -> Sample:
+    tokens = np.array([*map(ord, text), EOS], np.int32)
+    n = len(tokens)
+    segment = Segment(id, tokens, np.full(n, -1, np.float32), np.zeros(n, np.int32), Finish.EOS)
+    return Sample(id, id // 2, PROMPT, (segment,), status)
+
+
+class Of(Reward):
+    """A reward that is a function."""
+
+    def __init__(self, function: Callable[[Problem, str], float]) -> None:
+        self.function = function
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        return Verdict(self.function(problem, text))
+
+
+def scorer(reward: Reward | Callable[[Problem, str], float], **settings: Any) -> Scorer:
+    of = reward if isinstance(reward, Reward) else Of(reward)
+    return Scorer(of, Letters(), **{"pause": 0.0, **settings})  # type: ignore[arg-type]
+
+
+def function(path: str, timeout: float = 120.0) -> Reward:
+    return make_reward(RewardConfig(kind="function", function=path, timeout=timeout))
+
+
+def nothing() -> None:
+    """To poll."""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "ulorl_faulty_rewards.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])  # left as it was
+    return "ulorl_faulty_rewards"
+
+
+def test_a_function_that_raises_is_asked_again(module: str) -> None:
+    """It raises twice of three times, and 2 retries are enough; with 1 the sample is unscored, and says why."""
+    score = scorer(function(f"{module}:flaky"))
+    assert [(score(P, sample(text))(nothing).reward, score(P, sample(text))(nothing).error) for text in "78"] == [
+        (1.0, ""),
+        (0.0, ""),
+    ]
+    unscored = scorer(function(f"{module}:flaky"), retries=1)(P, sample("7"))(nothing)
+    assert unscored.reward is None
+    assert unscored.error == "RewardError: ConnectionError: the grader is away\nfor now"
+    assert unscored.text == "7"
+
+
+def test_a_function_that_hangs_is_stopped(module: str) -> None:
+    """Whether it sleeps or computes, from the main thread or another; the next sample is judged as if nothing were."""
+    score = scorer(function(f"{module}:hanging", timeout=1.0), retries=1)
+    started = time.monotonic()
+    for text in ("hang", "spin"):
+        assert score(P, sample(text))(nothing).error == "RewardError: no answer within 1 seconds"
+        assert score(P, sample("7"))(nothing).reward == 1.0
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(score(P, sample("hang"))(nothing).reward))
+    thread.start()
+    thread.join()
+    assert found == [None]
+    assert time.monotonic() - started < 30
+    assert score(P, sample("hang", status=Status.TRUNCATED))(nothing).reward == 0.0  # the reward was not asked
+
+
+def test_a_function_that_ends_its_process_is_asked_again(module: str) -> None:
+    score = scorer(function(f"{module}:dying"))
+    for text, code in (("die", 7), ("leave", 0)):
+        assert score(P, sample(text))(nothing).error == f"RewardError: the reward's process ended with code {code}"
+        assert score(P, sample("7"))(nothing).reward == 1.0
+
+
+def test_what_a_function_prints_is_no_answer(module: str) -> None:
+    assert [function(f"{module}:talking")(P, text).reward for text in "7878"] == [1, 0, 1, 0]
+
+
+def test_the_process_of_a_function_ends_with_its_reward(module: str) -> None:
+    reward = function(f"{module}:process")
+    assert reward(P, "").reward == 1
+    pid = int(Path("pid").read_text())
+    assert pid != os.getpid()
+    del reward
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_reward_that_never_works_stops_the_run(module: str) -> None:
+    """Truncated samples say nothing about it; one that is scored starts the count anew."""
+    score = scorer(
+        function(f"{module}:hanging", timeout=0.7),
+        retries=0,
+        max_unscored=3,
+    )
+    for text in ("hang", "hang", "7", "hang", "hang"):
+        score(P, sample(text))(nothing)
+    score(P, sample("hang", status=Status.TRUNCATED))(nothing)
+    with pytest.raises(
+        UserError, match=r"failed for 3 samples in a row \(reward\.max_unscored\), at last for problem p1"
+    ):
+        score(P, sample("hang"))(nothing)
+
+
+def test_ctrl_c_in_the_middle_of_an_answer_mixes_nothing_up(module: str) -> None:
+    """What the first request would have been answered must not be taken for the second one's answer."""
+    reward = function(f"{module}:hanging")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            reward(P, "hang")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reward(P, "7").reward == 1.0
+
+
+# Judges of ours
+
+
+def test_a_judge_that_dies_is_no_wrong_answer() -> None:
+    judge = Judge("math")
+    judge.start()
+    assert judge._process is not None
+    worker = judge._process
+    killer = threading.Timer(0.5, worker.kill)
+    killer.start()
+    with pytest.raises(RewardError, match="the reward's process ended with code -9"):
+        judge.score(reference="7", answer="10^{10^{10}}")  # computes for four seconds
+    assert judge.score(reference="7", answer="7") == 1
+    assert judge._process is not worker
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="the system has no limits on CPU time")
+def test_an_answer_that_used_up_the_judges_cpu_time_is_wrong() -> None:
+    """The system's own limit, for what no exception reaches: it would end the next worker too."""
+    judge = Judge("math")
+    judge.start()
+    assert judge._process is not None
+    threading.Timer(0.5, judge._process.send_signal, [signal.SIGXCPU]).start()
+    assert judge.score(reference="7", answer="10^{10^{10}}") == 0
+
+
+def test_a_judge_that_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit(3)\n")
+    monkeypatch.setattr("ulorl.rewards.sandbox.sandbox_worker.__file__", str(broken))
+    with pytest.raises(RewardError, match=r"ended with code 3; it does not start: .*broken\.py math"):
+        Judge("math").score(reference="7", answer="7")
+
+
+# What becomes of an unscored sample
+
+
+class Learner:
+    """Trains nothing, and leaves out what a learner leaves out."""
+
+    version = 0
+
+    def update(self, groups: Sequence[Group]) -> Update:
+        return Update(groups_unscored=sum(group.unscored for group in groups))
+
+    def weights(self) -> Any:
+        return iter(())
+
+
+def failing_for(*texts: str) -> Any:
+    def reward(problem: Problem, text: str) -> float:
+        if text in texts:
+            raise OSError("disk gone")
+        return float(text == problem.answer)
+
+    return reward
+
+
+def test_a_group_with_an_unscored_sample_is_released_whole_counted_and_stored(tmp_path: Path) -> None:
+    """Two groups of two; sample 3 fails. Its group leaves the pool, with its text and error, and is not trained."""
+    scripts = {i: [ord(letter), EOS] for i, letter in enumerate("7897")}
+    engine = ScriptedEngine(scripts, EOS)
+    scheduler = Scheduler(group=2, segment_tokens=4, max_tokens=4, sampling=Sampling(), seed=0)
+    new = [(P, PROMPT), (Problem("p2", "?", "9"), PROMPT)]
+    calls: list[str] = []
+
+    def reward(problem: Problem, text: str) -> float:
+        calls.append(problem.id)
+        return failing_for("7")(problem, text) if problem.id == "p2" else failing_for()(problem, text)
+
+    step = ulorl_step(scheduler, engine, scorer(reward), Learner(), new)  # type: ignore[arg-type]
+    assert calls == ["p1", "p1", "p2", "p2", "p2", "p2"]  # 2 retries
+    assert [[m.reward for m in group.members] for group in step.groups] == [[1.0, 0.0], [1.0, None]]
+    assert [group.unscored for group in step.groups] == [False, True]
+    assert (len(scheduler.experience), scheduler.in_flight) == (0, 0)
+
+    metrics = step_metrics(1, step, scheduler, 0)
+    assert metrics["reward/unscored"] == metrics["train/groups_unscored"] == 1
+    assert metrics["reward/mean"] == pytest.approx(2 / 3)  # of the three that were scored
+    assert metrics["train/groups"] == 2
+
+    path = write_samples(tmp_path, 1, step.groups, lambda tokens: Letters().decode(tokens, skip_special_tokens=True))
+    stored = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(s["reward"], s.get("error"), s["output"]) for s in stored] == [
+        (1.0, None, "7"), (0.0, None, "8"), (1.0, None, "9"), (None, "OSError: disk gone", "7"),
+    ]  # fmt: skip
+
+
+def test_the_learner_leaves_the_whole_group_out(tmp_path: Path) -> None:
+    """Three groups: one informative, one unscored, one of equal rewards: 2 samples train."""
+    from ulorl.training.preflight import load_inputs
+    from ulorl.training.run import build
+
+    recipe = QUICKSTART
+    cfg = ulorl.load([recipe], ["model.threads=1", "data.size=4", "eval.data={}", f"run.dir={tmp_path / 'r'}"])
+    rooms = build(cfg, load_inputs(cfg))
+    score = scorer(failing_for("8"), retries=0)
+    texts = ("79", "78", "77")
+    groups = [
+        Group(g, P, tuple(score(P, sample(text, 2 * g + i))(nothing) for i, text in enumerate(pair)))
+        for g, pair in enumerate(texts)
+    ]
+    update = rooms.learner.update(groups)
+    assert (update.samples, update.groups_dropped, update.groups_unscored) == (2, 1, 1)
+    none = rooms.learner.update(groups[1:2])
+    assert (none.steps, none.groups_dropped, none.groups_unscored) == (0, 0, 1)
+    with pytest.raises((TypeError, RuntimeError)):
+        prepare(groups[1:2], ObjectiveConfig(), 16)  # None is no number: it cannot slip in as a 0
+    rooms.engine.close()
+
+
+def test_evaluation_states_what_could_not_be_scored() -> None:
+    """3 problems x 2: right and wrong; right and unscored; both unscored. Shares 1/2, 1/1, none: accuracy 0.75, its
+    standard error sqrt(2 x 0.25^2 / 1) / sqrt(2) = 0.25."""
+    engine = ScriptedEngine({i: [ord(letter), EOS] for i, letter in enumerate("797888")}, EOS)
+    result = evaluate(
+        engine, scorer(failing_for("8"), retries=0), [(P, PROMPT)] * 3,
+        samples=2, sampling=Sampling(), max_tokens=4, seed=0,
+    )  # fmt: skip
+    assert result.by_problem == (0.5, 1.0, None)
+    assert (result.accuracy, result.stderr) == pytest.approx((0.75, 0.25))
+    assert result.unscored == 3
+    metrics = evaluation_metrics(result, 1.0)
+    assert (metrics["eval/unscored"], metrics["eval/problems"]) == (3, 3)
+    none = evaluate(
+        ScriptedEngine({0: [ord("8"), EOS]}, EOS), scorer(failing_for("8"), retries=0), [(P, PROMPT)],
+        samples=1, sampling=Sampling(), max_tokens=4, seed=0,
+    )  # fmt: skip
+    assert np.isnan(none.accuracy)
+    json.dumps(evaluation_metrics(none, 1.0), allow_nan=False)
+
+
+def test_one_failure_that_siblings_share_counts_once() -> None:
+    """8 equal answers wait for one verdict: that it fails says no more than if one of them had waited."""
+    shared = RewardError("no readable verdict")
+
+    def reward(_: Problem, text: str) -> float:
+        raise shared if text == "7" else RewardError("another")
+
+    score = scorer(reward, retries=0, max_unscored=3)
+    assert [score(P, sample("7"))(nothing).reward for _ in range(8)] == [None] * 8
+    assert score(P, sample("8"))(nothing).error == "RewardError: another"  # the second in a row
+    with pytest.raises(UserError, match="failed for 3 samples in a row"):
+        score(P, sample("8"))(nothing)

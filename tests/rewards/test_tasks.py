@@ -1,0 +1,146 @@
+"""reasoning-gym's scorer, chain countdown and a user's function as rewards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ulorl.config.data_config import DataConfig
+from ulorl.config.reward_config import AnswerConfig, RewardConfig
+from ulorl.data.problems import load_problems
+from ulorl.errors import UserError
+from ulorl.rewards.factory import make_reward
+from ulorl.rewards.reward import Verdict
+from ulorl.rewards.tasks import locate_task_answer
+from ulorl.types import Problem
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "answer"),
+    [
+        ("<answer>3</answer> no, <answer>\n-4 </answer> 5", "-4", "-4"),
+        ("7 + 5 = 12.", "12", "12"),
+        ("5 - 9 = -4", "-4", "-4"),
+        ("it is −4", "-4", "-4"),  # a typographic minus
+        (r"So \boxed{-4}, as 5 - 9 says.", "-4", "-4"),
+        (r"\boxed{1,234}", "1234", "1234"),
+        ("<think> 7, <answer>8</answer></think>\n<answer>9</answer>", "9", "9"),
+        ("<think> 7, <answer>8</answer>", "8", None),  # it never stopped thinking
+        ("5-9", "-4", "9"),  # a minus between numbers is no sign
+        ("about 1,234.5 in all", "2", "1234.5"),
+        ("no number", "12", None),
+        ("First a list.\n\n a, b \n", "a, b", "a, b"),
+        ("", "a", None),
+        ("<answer> </answer> 12", "12", None),
+    ],
+)
+def test_where_the_answer_to_a_task_is_found(text: str, reference: str, answer: str | None) -> None:
+    found = locate_task_answer(text, reference)
+    assert (found and found.answer) == answer
+
+
+def test_the_recipe_may_say_where_the_answer_is() -> None:
+    settings = AnswerConfig(find=("tags",), tag="final")
+    reward = make_reward(RewardConfig(kind="reasoning_gym", answer=settings))
+    (problem,) = problems("chain_sum", 1)
+    assert reward(problem, f"<final>{problem.answer}</final> 1") == Verdict(1.0, problem.answer)
+    assert reward(problem, problem.answer) == Verdict(0.0, None)
+
+
+def problems(task: str, size: int = 3, **settings: Any) -> list[Problem]:
+    return load_problems(DataConfig(kind="reasoning_gym", task=task, size=size, settings=settings))
+
+
+@pytest.mark.parametrize("task", ["chain_sum", "basic_arithmetic", "gcd", "word_sorting", "sudoku", "arc_agi"])
+def test_reference_answers_score_one_and_others_zero(task: str) -> None:
+    """arc_agi compares tuples: an entry that had been through JSON would not score."""
+    reward = make_reward(RewardConfig(kind="reasoning_gym"))
+    for problem in problems(task):
+        stored = Problem(problem.id, problem.prompt, problem.answer, json.loads(json.dumps(dict(problem.meta))))
+        assert reward(stored, f"<answer>{problem.answer}</answer>").reward == 1
+        assert reward(stored, f"<answer>{problem.answer}1</answer>").reward == 0
+        assert reward(stored, "").reward == 0
+
+
+def test_partial_credit_is_wrong() -> None:
+    """chain_sum's scorer gives a part of the score to an answer that contains the right one."""
+    reward = make_reward(RewardConfig(kind="reasoning_gym"))
+    (problem,) = problems("chain_sum", 1)
+    assert reward(problem, f"<answer>it is {problem.answer}</answer>").reward == 0
+    assert reward(problem, f"it is {problem.answer}").reward == 1
+
+
+def test_a_task_without_reference_is_scored_by_its_rules() -> None:
+    """graph_color has many right answers and gives none."""
+    reward = make_reward(RewardConfig(kind="reasoning_gym"))
+    (problem,) = problems("graph_color", 1, min_num_vertices=3, max_num_vertices=3, num_colors=3)
+    assert problem.answer == ""
+    assert reward(problem, 'So: <answer>{"0": 1, "1": 2, "2": 3}</answer>').reward == 1
+    assert reward(problem, "<answer>{not a colouring</answer>").reward == 0
+
+
+def test_problems_of_another_kind_are_refused() -> None:
+    with pytest.raises(UserError, match=r"problem p1: .*needs problems of data\.kind=reasoning_gym"):
+        make_reward(RewardConfig(kind="reasoning_gym"))(Problem("p1", "?", "1"), "1")
+
+
+def test_countdown() -> None:
+    reward = make_reward(RewardConfig(kind="countdown"))
+    problem = Problem("c", "7,2,7,2>10\n", "10")
+    assert reward(problem, "7-2=5+2=7+7=14,10>\n7+7=14-2=12-2=10,10").reward == 1
+    assert reward(problem, "7-2=5+2=7+7=14,10>").reward == 0
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "ulorl_user_rewards.py").write_text(
+        "class Exact:\n"
+        "    @staticmethod\n"
+        "    def score(problem, text):\n"
+        "        return text == problem.answer\n"
+        "def half(problem, text):\n"
+        "    return 0.5\n"
+        "def nothing(problem, text):\n"
+        "    pass\n"
+        "def lonely(text):\n"
+        "    return 1\n"
+        "table = {}\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "ulorl_broken_rewards.py").write_text("def f(:\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # the working folder is searched, as the recipe's author expects
+    monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
+    return "ulorl_user_rewards"
+
+
+def test_user_function(functions: str) -> None:
+    reward = make_reward(RewardConfig(kind="function", function=f"{functions}:Exact.score"))
+    assert reward(Problem("p", "?", "7"), "7").reward == 1.0
+    assert reward(Problem("p", "?", "7"), "8").reward == 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("half", "half: expected module:name"),
+        ("no_such_module:f", "cannot import no_such_module .*ModuleNotFoundError.*PYTHONPATH"),
+        ("ulorl_broken_rewards:f", "cannot import ulorl_broken_rewards .*SyntaxError"),
+        ("ulorl_user_rewards:exact", "ulorl_user_rewards:exact: ulorl_user_rewards has no exact"),
+        ("ulorl_user_rewards:table", r"is a dict, not a function of \(problem, text\)"),
+        ("ulorl_user_rewards:lonely", r"lonely: must take two arguments, \(problem, text\)"),
+    ],
+)
+@pytest.mark.usefixtures("functions")
+def test_a_function_that_cannot_be_used_is_refused(path: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_reward(RewardConfig(kind="function", function=path))
+
+
+@pytest.mark.parametrize(("name", "value"), [("half", "0.5"), ("nothing", "None")])
+def test_a_value_that_is_no_reward_is_refused(functions: str, name: str, value: str) -> None:
+    reward = make_reward(RewardConfig(kind="function", function=f"{functions}:{name}"))
+    with pytest.raises(UserError, match=rf"{name}: returned {value} for problem p1, expected 0 or 1"):
+        reward(Problem("p1", "?", "7"), "7")

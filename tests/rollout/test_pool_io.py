@@ -1,0 +1,79 @@
+"""Both pools through a checkpoint's values and arrays: what comes back is what was there."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ulorl.rollout.pool_io import Pools, dump, read
+from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
+from ulorl.types import Finish, Problem, Sample, Scored, Segment, Status
+
+lengths = st.lists(st.integers(0, 5), max_size=3)
+
+
+def make_sample(id: int, segments: list[int], status: Status) -> Sample:
+    draw = np.random.default_rng(id)
+    parts = tuple(
+        Segment(
+            id,
+            draw.integers(0, 1000, n).astype(np.int32),
+            -draw.random(n, np.float32),
+            np.full(n, version, np.int32),
+            Finish.LENGTH if version + 1 < len(segments) or status is not Status.COMPLETE else Finish.EOS,
+        )
+        for version, n in enumerate(segments)
+    )
+    return Sample(id, id // 2, draw.integers(0, 1000, 1 + id % 4).astype(np.int32), parts, status)
+
+
+def make_pools(unfinished: list[list[int]], finished: list[list[int]]) -> Pools:
+    """Samples 2i are finished, with a sibling that is not: their groups stay open."""
+    experience = ExperiencePool(2)
+    for i, segments in enumerate(finished):
+        experience.open(i, Problem(f"p{i}", "2+2\u2026?", "4", {"n": [1, None]}))
+        status = Status.COMPLETE if i % 2 else Status.TRUNCATED
+        reward = (1.0, 0.0, None)[i % 3]
+        experience.add(Scored(make_sample(2 * i, segments, status), reward, f"text {i}", "" if reward else "died"))
+    waiting = [make_sample(2 * i + 1, segments, Status.UNFINISHED) for i, segments in enumerate(unfinished)]
+    return Pools(UnfinishedPool(waiting), experience)
+
+
+def facts(pools: Pools) -> object:
+    def plain(s: Sample) -> object:
+        parts = [(p.sample_id, p.tokens.tolist(), p.logprobs.tolist(), p.versions.tolist(), p.finish)
+                 for p in s.segments]  # fmt: skip
+        return s.id, s.group_id, s.prompt.tolist(), s.status, parts, s.tokens.dtype, s.logprobs.dtype
+
+    groups = {
+        id: (g.problem, [(plain(m.sample), m.reward, m.text, m.error) for m in g.members.values()])
+        for id, g in pools.experience.open_groups.items()
+    }
+    return [plain(s) for s in pools.unfinished], groups
+
+
+@settings(deadline=None, max_examples=60)
+@given(unfinished=st.lists(lengths, max_size=4), finished=st.lists(lengths, max_size=4))
+def test_what_is_dumped_is_read_again(unfinished: list[list[int]], finished: list[list[int]]) -> None:
+    pools = make_pools(unfinished, finished)
+    meta, arrays = dump(pools)
+    assert facts(read(json.loads(json.dumps(meta)), arrays, 2)) == facts(pools)
+    if arrays["tokens"].size:
+        with pytest.raises(ValueError, match="do not add up"):
+            read(meta, {**arrays, "tokens": np.append(arrays["tokens"], np.int32(7))}, 2)
+
+
+def test_a_copy_stands_still() -> None:
+    pools = make_pools([[2]], [[3], [1, 1]])
+    copy = pools.copy()
+    before = facts(copy)
+    pools.unfinished.take_all()
+    pools.experience.add(Scored(make_sample(1, [4], Status.COMPLETE), 1.0, "late"))
+    pools.experience.release()
+    pools.experience.open(9, Problem("p9", "?"))
+    assert facts(copy) == before
+    assert facts(pools) != before

@@ -1,0 +1,108 @@
+"""Scheduler and pools under arbitrary outputs: every sample is in one place, nothing is lost, twice or early."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ulorl.engines.decode import rollout
+from ulorl.engines.scripted import ScriptedEngine
+from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.types import Problem, Sample, Sampling, Scored, Status
+
+PROMPT = np.array([5], np.int32)
+EOS = 0
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    segments=st.integers(1, 5),
+    segment_tokens=st.integers(1, 4),
+    group=st.integers(2, 4),
+    new=st.lists(st.integers(0, 3), min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_every_sample_ends_once_and_whole(
+    segments: int, segment_tokens: int, group: int, new: list[int], data: st.DataObject
+) -> None:
+    limit = segments * segment_tokens
+    count = sum(new) * group
+    lengths = data.draw(st.lists(st.integers(1, 2 * limit), min_size=count, max_size=count))
+    engine = ScriptedEngine({i: [i + 1] * (n - 1) + [EOS] for i, n in enumerate(lengths)}, eos_id=EOS)
+    scheduler = Scheduler(
+        group=group, segment_tokens=segment_tokens, max_tokens=limit, sampling=Sampling(), seed=0
+    )  # fmt: skip
+    released: list[Scored] = []
+    for step in range(len(new) + segments):
+        problems = new[step] if step < len(new) else 0
+        requests = scheduler.begin_step([(Problem(f"{step}.{i}", "?"), PROMPT) for i in range(problems)])
+        assert all(0 < r.max_new_tokens <= min(segment_tokens, limit - r.output_length) for r in requests)
+        for segment in rollout(engine, requests):
+            sample = scheduler.end_segment(segment)
+            if sample.status is not Status.UNFINISHED:
+                scheduler.experience.add(Scored(sample, 1.0, ""))
+        groups = scheduler.experience.release()
+        assert [g.id for g in groups] == sorted(g.id for g in groups)
+        for g in groups:
+            assert [m.sample.id for m in g.members] == [g.id * group + i for i in range(group)]
+            released += g.members
+        held = [*(s.id for s in scheduler.unfinished)]
+        for g in scheduler.experience.open_groups.values():
+            held += g.members
+        everywhere = held + [m.sample.id for m in released]
+        assert sorted(everywhere) == list(range(sum(new[: step + 1]) * group))  # each in exactly one place
+        engine.load_weights((), version=step + 1)
+
+    assert len(released) == count  # after k more steps nothing is left
+    for scored in released:
+        sample, wanted = scored.sample, lengths[scored.sample.id]
+        assert len(sample) == min(wanted, limit)
+        assert sample.status is (Status.COMPLETE if wanted <= limit else Status.TRUNCATED)
+        assert len(sample.segments) == -(-len(sample) // segment_tokens)
+        assert sample.tokens.tolist() == ([sample.id + 1] * (wanted - 1) + [EOS])[:limit]
+        assert (np.diff(sample.versions) >= 0).all()
+        assert len(set(sample.versions.tolist())) == len(sample.segments)  # one version a segment, rising
+
+
+def test_a_restored_pool_with_nobody_waiting_keeps_its_open_groups() -> None:
+    """A pool's length counts samples, so one that holds only open groups is falsy; the scheduler takes it."""
+    experience = ExperiencePool(2)
+    experience.open(0, Problem("0", "?"))
+    scheduler = Scheduler(
+        group=2, segment_tokens=2, max_tokens=4, sampling=Sampling(), seed=0,
+        unfinished=UnfinishedPool([_sample(0, Status.UNFINISHED)]), experience=experience, next_group=1,
+    )  # fmt: skip
+    assert scheduler.experience.problem(0).id == "0"
+    assert [r.sample_id for r in scheduler.begin_step([])] == [0]
+
+
+def _sample(id: int, status: Status) -> Sample:
+    return Sample(id, id // 2, PROMPT, (), status)
+
+
+def test_pools_refuse_what_does_not_belong() -> None:
+    unfinished = UnfinishedPool([_sample(3, Status.UNFINISHED), _sample(1, Status.UNFINISHED)])
+    with pytest.raises(ValueError, match="already"):
+        unfinished.put(_sample(3, Status.UNFINISHED))
+    with pytest.raises(ValueError, match="takes unfinished"):
+        unfinished.put(_sample(4, Status.COMPLETE))
+    assert [s.id for s in unfinished.take_all()] == [1, 3]
+    assert unfinished.take_all() == []
+
+    experience = ExperiencePool(2)
+    experience.open(0, Problem("0", "?"))
+    with pytest.raises(ValueError, match="open already"):
+        experience.open(0, Problem("0", "?"))
+    experience.add(Scored(_sample(1, Status.COMPLETE), 1.0, ""))
+    with pytest.raises(ValueError, match="already"):
+        experience.add(Scored(_sample(1, Status.COMPLETE), 1.0, ""))
+    with pytest.raises(ValueError, match="takes finished"):
+        experience.add(Scored(_sample(0, Status.UNFINISHED), 1.0, ""))
+    assert experience.release() == []
+    experience.add(Scored(_sample(0, Status.TRUNCATED), 0.0, ""))
+    (group,) = experience.release()
+    assert [m.sample.id for m in group.members] == [0, 1]  # by id, not by arrival
+    assert experience.release() == []

@@ -1,0 +1,133 @@
+"""Whose run a folder holds: found again, told apart by its keys, locked, emptied without a gap."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ulorl
+from paths import QUICKSTART
+from ulorl.errors import UserError
+from ulorl.runs import run_folder
+
+RECIPE = QUICKSTART
+
+
+def config(run_dir: Path, *overrides: str) -> ulorl.Config:
+    return ulorl.load([RECIPE], [f"run.dir={run_dir}", *overrides])
+
+
+def begun(run_dir: Path, *overrides: str) -> ulorl.Config:
+    cfg = config(run_dir, *overrides)
+    run_dir.mkdir()
+    run_folder.save_config(cfg)
+    return cfg
+
+
+def test_the_same_run_by_another_name_is_the_same(tmp_path: Path) -> None:
+    begun(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert run_folder.holds_run(tmp_path / "b")
+    assert run_folder.changes(config(tmp_path / "b")) == {}
+
+
+def test_what_may_change_is_told_and_the_rest_refused_by_name(tmp_path: Path) -> None:
+    begun(tmp_path / "a")
+    free = config(tmp_path / "a", "steps=90", "run.keep_every=5", "log.progress=false", "optim.lr=3e-5")
+    found = run_folder.changes(free)
+    assert found == {
+        "steps": (45, 90),
+        "run.keep_every": (0, 5),
+        "log.progress": (True, False),
+        "optim.lr": (1e-4, 3e-5),
+    }
+    assert "steps=90 (was 45)" in run_folder.spelled(found)
+    other = config(
+        tmp_path / "a", "rollout.group=4", "steps=90", "data.settings={low=3}", "eval.data={}", "eval.every=3"
+    )
+    with pytest.raises(UserError) as refused:
+        run_folder.changes(other)
+    message = str(refused.value)
+    assert f"{tmp_path / 'a'} holds another run: " in message
+    for part in ("rollout.group=4 (was 8)", "data.settings.low=3 (was null)", "eval.data={} (was null)", "--overwrite"):
+        assert part in message
+    assert "steps" not in message
+    assert "eval.every" not in message
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "{", '{"architectures": ["LlamaForCausalLM"]}'])
+def test_other_folders_are_no_runs(tmp_path: Path, text: str) -> None:
+    assert not run_folder.holds_run(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    assert not run_folder.holds_run(tmp_path)
+    with pytest.raises(UserError, match="not a run's folder"):
+        run_folder.check_free(config(tmp_path))
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with run_folder.locked(tmp_path / "r"):
+        with pytest.raises(UserError, match="another process is at work"), run_folder.locked(tmp_path / "r"):
+            pass
+        cfg = config(tmp_path / "r")
+        run_folder.save_config(cfg)
+        with pytest.raises(UserError, match="another process is at work"):
+            ulorl.train(cfg)
+    with run_folder.locked(tmp_path / "r"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(UserError, match=r"file/run: cannot be written: Not a directory\. Choose another run\.dir"),
+        run_folder.locked(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+def test_a_kill_while_a_folder_is_emptied_leaves_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the n-th removal, config.json is there, and no checkpoint is whose logs are gone."""
+    rmtree, unlink = shutil.rmtree, Path.unlink
+    for stop in range(6):
+        run_dir, removals = tmp_path / f"r{stop}", 0
+        cfg = begun(run_dir)
+        run_folder.finish(run_dir, 45)
+        for folder in ("checkpoints/step_000001/model", "samples", "model"):
+            (run_dir / folder).mkdir(parents=True)
+            (run_dir / folder / "file").write_text("x")
+        (run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
+
+        def killed_at(remove: Callable[..., None], stop: int = stop) -> Callable[..., None]:
+            def removal(*arguments: object, **options: object) -> None:
+                nonlocal removals
+                if removals == stop:
+                    raise KeyboardInterrupt
+                removals += 1
+                remove(*arguments, **options)
+
+            return removal
+
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", killed_at(rmtree))
+            patched.setattr(Path, "unlink", killed_at(unlink))
+            with pytest.raises(KeyboardInterrupt):
+                run_folder.clear(run_dir)
+        assert run_folder.changes(cfg) == {}
+        whole = (run_dir / "checkpoints" / "step_000001").exists()
+        assert not whole or (run_dir / "metrics.jsonl").exists()
+        assert whole == (stop < 2)  # finished.json first, then what an earlier crash left, then the checkpoints
+        run_folder.check_free(cfg)
+        run_folder.clear(run_dir)
+        assert [path.name for path in run_dir.iterdir()] == ["config.json"]
+
+
+def test_finished_is_what_was_marked(tmp_path: Path) -> None:
+    assert run_folder.finished(tmp_path) is None
+    run_folder.finish(tmp_path, 7)
+    assert run_folder.finished(tmp_path) == 7
+    (tmp_path / "finished.json").write_text(json.dumps({"steps": None}))
+    assert run_folder.finished(tmp_path) is None

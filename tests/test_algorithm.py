@@ -1,0 +1,222 @@
+"""Algorithm 1, walked by hand with the scripted engine.
+
+L = 6 output tokens, k = 3 segments of 2 tokens, G = 2. EOS is 0; every other token is the sample's own. The guarantees
+are numbered; each test names those it holds.
+
+ 1. a step decodes at most one segment of a sample
+ 2. EOS completes a sample, also exactly on a segment boundary and exactly at L
+ 3. a full segment below L goes to the unfinished pool and continues next step from all of its tokens, newest weights
+ 4. L reached without EOS truncates: reward 0 without asking the reward
+ 5. the remaining budget shrinks; it is never granted again
+ 6. a group is released once, whole, when its last member is finished; the update takes whatever is ready
+ 7. every token carries the version and the log-prob it was generated with
+ 8. k = 1 is the synchronous loop: nothing is ever carried
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from ulorl.algorithm import Step, ulorl_step
+from ulorl.engines.scripted import ScriptedEngine
+from ulorl.learner.learner import Update
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.types import Finish, Group, Poll, Problem, Sample, Sampling, Scored, Segment, Status
+
+EOS = 0
+PROMPT = np.array([7, 8, 9], np.int32)
+
+
+@dataclass
+class CountingLearner:
+    """Trains nothing; counts versions and remembers what it was given."""
+
+    version: int = 0
+    seen: list[list[int]] = field(default_factory=list)
+
+    def update(self, groups: Sequence[Group]) -> Update:
+        self.seen.append([g.id for g in groups])
+        self.version += bool(groups)
+        return Update(steps=int(bool(groups)))
+
+    def weights(self):
+        return iter(())
+
+
+def score(_: Problem, sample: Sample) -> Callable[[Poll], Scored]:
+    assert sample.status is not Status.UNFINISHED
+    return lambda _: Scored(sample, 0.0 if sample.status is Status.TRUNCATED else 1.0, "")
+
+
+@dataclass
+class Loop:
+    scripts: dict[int, list[int]]
+    segments: int = 3
+    max_tokens: int = 6
+    group: int = 2
+
+    def __post_init__(self) -> None:
+        self.engine = ScriptedEngine(self.scripts, eos_id=EOS)
+        self.learner = CountingLearner()
+        self.scheduler = Scheduler(
+            group=self.group,
+            segment_tokens=self.max_tokens // self.segments,
+            max_tokens=self.max_tokens,
+            sampling=Sampling(),
+            seed=1,
+        )
+
+    def step(self, *problems: str) -> Step:
+        new = [(Problem(p, p), PROMPT) for p in problems]
+        return ulorl_step(self.scheduler, self.engine, score, self.learner, new)  # type: ignore[arg-type]
+
+
+def by_id(samples: Sequence[Sample]) -> dict[int, Sample]:
+    return {s.id: s for s in samples}
+
+
+def test_three_ends_of_a_segment_by_hand() -> None:
+    """Guarantees 1 to 7. Outputs, cut into segments of 2:
+
+    sample 0  1 EOS                    EOS inside segment 1... exactly on its boundary: 2 tokens
+    sample 1  1 1 | 1 EOS              EOS on the boundary of segment 2
+    sample 2  2 2 | 2 2 | 2 EOS        EOS exactly at L
+    sample 3  3 3 | 3 3 | 3 3 (3...)   L reached: truncated
+    """
+    loop = Loop({0: [1, EOS], 1: [1, 1, 1, EOS], 2: [2, 2, 2, 2, 2, EOS], 3: [3] * 9})
+
+    first = loop.step("a", "b")
+    assert {s.id: (len(s), s.status) for s in first.segments} == {
+        0: (2, Status.COMPLETE),
+        1: (2, Status.UNFINISHED),
+        2: (2, Status.UNFINISHED),
+        3: (2, Status.UNFINISHED),
+    }
+    assert [s.sample.id for s in first.finished] == [0]
+    assert first.groups == ()  # sample 0 waits for its sibling
+    assert len(loop.scheduler.experience) == 1
+    assert [s.id for s in loop.scheduler.unfinished] == [1, 2, 3]
+    assert loop.engine.version == 0  # no group, no update, no new version
+
+    second = loop.step()
+    assert by_id(second.segments)[1].status is Status.COMPLETE
+    assert [g.id for g in second.groups] == [0]  # released the moment sample 1 is complete, group 1 does not hold it up
+    assert [m.sample.id for m in second.groups[0].members] == [0, 1]
+    assert loop.engine.version == loop.learner.version == 1
+
+    third = loop.step()
+    assert {s.id: (len(s), s.status) for s in third.segments} == {2: (6, Status.COMPLETE), 3: (6, Status.TRUNCATED)}
+    assert [m.reward for m in third.groups[0].members] == [1.0, 0.0]
+    assert loop.learner.seen == [[], [0], [1]]
+
+    # 7: samples 2 and 3 began under version 0 and ended under version 1
+    for member in third.groups[0].members:
+        assert member.sample.versions.tolist() == [0, 0, 0, 0, 1, 1]
+        assert len(member.sample.logprobs) == len(member.sample.tokens) == 6
+    assert third.groups[0].members[0].sample.tokens.tolist() == [2, 2, 2, 2, 2, EOS]
+
+    # nothing is left anywhere
+    fourth = loop.step()
+    assert fourth.segments == () == fourth.groups
+    assert len(loop.scheduler.unfinished) == len(loop.scheduler.experience) == loop.scheduler.in_flight == 0
+
+
+def test_logprobs_are_those_of_the_generating_version() -> None:
+    """Guarantee 7: each token's recorded log-prob equals what the engine says it drew it with."""
+    loop = Loop({0: [1, EOS], 1: [1, EOS], 2: [2] * 5 + [EOS], 3: [3] * 5 + [EOS]})
+    loop.step("a", "b")  # group 0 done: version 1
+    loop.step()
+    third = loop.step()
+    sample = third.groups[0].members[0].sample
+    assert sample.versions.tolist() == [0, 0, 1, 1, 1, 1]
+    expected = [loop.engine.logprob(version, index) for index, version in enumerate(sample.versions)]
+    assert sample.logprobs.tolist() == pytest.approx(expected)
+
+
+def test_a_carried_sample_continues_from_its_tokens_with_what_is_left() -> None:
+    """Guarantees 3 and 5: L = 5, segments of 5 // 1... here L = 6 and 2 a segment: budgets 2, 2, 2, prefixes grow."""
+    loop = Loop({0: [5] * 9, 1: [6, EOS]})
+    loop.step("a")
+    loop.step()
+    loop.step()
+    asked = [r for r in loop.engine.requests if r.sample_id == 0]
+    assert [r.max_new_tokens for r in asked] == [2, 2, 2]
+    assert [r.tokens.tolist() for r in asked] == [[7, 8, 9], [7, 8, 9, 5, 5], [7, 8, 9, 5, 5, 5, 5]]
+    assert [r.output_length for r in asked] == [0, 2, 4]
+    assert len({r.seed for r in asked}) == 1  # one stream of draws a sample, indexed by position
+    assert sum(r.max_new_tokens for r in asked) == 6  # never more than L in all
+
+
+def test_a_partial_segment_shrinks_the_last_budget() -> None:
+    """Guarantee 5 with an aborted segment: 1 token of 2 came back, so the budgets go on as 2, 2, 1."""
+    loop = Loop({0: [5] * 9, 1: [6, EOS]})
+    requests = loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
+    one = np.ones(1)
+    joined = loop.scheduler.end_segment(
+        Segment(0, one.astype(np.int32), one.astype(np.float32), one.astype(np.int32), Finish.ABORT)
+    )
+    assert joined.status is Status.UNFINISHED
+    two = np.array([6, EOS], np.int32)
+    loop.scheduler.end_segment(Segment(1, two, two.astype(np.float32), two, Finish.EOS))
+    assert [r.max_new_tokens for r in requests] == [2, 2]
+    budgets = []
+    while len(loop.scheduler.unfinished):
+        for request in loop.scheduler.begin_step([]):
+            budgets.append(request.max_new_tokens)
+            n = np.full(request.max_new_tokens, 5)
+            joined = loop.scheduler.end_segment(
+                Segment(0, n.astype(np.int32), n.astype(np.float32), n.astype(np.int32), Finish.LENGTH)
+            )
+    assert budgets == [2, 2, 1]
+    assert joined.status is Status.TRUNCATED
+
+
+def test_one_segment_is_the_synchronous_loop() -> None:
+    """Guarantee 8."""
+    loop = Loop({0: [1, EOS], 1: [1] * 9, 2: [2] * 5 + [EOS], 3: [3, 3, EOS]}, segments=1)
+    step = loop.step("a", "b")
+    assert {s.id: s.status for s in step.segments} == {
+        0: Status.COMPLETE,
+        1: Status.TRUNCATED,
+        2: Status.COMPLETE,
+        3: Status.COMPLETE,
+    }
+    assert [g.id for g in step.groups] == [0, 1]
+    assert len(loop.scheduler.unfinished) == 0
+    assert all(len(m.sample.segments) == 1 for g in step.groups for m in g.members)
+
+
+def test_new_prompts_enter_beside_carried_samples() -> None:
+    """Guarantees 3 and 6: the in-flight set is the unfinished pool plus the constant prompt batch."""
+    loop = Loop({i: [9] * 5 + [EOS] for i in range(6)})
+    in_flight = [len(loop.step(name).segments) for name in "abc"]
+    assert in_flight == [2, 4, 6]  # 1 problem x G = 2 new ones a step, for 3 steps each
+    assert [r.sample_id for r in loop.engine.requests[-6:]] == [0, 1, 2, 3, 4, 5]  # carried first, in the order of ids
+    assert loop.learner.seen == [[], [], [0]]
+
+
+def test_segments_that_break_their_contract_are_refused() -> None:
+    loop = Loop({0: [1, EOS], 1: [1, EOS]})
+    loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
+    three = np.ones(3)
+    with pytest.raises(ValueError, match="budget was 2"):
+        loop.scheduler.end_segment(
+            Segment(0, three.astype(np.int32), three.astype(np.float32), three.astype(np.int32), Finish.LENGTH)
+        )
+    with pytest.raises(ValueError, match="1 of 2 tokens"):
+        loop.scheduler.end_segment(
+            Segment(
+                0, three[:1].astype(np.int32), three[:1].astype(np.float32), three[:1].astype(np.int32), Finish.LENGTH
+            )
+        )
+    with pytest.raises(ValueError, match="not in flight"):
+        loop.scheduler.end_segment(Segment(99, *(np.empty(0, t) for t in (np.int32, np.float32, np.int32)), Finish.EOS))
+    with pytest.raises(ValueError, match="3 tokens, 2 log-probs"):
+        Segment(0, three.astype(np.int32), three[:2].astype(np.float32), three.astype(np.int32), Finish.EOS)
+    assert loop.scheduler.in_flight == 2  # a refused segment changes nothing
+    with pytest.raises(RuntimeError, match="in flight"):
+        loop.scheduler.begin_step([])

@@ -1,0 +1,169 @@
+"""Checkpoints of the tiny reasoner: written whole or not at all, beside the run or not, kept and dropped, refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ulorl
+from paths import QUICKSTART
+from ulorl.common import atomic_files
+from ulorl.config.training_config import EvalConfig, RunConfig
+from ulorl.errors import UserError
+from ulorl.rollout.pool_io import Pools
+from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
+from ulorl.training import checkpoint, run
+from ulorl.training.checkpoint import Boundary, Counters, Writer
+from ulorl.training.loop import Rooms
+from ulorl.training.preflight import load_inputs
+
+RECIPE = QUICKSTART
+
+
+@pytest.fixture(scope="module")
+def rooms() -> Iterator[Rooms]:
+    cfg = ulorl.load([RECIPE], ["rollout.prompts=2", "rollout.max_tokens=32", "data.size=20", "model.threads=1"])
+    built = run.build(cfg, load_inputs(cfg.model_copy(update={"eval": EvalConfig()})))
+    yield built
+    built.engine.close()
+
+
+def boundary(step: int) -> Boundary:
+    return Boundary(Counters(step=step, logged=0), Pools(UnfinishedPool(), ExperiencePool(2)), updates=0)
+
+
+def writer(rooms: Rooms, run_dir: Path, **settings: object) -> Writer:
+    run_dir.mkdir(exist_ok=True)
+    return Writer(run_dir, rooms.inputs.tokenizer, RunConfig(**settings))  # type: ignore[arg-type]
+
+
+def names(run_dir: Path) -> list[str]:
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_newest_and_the_multiples_are_kept(rooms: Rooms, tmp_path: Path, beside: bool) -> None:
+    with writer(rooms, tmp_path, keep_last=2, keep_every=3, async_checkpoint=beside) as writing:
+        for step in range(9):
+            writing.save(boundary(step), rooms.learner)
+    assert names(tmp_path) == [f"step_{step:06d}" for step in (3, 6, 7, 8)]
+    (tmp_path / "checkpoints" / "step_000010.partial").mkdir()
+    (tmp_path / "checkpoints" / "step_000009.removed").mkdir()
+    assert checkpoint.latest(tmp_path).name == "step_000008"
+
+
+def test_written_beside_the_run_it_is_the_same_and_of_its_own_moment(
+    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is held until weights and moments have changed; what it writes are those of before, byte for byte."""
+    learner = rooms.learner
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learner.optimizer.step()
+    with writer(rooms, tmp_path / "straight") as writing:
+        writing.save(boundary(1), learner)
+    go, honest = threading.Event(), checkpoint.save_exact
+    monkeypatch.setattr(checkpoint, "save_exact", lambda *a: (go.wait(20), honest(*a)))
+    with writer(rooms, tmp_path / "beside", async_checkpoint=True) as writing:
+        writing.save(boundary(1), learner)
+        assert writing.metrics() == {}  # not written yet
+        learner.optimizer.step()
+        go.set()
+        writing.wait()
+        metrics = writing.metrics()
+        assert writing.metrics() == {}  # told once
+    straight, beside = (checkpoint.latest(tmp_path / name) for name in ("straight", "beside"))
+    assert files(beside) == files(straight)
+    assert metrics["checkpoint/step"] == 1
+    assert metrics["checkpoint/bytes"] == sum(map(len, files(straight).values()))
+    assert 0 < metrics["checkpoint/seconds"] < metrics["checkpoint/write_seconds"]  # type: ignore[operator]
+    now = learner.model.state_dict()
+    saved = load_file(beside / "model" / "model.safetensors")
+    assert not any(torch.equal(saved[name], now[name]) for name in saved)
+
+
+def test_everything_is_flushed_before_a_checkpoint_is_one(
+    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "samples").mkdir()
+    for name in ("metrics.jsonl", "samples/step_000001.jsonl", "samples/step_000002.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    made: list[str] = []
+    sync, rename = atomic_files.sync, Path.rename
+    monkeypatch.setattr(atomic_files, "sync", lambda path: (made.append(path.name), sync(path)))
+    monkeypatch.setattr(Path, "rename", lambda self, to: (made.append(f"{self.name} to {to.name}"), rename(self, to)))
+    with writer(rooms, tmp_path, keep_last=1) as writing:
+        writing.save(boundary(1), rooms.learner)
+        renamed = made.index("step_000001.partial to step_000001")
+        whole = {Path(name).name for name in files(checkpoint.latest(tmp_path))}
+        assert {"model.safetensors", "optimizer.safetensors", "pools.safetensors", "state.json"} <= whole
+        assert set(made[:renamed]) >= whole | {"metrics.jsonl", "step_000001.jsonl", "samples", "step_000001.partial"}
+        assert made[renamed + 1] == "checkpoints"
+        made.clear()
+        writing.save(boundary(2), rooms.learner)
+    assert "step_000002.jsonl" in made
+    assert "step_000001.jsonl" not in made  # it is on the disk already
+    assert made[-1] == "step_000001 to step_000001.removed"  # the old one goes when the new one is there
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_full_disk_leaves_the_checkpoints_before_it(
+    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    with writer(rooms, tmp_path, async_checkpoint=beside) as writing:
+        writing.save(boundary(1), rooms.learner)
+        writing.wait()
+        before = files(checkpoint.latest(tmp_path))
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(UserError) as told:  # noqa: PT012 - beside the run, the next call tells
+            writing.save(boundary(2), rooms.learner)
+            while not writing.metrics():
+                pass
+    message = str(told.value)
+    assert f"{tmp_path / 'checkpoints' / 'step_000002.partial'}: cannot be written: No space left on device" in message
+    assert f"step_000001 is whole. Make room or give permission, then go on with: ulorl train --resume {tmp_path}" in (
+        message
+    )
+    assert names(tmp_path) == ["step_000001"]  # what was half written takes no room
+    assert files(checkpoint.latest(tmp_path)) == before
+
+
+@pytest.mark.parametrize(("found", "age"), [(1, "an older"), (99, "another"), ("x", "another")])
+def test_another_format_is_refused_with_both_named(rooms: Rooms, tmp_path: Path, found: object, age: str) -> None:
+    with writer(rooms, tmp_path) as writing:
+        writing.save(boundary(1), rooms.learner)
+    state = checkpoint.latest(tmp_path) / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "format": found}))
+    for read in (checkpoint.newest, checkpoint.latest, lambda _: checkpoint.load(state.parent, 2)):
+        with pytest.raises(UserError) as told:
+            read(tmp_path)
+        assert f"checkpoint format {found}, of {age} version of ulorl; this one reads format 2" in str(told.value)
+        assert f"model.path={state.parent / 'model'}" in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["state.json", "pools.safetensors"])
+def test_a_damaged_one_is_refused_by_name(rooms: Rooms, tmp_path: Path, name: str) -> None:
+    with writer(rooms, tmp_path) as writing:
+        writing.save(boundary(1), rooms.learner)
+    path = checkpoint.latest(tmp_path) / name
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"step_000001: damaged checkpoint .* remove it to use the one before"):
+        checkpoint.load(path.parent, 2)
+    path.unlink()
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        checkpoint.load(path.parent, 2)

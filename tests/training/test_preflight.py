@@ -1,0 +1,34 @@
+"""Training problems that are held-out problems in other typesetting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ulorl.errors import UserError
+from ulorl.training.preflight import Prompted, without_held_out
+from ulorl.types import Problem
+
+
+def prompted(*questions: str) -> list[Prompted]:
+    return [(Problem(str(i), question), np.zeros(1, np.int32)) for i, question in enumerate(questions)]
+
+
+@pytest.mark.parametrize(
+    "copy", ["2 + 2 = ? ", "2 + 2 = ?", "2+2=?", "2 + 2 =", "$2 + 2 = ?$", "2 + 2 =\n?", "\\(2 + 2\\) = ?"]
+)
+def test_a_held_out_question_in_other_typesetting_does_not_train(copy: str) -> None:
+    others = ("2 - 2 = ?", "22 = ?", "2 + 2 + 2 = ?")
+    left = without_held_out(prompted(copy, *others), prompted("2 + 2 = ?"))
+    assert [problem.prompt for problem, _ in left] == list(others)
+
+
+def test_letter_case_makes_no_other_question() -> None:
+    assert (
+        len(without_held_out(prompted("FIND the sum of 3 and 4", "Find 3"), prompted("Find the sum of 3 and 4."))) == 1
+    )
+
+
+def test_nothing_left_is_refused() -> None:
+    with pytest.raises(UserError, match="every training problem is also a held-out problem"):
+        without_held_out(prompted("2 + 2 = ? "), prompted("2 + 2 = ?"))

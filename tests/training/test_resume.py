@@ -1,0 +1,187 @@
+"""A run that is stopped, killed or interrupted and goes on is the run that never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ulorl
+from small_runs import RECIPE, SMALL, config, lines, samples
+from ulorl.errors import UserError
+from ulorl.runs import run_folder
+from ulorl.runs.run_log import RunLog
+from ulorl.training import checkpoint, run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> run.Result:
+    return ulorl.train(config(tmp_path_factory.mktemp("runs") / "straight"))
+
+
+def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_path: Path) -> None:
+    """Stopped after step 2 of 4 and resumed: same metrics, samples, weights and optimizer state, bit for bit."""
+    ulorl.train(config(tmp_path / "cut", "steps=2"))
+    # what a killed run can leave behind: lines and samples after its last checkpoint
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "reward/mean": 9.0}\n{"step": 4, "rew')
+    (tmp_path / "cut" / "samples" / "step_000003.jsonl").write_text("{}\n")
+    resumed = ulorl.resume(tmp_path / "cut", ["steps=4"])
+    assert lines(resumed.dir) == lines(finished.dir)
+    assert samples(resumed.dir) == samples(finished.dir)
+    for name in ("model/model.safetensors", "optimizer.safetensors", "pools.safetensors"):
+        ours = load_file(checkpoint.latest(resumed.dir) / name)
+        theirs = load_file(checkpoint.latest(finished.dir) / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_written_beside_the_run_checkpoints_are_the_same(finished: run.Result, tmp_path: Path) -> None:
+    beside = ulorl.train(config(tmp_path / "beside", "run.async_checkpoint=true"))
+    assert lines(beside.dir) == lines(finished.dir)
+    ours, theirs = checkpoint.latest(beside.dir), checkpoint.latest(finished.dir)
+    assert ours.name == theirs.name
+    for path in theirs.rglob("*.*"):
+        if path.name != "state.json":
+            assert (ours / path.relative_to(theirs)).read_bytes() == path.read_bytes(), path
+    states = [json.loads((folder / "state.json").read_text()) for folder in (ours, theirs)]
+    for state, result in zip(states, (beside, finished), strict=True):  # of lines that hold the clock
+        assert state["counters"].pop("logged") == (result.dir / "metrics.jsonl").stat().st_size
+    assert states[0] == states[1]
+    told = [m for m in beside.metrics if "checkpoint/step" in m]
+    assert [(m["step"], m["checkpoint/step"]) for m in told] == [(3, 2)]  # the last one has no line after it
+    assert all(m["checkpoint/bytes"] > 3e6 and m["checkpoint/seconds"] > 0 for m in told)
+
+
+def test_the_same_command_goes_on(
+    finished: run.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before the first checkpoint, killed after the last step and before the end, and finished."""
+    target, honest = tmp_path / "r", RunLog.step
+
+    def killed(log: RunLog, metrics: dict[str, object]) -> None:
+        honest(log, metrics)
+        if metrics["step"] == 1:
+            raise KeyboardInterrupt
+
+    def killed_at_the_end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunLog, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ulorl.train(config(target))
+    assert len(lines(target)) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder, "finish", killed_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            ulorl.train(config(target))
+    assert f"{target} holds this run without a checkpoint yet: it begins anew" in capsys.readouterr().out
+    assert checkpoint.latest(target).name == "step_000004"
+    shutil.rmtree(target / "model")
+    ulorl.train(config(target, "run.keep_last=5"))
+    said = capsys.readouterr().out
+    assert (
+        f"{target} holds this run, unfinished (--overwrite begins anew). It goes on with run.keep_last=5 (was 2)"
+        in said
+    )
+    assert "from step 4 of 4" in said
+    assert lines(target) == lines(finished.dir)
+    assert samples(target) == samples(finished.dir)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (target, finished.dir)]
+    assert weights[0] == weights[1]
+    with pytest.raises(UserError, match="all 4 steps are done"):
+        ulorl.train(config(target))
+    with pytest.raises(UserError, match=r"holds another run: rollout\.prompts=4 \(was 8\).*--overwrite"):
+        ulorl.train(config(target, "rollout.prompts=4"))
+    shutil.rmtree(target / "checkpoints")
+    with pytest.raises(UserError, match="a finished run without its checkpoints"):
+        ulorl.resume(target, ["steps=9"])
+
+
+def test_a_disk_that_takes_no_more_ends_with_code_2_and_everything_before_it(
+    finished: run.Result, tmp_path: Path
+) -> None:
+    """The system refuses files of more than a megabyte: the first checkpoint of the resumed process fails for real."""
+    target = tmp_path / "r"
+    ulorl.train(config(target, "steps=2"))
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
+        "from ulorl.cli.main import main; main()"
+    )
+    for beside in ("false", "true"):
+        command = [sys.executable, "-c", script, "train", "--resume", str(target), "steps=4", "run.checkpoint_every=1",
+                   f"run.async_checkpoint={beside}"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "step_000003.partial: cannot be written: File too large" in done.stderr
+        assert (
+            f"step_000002 is whole. Make room or give permission, then go on with: ulorl train --resume {target}"
+            in (done.stderr)
+        )
+        assert [path.name for path in (target / "checkpoints").iterdir()] == ["step_000002"]
+    resumed = ulorl.resume(target, ["steps=4"])
+    assert lines(resumed.dir) == lines(finished.dir)
+    assert samples(resumed.dir) == samples(finished.dir)
+
+
+def test_a_run_folder_can_be_moved_before_it_is_resumed(tmp_path: Path) -> None:
+    """Also with SAIS and several gradient updates a step, the resumed run is the run that never stopped."""
+    overrides = ["objective.importance=sais", "optim.minibatches=2", "eval.every=0"]
+    straight = ulorl.train(config(tmp_path / "straight", *overrides))
+    ulorl.train(config(tmp_path / "old", *overrides, "steps=2"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    resumed = ulorl.resume(tmp_path / "new", ["steps=4"])
+    assert resumed.dir == tmp_path / "new"
+    assert not (tmp_path / "old").exists()
+    ours = load_file(checkpoint.latest(resumed.dir) / "model" / "model.safetensors")
+    theirs = load_file(checkpoint.latest(straight.dir) / "model" / "model.safetensors")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert samples(resumed.dir) == samples(straight.dir)
+
+
+def test_problems_must_be_those_the_run_began_with(tmp_path: Path) -> None:
+    problems = tmp_path / "p.jsonl"
+    lines = [json.dumps({"problem": f"{a},2,3>{a + 5}", "answer": str(a + 5)}) for a in range(5, 10)]
+    problems.write_text("\n".join(lines) + "\n")
+    overrides = [
+        "steps=1",
+        "data.kind=files",
+        f"data.path={problems}",
+        "data.size=0",
+        "reward.kind=math",
+        "eval.data={}",
+    ]
+    ulorl.train(config(tmp_path / "r", *overrides))
+    problems.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(UserError, match="not those the run began with"):
+        ulorl.resume(tmp_path / "r", ["steps=2"])
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_saves_and_says_how_to_resume(tmp_path: Path, signum: int, code: int) -> None:
+    target = tmp_path / "stopped"
+    overrides = [*SMALL, "steps=500", "eval.every=0", f"run.dir={target}"]
+    command = [sys.executable, "-m", "ulorl", "train", str(RECIPE), *overrides]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (target / "checkpoints" / "step_000002").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert f"ulorl train --resume {target}" in errors
+    step = int(checkpoint.latest(target).name.removeprefix("step_"))
+    assert lines(target)[-1]["step"] == step  # nothing after the checkpoint, nothing before it is missing
+    resumed = ulorl.resume(target, [f"steps={step + 1}"])
+    assert [m["step"] for m in resumed.metrics] == list(range(step + 2))
