@@ -18,10 +18,11 @@ import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from ulorl.cli import app
+from paths import FIXTURES
+from ulorl.cli.main import app
 from ulorl.verifier.pairs import read_pairs, write_pairs
 
-STORED = Path(__file__).parent / "fixtures" / "stored_run"
+STORED = FIXTURES / "stored_run"
 EXPECTED = json.loads((STORED / "expected.json").read_text(encoding="utf-8"))
 CHECKPOINT = Path("run", "checkpoints", "step_000002")
 CLOCK = ("time/", "checkpoint/", "rollout/tokens_per_second")  # metrics that differ between equal runs
