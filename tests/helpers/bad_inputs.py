@@ -1,7 +1,7 @@
 """Certainly bad input: configurations, data files, model and run folders, made from good ones by one mutation each.
 
-A mutation knows which place a message has to name. `python tests/helpers/bad_inputs.py` runs thousands of them through the
-command's entry point in this process, and some through the real command.
+A mutation knows which place a message has to name. `python tests/helpers/bad_inputs.py` runs thousands of them through
+the command's entry point in this process, and some through the real command.
 """
 
 from __future__ import annotations

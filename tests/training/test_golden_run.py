@@ -1,8 +1,8 @@
 """A seeded run with the numbers it gave when it was recorded: a refactoring reproduces them.
 
 Counts are exact. Means are compared to 1e-4, because another processor's matrix kernels round differently; on one
-machine a run is the same bit for bit (tests/training/test_run.py). `python tests/training/test_golden_run.py` records the numbers
-anew, which a commit does only with the reason why behaviour changed.
+machine a run is the same bit for bit (tests/training/test_run.py). `python tests/training/test_golden_run.py` records
+new numbers, which a commit does only with the reason why behaviour changed.
 """
 
 from __future__ import annotations
