@@ -38,7 +38,7 @@ class CountingLearner:
     version: int = 0
     seen: list[list[int]] = field(default_factory=list)
 
-    def update(self, groups: Sequence[Group]) -> Update:
+    def update(self, groups: Sequence[Group], _: object = None) -> Update:
         self.seen.append([g.id for g in groups])
         self.version += bool(groups)
         return Update(steps=int(bool(groups)))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ulorl.cancellation import NEVER, CancelToken
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine, EngineStats
 from ulorl.learner.learner import Learner, Update
@@ -53,24 +54,24 @@ def ulorl_step(
     new: Sequence[tuple[Problem, Tokens]],
     watch: Watch = lambda _: None,
     check: Check = lambda _, __: None,
-    poll: Poll = lambda: None,
+    cancel: CancelToken = NEVER,
 ) -> Step:
     started, stats = time.perf_counter(), replace(engine.stats)
     segments, judged, finished = list[Sample](), list[Callable[[Poll], Scored]](), list[Scored]()
-    for segment in rollout(engine, scheduler.begin_step(new), poll):  # {unfinished pool, new prompts}, a segment  8
+    for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}, a segment  8
         sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
         segments.append(sample)
         if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
             judged.append(score(scheduler.experience.problem(sample.group_id), sample))
         watch(sample)
     for verdict in judged:
-        poll()
-        finished.append(verdict(poll))
+        cancel.check()
+        finished.append(verdict(cancel.check))
         scheduler.experience.add(finished[-1])
     rolled_out, work = time.perf_counter(), engine.stats.since(stats)
     engine.sleep()
     groups = scheduler.experience.release()  # groups whose siblings are all finished
-    update = learner.update(groups)  # on whatever is ready                                                    11
+    update = learner.update(groups, cancel)  # on whatever is ready                                            11
     updated, probe = time.perf_counter(), None
     if update.steps:
         engine.load_weights(learner.weights(), learner.version)

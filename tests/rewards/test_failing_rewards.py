@@ -245,7 +245,7 @@ class Learner:
 
     version = 0
 
-    def update(self, groups: Sequence[Group]) -> Update:
+    def update(self, groups: Sequence[Group], _: object = None) -> Update:
         return Update(groups_unscored=sum(group.unscored for group in groups))
 
     def weights(self) -> Any:

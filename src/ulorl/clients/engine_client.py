@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ulorl.clients.client import Prompt, identity
+from ulorl.cancellation import CancelToken
 from ulorl.config.client_config import ClientConfig
 from ulorl.config.loading import build
 from ulorl.data.prompts import encode_each
@@ -60,7 +61,7 @@ class EngineModel:
             return
         longest = max(request.prompt_length for request in requests) + self._settings.max_tokens
         with self._decoding(longest) as engine:
-            for segment in rollout(engine, requests, poll):
+            for segment in rollout(engine, requests, _Polled(poll)):
                 text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
                 yield segment.sample_id, text if segment.finish is Finish.EOS else ""
 
@@ -113,3 +114,14 @@ class EngineModel:
             context=self._context,
             max_tokens=self._settings.max_tokens,
         )
+
+
+class _Polled(CancelToken):
+    """A token that is cancelled when the callback raises."""
+
+    def __init__(self, poll: Poll) -> None:
+        super().__init__()
+        self._poll = poll
+
+    def check(self) -> None:
+        self._poll()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ulorl.cancellation import NEVER, CancelToken
 from ulorl.engines.engine import Engine
-from ulorl.types import Poll, Request, Segment
+from ulorl.types import Request, Segment
 
 
-def rollout(engine: Engine, requests: Sequence[Request], poll: Poll = lambda: None) -> Iterator[Segment]:
-    """Decode the requests, each to the end of its segment; segments come as they end."""
+def rollout(engine: Engine, requests: Sequence[Request], cancel: CancelToken = NEVER) -> Iterator[Segment]:
+    """Decode every request to the end of its segment, and yield the segments as they end.
+
+    Raises Cancelled, with requests still pending in the engine, when `cancel` is cancelled between two decode steps.
+    """
     for request in requests:
         engine.add(request)
     while engine.pending:
-        poll()
+        cancel.check()
         yield from engine.step()

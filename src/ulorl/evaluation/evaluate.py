@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ulorl.algorithm import Score
+from ulorl.cancellation import NEVER, CancelToken
 from ulorl.common.intervals import Interval, mean_share
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
@@ -70,7 +71,7 @@ def evaluate(
     max_tokens: int,
     seed: int,
     watch: Callable[[], None] = lambda: None,
-    poll: Poll = lambda: None,
+    cancel: CancelToken = NEVER,
 ) -> Evaluation:
     """Answer each problem `samples` times with the engine's present weights.
 
@@ -93,7 +94,7 @@ def evaluate(
     ]
     judged: dict[int, Callable[[Poll], Scored]] = {}
     faults = engine.stats.faults
-    for segment in rollout(engine, requests, poll):
+    for segment in rollout(engine, requests, cancel):
         index = segment.sample_id // samples
         problem, prompt = problems[index]
         status = Status.COMPLETE if segment.finish is Finish.EOS else Status.TRUNCATED
@@ -101,8 +102,8 @@ def evaluate(
         watch()
     answers = []
     for request in requests:
-        poll()
-        answers.append(judged[request.sample_id](poll))
+        cancel.check()
+        answers.append(judged[request.sample_id](cancel.check))
     rewards = [
         [a.reward for a in answers[i : i + samples] if a.reward is not None] for i in range(0, len(answers), samples)
     ]

@@ -6,7 +6,7 @@ token sum, divided by the token count of the whole mini-batch, so that any split
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ulorl.cancellation import NEVER, CancelToken
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.learner.batching import Batch, Row, collate, microbatches
 from ulorl.learner.logprobs import token_logprobs
@@ -137,28 +138,31 @@ class Learner:
         self.version = version
         self.seed = seed
         self.skipped_in_row = 0  # mini-batches up to now
-        self.poll: Callable[[], None] = lambda: None  # called before every micro-batch; whoever sets it may raise
         use_onednn(model)
         if optim.recompute:
             recompute_activations(model)
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = Optimizer(self._named, optim)
 
-    def update(self, groups: Sequence[Group]) -> Update:
-        """One step's training on the groups that are ready. A mini-batch whose loss or gradient is not finite is
-        skipped; after `optim.max_skipped` of them in a row (`skipped_in_row`) no further one is tried, and whoever
-        drives the learner should stop."""
+    def update(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Update:
+        """Train on the groups that are ready: one gradient update for each mini-batch.
+
+        A mini-batch whose loss or gradient is not finite is skipped. After `optim.max_skipped` skipped mini-batches in
+        a row (`skipped_in_row`) the update ends, and the caller should stop the run. Raises Cancelled before a
+        micro-batch as long as no gradient update was made; an update that has changed the weights is finished first.
+        """
         scored = [group for group in groups if not group.unscored]
         unscored = len(groups) - len(scored)
         experience, dropped = prepare(scored, self.objective, self.max_tokens)
         if not experience:
             return Update(groups_dropped=dropped, groups_unscored=unscored)
-        start, entropy = self._at_start(experience)
+        start, entropy = self._at_start(experience, cancel)
         sums, norms, skipped = _Sums(), [], list[Skipped]()
         samples, lr = 0, 0.0
         for part in minibatches([e.sample_id for e in experience], self.optim.minibatches, self.seed):
             chosen, before = [experience[i] for i in part], replace(sums, newest=[*sums.newest])
-            norm = self._gradient(chosen, [start[i] for i in part] if start else None, sums, entropy)
+            at_start = [start[i] for i in part] if start else None
+            norm = self._gradient(chosen, at_start, sums, entropy, NEVER if norms else cancel)
             if isinstance(norm, Skipped):
                 sums = before
                 skipped.append(norm)
@@ -178,7 +182,9 @@ class Learner:
         means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
         return Update(len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped))
 
-    def _at_start(self, experience: Sequence[Experience]) -> tuple[Sequence[LogProbs] | None, float | None]:
+    def _at_start(
+        self, experience: Sequence[Experience], cancel: CancelToken
+    ) -> tuple[Sequence[LogProbs] | None, float | None]:
         """Log-probs and mean token entropy under the weights of the update's start, each where the objective needs it:
         POIS with several gradient updates takes these weights as the old policy; `gate="batch"` compares the entropy
         of the whole update with sigma, the same number for every mini-batch."""
@@ -187,15 +193,18 @@ class Learner:
         gate = mpt.mask == "dynamic" and mpt.gate == "batch"
         if not (old_policy or gate):
             return None, None
-        logprobs, entropy = self.score(experience)
+        logprobs, entropy = self.score(experience, cancel)
         return logprobs if old_policy else None, entropy if gate else None
 
     @torch.no_grad()
-    def score(self, experience: Sequence[Experience]) -> tuple[list[LogProbs], float]:
-        """Log-probs of every row's tokens under the present weights, [T] each, and the mean token entropy."""
+    def score(
+        self, experience: Sequence[Experience], cancel: CancelToken = NEVER
+    ) -> tuple[list[LogProbs], float]:
+        """Return the log-probs of every row's tokens under the present weights, [T] each, and the mean token entropy.
+        Raises Cancelled before a micro-batch."""
         logprobs: list[LogProbs] = [np.empty(0, np.float32)] * len(experience)
         entropy = 0.0
-        for indices, batch in self._batches(experience):
+        for indices, batch in self._batches(experience, cancel):
             logprobs_N, entropy_N = self._forward(batch)
             entropy += float(entropy_N.double().sum())
             lengths = [len(experience[i].row.tokens) for i in indices]
@@ -209,12 +218,13 @@ class Learner:
         start: Sequence[LogProbs] | None,
         sums: _Sums,
         update_entropy: float | None = None,
+        cancel: CancelToken = NEVER,
     ) -> float | Skipped:
         """One mini-batch: forward, objective, backward, clip. Returns the gradient's norm before clipping, or what was
         not finite."""
         total = sum(len(e.row.tokens) for e in experience)  # eq. 10: all tokens, masked ones included
         self.optimizer.zero_grad()
-        for indices, batch in self._batches(experience):
+        for indices, batch in self._batches(experience, cancel):
             start_N = np.concatenate([start[i] for i in indices]) if start else None
             together = [experience[i] for i in indices]
             loss_sum = self._loss_sum(batch, together, start_N, update_entropy, sums)
@@ -283,11 +293,11 @@ class Learner:
             hidden_NH, head = hidden_NH.bfloat16(), replace(head, weight_VH=head.weight_VH.bfloat16())
         return token_logprobs(hidden_NH, head, batch.targets_N, self.temperature)
 
-    def _batches(self, experience: Sequence[Experience]) -> Iterator[tuple[list[int], Batch]]:
+    def _batches(self, experience: Sequence[Experience], cancel: CancelToken) -> Iterator[tuple[list[int], Batch]]:
         rows = [e.row for e in experience]
         lengths = [len(row.prompt) + len(row.tokens) for row in rows]
         for indices in microbatches(lengths, self.optim.microbatch_tokens, self.optim.layout):
-            self.poll()
+            cancel.check()
             yield indices, collate([rows[i] for i in indices], self.pad_id, self.model.device, self.optim.layout)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:

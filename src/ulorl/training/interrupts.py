@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ulorl.cancellation import CancelToken
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Abandoned(BaseException):
-    """A step or an evaluation that a signal cut short. No Exception: guards of engines and rewards let it pass."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -29,9 +27,10 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class Interrupts:
-    """What has been asked for: `received` is the first signal's number, 0 as long as there was none."""
+    """Receives the signals of a run. The first one cancels `cancel`; `received` is its number, 0 before it."""
 
     def __init__(self) -> None:
+        self.cancel = CancelToken()
         self.received = 0
 
     def signalled(self, signum: int, _: FrameType | None = None) -> None:
@@ -39,6 +38,7 @@ class Interrupts:
         if self.received:
             _leave(signum)
         self.received = signum
+        self.cancel.cancel()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.algorithm import Step, ulorl_step
+from ulorl.cancellation import NEVER, Cancelled, CancelToken
 from ulorl.common import atomic_files
 from ulorl.config.tree import Config
 from ulorl.data.stream import ProblemStream
@@ -25,11 +26,11 @@ from ulorl.rollout.scheduler import Scheduler
 from ulorl.runs.run_log import RunLog, plain
 from ulorl.training import checkpoint
 from ulorl.training.checkpoint import Boundary, Counters, Metrics, Writer
-from ulorl.training.interrupts import Abandoned, Interrupted, Interrupts
+from ulorl.training.interrupts import Interrupted, Interrupts
 from ulorl.training.preflight import Inputs, Prompted
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
 from ulorl.training.weight_check import Probe
-from ulorl.types import Poll, Sampling, Tokens
+from ulorl.types import Sampling, Tokens
 
 
 @dataclass
@@ -56,7 +57,6 @@ class Loop:
         self._skipped: Skipped | None = None  # the last mini-batch that was
         self._problems = rooms.inputs.fingerprint
         self._boundary = self._mark(counters.step, counters.pending)
-        rooms.learner.poll = self._poll
         rooms.engine.tell = partial(log.print, style="yellow")
 
     def run(self) -> None:
@@ -65,7 +65,7 @@ class Loop:
         saves the same way."""
         try:
             self._steps()
-        except Abandoned:
+        except Cancelled:
             with suppress(Exception):  # it is closed next
                 self.rooms.engine.abort()
             self._save_boundary()
@@ -81,12 +81,13 @@ class Loop:
     def _steps(self) -> None:
         number, metrics = self._boundary.counters.step, self._boundary.counters.pending
         self.rooms.probe(self.rooms.engine, self.rooms.learner)
+        self.asked.cancel.check()
         while True:
             if metrics is not None:
                 self._conclude(number, metrics)
             if number == self.rooms.config.steps:
                 break
-            self._poll()
+            self.asked.cancel.check()
             number += 1
             metrics = self._step(number)
         self.writer.wait()
@@ -105,7 +106,7 @@ class Loop:
                 new,
                 watch=lambda _: phase.advance(),
                 check=rooms.probe,
-                poll=self._poll,
+                cancel=self.asked.cancel,
             )
         for skipped in step.update.skipped:
             self._skipped = skipped
@@ -139,7 +140,9 @@ class Loop:
         rooms, started = self.rooms, time.perf_counter()
         answers = len(rooms.inputs.held_out) * rooms.config.eval.samples
         with self.log.phase("evaluate", answers, tokens=lambda: rooms.engine.stats.decode_tokens) as phase:
-            evaluation = run_evaluation(rooms.config, rooms.inputs, rooms.engine, watch=phase.advance, poll=self._poll)
+            evaluation = run_evaluation(
+                rooms.config, rooms.inputs, rooms.engine, watch=phase.advance, cancel=self.asked.cancel
+            )
         of_reward = {f"eval/{name}": value for name, value in rooms.inputs.scorer.metrics().items()}
         return evaluation, plain({**evaluation_metrics(evaluation, time.perf_counter() - started), **of_reward})
 
@@ -168,11 +171,6 @@ class Loop:
         self.writer.save(self._boundary, self.rooms.learner)
         self.writer.wait()
 
-    def _poll(self) -> None:
-        """Raises Abandoned when a signal asks for it, as long as there is a boundary to go back to."""
-        if self.asked.received and self._at_boundary:
-            raise Abandoned
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with atomic_files.writing(self.run_dir, lambda: checkpoint.mend(self.run_dir)):
@@ -184,7 +182,7 @@ def run_evaluation(
     inputs: Inputs,
     engine: Engine,
     watch: Callable[[], None] = lambda: None,
-    poll: Poll = lambda: None,
+    cancel: CancelToken = NEVER,
 ) -> Evaluation:
     """avg@k of the engine's present weights on the held-out problems."""
     return evaluate(
@@ -196,7 +194,7 @@ def run_evaluation(
         max_tokens=cfg.eval.max_tokens or cfg.rollout.max_tokens,
         seed=cfg.seed,
         watch=watch,
-        poll=poll,
+        cancel=cancel,
     )
 
 
