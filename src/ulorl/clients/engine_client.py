@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ulorl.clients.client import Prompt, identity
 from ulorl.cancellation import CancelToken
+from ulorl.clients.client import Prompt, identity
 from ulorl.config.client_config import ClientConfig
 from ulorl.config.loading import build
 from ulorl.data.prompts import encode_each

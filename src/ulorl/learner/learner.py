@@ -157,7 +157,7 @@ class Learner:
         if not experience:
             return Update(groups_dropped=dropped, groups_unscored=unscored)
         start, entropy = self._at_start(experience, cancel)
-        sums, norms, skipped = _Sums(), [], list[Skipped]()
+        sums, norms, skipped = _Sums(), list[float](), list[Skipped]()
         samples, lr = 0, 0.0
         for part in minibatches([e.sample_id for e in experience], self.optim.minibatches, self.seed):
             chosen, before = [experience[i] for i in part], replace(sums, newest=[*sums.newest])
@@ -197,9 +197,7 @@ class Learner:
         return logprobs if old_policy else None, entropy if gate else None
 
     @torch.no_grad()
-    def score(
-        self, experience: Sequence[Experience], cancel: CancelToken = NEVER
-    ) -> tuple[list[LogProbs], float]:
+    def score(self, experience: Sequence[Experience], cancel: CancelToken = NEVER) -> tuple[list[LogProbs], float]:
         """Return the log-probs of every row's tokens under the present weights, [T] each, and the mean token entropy.
         Raises Cancelled before a micro-batch."""
         logprobs: list[LogProbs] = [np.empty(0, np.float32)] * len(experience)
