@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import time
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +87,7 @@ def test_tensorboard_holds_the_finite_numbers_and_hides_purged_steps(tmp_path: P
     with RunLog(tmp_path, make_config(), console=piped()) as log:
         for step, reward in ((1, 0.25), (2, 0.5), (3, 0.75)):
             log.step({"step": step, "reward/mean": reward, "entropy/mean": float("nan")})
-    # TensorBoard sorts its files by the second they begin in; within one second, by a number written as text (9 after 10).
+    # TensorBoard sorts its files by the second in which they begin; within a second, 10 comes before 9.
     time.sleep(1 - time.time() % 1)
     with RunLog(tmp_path, make_config(), resume_step=1, console=piped()) as log:
         log.step({"step": 2, "reward/mean": 0.125})
