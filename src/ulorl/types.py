@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
 Versions = NDArray[np.int32]
+Metrics = dict[str, float | int | None]  # by name; None: there is no such number
 Poll = Callable[[], None]  # called before every decode step, and while verdicts are waited for; abandons by raising
 
 

@@ -38,7 +38,7 @@ def test_seeds_are_one_arm_and_settings_are_several(tmp_path: Path) -> None:
     assert steps == [0, 1]
     assert values.tolist() == [[0.2, 0.3], [0.4, 0.5]]
 
-    table = write_comparison(runs, tmp_path / "out" / "figure.svg", ["eval/accuracy", "entropy/mean"])
+    table = write_comparison(runs, tmp_path / "out" / "figure.svg", ["eval/accuracy", "entropy/mean"]).splitlines()
     # means over the two seeds: (0.2 + 0.4) / 2 = 0.3 and (0.3 + 0.5) / 2 = 0.4
     assert table[2] == "| objective.mpt.mask=off | eval/accuracy | 0.300 (step 0) | 0.400 (step 1) | 0.300, 0.500 |"
     assert table[5] == "| objective.mpt.mask=dynamic | entropy/mean | 0.050 (step 0) | 0.450 (step 1) | 0.450 |"

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ulorl.bench import bar_charts
+from ulorl.common import markdown
 from ulorl.errors import UserError
 
 Figures = Mapping[str, Any]
@@ -96,9 +97,7 @@ def page(found: Sequence[Figures]) -> str:
 def table(figures: Figures) -> str:
     """What was measured and where, and the numbers as a Markdown table."""
     heading, rows = _TABLES[figures["benchmark"]](figures)
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
-    return f"{heading} {_where(figures)}\n\n" + "\n".join(lines)
+    return f"{heading} {_where(figures)}\n\n{markdown.table(rows[0], rows[1:])}"
 
 
 def _where(figures: Figures) -> str:

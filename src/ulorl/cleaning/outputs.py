@@ -13,6 +13,7 @@ from ulorl import __version__
 from ulorl.cleaning.cleaning_config import Clean
 from ulorl.cleaning.record import Dropped, Item, StepReport
 from ulorl.common import atomic_files
+from ulorl.common.markdown import table
 from ulorl.errors import UserError
 
 PROBLEMS, DROPPED, REPORT, CARD = "problems.parquet", "dropped.parquet", "report.json", "README.md"
@@ -116,10 +117,8 @@ def _parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     names = ("id", "problem", "answer", "source", "original_problem", "original_answer", *lists, "meta", *extra)
     text = pyarrow.string()
     schema = pyarrow.schema([(name, pyarrow.list_(text) if name in lists else text) for name in names])
-    partial = path.with_name(path.name + atomic_files.PARTIAL)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), partial)
-    atomic_files.sync(partial)
-    partial.replace(path)
+    with atomic_files.replacing(path) as partial:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), partial)
 
 
 def _version(name: str) -> str | None:
@@ -131,14 +130,10 @@ def _version(name: str) -> str | None:
 
 def _card(report: dict[str, Any], steps: Sequence[StepReport]) -> str:
     sources = [
-        f"| {name} | {number} | {report['kept_by_source'][name]} "
-        f"| {_used(report, name, 'question')} | {_used(report, name, 'answer')} |"
-        for name, number in report["sources"].items()
+        (name, n, report["kept_by_source"][name], _used(report, name, "question"), _used(report, name, "answer"))
+        for name, n in report["sources"].items()
     ]
-    reasons = [
-        f"| {step.name} | {step.before} | {_reasons(step)} | {step.changed} | {step.undecided} | {step.after} |"
-        for step in steps
-    ]
+    reasons = [(s.name, s.before, _reasons(s), s.changed, s.undecided, s.after) for s in steps]
     return "\n".join([
         "---",
         "configs:",
@@ -153,15 +148,11 @@ def _card(report: dict[str, Any], steps: Sequence[StepReport]) -> str:
         "",
         "## Sources",
         "",
-        "| source | records | kept | question read from | answer read from |",
-        "|---|---|---|---|---|",
-        *sources,
+        table(("source", "records", "kept", "question read from", "answer read from"), sources),
         "",
         "## Steps",
         "",
-        "| step | before | dropped | changed | undecided | after |",
-        "|---|---|---|---|---|---|",
-        *reasons,
+        table(("step", "before", "dropped", "changed", "undecided", "after"), reasons),
         "",
         "## Examples",
         "",

@@ -17,6 +17,7 @@ from typing import Any
 from ulorl.cleaning.cleaning_config import SourceSettings
 from ulorl.cleaning.options import choices
 from ulorl.cleaning.record import Item
+from ulorl.common.key_paths import look_up
 from ulorl.data.record_files import Record, decimal, expand, is_number, read_csv, read_hub, read_records
 from ulorl.errors import UserError, bad_character
 
@@ -122,7 +123,7 @@ def _item(record: Record, source: Source, number: int, seen: dict[str, int], wit
             raise UserError(f"{record.place}: field {answered!r} lacks {settings.answer_after!r}")
     original_answer = answer
     if with_answers and (offered := choices(record, settings)):
-        answer = offered.resolved(record, answered, answer, _lookup(record.fields, answered), source.name)
+        answer = offered.resolved(record, answered, answer, look_up(record.fields, answered), source.name)
         question = offered.added(question)
     changed = ("read",) if (question, answer) != (original, original_answer) else ()
     name = _name(record, source, number, seen)
@@ -176,8 +177,8 @@ def _some(name: str, records: Iterable[Record | UserError]) -> Iterator[Record |
 
 def _usual(record: Record, names: Sequence[str], source: str, key: str) -> str:
     """The first usual name that the record has with something in it, else the first that it has at all."""
-    there = [name for name in names if isinstance(_lookup(record.fields, name), str | int | float | list | Decimal)]
-    if filled := [name for name in there if not nothing(_lookup(record.fields, name))]:
+    there = [name for name in names if isinstance(look_up(record.fields, name), str | int | float | list | Decimal)]
+    if filled := [name for name in there if not nothing(look_up(record.fields, name))]:
         return filled[0]
     if empty := [name for name in names if name in record.fields and nothing(record.fields[name])]:
         return empty[0]
@@ -201,22 +202,8 @@ def _fields(record: Record) -> str:
     return (", ".join(map(str, record.fields)) or "none")[:300]
 
 
-def _lookup(value: Any, name: str) -> Any:
-    """A field by its name, or by a dotted path; None when it is not there."""
-    if isinstance(value, Mapping) and name in value:
-        return value[name]
-    for part in name.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    return value
-
-
 def _value(record: Record, name: str, key: str) -> Any:
-    value = _lookup(record.fields, name)
+    value = look_up(record.fields, name)
     if value is None:
         raise UserError(
             f"{record.place}: no field {name!r}, or nothing in it ({key}); the fields are {_fields(record)}"

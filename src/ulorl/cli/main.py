@@ -165,7 +165,7 @@ def compare(
     """Draw several runs in one figure; runs that differ in the seed only are one line with its range."""
     from ulorl.report.comparison import write_comparison
 
-    print("\n".join(write_comparison(run_dirs, out)))
+    print(write_comparison(run_dirs, out))
     print(f"\n{out}")
 
 

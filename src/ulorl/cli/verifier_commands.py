@@ -293,11 +293,11 @@ def _bars(pairs: int) -> Iterator[Show]:
 
 
 def _drawn(pairs: list[Pair], limit: int) -> list[Pair]:
-    import random
+    from ulorl.rng import Stream, generator
 
     if not limit or limit >= len(pairs):
         return pairs
-    chosen = sorted(random.Random("verifier bench").sample(range(len(pairs)), limit))
+    chosen = sorted(generator(Stream.MEASURED_PAIRS).sample(range(len(pairs)), limit))
     return [pairs[i] for i in chosen]
 
 

@@ -22,17 +22,37 @@ _DISK = {
 _RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell of one
 
 
-def write_text(path: Path, text: str) -> None:
-    """A whole file or the one that was there before, whenever the process or the machine stops."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a partial file, which replaces the file `path` when the block ends without an error: whenever
+    the process or the machine stops, `path` is the whole new file or the one before."""
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8")
+    yield partial
     sync(partial)
     partial.replace(path)
     sync(path.parent)
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new empty folder, which replaces `folder` when the block ends without an error. Between the removal of
+    the old folder and the renaming of the new one there is none of this name."""
+    partial = folder.with_name(folder.name + PARTIAL)
+    remove(partial)
+    partial.mkdir(parents=True)
+    yield partial
+    remove(folder)
+    publish(partial, folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 atomically, as `replacing` does."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
 def publish(partial: Path, final: Path) -> None:
-    """Give a folder that is whole its name. Nothing may stand there."""
+    """Flush a complete folder to the disk and rename it to `final`, which must not exist."""
     sync_tree(partial)
     partial.rename(final)
     sync(final.parent)

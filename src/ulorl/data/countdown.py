@@ -27,6 +27,7 @@ from itertools import combinations_with_replacement, permutations
 from typing import Any, NamedTuple
 
 from ulorl.errors import UserError
+from ulorl.rng import Stream, generator
 from ulorl.types import Problem
 
 PROMPT_TEMPLATE = "{question}\n"
@@ -57,7 +58,7 @@ def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -
     pool = _prompts(_counts(settings), held_out)
     if not 0 <= size <= len(pool):
         raise UserError(f"countdown: size={size} is not within 0..{len(pool)}, the number of distinct problems")
-    rng = random.Random(f"countdown problems {seed}")
+    rng = generator(Stream.COUNTDOWN, seed)
     # Efraimidis and Spirakis 2006: the smallest of these keys are a weighted draw without replacement.
     keys = {prompt: rng.expovariate(1) / weight for prompt, weight in pool.items()}
     drawn = heapq.nsmallest(size, keys, key=keys.__getitem__)

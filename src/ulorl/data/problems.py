@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from itertools import chain
 from typing import Any
 
+from ulorl.common.key_paths import look_up
 from ulorl.config.data_config import DataConfig
 from ulorl.data.canonical_tasks import canonical_key, has_rule
 from ulorl.data.record_files import Record, decimal, expand, first_line, is_number, read_hub, read_records
@@ -128,17 +129,11 @@ def _check_text(record: Record, name: str, value: str) -> None:
 
 def _field(record: Record, name: str, key: str) -> Any:
     """A field by its name, or by a dotted path into nested records: `prompt.0.content`."""
-    if name in record.fields:
-        return record.fields[name]
-    value: Any = record.fields
-    for part in name.split("."):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            there = ", ".join(map(str, record.fields)) or "none"
-            raise UserError(f"{record.place}: no field {name!r} ({key}); the fields are {there[:300]}")
+    missing = object()
+    value = look_up(record.fields, name, missing)
+    if value is missing:
+        there = ", ".join(map(str, record.fields)) or "none"
+        raise UserError(f"{record.place}: no field {name!r} ({key}); the fields are {there[:300]}")
     return value
 
 

@@ -3,16 +3,18 @@ range from the lowest to the highest seed around it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
+from ulorl.common import markdown
+from ulorl.common.key_paths import flatten
+from ulorl.common.plot_style import STYLE
 from ulorl.errors import UserError
 from ulorl.runs.records import RunRecord, read_run
 
@@ -39,7 +41,10 @@ def arms(run_dirs: Sequence[Path]) -> list[Arm]:
     if not run_dirs:
         raise UserError("give the folders of at least one run")
     records = [read_run(path) for path in run_dirs]
-    settings = [dict(_leaves(record.config)) for record in records]
+    settings = [
+        {key: value for key, value in flatten(record.config).items() if not key.startswith(_NO_DIFFERENCE)}
+        for record in records
+    ]
     keys = sorted(set().union(*settings))
     differing = [k for k in keys if len({repr(s.get(k)) for s in settings}) > 1]
     grouped: dict[str, list[RunRecord]] = {}
@@ -48,15 +53,13 @@ def arms(run_dirs: Sequence[Path]) -> list[Arm]:
     return [Arm(label, tuple(runs)) for label, runs in grouped.items()]
 
 
-def write_comparison(run_dirs: Sequence[Path], out: Path, keys: Sequence[str] = PANELS) -> list[str]:
+def write_comparison(run_dirs: Sequence[Path], out: Path, keys: Sequence[str] = PANELS) -> str:
     """Draw the curves of `keys` to `out` (svg, png or pdf) and return a markdown table of the ends: first and last
     value of each arm, mean over seeds, with the seeds' own values."""
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"{out}: a figure's name ends in .svg, .png or .pdf")
     found = arms(run_dirs)
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "ulorl", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=(10, 2.9 * -(-len(keys) // 2)), layout="constrained")
         for panel, key in enumerate(keys):
             axes = canvas.add_subplot(-(-len(keys) // 2), 2, panel + 1)
@@ -71,24 +74,14 @@ def write_comparison(run_dirs: Sequence[Path], out: Path, keys: Sequence[str] = 
         canvas.axes[0].legend(frameon=False, fontsize=8)
         out.parent.mkdir(parents=True, exist_ok=True)
         canvas.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, facecolor="white")
-    return ["| runs | metric | first | last | last, by seed |", "|---|---|---|---|---|", *_rows(found, keys)]
+    return markdown.table(("runs", "metric", "first", "last", "last, by seed"), _rows(found, keys))
 
 
-def _rows(found: Sequence[Arm], keys: Sequence[str]) -> Iterator[str]:
+def _rows(found: Sequence[Arm], keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for arm in found:
         for key in keys:
             steps, values = arm.curve(key)
             if steps:
                 first, last = values[:, 0].mean(), values[:, -1].mean()
                 by_seed = ", ".join(f"{v:.3f}" for v in values[:, -1])
-                ends = f"{first:.3f} (step {steps[0]}) | {last:.3f} (step {steps[-1]})"
-                yield f"| {arm.label} | {key} | {ends} | {by_seed} |"
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = prefix + key
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, name + ".")
-        elif not name.startswith(_NO_DIFFERENCE):
-            yield name, value
+                yield arm.label, key, f"{first:.3f} (step {steps[0]})", f"{last:.3f} (step {steps[-1]})", by_seed

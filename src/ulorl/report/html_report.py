@@ -14,8 +14,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ulorl.common import atomic_files
 from ulorl.report import figures
 from ulorl.runs import records, summary
+from ulorl.types import Metrics
 
 REPORT = "report.html"
 _HUES = 6  # colours of versions; version v has colour v mod 6
@@ -71,9 +73,7 @@ def write_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     run = records.read_run(run_dir)
     path = run_dir / REPORT
-    partial = path.with_suffix(".tmp")
-    partial.write_text(render(run), encoding="utf-8", newline="\n")
-    partial.replace(path)
+    atomic_files.write_text(path, render(run))
     return path
 
 
@@ -171,7 +171,7 @@ def _pieces(output: str, segments: Sequence[Mapping[str, Any]]) -> Iterable[Piec
             yield Piece(segment["version"], segment["tokens"], text)
 
 
-def _table_row(metrics: records.Metrics) -> list[str]:
+def _table_row(metrics: Metrics) -> list[str]:
     values = [(metrics.get(name), spec) for _, name, spec in _TABLE]
     return [str(metrics["step"]), *("–" if value is None else format(value, spec) for value, spec in values)]
 

@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ulorl.common.key_paths import look_up
 from ulorl.errors import UserError
+from ulorl.types import Metrics
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
-
-Metrics = Mapping[str, float | int | None]
 
 
 @dataclass
@@ -63,10 +63,7 @@ class RunRecord:
 
     def setting(self, key: str) -> Any:
         """The configuration's value at a dotted key, None when there is none."""
-        node: Any = self.config
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        return node
+        return look_up(self.config, key)
 
     def sample_files(self) -> list[tuple[int, Path]]:
         """(step, file) of every stored step, rising."""
@@ -102,7 +99,7 @@ def read_run(run_dir: Path) -> RunRecord:
     return RunRecord(run_dir, config, tuple(sorted(metrics, key=lambda m: m["step"] or 0)))
 
 
-def read_metrics(path: Path) -> list[dict[str, float | int | None]]:
+def read_metrics(path: Path) -> list[Metrics]:
     """The lines of a metrics.jsonl that are whole; [] when there is no such file. Values that are not finite numbers
     become None. Raises UserError naming the line when one is damaged or has no step."""
     if not path.exists():

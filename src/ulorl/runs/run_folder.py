@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ulorl.common import atomic_files
+from ulorl.common.key_paths import flatten
 from ulorl.config.loading import from_json
 from ulorl.config.tree import Config
 from ulorl.errors import UserError
@@ -42,7 +43,7 @@ def changes(cfg: Config) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ between the run in `run.dir` and `cfg`: those of the run, and those asked for. Raises
     UserError when there is one that may not change, for it is another run then."""
     saved = from_json(Path(cfg.run.dir) / CONFIG)
-    there, asked = _flat(saved.model_dump(mode="json")), _flat(cfg.model_dump(mode="json"))
+    there, asked = flatten(saved.model_dump(mode="json")), flatten(cfg.model_dump(mode="json"))
     differ = {k: (there.get(k), asked.get(k)) for k in sorted(there | asked) if there.get(k) != asked.get(k)}
     differ.pop("run.dir", None)  # the same folder by another name, or moved
     if fixed := [key for key in differ if not _free(key)]:
@@ -125,11 +126,3 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def _free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys; tables of free keys (data.settings, eval.data) too. An empty table is a value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
-    return flat

@@ -28,10 +28,7 @@ from ulorl.errors import UserError
 from ulorl.runs.records import METRICS, read_metrics, read_run, sample_files
 from ulorl.runs.samples import Decode, write_samples
 from ulorl.runs.summary import rows, summarize
-from ulorl.types import Group
-
-Number = float | int | None
-Metrics = Mapping[str, Number]
+from ulorl.types import Group, Metrics
 
 
 class MetricsWriter(Protocol):
@@ -158,7 +155,7 @@ _COLUMNS: tuple[tuple[str, str, int, str], ...] = (  # title, metric, width, for
 HEADER = " step" + "".join(f"{title:>{width}}" for title, _, width, _ in _COLUMNS) + "  held-out"
 
 
-def metrics_line(step: int, metrics: Metrics) -> str:
+def metrics_line(step: int, metrics: Mapping[str, float | int | None]) -> str:
     """One step under HEADER; `-` where a value does not exist."""
     cells = [f"{step:>5}"]
     for _, name, width, spec in _COLUMNS:
@@ -345,12 +342,12 @@ def _bars(console: Console) -> Progress:
     )
 
 
-def plain(metrics: Mapping[str, Any]) -> dict[str, Number]:
+def plain(metrics: Mapping[str, Any]) -> Metrics:
     """Python numbers, None for what is not finite. Takes numpy and torch scalars."""
     return {name: _plain(value) for name, value in metrics.items()}
 
 
-def _plain(value: Any) -> Number:
+def _plain(value: Any) -> float | int | None:
     if value is None:
         return None
     if isinstance(value, numbers.Integral):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ulorl.common import atomic_files
 from ulorl.runs.records import SAMPLES
 from ulorl.types import Group, Sample, Scored, Tokens
 
@@ -24,14 +25,12 @@ def write_samples(run_dir: Path, step: int, groups: Sequence[Group], decode: Dec
     folder = run_dir / SAMPLES
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:06d}.jsonl"
-    partial = path.with_suffix(".tmp")
-    with partial.open("w", encoding="utf-8") as lines:
+    with atomic_files.replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as lines:
         for group in groups:
             prompt = decode(group.members[0].sample.prompt) if group.members else ""
             for scored in group.members:
                 entry = _sample_entry(group, scored, prompt, decode)
                 lines.write(json.dumps(entry, allow_nan=False) + "\n")
-    partial.replace(path)
     return path
 
 

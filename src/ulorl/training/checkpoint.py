@@ -39,9 +39,9 @@ from ulorl.models.lora import exact_state, save_exact
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.runs.records import METRICS, SAMPLES, sample_files
+from ulorl.types import Metrics
 
 FORMAT = 2
-Metrics = dict[str, float | int | None]
 Tensors = dict[str, Tensor]
 
 

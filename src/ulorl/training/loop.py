@@ -25,12 +25,12 @@ from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.runs.run_log import RunLog, plain
 from ulorl.training import checkpoint
-from ulorl.training.checkpoint import Boundary, Counters, Metrics, Writer
+from ulorl.training.checkpoint import Boundary, Counters, Writer
 from ulorl.training.interrupts import Interrupted, Interrupts
 from ulorl.training.preflight import Inputs, Prompted
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
 from ulorl.training.weight_check import Probe
-from ulorl.types import Sampling, Tokens
+from ulorl.types import Metrics, Sampling, Tokens
 
 
 @dataclass

@@ -33,12 +33,12 @@ from ulorl.runs import run_folder
 from ulorl.runs.run_folder import MAY_CHANGE
 from ulorl.runs.run_log import RunLog
 from ulorl.training import checkpoint
-from ulorl.training.checkpoint import Counters, Metrics, Writer
+from ulorl.training.checkpoint import Counters, Writer
 from ulorl.training.interrupts import interrupts
 from ulorl.training.loop import Loop, Rooms, run_evaluation
 from ulorl.training.preflight import Inputs, load_inputs
 from ulorl.training.weight_check import TOLERANCE, Probe
-from ulorl.types import Sampling
+from ulorl.types import Metrics, Sampling
 
 NEW_RUN = Counters()
 
@@ -237,12 +237,9 @@ def _go(rooms: Rooms, counters: Counters, said: str, *, resumed: bool) -> Result
 
 def _save_model(rooms: Rooms, model: Path) -> None:
     """Written beside its place, so that what stands there is a whole model."""
-    partial = model.with_name(model.name + atomic_files.PARTIAL)
-    atomic_files.remove(partial)
-    rooms.learner.save_model(partial)
-    rooms.inputs.tokenizer.save_pretrained(partial)
-    atomic_files.remove(model)
-    atomic_files.publish(partial, model)
+    with atomic_files.replacing_folder(model) as partial:
+        rooms.learner.save_model(partial)
+        rooms.inputs.tokenizer.save_pretrained(partial)
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

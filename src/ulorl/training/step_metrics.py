@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl.types import Status
+from ulorl.types import Metrics, Status
 
 if TYPE_CHECKING:
     from ulorl.algorithm import Step
     from ulorl.evaluation.evaluate import Evaluation
     from ulorl.rollout.scheduler import Scheduler
-
-Metrics = dict[str, float | int | None]
 
 
 def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) -> Metrics:

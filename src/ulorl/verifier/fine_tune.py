@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from transformers.utils.logging import disable_progress_bar
 
-from ulorl.common.atomic_files import PARTIAL, publish, remove, writing
+from ulorl.common.atomic_files import replacing_folder, writing
 from ulorl.config.model_config import LoraConfig
 from ulorl.data.prompts import encode_each
 from ulorl.errors import UserError
@@ -27,6 +26,7 @@ from ulorl.models.load import check_model, context_length, load_config, load_mod
 from ulorl.models.lora import add_lora, require_peft, save_merged
 from ulorl.rewards.generative import FOLDER_FILE
 from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt
+from ulorl.rng import Stream, generator
 from ulorl.types import Problem
 from ulorl.verifier.verifier_config import Progress, Training, write_card
 
@@ -85,15 +85,10 @@ def train(pairs: Sequence[Pair], base: str, out: Path, settings: Training, *, ov
     facts = {"count": len(chosen), "equivalent": sum(pair.equivalent for pair in chosen), "sha256": digest(chosen)}
 
     def save(progress: Progress) -> None:
-        partial = out.with_name(out.name + PARTIAL)
-        with writing(out, lambda: "make room, or give another --out"):
-            remove(partial)
-            partial.mkdir(parents=True)
+        with writing(out, lambda: "make room, or give another --out"), replacing_folder(out) as partial:
             save_merged(model, partial)
             tokenizer.save_pretrained(partial)
             write_card(partial, prompt, settings, progress, base=Path(base).name, pairs=facts)
-            remove(out)
-            publish(partial, out)
 
     from ulorl.verifier.verdict_trainer import fit
 
@@ -153,7 +148,7 @@ def set_chat(tokenizer: PreTrainedTokenizerBase, chat: str, base: str) -> None:
 def subset(pairs: Sequence[Pair], settings: Training) -> list[Pair]:
     """`max_pairs` of them, drawn with the seed."""
     chosen = list(pairs)
-    random.Random(f"verifier pairs {settings.seed}").shuffle(chosen)
+    generator(Stream.TRAINED_PAIRS, settings.seed).shuffle(chosen)
     return chosen[: settings.max_pairs or None]
 
 

@@ -13,6 +13,7 @@ from ulorl.answers.extraction import extract
 from ulorl.cleaning.characters import normalise
 from ulorl.cleaning.record import Item
 from ulorl.cleaning.reference_answers import short_answer
+from ulorl.common.key_paths import look_up
 from ulorl.data.record_files import Record, expand, read_records
 from ulorl.errors import ErrorCollector, UserError
 from ulorl.verifier.pairs import Pair
@@ -135,12 +136,7 @@ def _text(record: Record, name: str) -> str:
 
 
 def _value(record: Record, name: str) -> Any:
-    value: Any = record.fields
-    if name in record.fields:
-        value = record.fields[name]
-    else:
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+    value = look_up(record.fields, name)
     if value is None:
         there = ", ".join(map(str, record.fields)) or "none"
         raise UserError(f"{record.place}: no field {name!r}, or nothing in it; the fields are {there[:300]}")

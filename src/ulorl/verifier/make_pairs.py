@@ -16,7 +16,9 @@ from ulorl.cleaning.record import Item
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.cleaning.sources import Unreadable, read_source, sources
 from ulorl.common import atomic_files
+from ulorl.common.markdown import table
 from ulorl.errors import UserError, listing
+from ulorl.rng import Stream, generator
 from ulorl.verifier.pairs import Pair, write_pairs
 from ulorl.verifier.transforms import transformable
 from ulorl.verifier.transforms.compound_answers import Parts, Spans
@@ -75,7 +77,7 @@ def make_pairs(
 
 
 def _of_problem(item: Item, answer: Answer, pool: Sequence[Answer], most: int, seed: int, share: float) -> list[Pair]:
-    rng = Random(f"{seed} {item.id} {item.answer}")
+    rng = generator(Stream.MADE_PAIRS, f"{seed} {item.id} {item.answer}")
     is_plain = isinstance(answer.value, Number) and answer.value.plain
     if isinstance(answer.value, Number) and is_plain and abs(answer.value.value) < 1000 and rng.random() >= share:
         return []
@@ -188,17 +190,15 @@ def card(sides: Mapping[Split, Sequence[Pair]], counts: Mapping[str, int], bad: 
     """What is in the files: pairs by kind, change and source."""
     parts = ["# Pairs for a verifier\n", ", ".join(f"{name} {number:,}" for name, number in counts.items()) + "\n"]
     for title in ("kind", "change", "source"):
-        parts.append(
-            f"| {title} | train, equivalent | train, other | held out, equivalent | held out, other |"
-            "\n|---|--:|--:|--:|--:|"
-        )
         tally = Counter(
             (getattr(p, title) or "(equivalent)", side, p.equivalent) for side, some in sides.items() for p in some
         )
-        for name in sorted({name for name, _, _ in tally}):
-            cells = [tally[name, side, label] for side in ("train", "held_out") for label in (True, False)]
-            parts.append(f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |")
-        parts.append("")
+        rows = [
+            (name, *(f"{tally[name, side, label]:,}" for side in ("train", "held_out") for label in (True, False)))
+            for name in sorted({name for name, _, _ in tally})
+        ]
+        head = (title, "train, equivalent", "train, other", "held out, equivalent", "held out, other")
+        parts.append(table(head, rows, numbers_from=1) + "\n")
     if bad:
         parts.append(f"{len(bad):,} records could not be read:\n\n{listing([item.message for item in bad])}\n")
     return "\n".join(parts)

@@ -66,11 +66,8 @@ def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {path.parent} is a file; choose another place")
     with atomic_files.writing(path, lambda: "choose another place or make room"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + atomic_files.PARTIAL)
-        partial.write_bytes(_parquet(pairs) if path.suffix == ".parquet" else _lines(pairs))
-        atomic_files.sync(partial)
-        partial.replace(path)
-        atomic_files.sync(path.parent)
+        with atomic_files.replacing(path) as partial:
+            partial.write_bytes(_parquet(pairs) if path.suffix == ".parquet" else _lines(pairs))
 
 
 def _lines(pairs: Sequence[Pair]) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ulorl.common.markdown import table
 from ulorl.verifier.measure import Result, Score
 from ulorl.verifier.pairs import Pair
 
@@ -48,7 +49,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def _totals(total: Mapping[str, Score]) -> str:
     heads = ("judge", "accuracy", "balanced accuracy", "false positives", "false negatives", "unscored")
-    return _table(
+    return table(
         heads,
         (
             (name, str(s.accuracy), str(s.balanced or "-"), s.false_positives, s.false_negatives, s.unscored)
@@ -65,7 +66,7 @@ def _groups(what: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
         starred = "" if score.balanced else "*"
         return f"{score.balanced or score.accuracy}{starred} {score.false_positives}+{score.false_negatives}"
 
-    table = _table(
+    scores = table(
         (what, "pairs (equivalent)", *names),
         (
             (group, f"{score.pairs} ({score.equivalent})", *(cell(by[name]) for name in names))
@@ -74,7 +75,7 @@ def _groups(what: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
         ),
     )
     one_sided = any(not score.balanced for by in groups.values() for score in by.values())
-    return table + ("\n\n\\* accuracy: all pairs of this line are equivalent, or none is." if one_sided else "")
+    return scores + ("\n\n\\* accuracy: all pairs of this line are equivalent, or none is." if one_sided else "")
 
 
 def _paper(result: Result) -> str:
@@ -83,9 +84,4 @@ def _paper(result: Result) -> str:
         (pair.reference, pair.answer, SAID[pair.equivalent], *(SAID[verdicts[name]] for name in names))
         for pair, verdicts in result.paper
     )
-    return _table(("reference", "predicted", "equivalent", *names), rows)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return table(("reference", "predicted", "equivalent", *names), rows)

@@ -26,6 +26,7 @@ from ulorl.errors import UserError
 from ulorl.evaluation.evaluate import Evaluation, evaluate
 from ulorl.rewards.scorer import Scorer
 from ulorl.rewards.tasks import CountdownReward
+from ulorl.rng import Stream, generator
 from ulorl.types import Problem, Sampling
 from ulorl.warmup import countdown_tokenizer
 
@@ -65,7 +66,7 @@ def make(
         raise UserError(f"{out}: exists already; name a new folder")
     vocabulary = countdown_tokenizer.build()
     model = build_model(vocabulary, seed)
-    data = batches(vocabulary, random.Random(f"warm-up {seed}"))
+    data = batches(vocabulary, generator(Stream.WARM_UP, seed))
     console = Console(stderr=True)
     columns = (TextColumn("{countdown.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not progress) as bars:
