@@ -107,3 +107,13 @@ def bad_character(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"is not Unicode text (half of a surrogate pair at position {error.start + 1})"
     return None
+
+
+def one_line(error: BaseException) -> str:
+    """Describe an exception of another library on one line: its type and the first 200 characters of its message."""
+    return f"{type(error).__name__}: {(' '.join(str(error).split()) or 'no message')[:200]}"
+
+
+def name_some(names: Sequence[str], count: int = 3) -> str:
+    """Name the first few of many names, for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -17,7 +17,8 @@ from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.engines.vllm import vllm_engine
 from ulorl.engines.vllm.weight_transfer import pick_transfer
 from ulorl.errors import UserError
-from ulorl.models.load import load_model
+from ulorl.models.model_loading import load_model
+from ulorl.models.model_source import ModelSource
 from ulorl.rng import sample_seed, segment_seed
 from ulorl.training.preflight import load_inputs
 from ulorl.types import Request, Sampling
@@ -109,7 +110,7 @@ def test_every_segment_of_every_sample_has_its_own_seed() -> None:
 def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
     cfg = ulorl.load([RECIPE], ["engine.slots=4"])
     inputs = load_inputs(cfg)
-    engine = make_engine(cfg, inputs.tokenizer, "ulorl:tiny", longest=inputs.longest(cfg))
+    engine = make_engine(cfg, inputs.source, longest=inputs.longest(cfg))
     assert isinstance(engine, TorchEngine)
 
     def play() -> list[int]:
@@ -162,9 +163,9 @@ def test_bfloat16_is_decoded_in_float32_where_the_processor_has_no_such_products
     monkeypatch.setattr("ulorl.engines.factory.has_bfloat16", lambda: native)
     overrides = [f"model.dtype={learner}", "engine.dtype=bfloat16", "model.device=cpu", "engine.slots=2"]
     cfg = ulorl.load([RECIPE], overrides)
-    engine = make_engine(cfg, load_inputs(cfg).tokenizer, cfg.model.path, longest=64)
+    engine = make_engine(cfg, ModelSource(cfg.model.path), longest=64)
     assert isinstance(engine, TorchEngine)
-    theirs = load_model(cfg.model.path, dtype=getattr(torch, learner), device="cpu")
+    theirs = load_model(ModelSource(cfg.model.path), dtype=getattr(torch, learner), device="cpu")
     engine_dtype = torch.bfloat16 if native else torch.float32
 
     def check() -> None:
@@ -206,6 +207,5 @@ def test_a_prefix_cache_that_stays_is_an_error() -> None:
 
 def test_a_context_too_short_for_the_run_is_refused_before_anything_starts() -> None:
     cfg = ulorl.load([RECIPE], ["engine.kind=vllm", "engine.vllm.max_length=64"])
-    tokenizer = load_inputs(ulorl.load([RECIPE])).tokenizer
     with pytest.raises(UserError, match=r"engine\.vllm\.max_length=64 is less than the 300 tokens"):
-        make_engine(cfg, tokenizer, "ulorl:tiny", longest=300)
+        make_engine(cfg, ModelSource("ulorl:tiny"), longest=300)

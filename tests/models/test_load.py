@@ -11,16 +11,18 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from refusals import refused
 from small_models import KINDS, SMALL, V, make, make_tokenizer
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.model_checks import check_head
 from ulorl.models.head import head_of, hidden_states
-from ulorl.models.load import check_model, context_length, eos_ids, load_config, load_model, load_tokenizer, resolve
+from ulorl.models.model_loading import check_model, load_model
+from ulorl.models.model_source import ModelSource, context_length
 
 
 def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    return load_model(str(folder), dtype=dtype, device="cpu")
+    return load_model(ModelSource(str(folder)), dtype=dtype, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +99,13 @@ def test_bf16_model_is_close_to_its_float32_self(saved: Path) -> None:
 def test_check_head_refuses_what_it_does_not_know() -> None:
     model = make("Qwen3")
     model.lm_head.register_forward_hook(lambda _module, _args, logits: logits + logits.square())
-    with pytest.raises(UserError, match=r"Qwen3ForCausalLM: its logits are not .* cannot be trained"):
+    with refused(ErrorCode.MODEL_UNSUPPORTED):
         check_head(model)
 
 
 def test_check_head_refuses_a_forgotten_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ulorl.models.head._scale", lambda _config: 1.0)
-    with pytest.raises(UserError, match="GraniteForCausalLM"):
+    with refused(ErrorCode.MODEL_UNSUPPORTED):
         check_head(make("Granite"))
 
 
@@ -130,43 +132,44 @@ def test_dropout_is_off(tmp_path: Path) -> None:
 # What a user gets wrong: each message names the folder and says what is the matter.
 
 
-def refused(path: Path | str, *says: str) -> None:
-    with pytest.raises(UserError) as error:
+def load_refused(path: Path | str, code: ErrorCode, *says: str) -> None:
+    """`says`: the names that the message must give."""
+    with refused(code, file=path) as error:
         load(path)
-    for text in (str(path), *says):
+    for text in says:
         assert text in str(error.value)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "no such folder")
+    load_refused(tmp_path / "nowhere", ErrorCode.MODEL_NOT_FOUND)
 
 
 def test_hub_name_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("nobody/nothing", "no such folder, and the hub did not give it")
+    load_refused("nobody/nothing", ErrorCode.MODEL_NOT_FOUND)
 
 
 def test_a_file_is_not_a_folder(saved: Path) -> None:
-    refused(saved / "model.safetensors", "is a file")
+    load_refused(saved / "model.safetensors", ErrorCode.MODEL_NOT_FOUND)
 
 
 def test_folder_without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
-    refused(folder, "no config.json")
+    load_refused(folder, ErrorCode.MODEL_NOT_FOUND, "config.json")
 
 
 @pytest.mark.parametrize("text", ["{", '{"model_type": "no_such_model"}', "[]", "{}"])
 def test_damaged_config(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
-    refused(folder, "config.json")
+    load_refused(folder, ErrorCode.MODEL_CONFIG, "config.json")
 
 
 def test_weights_missing_from_the_folder(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.unlink()
-    refused(folder, "no *.safetensors")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS, "no *.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    refused(folder, "only safetensors", "pytorch_model.bin")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS, "pytorch_model.bin")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
@@ -174,12 +177,12 @@ def test_truncated_weights(folder: Path, keep: float) -> None:
     weights = folder / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
-    refused(folder, "the weights cannot be loaded")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS)
 
 
 def test_weights_that_are_not_safetensors(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x00not safetensors at all" * 100)
-    refused(folder, "the weights cannot be loaded")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS)
 
 
 def test_missing_shard(tmp_path: Path) -> None:
@@ -187,7 +190,7 @@ def test_missing_shard(tmp_path: Path) -> None:
     shards = sorted(tmp_path.glob("*.safetensors"))
     assert len(shards) > 1
     shards[0].unlink()
-    refused(tmp_path, "the weights cannot be loaded")
+    load_refused(tmp_path, ErrorCode.MODEL_WEIGHTS)
 
 
 def test_missing_tensor_is_refused_not_drawn_at_random(folder: Path) -> None:
@@ -196,13 +199,13 @@ def test_missing_tensor_is_refused_not_drawn_at_random(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, "lack 1 of the weights of Qwen3ForCausalLM", "model.layers.1.mlp.up_proj.weight")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS, "lack 1 of", "model.layers.1.mlp.up_proj.weight")
 
 
 def test_weights_of_another_shape(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 32}))
-    refused(folder, "disagree about the shape of 6 tensors", "down_proj.weight: [16, 24] in the file, [16, 32]")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS, "6 tensors", "down_proj.weight: [16, 24] in the file, [16, 32]")
 
 
 def test_weights_of_more_layers_than_the_config(folder: Path) -> None:
@@ -210,7 +213,7 @@ def test_weights_of_more_layers_than_the_config(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["layer_types"]
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
-    refused(folder, "hold 11 tensors of layers that config.json does not have", "model.layers.1.", "num_hidden_layers")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS, "11 tensors", "model.layers.1.", "num_hidden_layers")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
@@ -220,14 +223,14 @@ def test_weights_that_are_no_numbers(folder: Path, bad: float) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = bad
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, "model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers")
+    load_refused(folder, ErrorCode.MODEL_WEIGHTS, "model.layers.1.mlp.up_proj.weight")
 
 
 # The same without reading weights: headers against a model on the meta device.
 
 
 def checked(folder: Path | str) -> PreTrainedModel:
-    return check_model(str(folder), load_config(str(folder)))
+    return check_model(ModelSource(str(folder)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -248,10 +251,10 @@ def test_a_base_model_without_its_head_passes_when_the_head_is_tied(tmp_path: Pa
     load(tmp_path)
 
 
-def header_refused(path: Path, *says: str) -> None:
-    with pytest.raises(UserError) as error:
+def header_refused(path: Path, code: ErrorCode, *says: str) -> None:
+    with refused(code, file=path) as error:
         checked(path)
-    for text in (str(path), *says):
+    for text in says:
         assert text in str(error.value)
 
 
@@ -262,20 +265,20 @@ def test_headers_tell_what_loading_would(folder: Path, saved: Path) -> None:
     whole = weights.read_bytes()
     for cut in (0, 4, 100, len(whole) // 2, len(whole) - 1):
         weights.write_bytes(whole[:cut])
-        header_refused(folder, "model.safetensors: the weights cannot be loaded")
+        header_refused(folder, ErrorCode.MODEL_WEIGHTS, "model.safetensors")
     weights.write_bytes(whole)
     (folder / "config.json").write_text(json.dumps({**settings, "intermediate_size": 32}))
-    header_refused(folder, "disagree about the shape of 6 tensors", "[16, 24] in the file, [16, 32] by config.json")
+    header_refused(folder, ErrorCode.MODEL_WEIGHTS, "6 tensors", "[16, 24] in the file, [16, 32] by config.json")
     (folder / "config.json").write_text(json.dumps({**settings, "num_attention_heads": 0}))
-    header_refused(folder, "config.json: no model can be built from it (ZeroDivisionError")
+    header_refused(folder, ErrorCode.MODEL_CONFIG, "config.json")
     (folder / "config.json").write_text(json.dumps(settings))
     tensors = load_file(saved / "model.safetensors")
     save_file({n: t for n, t in tensors.items() if n != "model.norm.weight"}, weights, metadata={"format": "pt"})
-    header_refused(folder, "lack 1 of the weights of Qwen3ForCausalLM (model.norm.weight)")
+    header_refused(folder, ErrorCode.MODEL_WEIGHTS, "lack 1 of", "(model.norm.weight)")
     save_file({f"h.{n}": t for n, t in enumerate(tensors.values())}, weights, metadata={"format": "pt"})
-    header_refused(folder, "holds another model than its config.json says")
+    header_refused(folder, ErrorCode.MODEL_WEIGHTS)
     weights.unlink()
-    header_refused(folder, "no *.safetensors")
+    header_refused(folder, ErrorCode.MODEL_WEIGHTS, "no *.safetensors")
 
 
 def test_headers_of_shards(tmp_path: Path) -> None:
@@ -283,50 +286,49 @@ def test_headers_of_shards(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     whole = json.loads(index.read_text())
     index.write_text(json.dumps({**whole, "weight_map": {**whole["weight_map"], "model.more": "lost.safetensors"}}))
-    header_refused(tmp_path, "lost.safetensors", "there is no such file")
+    header_refused(tmp_path, ErrorCode.MODEL_WEIGHTS, "lost.safetensors")
     first = next(iter(whole["weight_map"].values()))
     index.write_text(json.dumps({**whole, "weight_map": {**whole["weight_map"], "model.more": first}}))
-    header_refused(tmp_path, "names 1 tensors that its files do not hold", f"{first} lacks model.more")
+    header_refused(tmp_path, ErrorCode.MODEL_WEIGHTS, f"{first} lacks model.more")
     index.write_text("{")
-    header_refused(tmp_path, "model.safetensors.index.json cannot be used")
+    header_refused(tmp_path, ErrorCode.MODEL_WEIGHTS, "model.safetensors.index.json")
 
 
 def test_classifier_is_not_a_causal_lm(tmp_path: Path) -> None:
     config = transformers.Qwen3Config(**SMALL, tie_word_embeddings=True)
     transformers.Qwen3ForSequenceClassification(config).save_pretrained(tmp_path)
-    refused(tmp_path, "not a causal LM", "Qwen3ForSequenceClassification")
+    load_refused(tmp_path, ErrorCode.MODEL_UNSUPPORTED, "Qwen3ForSequenceClassification")
 
 
 def test_encoder_decoder_is_not_a_causal_lm(tmp_path: Path) -> None:
     transformers.T5Config(vocab_size=V).save_pretrained(tmp_path)
-    refused(tmp_path, "not a causal LM", "t5")
+    load_refused(tmp_path, ErrorCode.MODEL_UNSUPPORTED, "t5")
 
 
 def test_remote_code_is_refused_unless_asked_for(folder: Path) -> None:
     config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "mine.py").write_text("raise SystemExit('remote code was run')")
-    refused(folder, "model.trust_remote_code=true")
+    load_refused(folder, ErrorCode.MODEL_REMOTE_CODE)
 
 
 def test_missing_or_damaged_tokenizer(folder: Path) -> None:
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = ModelSource(str(folder)).tokenizer
     assert tokenizer.encode("a b") == [3, 4]
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="no usable tokenizer") as error:
-        load_tokenizer(str(folder))
-    assert str(folder) in str(error.value)
+    with refused(ErrorCode.MODEL_TOKENIZER, file=folder):
+        _ = ModelSource(str(folder)).tokenizer
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="tokenizer"):
-        load_tokenizer(str(folder))
+    with refused(ErrorCode.MODEL_TOKENIZER, file=folder):
+        _ = ModelSource(str(folder)).tokenizer
     (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(UserError, match="tokenizer"):
-        load_tokenizer(str(folder))
+    with refused(ErrorCode.MODEL_TOKENIZER, file=folder):
+        _ = ModelSource(str(folder)).tokenizer
 
 
 def test_tiny_resolves_to_a_folder(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
     monkeypatch.setattr("ulorl.models.tiny.model_path", lambda: saved, raising=False)
-    assert resolve("ulorl:tiny") == str(saved)
+    assert ModelSource("ulorl:tiny").location == str(saved)
     assert load("ulorl:tiny").config.vocab_size == V
 
 
@@ -346,7 +348,8 @@ def test_eos_ids_are_the_union(
     model.config.save_pretrained(tmp_path)
     model.generation_config.save_pretrained(tmp_path)
     words.eos_token = None if tokenizer is None else words.convert_ids_to_tokens(tokenizer)
-    assert eos_ids(str(tmp_path), words) == expected
+    words.save_pretrained(tmp_path)
+    assert ModelSource(str(tmp_path)).eos_ids == expected
 
 
 def test_no_eos_at_all_is_refused(tmp_path: Path) -> None:
@@ -354,23 +357,16 @@ def test_no_eos_at_all_is_refused(tmp_path: Path) -> None:
     model, words = make("Qwen3"), make_tokenizer()
     model.config.eos_token_id = words.eos_token = None
     model.config.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="EOS"):
-        eos_ids(str(tmp_path), words)
+    words.save_pretrained(tmp_path)
+    with refused(ErrorCode.MODEL_TOKENIZER, file=tmp_path):
+        _ = ModelSource(str(tmp_path)).eos_ids
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "says"),
-    [
-        ("generation_config.json", "{", "generation_config.json cannot be used"),
-        ("generation_config.json", "\xff", "generation_config.json cannot be used"),
-        ("generation_config.json", '{"eos_token_id": "</s>"}', "eos_token_id .* is '</s>', no token id"),
-        ("generation_config.json", '{"eos_token_id": [-2]}', "eos_token_id .* is -2, no token id"),
-    ],
-)
-def test_bad_eos_is_refused(folder: Path, name: str, text: str, says: str) -> None:
-    (folder / name).write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=says):
-        eos_ids(str(folder), make_tokenizer())
+@pytest.mark.parametrize("text", ["{", "\xff", '{"eos_token_id": "</s>"}', '{"eos_token_id": [-2]}'])
+def test_bad_eos_is_refused(folder: Path, text: str) -> None:
+    (folder / "generation_config.json").write_text(text, encoding="latin-1")
+    with refused(ErrorCode.MODEL_CONFIG, file=folder):
+        _ = ModelSource(str(folder)).eos_ids
 
 
 def test_eos_beyond_the_vocabulary_ends_nothing(folder: Path) -> None:
@@ -380,13 +376,14 @@ def test_eos_beyond_the_vocabulary_ends_nothing(folder: Path) -> None:
         (folder / file).write_text(json.dumps({**settings, "eos_token_id": 500}))
     words = make_tokenizer()
     words.eos_token = None
-    with pytest.raises(UserError, match=r"EOS token below vocab_size=97 \(found \{500\}\)"):
-        eos_ids(str(folder), words)
+    words.save_pretrained(folder)
+    with refused(ErrorCode.MODEL_TOKENIZER, file=folder):
+        _ = ModelSource(str(folder)).eos_ids
 
 
 def test_loaded_weights_are_aligned_as_torch_aligns_them(folder: Path) -> None:
     """In the file they begin behind a header of any length, here at 24 and 56 bytes past such an address."""
-    loaded = load_model(str(folder), dtype=torch.float32, device="cpu")
+    loaded = load_model(ModelSource(str(folder)), dtype=torch.float32, device="cpu")
     assert {parameter.data_ptr() % 64 for parameter in loaded.parameters()} == {0}
 
 

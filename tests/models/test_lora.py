@@ -19,8 +19,10 @@ from ulorl.errors import UserError
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.model_checks import check_head
 from ulorl.models.head import head_of, hidden_states
-from ulorl.models.load import checkpoint_names, load_model, recompute_activations
 from ulorl.models.lora import ADAPTERS, add_lora, plain_weights, save_exact, save_merged
+from ulorl.models.meta_model import checkpoint_names
+from ulorl.models.model_loading import load_model, recompute_activations
+from ulorl.models.model_source import ModelSource
 from ulorl.models.tiny import model_path
 from ulorl.training import checkpoint, run
 from ulorl.training.preflight import load_inputs
@@ -124,7 +126,7 @@ def test_adapters_of_a_bfloat16_model_are_float32() -> None:
 def test_saved_folders(kind: str, tmp_path: Path) -> None:
     """The merged one is a plain model with the learner's logits; the exact one has base and adapters, bit for bit."""
     make(kind).save_pretrained(tmp_path / "base")
-    source = load_model(str(tmp_path / "base"), dtype=torch.float32, device="cpu")
+    source = load_model(ModelSource(str(tmp_path / "base")), dtype=torch.float32, device="cpu")
     add_lora(source, LoraConfig(rank=3, alpha=6))
     for parameter in trained(source).values():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -133,11 +135,11 @@ def test_saved_folders(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(merged), logits(source), atol=5e-5, rtol=1e-4)
     files = [load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "merged")]
     assert files[0].keys() == files[1].keys()
-    to_files = checkpoint_names(str(tmp_path / "base"))
+    to_files = checkpoint_names(ModelSource(str(tmp_path / "base")))
     assert dict(to_files(plain_weights(source))).keys() >= files[0].keys()
 
     save_exact(source, tmp_path / "exact")
-    again = load_model(str(tmp_path / "exact" / "model"), dtype=torch.float32, device="cpu")
+    again = load_model(ModelSource(str(tmp_path / "exact" / "model")), dtype=torch.float32, device="cpu")
     assert torch.equal(logits(again), logits(make(kind).eval()))
     add_lora(again, LoraConfig(rank=3, alpha=6), checkpoint=tmp_path / "exact")
     assert torch.equal(logits(again), logits(source))

@@ -20,7 +20,9 @@ from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.learner.batching import Row
 from ulorl.learner.learner import Experience, Learner
 from ulorl.learner.model_checks import check_head
-from ulorl.models.load import checkpoint_names, load_model
+from ulorl.models.meta_model import checkpoint_names
+from ulorl.models.model_loading import load_model
+from ulorl.models.model_source import ModelSource
 from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling
 
@@ -49,7 +51,7 @@ def make(kind: str = "Qwen3Moe", **settings: Any) -> PreTrainedModel:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    return load_model(str(folder), dtype=torch.float32, device="cpu")
+    return load_model(ModelSource(str(folder)), dtype=torch.float32, device="cpu")
 
 
 def learner(model: PreTrainedModel, **optim: Any) -> Learner:
@@ -140,7 +142,7 @@ def test_checkpoint_names_are_those_of_the_files(kind: str, tmp_path: Path) -> N
     model = make(kind)
     model.save_pretrained(tmp_path)
     files = load_file(tmp_path / "model.safetensors")
-    convert = checkpoint_names(str(tmp_path))
+    convert = checkpoint_names(ModelSource(str(tmp_path)))
     for named in (model.named_parameters(), load(tmp_path).named_parameters()):
         found = dict(convert((name, p.detach()) for name, p in named))
         assert found.keys() == files.keys()

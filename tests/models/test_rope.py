@@ -20,7 +20,8 @@ from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.errors import UserError
 from ulorl.learner.batching import Row
 from ulorl.learner.learner import Experience, Learner
-from ulorl.models.load import context_length, load_config, load_model
+from ulorl.models.model_loading import load_model
+from ulorl.models.model_source import ModelSource, context_length
 from ulorl.models.rope import rope_overrides
 from ulorl.rng import sample_seed
 from ulorl.training import run
@@ -54,7 +55,7 @@ def configured(folder: Path, path: Path, **keys: object) -> str:
 
 
 def load(folder: Path | str, rope: RopeConfig = YARN):
-    return load_model(str(folder), dtype=torch.float32, device="cpu", rope=rope)
+    return load_model(ModelSource(str(folder), rope=rope), dtype=torch.float32, device="cpu")
 
 
 def test_engine_learner_and_transformers_agree_beyond_the_original_length(folder: Path) -> None:
@@ -117,12 +118,14 @@ def test_the_papers_setting() -> None:
 
 
 def test_vllm_is_told_all_it_needs(folder: Path, tmp_path: Path) -> None:
-    assert rope_overrides(load_config(str(folder)), 64) == {}
-    told = rope_overrides(load_config(str(folder), rope=YARN), 256)
+    assert rope_overrides(ModelSource(str(folder)).config, 64) == {}
+    told = rope_overrides(ModelSource(str(folder), rope=YARN).config, 256)
     assert told["max_position_embeddings"] == 256
     assert told["rope_parameters"]["rope_theta"] == 12345.0  # vLLM replaces the whole table
     own = {"rope_type": "yarn", "rope_theta": 5.0, "factor": 4.0, "original_max_position_embeddings": 64}
-    by_itself = load_config(configured(folder, tmp_path, rope_parameters=own))  # as Qwen3's model card asks for it
+    by_itself = ModelSource(
+        configured(folder, tmp_path, rope_parameters=own)
+    ).config  # as Qwen3's model card asks for it
     assert rope_overrides(by_itself, context_length(by_itself) or 0)["max_position_embeddings"] == 256
 
 
@@ -163,16 +166,16 @@ def test_nonsense_is_refused_with_the_key(table: str, message: str) -> None:
 def test_a_model_that_has_its_own_is_refused(keys: dict, message: str, folder: Path, tmp_path: Path) -> None:
     path = configured(folder, tmp_path, **keys)
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        load_config(path, rope=YARN)
+        _ = ModelSource(path, rope=YARN).config
     assert "model.rope" in str(error.value)
     assert path in str(error.value)
-    load_config(path)  # without model.rope it is taken as it is
+    _ = ModelSource(path).config  # without model.rope it is taken as it is
 
 
 def test_a_model_without_rotary_positions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match="has no rotary positions"):
-        load_config(str(tmp_path), rope=YARN)
+        _ = ModelSource(str(tmp_path), rope=YARN).config
 
 
 def test_a_run_trains_resumes_and_evaluates_beyond_the_models_own_length(tmp_path: Path) -> None:

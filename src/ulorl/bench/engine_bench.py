@@ -36,7 +36,8 @@ from ulorl.config.engine_config import VllmConfig
 from ulorl.engines.engine import Engine
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.errors import UserError
-from ulorl.models.load import TINY, load_model, resolve
+from ulorl.models.model_loading import load_model
+from ulorl.models.model_source import TINY, ModelSource
 from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
 
@@ -76,7 +77,7 @@ def run(
     """
     about = facts("vllm")
     tails = [(file.name, file.draw) for file in map(read_lengths, lengths)] or [("long_tail", log_normal)]
-    models = [load_model(model, dtype=torch.float32, device="cpu") for _ in ("ours", "generate's")]
+    models = [load_model(ModelSource(model), dtype=torch.float32, device="cpu") for _ in ("ours", "generate's")]
     _check_length(model, models[0], max_tokens)
     vocabulary = models[0].config.vocab_size
     results = []
@@ -143,7 +144,7 @@ def _contestants(
     from ulorl.engines.vllm.vllm_engine import VllmEngine
 
     engine = VllmEngine(
-        resolve(path),
+        ModelSource(path),
         eos_ids=(),
         slots=batch,
         prefill_tokens=8192,

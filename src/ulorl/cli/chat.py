@@ -16,7 +16,7 @@ from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_engine
 from ulorl.errors import UserError
-from ulorl.models.load import context_length, load_config, load_tokenizer
+from ulorl.models.model_source import ModelSource
 from ulorl.rng import Stream, sample_seed
 from ulorl.training.run import set_threads
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
@@ -25,15 +25,16 @@ from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 def chat(run_dir: Path, problem: str | None = None) -> None:
     """Answer one problem, or every problem typed until an empty line. UserError when `run_dir` is no finished run."""
     cfg = from_json(run_dir / "config.json")
-    source = str(run_dir / "model")
-    if not Path(source).is_dir():
+    folder = run_dir / "model"
+    if not folder.is_dir():
         raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
-    tokenizer = load_tokenizer(source, trust_remote_code=cfg.model.trust_remote_code)
+    source = ModelSource(str(folder), cfg.model.trust_remote_code, cfg.model.rope)
+    tokenizer = source.tokenizer
     set_threads(cfg)
     budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
-    context = context_length(load_config(source, trust_remote_code=cfg.model.trust_remote_code)) or sys.maxsize
+    context = source.context_length or sys.maxsize
     sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
-    with closing(make_engine(cfg, tokenizer, source, longest=cfg.data.max_prompt_tokens + budget)) as engine:
+    with closing(make_engine(cfg, source, longest=cfg.data.max_prompt_tokens + budget)) as engine:
         for number, question in enumerate([problem] if problem else _typed()):
             try:
                 prompt = _prompt(question, tokenizer, cfg.data, context, budget)

@@ -17,7 +17,7 @@ from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_guarded
 from ulorl.errors import UserError
-from ulorl.models.load import context_length, load_config, load_tokenizer
+from ulorl.models.model_source import ModelSource
 from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Poll, Problem, Request, Sampling, Tokens
 
@@ -46,8 +46,9 @@ class EngineModel:
             },
         }
         self._config = build(tree, key)
-        self._tokenizer = load_tokenizer(settings.name)
-        self._context = context_length(load_config(settings.name)) or sys.maxsize
+        self._source = ModelSource(settings.name)
+        self._tokenizer = self._source.tokenizer
+        self._context = self._source.context_length or sys.maxsize
         self.identity = identity(settings)
 
     def complete(self, prompts: Sequence[Prompt], poll: Poll = lambda: None) -> Iterator[tuple[int, str | None]]:
@@ -78,7 +79,7 @@ class EngineModel:
             self.close()
             room = max(LEAST_ROOM, 1 << (longest - 1).bit_length())  # the next call's may be longer
             self._longest = min(room, self._context) if self._keep else longest
-            self._engine = make_guarded(self._config, self._tokenizer, self._settings.name, longest=self._longest)
+            self._engine = make_guarded(self._config, self._source, longest=self._longest)
         whole = False
         try:
             yield self._engine

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ulorl.config.engine_config import EngineConfig
 from ulorl.config.tree import Config
@@ -17,26 +18,23 @@ from ulorl.engines.torch.decodable import full_attention_layers, longest_row
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.errors import UserError
 from ulorl.models.cpu.linear_products import has_bfloat16
-from ulorl.models.load import context_length, eos_ids, load_config, load_model, resolve
+from ulorl.models.model_loading import load_model
+from ulorl.models.model_source import ModelSource
 from ulorl.models.rope import rope_overrides
 from ulorl.types import Sampling
 
 
-def make_engine(
-    cfg: Config, tokenizer: PreTrainedTokenizerBase, source: str, *, longest: int, version: int = 0
-) -> Engine:
-    """The engine of `engine.kind` with the weights of `source`.
+def make_engine(cfg: Config, source: ModelSource, *, longest: int, version: int = 0) -> Engine:
+    """Make the engine of `engine.kind` with the weights of `source`.
 
     longest: tokens of the longest prompt + output it will be asked for; an engine that reserves memory takes it.
     Raises UserError when the engine is not installed or cannot decode this model.
     """
-    trust, rope, device = cfg.model.trust_remote_code, cfg.model.rope, pick_device(cfg.model.device)
-    ends = eos_ids(source, tokenizer, trust_remote_code=trust)
+    device = pick_device(cfg.model.device)
     if cfg.engine.kind == "vllm":
         from ulorl.engines.vllm.vllm_engine import VllmEngine
 
-        own = load_config(source, trust_remote_code=trust, rope=rope)
-        context = context_length(own) or longest
+        context = source.context_length or longest
         needed = min(longest, context)
         if 0 < cfg.engine.vllm.max_length < needed:
             raise UserError(
@@ -44,8 +42,8 @@ def make_engine(
                 "prompt with its output; raise it, or leave it at 0"
             )
         return VllmEngine(
-            resolve(source),
-            eos_ids=ends,
+            source,
+            eos_ids=source.eos_ids,
             slots=cfg.engine.slots,
             prefill_tokens=cfg.engine.prefill_tokens,
             max_length=cfg.engine.vllm.max_length or needed,
@@ -54,23 +52,21 @@ def make_engine(
             settings=cfg.engine.vllm,
             device=device,
             version=version,
-            trust_remote_code=trust,
-            hf_overrides=rope_overrides(own, context),
+            hf_overrides=rope_overrides(source.config, context),
         )
     upcast = cfg.engine_dtype == "bfloat16" and device.type == "cpu" and not has_bfloat16()
     dtype = getattr(torch, cfg.model.dtype if upcast else cfg.engine_dtype)
-    model = load_model(source, dtype=dtype, device=device, trust_remote_code=trust, rope=rope)
+    model = load_model(source, dtype=dtype, device=device)
     if upcast:  # the learner's weights, rounded as they are there, multiplied 2.5 times as fast (docs/experiments.md)
         model = model.float()
     return TorchEngine(
-        model, eos_ids=ends, slots=cfg.engine.slots, prefill_tokens=cfg.engine.prefill_tokens, version=version
+        model, eos_ids=source.eos_ids, slots=cfg.engine.slots, prefill_tokens=cfg.engine.prefill_tokens, version=version
     )
 
 
 def make_guarded(
     cfg: Config,
-    tokenizer: PreTrainedTokenizerBase,
-    source: str,
+    source: ModelSource,
     *,
     longest: int,
     version: int = 0,
@@ -81,12 +77,12 @@ def make_guarded(
     renew: brings an engine that had to be made anew to the present weights, and checks it; None when those of `source`
     are the present ones, and nobody trains on its log-probs.
     """
-    trust = cfg.model.trust_remote_code
 
     def remake() -> Engine:
         # a run may have removed the checkpoint it began from
-        folder = source if not renew or Path(source).is_dir() else cfg.model.path
-        engine = make_engine(cfg, tokenizer, folder, longest=longest, version=version)
+        kept = not renew or Path(source.location).is_dir()
+        present = source if kept else replace(source, path=cfg.model.path)
+        engine = make_engine(cfg, present, longest=longest, version=version)
         try:
             if renew:
                 renew(engine)
@@ -97,10 +93,10 @@ def make_guarded(
         return engine
 
     return GuardedEngine(
-        make_engine(cfg, tokenizer, source, longest=longest, version=version),
+        make_engine(cfg, source, longest=longest, version=version),
         remake=remake,
-        eos_ids=eos_ids(source, tokenizer, trust_remote_code=trust),
-        vocabulary=load_config(source, trust_remote_code=trust).get_text_config(decoder=True).vocab_size,
+        eos_ids=source.eos_ids,
+        vocabulary=source.vocabulary,
         sampling=Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k) if renew else None,
         version=version,
         max_faults=cfg.engine.max_faults,

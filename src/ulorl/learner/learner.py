@@ -23,8 +23,8 @@ from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.optimizer import Optimizer
 from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.head import head_of, hidden_states
-from ulorl.models.load import recompute_activations
 from ulorl.models.lora import plain_weights, save_merged
+from ulorl.models.model_loading import recompute_activations
 from ulorl.objective.advantage import group_advantages, is_informative, soft_overlong_penalty
 from ulorl.objective.importance import engine_weights, old_logprobs
 from ulorl.objective.mismatch import mismatch

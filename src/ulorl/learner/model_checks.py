@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError, one_line
 from ulorl.learner.batching import Row, collate
 from ulorl.learner.logprobs import head_logits
 from ulorl.models.head import head_of, hidden_states
-from ulorl.models.weight_headers import brief
 
 
 @torch.no_grad()
@@ -27,7 +27,10 @@ def check_head(model: PreTrainedModel) -> None:
         expected = model(input_ids=input_ids, use_cache=False).logits[0].float()
         hidden = hidden_states(model, input_ids, None, None)[0]
     except Exception as error:  # sizes of config.json that no weight's shape shows
-        raise UserError(f"{type(model).__name__}: cannot be run as its config.json says ({brief(error)})") from error
+        raise UserError(
+            f"{type(model).__name__}: cannot be run as its config.json says ({one_line(error)})",
+            code=ErrorCode.MODEL_CONFIG,
+        ) from error
     found = head_logits(head_of(model), hidden).float()
     tolerance = 1e-4 if expected.dtype == hidden.dtype else 3e-2  # bf16 models round their logits to 8 bits
     size = float(expected.abs().max())
@@ -35,7 +38,8 @@ def check_head(model: PreTrainedModel) -> None:
     if not apart <= tolerance * max(size, 1e-6):
         raise UserError(
             f"{type(model).__name__}: its logits are not weight @ hidden with the scale, bias or soft-cap we know "
-            f"(they differ by {apart:.3g}, the largest is {size:.3g}); this model cannot be trained yet"
+            f"(they differ by {apart:.3g}, the largest is {size:.3g}); this model cannot be trained yet",
+            code=ErrorCode.MODEL_UNSUPPORTED,
         )
 
 
@@ -69,5 +73,7 @@ def check_packing(model: PreTrainedModel, *, autocast: bool) -> None:
     if grad_BSH[0, : len(rows[0])].any():
         raise UserError(
             f"optim.layout=packed: {type(model).__name__} lets a packed sample see the one before it; "
-            "use optim.layout=padded"
+            "use optim.layout=padded",
+            code=ErrorCode.MODEL_UNSUPPORTED,
+            key="optim.layout",
         )

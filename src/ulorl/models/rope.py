@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from ulorl.config.model_config import RopeConfig
 from ulorl.errors import UserError
 
-OWN = RopeConfig()  # as the model's config.json says
+UNSCALED = RopeConfig()  # as the model's config.json says
 
 
 def scale_positions(config: PreTrainedConfig, rope: RopeConfig, path: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from ulorl.answers.comparable import comparable
@@ -22,8 +22,9 @@ from ulorl.data.prompts import encode_each
 from ulorl.engines.factory import check_decodable, check_engine, pick_device
 from ulorl.errors import ErrorCollector, UserError
 from ulorl.models.attention import require_attention, set_attention
-from ulorl.models.load import check_model, context_length, eos_ids, load_config, load_tokenizer, recompute_activations
 from ulorl.models.lora import add_lora, require_peft
+from ulorl.models.model_loading import check_model, recompute_activations
+from ulorl.models.model_source import ModelSource, context_length
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.scorer import Scorer
 from ulorl.runs import run_folder
@@ -38,10 +39,15 @@ Prompted = tuple[Problem, Tokens]
 class Inputs:
     """What is checked before any model is loaded."""
 
-    tokenizer: PreTrainedTokenizerBase
+    source: ModelSource
     problems: Sequence[Prompted]
     held_out: Sequence[Prompted]
     scorer: Scorer
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self.source.tokenizer
 
     @property
     def fingerprint(self) -> str:
@@ -55,13 +61,13 @@ class Inputs:
         return max(rollout, held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens))
 
 
-def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
+def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
     """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model, and as
     much as possible told at once. What costs nothing comes first, then files, then what needs them all.
 
-    source: the folder whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's).
+    folder: the one whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's).
     Raises UserError, which names the key, file, record or tensor."""
-    source, trust = source or cfg.model.path, cfg.model.trust_remote_code
+    source = ModelSource(folder or cfg.model.path, cfg.model.trust_remote_code, cfg.model.rope)
     disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
     settings, files, prompts = ErrorCollector(), ErrorCollector(), ErrorCollector()
     with settings:
@@ -80,13 +86,13 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
     with files, _named("eval.data"):
         held_out, held_out_places = load_located(cfg.eval_data(), held_out=True) if cfg.eval.data else ([], {})
     with files:
-        own = load_config(source, trust_remote_code=trust, rope=cfg.model.rope)
+        _ = source.config  # whatever needs it would raise the same error again
         with files:
-            model = _check_model(cfg, source, own)
+            model = _check_model(cfg, source)
         with files:
-            tokenizer = load_tokenizer(source, trust_remote_code=trust)
+            tokenizer = source.tokenizer
     files.raise_errors()
-    _check_ids(cfg, source, tokenizer, model)
+    _check_ids(cfg, source, model)
     with prompts:
         prompted = _prompted(problems, places, tokenizer, cfg.data, model, cfg.rollout.max_tokens)
     with prompts, _named("eval.data"):
@@ -101,7 +107,7 @@ def load_inputs(cfg: Config, source: str | None = None) -> Inputs:
         max_unscored=cfg.reward.max_unscored,
         resume=f"ulorl train --resume {cfg.run.dir}",
     )
-    return Inputs(tokenizer, without_held_out(prompted, asked), asked, scorer)
+    return Inputs(source, without_held_out(prompted, asked), asked, scorer)
 
 
 def check_run_dir(cfg: Config) -> str:
@@ -158,10 +164,10 @@ def _check_device(cfg: Config) -> None:
     require_attention(cfg.model.attention, pick_device(name))
 
 
-def _check_model(cfg: Config, source: str, own: PreTrainedConfig) -> PreTrainedModel:
+def _check_model(cfg: Config, source: ModelSource) -> PreTrainedModel:
     """The model without weights, after everything that a run will do to it and that this can show to be impossible."""
-    model = check_model(source, own, trust_remote_code=cfg.model.trust_remote_code)
-    with _named(source):
+    model = check_model(source)
+    with _named(source.path):
         check_decodable(cfg.engine, model)
     set_attention(model, cfg.model.attention)
     if cfg.optim.recompute:
@@ -171,21 +177,21 @@ def _check_model(cfg: Config, source: str, own: PreTrainedConfig) -> PreTrainedM
     return model
 
 
-def _check_ids(cfg: Config, source: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+def _check_ids(cfg: Config, source: ModelSource, model: PreTrainedModel) -> None:
     """That the tokenizer is this model's, and that the outputs asked for are not too long for it with any prompt."""
-    eos_ids(source, tokenizer, trust_remote_code=cfg.model.trust_remote_code)
-    vocabulary, pad = model.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id
+    _ = source.eos_ids  # raises when there are none
+    vocabulary, pad = model.get_input_embeddings().weight.shape[0], source.tokenizer.pad_token_id
     if pad is not None and pad >= vocabulary:
         raise UserError(
-            f"{source}: the tokenizer's pad token has the id {pad}, but the model's vocab_size is {vocabulary}: the "
-            "tokenizer in the folder is another model's"
+            f"{source.path}: the tokenizer's pad token has the id {pad}, but the model's vocab_size is {vocabulary}: "
+            "the tokenizer in the folder is another model's"
         )
-    context = context_length(model) or sys.maxsize
+    context = source.context_length or sys.maxsize
     for key, longest in (("rollout", cfg.rollout.max_tokens), ("eval", cfg.eval.max_tokens if cfg.eval.data else 0)):
         if longest >= context:
             raise UserError(
                 f"{key}.max_tokens={longest}: a prompt and so long an output do not fit the model's context of "
-                f"{context} (max_position_embeddings of {source}); lower it, or see model.rope"
+                f"{context} (max_position_embeddings of {source.path}); lower it, or see model.rope"
             )
 
 

@@ -23,8 +23,8 @@ from ulorl.evaluation.evaluate import Evaluation
 from ulorl.learner.learner import Learner
 from ulorl.learner.model_checks import check_head, check_packing
 from ulorl.models.attention import set_attention
-from ulorl.models.load import load_model
 from ulorl.models.lora import add_lora
+from ulorl.models.model_loading import load_model
 from ulorl.report.html_report import write_report
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
@@ -127,7 +127,7 @@ def _begin(cfg: Config, said: str = "", *, overwrite: bool = False) -> Result:
 def _go_on(cfg: Config, folder: Path, said: str) -> Result:
     run_dir = Path(cfg.run.dir)
     counters, pools = checkpoint.load(folder, cfg.rollout.group)
-    inputs = load_inputs(cfg, source=str(folder / "model"))
+    inputs = load_inputs(cfg, folder=str(folder / "model"))
     if inputs.fingerprint != counters.problems:
         raise UserError(
             f"{run_dir}: the training problems are not those the run began with (other number, ids or order); "
@@ -151,14 +151,7 @@ def build(
     """The rooms of a run, new or as a checkpoint `folder` left them."""
     set_threads(cfg)
     torch.manual_seed(cfg.seed)
-    source = str(folder / "model") if folder else cfg.model.path
-    policy = load_model(
-        source,
-        dtype=getattr(torch, cfg.model.dtype),
-        device=pick_device(cfg.model.device),
-        trust_remote_code=cfg.model.trust_remote_code,
-        rope=cfg.model.rope,
-    )
+    policy = load_model(inputs.source, dtype=getattr(torch, cfg.model.dtype), device=pick_device(cfg.model.device))
     if cfg.model.lora.rank:
         add_lora(policy, cfg.model.lora, checkpoint=folder)
     set_attention(policy, cfg.model.attention)
@@ -191,7 +184,7 @@ def build(
         probe(engine, learner)
 
     longest = inputs.longest(cfg)
-    engine = make_guarded(cfg, inputs.tokenizer, source, longest=longest, version=counters.version, renew=renew)
+    engine = make_guarded(cfg, inputs.source, longest=longest, version=counters.version, renew=renew)
     if folder and cfg.model.lora.rank:  # a checkpoint's model is without its adapters
         engine.load_weights(learner.weights(), counters.version)
     scheduler = Scheduler(
@@ -254,7 +247,7 @@ def evaluate_config(cfg: Config) -> Evaluation:
     saved = cfg.model.model_copy(update={"lora": LoraConfig()})  # a trained model has its adapters merged in
     inputs = load_inputs(cfg.model_copy(update={"model": saved}))
     set_threads(cfg)
-    with closing(make_guarded(cfg, inputs.tokenizer, cfg.model.path, longest=inputs.longest(cfg))) as engine:
+    with closing(make_guarded(cfg, inputs.source, longest=inputs.longest(cfg))) as engine:
         return run_evaluation(cfg, inputs, engine)
 
 

@@ -22,8 +22,9 @@ from ulorl.config.model_config import LoraConfig
 from ulorl.data.prompts import encode_each
 from ulorl.errors import UserError
 from ulorl.models.cpu.linear_products import use_onednn
-from ulorl.models.load import check_model, context_length, load_config, load_model, load_tokenizer
 from ulorl.models.lora import add_lora, require_peft, save_merged
+from ulorl.models.model_loading import check_model, load_model
+from ulorl.models.model_source import ModelSource
 from ulorl.rewards.generative import FOLDER_FILE
 from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt
 from ulorl.rng import Stream, generator
@@ -73,15 +74,15 @@ def train(pairs: Sequence[Pair], base: str, out: Path, settings: Training, *, ov
     """
     _check(pairs, out, settings, overwrite)
     prompt = load_prompt(settings.prompt, settings.question_chars)
-    config = load_config(base)
-    check_model(base, config)
-    tokenizer = load_tokenizer(base)
+    source = ModelSource(base)
+    check_model(source)
+    tokenizer = source.tokenizer
     set_chat(tokenizer, settings.chat, base)
     chosen = subset(pairs, settings)
-    room = min(settings.max_tokens, context_length(config) or settings.max_tokens)
+    room = min(settings.max_tokens, source.context_length or settings.max_tokens)
     examples = encode(chosen, tokenizer, prompt, room, lead=" " if settings.chat == "plain" else "")
     disable_progress_bar()  # transformers' own, of loading and saving
-    model = _model(base, settings)
+    model = _model(source, settings)
     facts = {"count": len(chosen), "equivalent": sum(pair.equivalent for pair in chosen), "sha256": digest(chosen)}
 
     def save(progress: Progress) -> None:
@@ -178,17 +179,17 @@ def _check(pairs: Sequence[Pair], out: Path, settings: Training, overwrite: bool
         raise UserError(f"--out {out}: is a file; name a new folder")
 
 
-def _model(base: str, settings: Training) -> PreTrainedModel:
+def _model(source: ModelSource, settings: Training) -> PreTrainedModel:
     """In float32, with gradients where `settings` says, dropout off as everywhere here."""
     import torch
 
-    model = load_model(base, dtype=torch.float32, device="cpu")
+    model = load_model(source, dtype=torch.float32, device="cpu")
     if settings.lora_rank:
         add_lora(model, LoraConfig(rank=settings.lora_rank, alpha=2 * settings.lora_rank))
     if settings.layers:
         stack = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
         if settings.layers > len(stack):
-            raise UserError(f"--layers={settings.layers}: {Path(base).name} has {len(stack)}")
+            raise UserError(f"--layers={settings.layers}: {Path(source.path).name} has {len(stack)}")
         upper = {id(p) for layer in list(stack)[-settings.layers :] for p in layer.parameters()}
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in upper)

@@ -37,7 +37,7 @@ from ulorl.engines.factory import make_engine
 from ulorl.errors import UserError
 from ulorl.evaluation.evaluate import Evaluation, evaluate
 from ulorl.learner.learner import Learner
-from ulorl.models.load import load_tokenizer
+from ulorl.models.model_source import ModelSource
 from ulorl.models.tiny import model_path
 from ulorl.rng import sample_seed
 from ulorl.rollout.scheduler import Scheduler
@@ -69,7 +69,7 @@ def _free_memory() -> Iterator[None]:
 
 def start(path: str = TINY, *, temperature: float = 0.85, eos: Sequence[int] = (EOS,), slots: int = 8, **vllm: object):
     return VllmEngine(
-        path,
+        ModelSource(path),
         eos_ids=eos,
         slots=slots,
         prefill_tokens=512,
@@ -327,11 +327,12 @@ def test_yarn_beyond_the_original_length(where: str, tmp_path: Path) -> None:
     own = {"rope_type": "default", "rope_theta": 12345.0} if where == "recipe" else yarn
     made = Qwen3ForCausalLM(Qwen3Config(**shape, eos_token_id=1, bos_token_id=None, rope_parameters=dict(own)))
     made.save_pretrained(tmp_path)
+    ModelSource(TINY).tokenizer.save_pretrained(tmp_path)
     rope = ["model.rope={type='yarn', factor=4, original_max_position_embeddings=64}"] if where == "recipe" else []
     cfg = ulorl.load([RECIPE], [*VLLM, f"model.path={tmp_path}", "rollout.temperature=0.85", *rope])
     theirs = Qwen3ForCausalLM(Qwen3Config(**shape, rope_parameters=dict(yarn))).eval()
     theirs.load_state_dict(made.state_dict())
-    with closing(make_engine(cfg, load_tokenizer(TINY), str(tmp_path), longest=256)) as engine:
+    with closing(make_engine(cfg, ModelSource(str(tmp_path), rope=cfg.model.rope), longest=256)) as engine:
         rounds = [[request(i, 60, tokens=prompt(i, 100)) for i in range(8)]]
         first = play(engine, rounds[0])
         carried = [np.concatenate([r.tokens, first[r.sample_id].tokens]).astype(np.int32) for r in rounds[0]]
@@ -446,7 +447,7 @@ def test_one_engine_at_a_time_lives_in_our_process() -> None:
 def answers(kind: str, sampling: Sampling, problems: int) -> tuple[Inputs, Evaluation]:
     cfg = ulorl.load([RECIPE], [*VLLM, f"engine.kind={kind}", f"eval.problems={problems}"])
     inputs = load_inputs(cfg)
-    with closing(make_engine(cfg, inputs.tokenizer, TINY, longest=inputs.longest(cfg))) as engine:
+    with closing(make_engine(cfg, inputs.source, longest=inputs.longest(cfg))) as engine:
         return inputs, evaluate(
             engine, inputs.scorer, inputs.held_out, samples=1, sampling=sampling, max_tokens=256, seed=0
         )

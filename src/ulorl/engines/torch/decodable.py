@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from ulorl.errors import UserError
-from ulorl.models.load import context_length
+from ulorl.models.model_source import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -24,7 +24,8 @@ from ulorl.config.engine_config import VllmConfig
 from ulorl.engines.engine import EngineStats, check_request, require_idle
 from ulorl.engines.vllm.weight_transfer import WeightLoader, pick_transfer, sender
 from ulorl.errors import UserError
-from ulorl.models.load import checkpoint_names, load_config
+from ulorl.models.meta_model import checkpoint_names
+from ulorl.models.model_source import ModelSource, text_config
 from ulorl.rng import segment_seed
 from ulorl.types import Finish, Request, Sampling, Segment, Versions
 
@@ -86,7 +87,7 @@ def check_arguments(settings: VllmConfig) -> None:
 class VllmEngine:
     """`base.Engine` on vLLM.
 
-    model: a transformers folder or a hub name. dtype: float32 or bfloat16. max_length: longest prompt + output.
+    dtype: float32 or bfloat16. max_length: longest prompt + output.
     temperature: the rollout's. It decides vLLM's `logprobs_mode`: `raw_logprobs` (before temperature) when it is 1,
     else `processed_logprobs` (after temperature, top-k and top-p). Log-probs that this mode gets wrong (another
     temperature than 1 under the first, top-p or top-k under the second) are NaN, never something else.
@@ -100,7 +101,7 @@ class VllmEngine:
 
     def __init__(
         self,
-        model: str,
+        source: ModelSource,
         *,
         eos_ids: Sequence[int],
         slots: int,
@@ -111,7 +112,6 @@ class VllmEngine:
         settings: VllmConfig,
         device: torch.device,
         version: int = 0,
-        trust_remote_code: bool = False,
         hf_overrides: Mapping[str, Any] | None = None,
     ) -> None:
         check_arguments(settings)
@@ -130,9 +130,9 @@ class VllmEngine:
         self._decoded = 0  # tokens of segments returned
         self._sleeps, self._sleeping = settings.sleep, False
         arguments: dict[str, Any] = {
-            "model": model,
+            "model": source.location,
             "skip_tokenizer_init": True,
-            "trust_remote_code": trust_remote_code,
+            "trust_remote_code": source.trust_remote_code,
             "dtype": dtype,
             "seed": 0,
             "max_num_seqs": slots,
@@ -154,10 +154,8 @@ class VllmEngine:
             # a prefill in several passes takes back a draw of a seeded request, which CPU generators cannot
             arguments["enable_chunked_prefill"] = False
             arguments["max_num_batched_tokens"] = max(prefill_tokens, slots, max_length)
-            arguments["kv_cache_memory_bytes"] = _host_cache(
-                model, slots, max_length, dtype, settings.memory_fraction, trust_remote_code
-            )
-        self._checkpoint_names = checkpoint_names(model, trust_remote_code=trust_remote_code)
+            arguments["kv_cache_memory_bytes"] = _host_cache(source, slots, max_length, dtype, settings.memory_fraction)
+        self._checkpoint_names = checkpoint_names(source)
         arguments |= settings.args
         arguments["hf_overrides"] = {**(hf_overrides or {}), **settings.args.get("hf_overrides", {})}
         self._llm = _start(arguments, process=settings.process, ipc=self.transfer == "ipc")
@@ -359,11 +357,11 @@ def _interrupts_are_ours() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _host_cache(model: str, slots: int, max_length: int, dtype: str, fraction: float, trust_remote_code: bool) -> int:
+def _host_cache(source: ModelSource, slots: int, max_length: int, dtype: str, fraction: float) -> int:
     """Bytes of keys and values on a CPU: room for every slot at full length, at most `fraction` of the free memory."""
     import psutil  # vLLM's
 
-    text = load_config(model, trust_remote_code=trust_remote_code).get_text_config(decoder=True)
+    text = text_config(source.config)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token = 2 * text.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
