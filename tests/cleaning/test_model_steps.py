@@ -14,6 +14,7 @@ from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
 from ulorl.cleaning.question_shapes import Shape
 from ulorl.cleaning.record import Drop, Item, Outcome
 from ulorl.clients.client import Cache, CachedModel, Model, Prompt
+from ulorl.common.progress import SILENT
 from ulorl.config.client_config import ClientConfig
 from ulorl.errors import UserError
 from ulorl.rewards.reward import Reward, RewardError, Verdict
@@ -40,10 +41,6 @@ class Scripted:
 
 def cached(model: Model, folder: Path) -> CachedModel:
     return CachedModel(model.identity, lambda: model, Cache(folder / "cache.sqlite"))
-
-
-def silent(_: str, __: int) -> Callable[[int], None]:
-    return lambda _: None
 
 
 class Exact(Reward):
@@ -93,7 +90,7 @@ CHOICE = "Which of the following is prime? (A) 4 (B) 5 (C) 6"
 
 def rewritten(output: str | None, folder: Path) -> Outcome:
     model = cached(Scripted(lambda _, __: output), folder)
-    step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=model, progress=silent)
+    step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=model, bars=SILENT)
     (outcome,) = step([item(CHOICE, "B")])
     return outcome
 
@@ -131,7 +128,7 @@ def test_malformed_output_decides_nothing(output: str | None, tmp_path: Path) ->
 def test_a_model_that_finds_none_and_no_model(tmp_path: Path) -> None:
     told = rewritten('{"question": null}', tmp_path)
     assert told == Drop("model finds no short-answer form", "a multiple_choice question")
-    step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=None, progress=silent)
+    step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=None, bars=SILENT)
     assert list(step([item(CHOICE, "B")])) == [Drop("multiple choice that needs its options")]
 
 
@@ -150,7 +147,7 @@ def judged(by_model: list[str], folder: Path, answer: str = "1", agreement: floa
         CachedModel(f"m{n}", lambda said=said: Scripted(says(said.split())), Cache(folder / "cache.sqlite"))  # type: ignore[misc]
         for n, said in enumerate(by_model)
     ]
-    (outcome,) = model_steps.drop_wrong_references(settings, models, model_steps.Same(Exact()), silent)(
+    (outcome,) = model_steps.drop_wrong_references(settings, models, model_steps.Same(Exact()), SILENT)(
         [item("x?", answer)]
     )
     return outcome
@@ -207,7 +204,7 @@ def test_too_easy(outputs: str, expected: str, tmp_path: Path) -> None:
         return {"!": None, "-": ""}.get(said[sample], f"\\boxed{{{said[sample]}}}")
 
     model = cached(Scripted(answer), tmp_path)
-    (outcome,) = model_steps.drop_too_easy(TooEasy(model="m", samples=4), model, Exact(), silent)([item("x?")])
+    (outcome,) = model_steps.drop_too_easy(TooEasy(model="m", samples=4), model, Exact(), SILENT)([item("x?")])
     if expected == "dropped":
         assert outcome == Drop("too easy", "4 of 4 right")
     else:

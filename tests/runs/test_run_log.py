@@ -133,11 +133,9 @@ def test_bars_on_a_terminal_and_none_when_turned_off(tmp_path: Path) -> None:
             with log.phase("rollout", 4, tokens=lambda: tokens) as phase:
                 tokens += 50
                 phase.advance(3)
-                if log._bars:
-                    log._bars.refresh()
-            log.step({"step": 1, "reward/mean": 0.5, "eval/accuracy": 0.375})
-            if log._bars:
                 log._bars.refresh()
+            log.step({"step": 1, "reward/mean": 0.5, "eval/accuracy": 0.375})
+            log._bars.refresh()
         return printed(console)
 
     shown = run(progress=True)

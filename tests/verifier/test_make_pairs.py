@@ -117,13 +117,11 @@ def problems(tmp_path):
 
 
 def test_files_are_written_split_by_question_and_described(tmp_path, problems):
-    seen = list[tuple[int, int]]()
-    written = write_pair_files([str(problems)], tmp_path / "out", held_out=0.3, progress=lambda *at: seen.append(at))
+    written = write_pair_files([str(problems)], tmp_path / "out", held_out=0.3)
     train, held_out = read_pairs([written.train]), read_pairs([written.held_out])
     assert not {pair.question for pair in train} & {pair.question for pair in held_out}
     assert written.counts["train"] == len(train)
     assert written.counts["problems"] == len(PROBLEMS)
-    assert seen[-1] == (2 * len(PROBLEMS), 2 * len(PROBLEMS))
     words = Counter(pair.equivalent for pair in train if pair.kind == "words")
     assert f"| words | {words[True]} | {words[False]} |" in written.card.read_text()
 

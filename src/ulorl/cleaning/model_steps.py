@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,11 +17,10 @@ from ulorl.cleaning.conversion import Pending, convert
 from ulorl.cleaning.question_shapes import Shape, shape
 from ulorl.cleaning.question_text import comparable_answer
 from ulorl.cleaning.record import Drop, Item, Outcome, Step
-from ulorl.clients.client import CachedModel, Prompt, Watch
+from ulorl.clients.client import CachedModel, Prompt
+from ulorl.common.progress import ProgressBars
 from ulorl.rewards.reward import Reward, RewardError
 from ulorl.types import Problem
-
-Progress = Callable[[str, int], Watch]  # a bar, by what it says and how much there is
 
 SOLVE = "{question}\n\nReason step by step, and put the final answer within \\boxed{{}}."
 REWRITE = """\
@@ -40,13 +39,13 @@ Answer with one JSON object and nothing else: {{"question": "...", "answer": "..
 _THINKING = re.compile(r"^.*</think>", re.S)
 
 
-def converting(of: Shape, *, yes_no: bool, model: CachedModel | None, progress: Progress) -> Step:
+def converting(of: Shape, *, yes_no: bool, model: CachedModel | None, bars: ProgressBars) -> Step:
     """The step for one shape: rules first, then the model, and without one the rest goes."""
-    return partial(_convert_all, of=of, yes_no=yes_no, model=model, progress=progress)
+    return partial(_convert_all, of=of, yes_no=yes_no, model=model, bars=bars)
 
 
 def _convert_all(
-    items: Sequence[Item], *, of: Shape, yes_no: bool, model: CachedModel | None, progress: Progress
+    items: Sequence[Item], *, of: Shape, yes_no: bool, model: CachedModel | None, bars: ProgressBars
 ) -> Iterable[Outcome]:
     ruled = [convert(item, of, yes_no=yes_no) if shape(item.question, item.answer) is of else item for item in items]
     waiting = [index for index, outcome in enumerate(ruled) if isinstance(outcome, Pending)]
@@ -54,7 +53,7 @@ def _convert_all(
     if model and waiting:
         asked = [items[i] for i in waiting]
         prompts = [(REWRITE.format(question=item.question, answer=item.answer), 0) for item in asked]
-        outputs = model.complete(prompts, progress(f"{of}: rewriting", len(prompts)))
+        outputs = model.complete(prompts, bars.add(f"{of}: rewriting", len(prompts)).advance)
         rewritten = {i: _rewritten(items[i], of, text) for i, text in zip(waiting, outputs, strict=True)}
     for index, outcome in enumerate(ruled):
         if isinstance(outcome, Pending):
@@ -105,11 +104,11 @@ class Same:
 
 
 def drop_wrong_references(
-    settings: WrongReferences, models: Sequence[CachedModel], same: Same, progress: Progress
+    settings: WrongReferences, models: Sequence[CachedModel], same: Same, bars: ProgressBars
 ) -> Step:
     """Deletes problems whose reference several models contradict with one voice: `agreement` of all their answers are
     the same one, of each model at least one, and not the reference."""
-    return partial(_wrong_references, settings=settings, models=models, same=same, progress=progress)
+    return partial(_wrong_references, settings=settings, models=models, same=same, bars=bars)
 
 
 @dataclass
@@ -122,11 +121,11 @@ class _Voice:
 
 
 def _wrong_references(
-    items: Sequence[Item], *, settings: WrongReferences, models: Sequence[CachedModel], same: Same, progress: Progress
+    items: Sequence[Item], *, settings: WrongReferences, models: Sequence[CachedModel], same: Same, bars: ProgressBars
 ) -> Iterator[Outcome]:
     prompts = [p for item in items for p in _solutions(item, settings.samples)]
-    watch = progress("wrong_references: solving", len(prompts) * len(models))
-    outputs = [model.complete(prompts, watch) for model in models]
+    bar = bars.add("wrong_references: solving", len(prompts) * len(models))
+    outputs = [model.complete(prompts, bar.advance) for model in models]
     for index, item in enumerate(items):
         span = slice(index * settings.samples, (index + 1) * settings.samples)
         yield _judged(item, [texts[span] for texts in outputs], settings.agreement, same)
@@ -158,16 +157,16 @@ def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: flo
     return item.undecided("wrong_references") if doubtful >= agreement * total and doubtful > loudest.count else item
 
 
-def drop_too_easy(settings: TooEasy, model: CachedModel, reward: Reward, progress: Progress) -> Step:
+def drop_too_easy(settings: TooEasy, model: CachedModel, reward: Reward, bars: ProgressBars) -> Step:
     """Deletes problems that the model solves every time of `samples` (section 3.4: 8 of 8 by the starting model)."""
-    return partial(_too_easy, samples=settings.samples, model=model, reward=reward, progress=progress)
+    return partial(_too_easy, samples=settings.samples, model=model, reward=reward, bars=bars)
 
 
 def _too_easy(
-    items: Sequence[Item], *, samples: int, model: CachedModel, reward: Reward, progress: Progress
+    items: Sequence[Item], *, samples: int, model: CachedModel, reward: Reward, bars: ProgressBars
 ) -> Iterator[Outcome]:
     prompts = [p for item in items for p in _solutions(item, samples)]
-    outputs = model.complete(prompts, progress("too_easy: solving", len(prompts)))
+    outputs = model.complete(prompts, bars.add("too_easy: solving", len(prompts)).advance)
     for index, item in enumerate(items):
         verdicts = [_verdict(item, text, reward) for text in outputs[index * samples : (index + 1) * samples]]
         if all(verdicts):

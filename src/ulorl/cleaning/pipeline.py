@@ -16,6 +16,7 @@ from ulorl.cleaning.question_shapes import Shape
 from ulorl.cleaning.record import Drop, Dropped, Item, Step, StepReport, each
 from ulorl.cleaning.sources import Source, Unreadable, read_source, sources
 from ulorl.clients.client import Cache, CachedModel, identity, make_model
+from ulorl.common.progress import SILENT, ProgressBars
 from ulorl.errors import UserError, listing
 from ulorl.rewards.rules import MathReward
 
@@ -40,14 +41,13 @@ def clean(
     settings: Clean,
     *,
     overwrite: bool = False,
-    progress: model_steps.Progress | None = None,
+    bars: ProgressBars = SILENT,
 ) -> tuple[Result, Written]:
     """Clean the problems of `paths` (files, glob patterns, hub names, names of [sources]) into the folder `out`.
 
     The same input and settings give the same bytes. Model outputs are kept in `out`/cache.sqlite, so that an
     interrupted run goes on. Raises UserError naming the file and record, the key, or the model that is wrong.
     """
-    show: model_steps.Progress = progress or (lambda _, __: lambda _: None)
     todo = sources(paths, settings.sources)
     check_out(out, overwrite=overwrite, ours=CACHE)
     with closing(Cache(out / CACHE)) as cache:
@@ -56,10 +56,10 @@ def clean(
             for name, m in settings.models.items()
         }
         evaluation = [item for path in settings.contamination.against for item in _evaluation(path, settings)]
-        plan = list(steps(settings, models, evaluation, show))  # missing packages are told before anything is read
-        items, result = _read(todo, settings, show)
+        plan = list(steps(settings, models, evaluation, bars))  # missing packages are told before anything is read
+        items, result = _read(todo, settings, bars)
         for name, step in plan:
-            items = _take(name, step, items, result, settings.examples, show)
+            items = _take(name, step, items, result, settings.examples, bars)
         result.kept, result.models = items, models
     return result, write(
         result.kept, result.dropped, result.steps, (result.sources, result.fields), settings, out, _asked(models)
@@ -67,7 +67,7 @@ def clean(
 
 
 def steps(
-    settings: Clean, models: dict[str, CachedModel], evaluation: Sequence[Item], progress: model_steps.Progress
+    settings: Clean, models: dict[str, CachedModel], evaluation: Sequence[Item], bars: ProgressBars
 ) -> Iterator[tuple[str, Step]]:
     """The steps that are switched on, in their order: cheap ones before dear ones, and whatever changes a question
     before duplicates are looked for. Raises UserError when one lacks its package."""
@@ -81,7 +81,7 @@ def steps(
     for shape in Shape:
         if getattr(settings, shape.value).enabled:
             yes_no = settings.true_false.plain == "yes_no"
-            yield shape.value, model_steps.converting(shape, yes_no=yes_no, model=writer, progress=progress)
+            yield shape.value, model_steps.converting(shape, yes_no=yes_no, model=writer, bars=bars)
     if settings.short_answers.enabled:
         yield "short_answers", reference_answers.check_short(settings.short_answers)
     if settings.lengths.enabled:
@@ -94,17 +94,17 @@ def steps(
         yield "contamination", contamination.drop_contaminated(settings.contamination, evaluation)
     if settings.wrong_references.models:
         judges = [models[name] for name in settings.wrong_references.models]
-        yield "wrong_references", model_steps.drop_wrong_references(settings.wrong_references, judges, same, progress)
+        yield "wrong_references", model_steps.drop_wrong_references(settings.wrong_references, judges, same, bars)
     if settings.too_easy.model:
         starting = models[settings.too_easy.model]
-        yield "too_easy", model_steps.drop_too_easy(settings.too_easy, starting, reward, progress)
+        yield "too_easy", model_steps.drop_too_easy(settings.too_easy, starting, reward, bars)
 
 
 def _take(
-    name: str, step: Step, items: Sequence[Item], result: Result, examples: int, progress: model_steps.Progress
+    name: str, step: Step, items: Sequence[Item], result: Result, examples: int, bars: ProgressBars
 ) -> list[Item]:
     """One step over all items: those that stay, with the rest and the counts put into `result`."""
-    report, kept, watch = StepReport(name, before=len(items)), list[Item](), progress(name, len(items))
+    report, kept, bar = StepReport(name, before=len(items)), list[Item](), bars.add(name, len(items))
     for item, outcome in zip(items, step(items), strict=True):
         if isinstance(outcome, Drop):
             result.dropped.append(Dropped(item, name, outcome))
@@ -118,7 +118,7 @@ def _take(
             if outcome.undecided_by != item.undecided_by:
                 report.undecided += 1
                 _example(report, "undecided", item, "", examples)
-        watch(1)
+        bar.advance()
     report.after = len(kept)
     result.steps.append(report)
     return kept
@@ -130,16 +130,16 @@ def _example(report: StepReport, kind: str, item: Item, detail: str, most: int) 
         shown.append({"id": item.id, "question": item.question, "answer": item.answer, "detail": detail})
 
 
-def _read(todo: Sequence[Source], settings: Clean, progress: model_steps.Progress) -> tuple[list[Item], Result]:
+def _read(todo: Sequence[Source], settings: Clean, bars: ProgressBars) -> tuple[list[Item], Result]:
     """Every record of every source; those that cannot be read stop the run, or are dropped."""
     items: list[Item] = []
     bad: list[Unreadable] = []
     result = Result([], [], [])
-    report, watch = StepReport("read"), progress("read", 0)
+    report, bar = StepReport("read"), bars.add("read")
     for source in todo:
         for record in read_source(source):
             result.sources[source.name] = result.sources.get(source.name, 0) + 1
-            watch(1)
+            bar.advance()
             if isinstance(record, Item):
                 items.append(record)
                 report.changed += bool(record.changed_by)

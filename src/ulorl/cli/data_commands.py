@@ -44,12 +44,12 @@ def clean(
     overrides = overrides_among(given)
     settings = load_as(Clean, config or [], overrides)
     from ulorl.cleaning import pipeline
-    from ulorl.cleaning.progress import bars
+    from ulorl.common.progress import ProgressBars
 
     try:
-        with bars() as progress:
+        with ProgressBars() as bars:
             paths = [a for a in given if a not in overrides]
-            result, files = pipeline.clean(paths, out, settings, overwrite=overwrite, progress=progress)
+            result, files = pipeline.clean(paths, out, settings, overwrite=overwrite, bars=bars)
     except KeyboardInterrupt:
         print(f"\ninterrupted; what models said is in {out}, the same command goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -116,16 +116,11 @@ def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> Re
 
 def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[Judged]:
     """With a progress bar on a terminal's standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from ulorl.common.progress import ProgressBars
     from ulorl.rewards.judged_cases import judge_cases
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("judged", total=len(given))
-        return list(judge_cases(settings, given, lambda done: progress.advance(task, done)))
+    with ProgressBars() as bars:
+        return list(judge_cases(settings, given, bars.add("judged", len(given)).advance))
 
 
 def _show(found: Sequence[Judged], summary: Agreement, only_disagreements: bool) -> None:

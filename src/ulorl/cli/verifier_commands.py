@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
@@ -16,12 +16,12 @@ import typer
 from ulorl.errors import UserError
 
 if TYPE_CHECKING:
-    from ulorl.clients.client import Watch
+    from ulorl.common.progress import Advance
     from ulorl.rewards.generative import Verifier
     from ulorl.verifier.measure import Judge
     from ulorl.verifier.pairs import Pair
 
-    Show = Callable[[str], Watch]
+    Show = Callable[[str], Advance]
 
 app = typer.Typer(help="The generative verifier: its data, training and figures (section 3.3).", no_args_is_help=True)
 VERDICT_TOKENS = 8  # of a trained verifier's output: a word and the end
@@ -58,18 +58,15 @@ def make(
 
     ulorl verifier data raw/*.jsonl --out pairs
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     if find_spec("inflect") is None:
         raise UserError('verifier data needs inflect: pip install "ulorl[verifier]"')
     from ulorl.cleaning.cleaning_config import Clean
+    from ulorl.common.progress import ProgressBars
     from ulorl.config.loading import load_as
     from ulorl.verifier.make_pairs import write_pair_files
 
     tables = load_as(Clean, config or []).sources
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("pairs", total=None)
+    with ProgressBars() as bars:
         done = write_pair_files(
             arguments or [],
             out,
@@ -78,7 +75,7 @@ def make(
             held_out=held_out,
             seed=seed,
             overwrite=overwrite,
-            progress=lambda count, total: progress.update(task, completed=count, total=total),
+            bars=bars,
         )
     counts = done.counts
     print(f"{counts['used']} of {counts['problems']} problems gave pairs; {counts['unreadable']} could not be read")
@@ -189,13 +186,14 @@ def measure(
     models = _verifiers(verifier, untrained, untrained_prompt, overrides, cache)
     from transformers.utils.logging import disable_progress_bar
 
+    from ulorl.common.progress import ProgressBars
     from ulorl.verifier import tables
     from ulorl.verifier.measure import bench
 
     disable_progress_bar()  # transformers' own
     try:
-        with _bars(len(pairs)) as watch:
-            result = bench(pairs, _judges(models, watch))
+        with ProgressBars() as bars:
+            result = bench(pairs, _judges(models, lambda name: bars.add(name, len(pairs)).advance))
     except KeyboardInterrupt:
         print(f"\ninterrupted; verdicts so far are in {cache}, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
@@ -262,34 +260,19 @@ def _verifiers(
     return models
 
 
-def _judges(models: dict[str, Verifier], watch: Show) -> dict[str, Judge]:
+def _judges(models: dict[str, Verifier], show: Show) -> dict[str, Judge]:
     """By name, in the order of the table."""
     from ulorl.verifier import judges
     from ulorl.verifier.measure import of_rules, remembered, rules_first
 
-    rules = remembered(judges.all_rules(watch("rules")))
-    asked = {"math-verify": judges.math_verify(watch("math-verify")), "rules": of_rules(rules)}
+    rules = remembered(judges.all_rules(show("rules")))
+    asked = {"math-verify": judges.math_verify(show("math-verify")), "rules": of_rules(rules)}
     for name, model in models.items():
-        asked[name] = remembered(judges.model(model, watch(name)))
+        asked[name] = remembered(judges.model(model, show(name)))
         if name == "verifier":
             asked["rules first"] = rules_first(rules, asked[name])
             asked["rules first, refusing"] = rules_first(rules, asked[name], refuse=True)
     return asked
-
-
-@contextmanager
-def _bars(pairs: int) -> Iterator[Show]:
-    """A function from a judge's name to one that is told of its verdicts. Without a terminal it is silent."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-
-        def show(name: str) -> Watch:
-            task = progress.add_task(name, total=pairs)
-            return lambda done: progress.advance(task, done)
-
-        yield show
 
 
 def _drawn(pairs: list[Pair], limit: int) -> list[Pair]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
+from ulorl.common.progress import Advance
 from ulorl.config.client_config import ClientConfig
 from ulorl.errors import UserError
 
 Prompt = tuple[str, int]  # the user's message, and which of several samples of it: another number, another draw
-Watch = Callable[[int], None]  # told of so many answers that came in
 
 _FILES = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt"}  # a model folder's that matter
 _BLOCK, _BLOCKS = 1 << 16, 1024  # bytes, and how many of each file count: a training run changes all over a file
@@ -79,13 +79,13 @@ class CachedModel:
         self._identity, self._make, self._cache = identity, make, cache
         self.hits = self.asked = self.failed = 0
 
-    def complete(self, prompts: Sequence[Prompt], watch: Watch = lambda _: None) -> list[str | None]:
+    def complete(self, prompts: Sequence[Prompt], advance: Advance = lambda _: None) -> list[str | None]:
         """An output for each prompt, as `Model.complete`, in their order. Raises UserError."""
         keys = [key_of(self._identity, prompt) for prompt in prompts]
         outputs = [self._cache.get(key) for key in keys]
         missing = [index for index, output in enumerate(outputs) if output is None]
         self.hits += len(prompts) - len(missing)
-        watch(len(prompts) - len(missing))
+        advance(len(prompts) - len(missing))
         if missing:
             for position, output in self._make().complete([prompts[index] for index in missing]):
                 index = missing[position]
@@ -94,7 +94,7 @@ class CachedModel:
                 self.failed += output is None
                 if output is not None:
                     self._cache.put(keys[index], output)
-                watch(1)
+                advance(1)
         return outputs
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ulorl.answers.extraction import PROSE, locate
-from ulorl.clients.client import Cache, Prompt, Watch, identity, key_of
+from ulorl.clients.client import Cache, Prompt, identity, key_of
 from ulorl.clients.daemon_pool import Background
 from ulorl.clients.server_client import Endpoint
+from ulorl.common.progress import Advance
 from ulorl.config.reward_config import RewardConfig, VerifierConfig
 from ulorl.errors import UserError
 from ulorl.rewards.reward import Reward, RewardError, Verdict
@@ -170,12 +171,12 @@ class Verifier:
             raise
         return case.verdict.result()
 
-    def verdicts(self, pairs: Sequence[Pair], watch: Watch = lambda _: None) -> list[bool | None]:
-        """Whether each pair is equivalent, None where there is no verdict. watch: told by any thread. Raises UserError
-        as `wait`."""
+    def verdicts(self, pairs: Sequence[Pair], advance: Advance = lambda _: None) -> list[bool | None]:
+        """Whether each pair is equivalent, None where there is no verdict. advance: called by any thread. Raises
+        UserError as `wait`."""
         cases, verdicts = [self.begin(pair) for pair in pairs], list[bool | None]()
         for case in cases:
-            case.verdict.add_done_callback(lambda _: watch(1))
+            case.verdict.add_done_callback(lambda _: advance(1))
         for case in cases:
             try:
                 verdicts.append(self.wait(case))

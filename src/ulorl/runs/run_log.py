@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from ulorl.common import atomic_files
+from ulorl.common.progress import Bar, ProgressBars
 from ulorl.config.training_config import LogConfig
 from ulorl.config.tree import Config
 from ulorl.errors import UserError
@@ -166,27 +166,6 @@ def metrics_line(step: int, metrics: Mapping[str, float | int | None]) -> str:
     return "".join(cells) + held_out + ("" if low is None or high is None else f" ({low:.1%} to {high:.1%})")
 
 
-class Phase:
-    """The progress of a rollout, an update or an evaluation. Costs next to nothing when no bar is shown."""
-
-    def __init__(self, advance: Callable[[int], None] = lambda _: None) -> None:
-        self._advance = advance
-
-    def advance(self, done: int = 1) -> None:
-        """`done` more of the phase's total."""
-        self._advance(done)
-
-
-class _Speed(ProgressColumn):
-    """Tokens a second since the phase began; asked for at every refresh, so that it moves while segments are long."""
-
-    max_refresh = 0.5
-
-    def render(self, task: Task) -> Text:
-        tokens, elapsed = task.fields.get("tokens"), task.elapsed
-        return Text(f"{tokens() / elapsed:,.0f} tok/s" if tokens and elapsed else "")
-
-
 class RunLog:
     """The loop's single face to whoever watches. A context manager; `resume_step` is the checkpoint's step, after
     which everything written before is forgotten, and `logged` the `position` then. Raises UserError when a tracker is
@@ -220,17 +199,14 @@ class RunLog:
         self._metrics = (run_dir / METRICS).open("a", encoding="utf-8")
         self._latest: dict[str, float | int] = {}
         self._header_printed = False
-        # Bars are drawn by cursor movements: on a terminal only, or a log file would fill with control characters.
-        shown = config.log.progress and self.console.is_interactive
-        self._bars = _bars(self.console) if shown else None
+        self._bars = ProgressBars(self.console, shown=config.log.progress)
         if logged is not None and self.position < logged:
             self.print(f"{run_dir / METRICS} lost lines since the checkpoint was made", style="yellow")
-        if self._bars:
-            self._steps = self._bars.add_task("steps", total=config.steps, completed=resume_step or 0, status="")
+        self._steps = self._bars.add("steps", config.steps)
+        self._steps.show(completed=resume_step or 0)
 
     def __enter__(self) -> Self:
-        if self._bars:
-            self._bars.start()
+        self._bars.__enter__()
         return self
 
     def __exit__(self, failed: object, *_: object) -> None:
@@ -240,8 +216,7 @@ class RunLog:
             for writer in self._writers:
                 closing.callback(writer.close)
             closing.callback(self._metrics.close)
-            if self._bars:
-                closing.callback(self._bars.stop)
+            closing.push(self._bars)
 
     @property
     def position(self) -> int:
@@ -263,8 +238,7 @@ class RunLog:
             self._header_printed = True
         self.print(metrics_line(step, present))
         self._latest |= present
-        if self._bars:
-            self._bars.update(self._steps, completed=step, status=self._status())
+        self._steps.show(completed=step, status=self._status())
 
     def samples(self, step: int, groups: Sequence[Group], decode: Decode) -> None:
         """Store the finished samples of the groups released in this step; see `write_samples`."""
@@ -272,19 +246,14 @@ class RunLog:
             write_samples(self.run_dir, step, groups, decode)
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None, tokens: Callable[[], int] | None = None) -> Iterator[Phase]:
+    def phase(self, name: str, total: int | None = None, tokens: Callable[[], int] | None = None) -> Iterator[Bar]:
         """A part of a step with a bar of its own: `total` things to do, `tokens` a count that rises meanwhile (an
         engine's, since it was made), from which tokens a second are shown."""
-        if self._bars is None:
-            yield Phase()
-            return
-        bars, start = self._bars, tokens() if tokens else 0
-        since = (lambda: tokens() - start) if tokens else None
-        task = bars.add_task(name, total=total, tokens=since, status="")
+        bar = self._bars.add(name, total, tokens)
         try:
-            yield Phase(lambda done: bars.advance(task, done))
+            yield bar
         finally:
-            bars.remove_task(task)
+            bar.remove()
 
     def print(self, text: str, style: str | None = None) -> None:
         """A line above the bars, never wrapped or marked up."""
@@ -326,20 +295,6 @@ def _encodable(text: str, console: Console) -> str:
     except UnicodeEncodeError:
         return plain.encode(console.encoding, "replace").decode(console.encoding)
     return text
-
-
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<8}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        _Speed(),
-        TextColumn("{task.fields[status]}", markup=False),
-        console=console,
-        refresh_per_second=4,
-        transient=True,
-    )
 
 
 def plain(metrics: Mapping[str, Any]) -> Metrics:

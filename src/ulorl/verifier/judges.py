@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ulorl.clients.client import Watch
+from ulorl.common.progress import Advance
 from ulorl.rewards.generative import Verifier
 from ulorl.rewards.reward import RewardError
 from ulorl.rewards.rules import Ruled, by_rules
@@ -13,35 +13,35 @@ from ulorl.verifier.measure import Judge, Rules, Verdicts
 from ulorl.verifier.pairs import Pair
 
 
-def math_verify(watch: Watch) -> Judge:
+def math_verify(advance: Advance) -> Judge:
     """math-verify alone, which does not look at units."""
     compare = judge("math").score
 
     def rules(reference: str, answer: str) -> Ruled:
         return Ruled.EQUAL if compare(reference=reference, answer=answer) == 1.0 else Ruled.OPEN
 
-    ruled = _of_each(rules, watch)
+    ruled = _of_each(rules, advance)
     return lambda pairs: [None if said is None else bool(said) for said in ruled(pairs)]
 
 
-def all_rules(watch: Watch) -> Rules:
+def all_rules(advance: Advance) -> Rules:
     """The same text, the same quantity, math-verify: what `reward.verifier.rules_first` asks."""
-    return _of_each(by_rules, watch)
+    return _of_each(by_rules, advance)
 
 
-def model(verifier: Verifier, watch: Watch) -> Judge:
+def model(verifier: Verifier, advance: Advance) -> Judge:
     """A verifier's verdicts; asked again as often as it is set to, then unscored."""
 
     def verdicts(pairs: Sequence[Pair]) -> Verdicts:
         try:
-            return verifier.verdicts([(pair.question, pair.reference, pair.answer) for pair in pairs], watch)
+            return verifier.verdicts([(pair.question, pair.reference, pair.answer) for pair in pairs], advance)
         finally:
             verifier.close()  # its memory is the next model's
 
     return verdicts
 
 
-def _of_each(rules: Callable[[str, str], Ruled], watch: Watch) -> Rules:
+def _of_each(rules: Callable[[str, str], Ruled], advance: Advance) -> Rules:
     def ruled(pairs: Sequence[Pair]) -> list[Ruled | None]:
         said = list[Ruled | None]()
         for pair in pairs:
@@ -49,7 +49,7 @@ def _of_each(rules: Callable[[str, str], Ruled], watch: Watch) -> Rules:
                 said.append(rules(pair.reference, pair.answer))
             except RewardError:
                 said.append(None)
-            watch(1)
+            advance(1)
         return said
 
     return ruled

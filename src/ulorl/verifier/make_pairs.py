@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
@@ -17,6 +17,7 @@ from ulorl.cleaning.reference_answers import short_answer
 from ulorl.cleaning.sources import Unreadable, read_source, sources
 from ulorl.common import atomic_files
 from ulorl.common.markdown import table
+from ulorl.common.progress import SILENT, ProgressBars
 from ulorl.errors import UserError, listing
 from ulorl.rng import Stream, generator
 from ulorl.verifier.pairs import Pair, write_pairs
@@ -46,7 +47,7 @@ def make_pairs(
     per_problem: int = 4,
     seed: int = 0,
     plain: float = 0.2,
-    progress: Callable[[int, int], None] | None = None,
+    bars: ProgressBars = SILENT,
 ) -> list[Pair]:
     """Pairs of each problem whose reference can be read: for each of up to per_problem / 2 kinds of spelling one
     equivalent answer and one look-alike. Deterministic: a problem's pairs depend on its id, the seed and its text, and
@@ -54,25 +55,23 @@ def make_pairs(
 
     per_problem: at most that many pairs; integers of which nothing more is known get two.
     plain: the share of those integers that is used at all, lest they drown the rest.
-    progress: is told (steps done, of how many); a problem is two: it is read, its pairs are made.
     Raises UserError for a per_problem below 2.
     """
     if per_problem < 2:
         raise UserError(f"per_problem={per_problem}: needs at least 2, an equivalent answer and a look-alike")
+    bar = bars.add("pairs", 2 * len(problems))  # each problem is read, then its pairs are made
     read, pool = list[Answer | None](), defaultdict[str, list[Answer]](list)
     for item in problems:
         answer = transformable.read(short_answer(item.answer), spelled(item.question))
         read.append(answer)
         if answer is not None:
             pool[answer.type].append(answer)
-        if progress:
-            progress(len(read), 2 * len(problems))
+        bar.advance()
     pairs = list[Pair]()
-    for done, (item, answer) in enumerate(zip(problems, read, strict=True), 1):
+    for item, answer in zip(problems, read, strict=True):
         if answer is not None:
             pairs += _of_problem(item, answer, pool[answer.type], per_problem, seed, plain)
-        if progress:
-            progress(len(problems) + done, 2 * len(problems))
+        bar.advance()
     return pairs
 
 
@@ -147,7 +146,7 @@ def write_pair_files(
     plain: float = 0.2,
     held_out: float = 0.1,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    bars: ProgressBars = SILENT,
 ) -> Written:
     """Reads problems as `ulorl data clean` does, makes pairs, and writes train.jsonl, held_out.jsonl and a card into
     `out`. tables: how a source is to be read, by its name. Records that cannot be read are counted on the card.
@@ -165,7 +164,7 @@ def write_pair_files(
     bad = [item for _, group in found for item in group if isinstance(item, Unreadable)]
     if not items:
         raise UserError("no problem could be read:\n" + listing([item.message for item in bad]))
-    pairs = make_pairs(items, per_problem=per_problem, seed=seed, plain=plain, progress=progress)
+    pairs = make_pairs(items, per_problem=per_problem, seed=seed, plain=plain, bars=bars)
     sides: dict[Split, list[Pair]] = {"train": [], "held_out": []}
     for pair in {(pair.question, pair.answer): pair for pair in pairs}.values():  # sources overlap
         sides[split(pair.question, held_out)].append(pair)

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from ulorl.common.progress import ProgressBars
 from ulorl.errors import UserError
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.models.head import head_of, hidden_states
@@ -97,16 +96,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._settings, self._save = settings, save
         self.bf16 = settings.bf16
         self._console = Console(stderr=True)
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._bar = self.bars.add_task("verifier")
+        self.bars = ProgressBars(self._console)
+        self._bar = self.bars.add("verifier")
         self.progress = Progress()
         self._steps = 1
         self._recent: deque[tuple[float, float]] = deque(maxlen=1)  # loss and share of right verdicts, of each step
@@ -133,7 +124,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def begin(self, steps: int) -> None:
         self._steps, self._recent = steps, deque(maxlen=max(1, steps // 10))
         self._started = self._saved = time.monotonic()
-        self.bars.reset(self._bar, total=steps)
+        self._bar.show(total=steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         now = time.monotonic()
@@ -141,9 +132,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         loss, right = (sum(values) / len(self._recent) for values in zip(*self._recent, strict=True))
         self.progress = Progress(state.global_step, self._pairs, self._tokens, minutes, loss, right)
         told = f"loss {loss:.3f}, {right:.1%} right"
-        self.bars.update(self._bar, advance=1, description=f"verifier, {told}")
+        self._bar.show(completed=state.global_step, status=told)
         every = max(1, self._steps // LINES)
-        if not self._console.is_terminal and state.global_step % every == 0:
+        if not self.bars.shown and state.global_step % every == 0:
             rate = self._tokens / max(60 * minutes, 1e-9)
             step = f"step {state.global_step} of {self._steps}"
             self._console.print(f"{step}, {minutes:.1f} minutes, {told}, {rate:.0f} tokens a second", highlight=False)

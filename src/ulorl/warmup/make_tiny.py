@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from ulorl.common.progress import ProgressBars
 from ulorl.data import countdown
 from ulorl.data.prompts import encode_prompts
 from ulorl.engines.torch.torch_engine import TorchEngine
@@ -67,21 +67,20 @@ def make(
     vocabulary = countdown_tokenizer.build()
     model = build_model(vocabulary, seed)
     data = batches(vocabulary, generator(Stream.WARM_UP, seed))
-    console = Console(stderr=True)
-    columns = (TextColumn("{countdown.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not progress) as bars:
-        bar = bars.add_task("warm-up", total=steps)
+    with ProgressBars(shown=progress) as bars:
+        bar = bars.add("warm-up", steps)
         losses, tokens = [], 0
         for loss, count in warm_up(model, data, steps):
             losses.append(loss)
             tokens += count
             recent = losses[-max(1, steps // 10) :]
-            bars.update(bar, advance=1, description=f"warm-up, loss {sum(recent) / len(recent):.3f}")
+            bar.advance()
+            bar.show(status=f"loss {sum(recent) / len(recent):.3f}")
         model.save_pretrained(out)
         vocabulary.save_pretrained(out)
-        bar = bars.add_task("held-out problems", total=problems)
-        evaluation = held_out(model, vocabulary, problems, max_tokens, lambda: bars.advance(bar))
-    console.print(
+        bar = bars.add("held-out problems", problems)
+        evaluation = held_out(model, vocabulary, problems, max_tokens, bar.advance)
+    Console(stderr=True).print(
         f"{out}: {model.num_parameters():,} parameters, {tokens:,} tokens trained on; {problems} held-out problems "
         f"within {max_tokens} tokens: right are {evaluation.interval}"
     )
