@@ -15,17 +15,18 @@ are numbered; each test names those it holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from scorers import ScorerOf
 from ulorl.algorithm import Step, ulorl_step
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.learner import Update
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Finish, Group, Poll, Problem, Sample, Sampling, Scored, Segment, Status
+from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
 
 EOS = 0
 PROMPT = np.array([7, 8, 9], np.int32)
@@ -47,9 +48,12 @@ class CountingLearner:
         return iter(())
 
 
-def score(_: Problem, sample: Sample) -> Callable[[Poll], Scored]:
-    assert sample.status is not Status.UNFINISHED
-    return lambda _: Scored(sample, 0.0 if sample.status is Status.TRUNCATED else 1.0, "")
+class Right(ScorerOf):
+    """Gives every complete sample 1."""
+
+    def score(self, _: Problem, sample: Sample) -> Scored:
+        assert sample.status is not Status.UNFINISHED
+        return Scored(sample, 0.0 if sample.status is Status.TRUNCATED else 1.0, "")
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Loop:
 
     def step(self, *problems: str) -> Step:
         new = [(Problem(p, p), PROMPT) for p in problems]
-        return ulorl_step(self.scheduler, self.engine, score, self.learner, new)  # type: ignore[arg-type]
+        return ulorl_step(self.scheduler, self.engine, Right(), self.learner, new)  # type: ignore[arg-type]
 
 
 def by_id(samples: Sequence[Sample]) -> dict[int, Sample]:

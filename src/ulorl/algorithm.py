@@ -7,7 +7,8 @@ a sample ends its segment by EOS (complete), by the segment length L / k (unfini
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,14 +18,20 @@ from ulorl.engines.engine import Engine, EngineStats
 from ulorl.learner.learner import Learner, Update
 from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Group, Poll, Problem, Sample, Scored, Status, Tokens
+from ulorl.types import Group, Problem, Sample, Scored, Status, Tokens
 
 
-class Score(Protocol):
-    """Decodes a finished sample and begins to judge it. What it returns waits for the reward: 1 for a right answer, 0
-    for a wrong, missing or truncated one, None when the reward fails."""
+class Scorer(Protocol):
+    """Judges finished samples. The reward is 1 for a right answer, 0 for a wrong, missing or truncated one, None when
+    the reward fails."""
 
-    def __call__(self, problem: Problem, sample: Sample) -> Callable[[Poll], Scored]: ...
+    def submit(self, problem: Problem, sample: Sample) -> Future[Scored]:
+        """Begin to judge a sample."""
+        ...
+
+    def wait(self, futures: Sequence[Future[Scored]], cancel: CancelToken) -> Iterator[Scored]:
+        """Yield the scored samples, in the order of the futures. Raises Cancelled."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ Check = Callable[[Engine, Learner], Mismatch | None]  # do engine and learner ag
 def ulorl_step(
     scheduler: Scheduler,
     engine: Engine,
-    score: Score,
+    scorer: Scorer,
     learner: Learner,
     new: Sequence[tuple[Problem, Tokens]],
     watch: Watch = lambda _: None,
@@ -57,17 +64,16 @@ def ulorl_step(
     cancel: CancelToken = NEVER,
 ) -> Step:
     started, stats = time.perf_counter(), replace(engine.stats)
-    segments, judged, finished = list[Sample](), list[Callable[[Poll], Scored]](), list[Scored]()
+    segments, submitted, finished = list[Sample](), list[Future[Scored]](), list[Scored]()
     for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}, a segment  8
         sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
         segments.append(sample)
         if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
-            judged.append(score(scheduler.experience.problem(sample.group_id), sample))
+            submitted.append(scorer.submit(scheduler.experience.problem(sample.group_id), sample))
         watch(sample)
-    for verdict in judged:
-        cancel.check()
-        finished.append(verdict(cancel.check))
-        scheduler.experience.add(finished[-1])
+    for scored in scorer.wait(submitted, cancel):
+        finished.append(scored)
+        scheduler.experience.add(scored)
     rolled_out, work = time.perf_counter(), engine.stats.since(stats)
     engine.sleep()
     groups = scheduler.experience.release()  # groups whose siblings are all finished

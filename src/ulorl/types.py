@@ -6,7 +6,7 @@ versions are numpy arrays of one length, checked wherever they are joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,6 @@ Tokens = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
 Versions = NDArray[np.int32]
 Metrics = dict[str, float | int | None]  # by name; None: there is no such number
-Poll = Callable[[], None]  # called before every decode step, and while verdicts are waited for; abandons by raising
 
 
 class Finish(StrEnum):

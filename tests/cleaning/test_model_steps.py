@@ -13,7 +13,8 @@ from ulorl.cleaning import model_steps
 from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
 from ulorl.cleaning.question_shapes import Shape
 from ulorl.cleaning.record import Drop, Item, Outcome
-from ulorl.clients.client import Cache, CachedModel, Model, Prompt
+from ulorl.clients.client import CachedClient, ModelClient, Prompt
+from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT
 from ulorl.config.client_config import ClientConfig
 from ulorl.errors import UserError
@@ -39,8 +40,8 @@ class Scripted:
             yield index, self.answer(prompt, sample)
 
 
-def cached(model: Model, folder: Path) -> CachedModel:
-    return CachedModel(model.identity, lambda: model, Cache(folder / "cache.sqlite"))
+def cached(model: ModelClient, folder: Path) -> CachedClient:
+    return CachedClient(model.identity, lambda: model, OutputCache(folder / "cache.sqlite"))
 
 
 class Exact(Reward):
@@ -67,7 +68,7 @@ def test_the_cache_outlives_the_process(tmp_path: Path) -> None:
     model = cached(second, tmp_path)
     assert model.complete(prompts, seen.append) == ["a0", "b0", "a1"]
     assert (second.asked, model.hits, sum(seen)) == (1, 2, 3)
-    other = CachedModel("other", lambda: second, Cache(tmp_path / "cache.sqlite"))
+    other = CachedClient("other", lambda: second, OutputCache(tmp_path / "cache.sqlite"))
     other.complete(prompts)
     assert second.asked == 4
 
@@ -82,7 +83,7 @@ def test_failures_are_asked_again(tmp_path: Path) -> None:
 def test_a_cache_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "cache.sqlite").write_text("no database, just a text that is long enough to be read as a header")
     with pytest.raises(UserError, match=r"cache.sqlite: cannot be used"):
-        Cache(tmp_path / "cache.sqlite")
+        OutputCache(tmp_path / "cache.sqlite")
 
 
 CHOICE = "Which of the following is prime? (A) 4 (B) 5 (C) 6"
@@ -144,7 +145,7 @@ def judged(by_model: list[str], folder: Path, answer: str = "1", agreement: floa
 
     settings = WrongReferences(models=(), samples=len(by_model[0].split()), agreement=agreement)
     models = [
-        CachedModel(f"m{n}", lambda said=said: Scripted(says(said.split())), Cache(folder / "cache.sqlite"))  # type: ignore[misc]
+        CachedClient(f"m{n}", lambda said=said: Scripted(says(said.split())), OutputCache(folder / "cache.sqlite"))  # type: ignore[misc]
         for n, said in enumerate(by_model)
     ]
     (outcome,) = model_steps.drop_wrong_references(settings, models, model_steps.Same(Exact()), SILENT)(
@@ -214,10 +215,10 @@ def test_too_easy(outputs: str, expected: str, tmp_path: Path) -> None:
 
 def test_our_engine_is_a_model() -> None:
     """The tiny reasoner decodes; what it says depends on prompt and sample alone, not on what is asked beside it."""
-    from ulorl.clients.engine_client import EngineModel
+    from ulorl.clients.engine_client import EngineClient
 
     settings = ClientConfig(kind="engine", name="ulorl:tiny", max_tokens=12, temperature=1.0)
-    model = EngineModel("models.start", settings)
+    model = EngineClient("models.start", settings)
     prompts: list[Prompt] = [("3 5 7 = 15", 0), ("3 5 7 = 15", 1), ("2 4 = 8", 0)]
     together = dict(model.complete(prompts))
     alone = dict(model.complete(prompts[1:2]))
@@ -228,18 +229,20 @@ def test_our_engine_is_a_model() -> None:
 
 
 def test_engine_settings_are_checked() -> None:
-    from ulorl.clients.engine_client import EngineModel
+    from ulorl.clients.engine_client import EngineClient
 
     with pytest.raises(UserError, match="no-such-folder"):
-        EngineModel("models.start", ClientConfig(kind="engine", name="./no-such-folder"))
+        EngineClient("models.start", ClientConfig(kind="engine", name="./no-such-folder"))
 
 
 def test_identity_is_json(tmp_path: Path) -> None:
-    from ulorl.clients.client import identity
+    from ulorl.clients.client import model_identity
 
     one = ClientConfig(name="m", api_key_env="A")
-    assert identity(one) == identity(one.model_copy(update={"api_key_env": "B", "timeout": 3.0, "concurrency": 2}))
-    assert identity(one) != identity(one.model_copy(update={"temperature": 0.1}))
-    assert json.loads(identity(one))["name"] == "m"
-    with closing(Cache(tmp_path / "c.sqlite")) as cache:
+    assert model_identity(one) == model_identity(
+        one.model_copy(update={"api_key_env": "B", "timeout": 3.0, "concurrency": 2})
+    )
+    assert model_identity(one) != model_identity(one.model_copy(update={"temperature": 0.1}))
+    assert json.loads(model_identity(one))["name"] == "m"
+    with closing(OutputCache(tmp_path / "c.sqlite")) as cache:
         assert cache.get("nothing") is None

@@ -242,7 +242,7 @@ def test_models_take_part_and_are_counted(raw: Path, tmp_path: Path, monkeypatch
                 proof = '{"question": "Which integer is the square of the root of two?", "answer": "2"}'
                 yield index, (proof if "irrational" in prompt else "hm") if rewriting else r"\boxed{11}"
 
-    monkeypatch.setattr(pipeline, "make_model", lambda *_: Model())
+    monkeypatch.setattr(pipeline, "make_client", lambda *_: Model())
     keys: dict[str, Any] = {
         "models__m__name": "m", "convert__model": "m", "wrong_references__models": ["m"], "too_easy__model": "m"
     }  # fmt: skip

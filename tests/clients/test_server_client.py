@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fake_server import Server, completion, serving
-from ulorl.clients.client import Cache, CachedModel
-from ulorl.clients.server_client import Endpoint
+from ulorl.clients.client import CachedClient
+from ulorl.clients.output_cache import OutputCache
+from ulorl.clients.server_client import ServerClient
 from ulorl.config.client_config import ClientConfig
 from ulorl.errors import UserError
 
@@ -53,7 +54,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> ClientConfig:
 
 
 def ask(url: str, settings: ClientConfig, *prompts: str) -> list[str | None]:
-    endpoint = Endpoint("models.judge", settings.model_copy(update={"base_url": url}))
+    endpoint = ServerClient("models.judge", settings.model_copy(update={"base_url": url}))
     answers = dict(endpoint.complete([(prompt, 0) for prompt in prompts]))
     return [answers[index] for index in range(len(prompts))]
 
@@ -103,7 +104,7 @@ def test_too_many_failures_stop_the_run_and_lose_nothing(settings: ClientConfig,
     prompts = [(f"plain {n}", 0) for n in range(5)] + [(f"garbage {n}", 0) for n in range(9)]
     with serving(Faulty) as (url, server):
         there = one.model_copy(update={"base_url": url})
-        model = CachedModel("m", lambda: Endpoint("models.judge", there), Cache(tmp_path / "cache.sqlite"))
+        model = CachedClient("m", lambda: ServerClient("models.judge", there), OutputCache(tmp_path / "cache.sqlite"))
         with pytest.raises(UserError, match=r"3 requests failed in a row.*cache"):
             model.complete(prompts)
         assert (model.asked, model.failed) == (8, 3)
@@ -118,4 +119,4 @@ def test_nobody_there(settings: ClientConfig) -> None:
 def test_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch, settings: ClientConfig) -> None:
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(UserError, match=r"models.judge: the environment variable TEST_KEY"):
-        Endpoint("models.judge", settings)
+        ServerClient("models.judge", settings)

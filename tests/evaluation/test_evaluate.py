@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from scorers import ScorerOf
 from ulorl.common.intervals import wilson
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.evaluation.evaluate import evaluate
-from ulorl.types import Poll, Problem, Sample, Sampling, Scored, Status
+from ulorl.types import Problem, Sample, Sampling, Scored, Status
 
 EOS = 0
 PROMPT = np.array([9], np.int32)
 
 
-def score(problem: Problem, sample: Sample) -> Callable[[Poll], Scored]:
+class BeginsRight(ScorerOf):
     """Right when the output begins with the answer and was not cut."""
-    right = sample.status is Status.COMPLETE and str(sample.tokens[0]) == problem.answer
-    return lambda _: Scored(sample, float(right), "")
+
+    def score(self, problem: Problem, sample: Sample) -> Scored:
+        right = sample.status is Status.COMPLETE and str(sample.tokens[0]) == problem.answer
+        return Scored(sample, float(right), "")
 
 
 def test_avg_at_k_by_hand() -> None:
@@ -32,7 +34,14 @@ def test_avg_at_k_by_hand() -> None:
     engine = ScriptedEngine(scripts, eos_id=EOS)
     watched: list[int] = []
     result = evaluate(
-        engine, score, problems, samples=2, sampling=Sampling(), max_tokens=4, seed=0, watch=lambda: watched.append(1)
+        engine,
+        BeginsRight(),
+        problems,
+        samples=2,
+        sampling=Sampling(),
+        max_tokens=4,
+        seed=0,
+        watch=lambda: watched.append(1),
     )
     assert result.by_problem == (1.0, 0.5, 0.0)
     assert result.accuracy == 0.5
@@ -49,7 +58,7 @@ def test_draws_are_paired_between_versions_and_apart_from_training() -> None:
     seeds = []
     for version in (0, 5):
         engine = ScriptedEngine({0: [1, EOS], 1: [1, EOS]}, eos_id=EOS, version=version)
-        evaluate(engine, score, problems, samples=2, sampling=Sampling(), max_tokens=4, seed=3)
+        evaluate(engine, BeginsRight(), problems, samples=2, sampling=Sampling(), max_tokens=4, seed=3)
         seeds.append([r.seed for r in engine.requests])
     assert seeds[0] == seeds[1]
     from ulorl.rng import Stream, sample_seed
@@ -65,4 +74,4 @@ def test_evaluation_refuses_a_busy_engine() -> None:
     engine = ScriptedEngine({0: [1, EOS]}, eos_id=EOS)
     engine.add(Request(0, PROMPT, 1, 2, Sampling(), 0))
     with pytest.raises(RuntimeError, match="1 requests are pending"):
-        evaluate(engine, score, [], samples=1, sampling=Sampling(), max_tokens=4, seed=0)
+        evaluate(engine, BeginsRight(), [], samples=1, sampling=Sampling(), max_tokens=4, seed=0)

@@ -25,12 +25,12 @@ from ulorl.evaluation.evaluate import evaluate
 from ulorl.learner.learner import Update, prepare
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import Reward, RewardError, Verdict
-from ulorl.rewards.sandbox import Judge
+from ulorl.rewards.sandbox import Sandbox
 from ulorl.rewards.scorer import Scorer
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.runs.samples import write_samples
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
-from ulorl.types import Finish, Group, Problem, Sample, Sampling, Segment, Status
+from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
 
 EOS = 0
 PROMPT = np.array([7], np.int32)
@@ -111,8 +111,8 @@ def function(path: str, timeout: float = 120.0) -> Reward:
     return make_reward(RewardConfig(kind="function", function=path, timeout=timeout))
 
 
-def nothing() -> None:
-    """To poll."""
+def scored(by: Scorer, sample: Sample) -> Scored:
+    return next(by.wait([by.submit(P, sample)]))
 
 
 @pytest.fixture
@@ -126,11 +126,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_function_that_raises_is_asked_again(module: str) -> None:
     """It raises twice of three times, and 2 retries are enough; with 1 the sample is unscored, and says why."""
     score = scorer(function(f"{module}:flaky"))
-    assert [(score(P, sample(text))(nothing).reward, score(P, sample(text))(nothing).error) for text in "78"] == [
+    assert [(scored(score, sample(text)).reward, scored(score, sample(text)).error) for text in "78"] == [
         (1.0, ""),
         (0.0, ""),
     ]
-    unscored = scorer(function(f"{module}:flaky"), retries=1)(P, sample("7"))(nothing)
+    unscored = scored(scorer(function(f"{module}:flaky"), retries=1), sample("7"))
     assert unscored.reward is None
     assert unscored.error == "RewardError: ConnectionError: the grader is away\nfor now"
     assert unscored.text == "7"
@@ -141,22 +141,22 @@ def test_a_function_that_hangs_is_stopped(module: str) -> None:
     score = scorer(function(f"{module}:hanging", timeout=1.0), retries=1)
     started = time.monotonic()
     for text in ("hang", "spin"):
-        assert score(P, sample(text))(nothing).error == "RewardError: no answer within 1 seconds"
-        assert score(P, sample("7"))(nothing).reward == 1.0
+        assert scored(score, sample(text)).error == "RewardError: no answer within 1 seconds"
+        assert scored(score, sample("7")).reward == 1.0
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(score(P, sample("hang"))(nothing).reward))
+    thread = threading.Thread(target=lambda: found.append(scored(score, sample("hang")).reward))
     thread.start()
     thread.join()
     assert found == [None]
     assert time.monotonic() - started < 30
-    assert score(P, sample("hang", status=Status.TRUNCATED))(nothing).reward == 0.0  # the reward was not asked
+    assert scored(score, sample("hang", status=Status.TRUNCATED)).reward == 0.0  # the reward was not asked
 
 
 def test_a_function_that_ends_its_process_is_asked_again(module: str) -> None:
     score = scorer(function(f"{module}:dying"))
     for text, code in (("die", 7), ("leave", 0)):
-        assert score(P, sample(text))(nothing).error == f"RewardError: the reward's process ended with code {code}"
-        assert score(P, sample("7"))(nothing).reward == 1.0
+        assert scored(score, sample(text)).error == f"RewardError: the reward's process ended with code {code}"
+        assert scored(score, sample("7")).reward == 1.0
 
 
 def test_what_a_function_prints_is_no_answer(module: str) -> None:
@@ -181,12 +181,12 @@ def test_a_reward_that_never_works_stops_the_run(module: str) -> None:
         max_unscored=3,
     )
     for text in ("hang", "hang", "7", "hang", "hang"):
-        score(P, sample(text))(nothing)
-    score(P, sample("hang", status=Status.TRUNCATED))(nothing)
+        scored(score, sample(text))
+    scored(score, sample("hang", status=Status.TRUNCATED))
     with pytest.raises(
         UserError, match=r"failed for 3 samples in a row \(reward\.max_unscored\), at last for problem p1"
     ):
-        score(P, sample("hang"))(nothing)
+        scored(score, sample("hang"))
 
 
 def test_ctrl_c_in_the_middle_of_an_answer_mixes_nothing_up(module: str) -> None:
@@ -207,7 +207,7 @@ def test_ctrl_c_in_the_middle_of_an_answer_mixes_nothing_up(module: str) -> None
 
 
 def test_a_judge_that_dies_is_no_wrong_answer() -> None:
-    judge = Judge("math")
+    judge = Sandbox("math")
     judge.start()
     assert judge._process is not None
     worker = judge._process
@@ -222,7 +222,7 @@ def test_a_judge_that_dies_is_no_wrong_answer() -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="the system has no limits on CPU time")
 def test_an_answer_that_used_up_the_judges_cpu_time_is_wrong() -> None:
     """The system's own limit, for what no exception reaches: it would end the next worker too."""
-    judge = Judge("math")
+    judge = Sandbox("math")
     judge.start()
     assert judge._process is not None
     threading.Timer(0.5, judge._process.send_signal, [signal.SIGXCPU]).start()
@@ -234,7 +234,7 @@ def test_a_judge_that_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch, tm
     broken.write_text("raise SystemExit(3)\n")
     monkeypatch.setattr("ulorl.rewards.sandbox.sandbox_worker.__file__", str(broken))
     with pytest.raises(RewardError, match=r"ended with code 3; it does not start: .*broken\.py math"):
-        Judge("math").score(reference="7", answer="7")
+        Sandbox("math").score(reference="7", answer="7")
 
 
 # What becomes of an unscored sample
@@ -302,7 +302,7 @@ def test_the_learner_leaves_the_whole_group_out(tmp_path: Path) -> None:
     score = scorer(failing_for("8"), retries=0)
     texts = ("79", "78", "77")
     groups = [
-        Group(g, P, tuple(score(P, sample(text, 2 * g + i))(nothing) for i, text in enumerate(pair)))
+        Group(g, P, tuple(scored(score, sample(text, 2 * g + i)) for i, text in enumerate(pair)))
         for g, pair in enumerate(texts)
     ]
     update = rooms.learner.update(groups)
@@ -343,7 +343,7 @@ def test_one_failure_that_siblings_share_counts_once() -> None:
         raise shared if text == "7" else RewardError("another")
 
     score = scorer(reward, retries=0, max_unscored=3)
-    assert [score(P, sample("7"))(nothing).reward for _ in range(8)] == [None] * 8
-    assert score(P, sample("8"))(nothing).error == "RewardError: another"  # the second in a row
+    assert [scored(score, sample("7")).reward for _ in range(8)] == [None] * 8
+    assert scored(score, sample("8")).error == "RewardError: another"  # the second in a row
     with pytest.raises(UserError, match="failed for 3 samples in a row"):
-        score(P, sample("8"))(nothing)
+        scored(score, sample("8"))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -18,14 +19,17 @@ import pytest
 import ulorl
 from fake_server import FAULTS, UNREADABLE, Judge, completion, serving
 from paths import ROOT
+from ulorl.cancellation import Cancelled, CancelToken
 from ulorl.clients import engine_client
-from ulorl.clients.client import fingerprint, identity
+from ulorl.clients.client import folder_fingerprint, model_identity
 from ulorl.config.reward_config import RewardConfig, VerifierConfig
 from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
-from ulorl.rewards.generative import GenerativeReward, Pair, Verifier
-from ulorl.rewards.reward import RewardError, Verdict
+from ulorl.rewards.generative import GenerativeReward
+from ulorl.rewards.reward import RewardError, Verdict, wait_for_verdict
+from ulorl.rewards.verdict_policy import AnswerPair
 from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt, parse_verdict, plain
+from ulorl.rewards.verifier import Verifier
 from ulorl.training import run
 from ulorl.types import Problem
 
@@ -53,12 +57,12 @@ def reward(url: str, tmp_path: Path, **more: Any) -> GenerativeReward:
     return made
 
 
-def pairs(n: int) -> list[Pair]:
+def pairs(n: int) -> list[AnswerPair]:
     """Every other one equivalent."""
-    return [(f"Question {i}?", str(1000 + i), str(1000 + i + i % 2)) for i in range(n)]
+    return [AnswerPair(f"Question {i}?", str(1000 + i), str(1000 + i + i % 2)) for i in range(n)]
 
 
-def right(of: Sequence[Pair]) -> list[bool]:
+def right(of: Sequence[AnswerPair]) -> list[bool]:
     return [reference == answer for _, reference, answer in of]
 
 
@@ -119,8 +123,8 @@ def test_verdicts_of_a_server(tmp_path: Path) -> None:
     file. The key is in no file."""
     with serving(Judge, delay=0.05) as (url, server):
         judged = reward(url, tmp_path)
-        begun = [judged.begin(P, text) for text in (r"\boxed{7}", "The answer is 7.", r"\boxed{8}", "", r"\boxed{}")]
-        assert [verdict(lambda: None) for verdict in begun] == [
+        futures = [judged.submit(P, text) for text in (r"\boxed{7}", "The answer is 7.", r"\boxed{8}", "", r"\boxed{}")]
+        assert [wait_for_verdict(judged, future) for future in futures] == [
             Verdict(1.0, "7"), Verdict(1.0, "7"), Verdict(0.0, "8"), Verdict(0.0, None), Verdict(0.0, None)
         ]  # fmt: skip
         told = judged.metrics()
@@ -143,7 +147,7 @@ def test_verdicts_of_a_server(tmp_path: Path) -> None:
 def test_a_server_with_every_fault(seed: int, tmp_path: Path) -> None:
     """200 pairs, 45% faults of 17 kinds, each with the opposite verdict in it: every pair is right or unscored, within
     seconds, and the counts add up. What was unscored is asked again by the next run, the rest is not."""
-    given = [(f"{question} {seed}", reference, answer) for question, reference, answer in pairs(200)]
+    given = [AnswerPair(f"{question} {seed}", reference, answer) for question, reference, answer in pairs(200)]
     file = tmp_path / "v.sqlite"
     started = time.monotonic()
     with serving(Judge, honest=0.55) as (url, server):
@@ -152,7 +156,7 @@ def test_a_server_with_every_fault(seed: int, tmp_path: Path) -> None:
         assert time.monotonic() - started < 60
         scored = [pair for pair, verdict in zip(given, verdicts, strict=True) if verdict is not None]
         assert [verdict for verdict in verdicts if verdict is not None] == right(scored)
-        tally = verifier.tally()
+        tally = verifier.take_tally()
         assert tally.pairs == tally.judged + tally.unscored == 200
         assert tally.asked == tally.judged + tally.unreadable + tally.failed
         assert (tally.unscored, tally.repeated, tally.cached) == (verdicts.count(None), 0, 0)
@@ -193,16 +197,16 @@ def test_what_no_try_mends_stops_the_run(tmp_path: Path) -> None:
             judged(P, r"\boxed{7}")
         assert KEY not in str(told.value)
         with pytest.raises(UserError, match="refuses"):  # at once, while other samples are still being decoded
-            judged.begin(P, r"\boxed{8}")
+            judged.submit(P, r"\boxed{8}")
 
 
 def test_a_server_that_is_not_there_stops_the_run(tmp_path: Path) -> None:
     judged = reward("http://127.0.0.1:9/v1", tmp_path, max_failures=2)
-    begun = [judged.begin(P, text) for text in (r"\boxed{7}", r"\boxed{8}")]
+    futures = [judged.submit(P, text) for text in (r"\boxed{7}", r"\boxed{8}")]
     with pytest.raises(UserError, match=r"2 requests failed in a row.*run the same command again"):  # noqa: PT012
-        for verdict in begun:
+        for future in futures:
             try:
-                verdict(lambda: None)
+                wait_for_verdict(judged, future)
             except RewardError:
                 continue
 
@@ -211,34 +215,29 @@ def test_requests_overlap_and_never_more_than_allowed(tmp_path: Path) -> None:
     """40 requests of 0.1 s, 8 at once: half a second, not four; and they run while nobody waits."""
     with serving(Judge, delay=0.1) as (url, server):
         judged = reward(url, tmp_path, concurrency=8, timeout=5)
-        begun = [judged.begin(P, rf"\boxed{{{n}}}") for n in range(40)]
+        futures = [judged.submit(P, rf"\boxed{{{n}}}") for n in range(40)]
         time.sleep(0.3)
         assert server.seen.total() > 8  # decoding would go on here
         started = time.monotonic()
-        assert [verdict(lambda: None).reward for verdict in begun] == [float(n == 7) for n in range(40)]
+        assert [wait_for_verdict(judged, future).reward for future in futures] == [float(n == 7) for n in range(40)]
         assert time.monotonic() - started < 3
         assert server.most == 8
 
 
 def test_a_wait_that_is_given_up(tmp_path: Path) -> None:
     """Within moments, although the server takes seconds; what has not begun is never asked."""
-
-    class Stop(BaseException):
-        pass
-
-    def poll() -> None:
-        raise Stop
-
+    cancel = CancelToken()
     with serving(Judge, delay=3.0) as (url, server):
         judged = reward(url, tmp_path, concurrency=2, timeout=20)
-        begun = [judged.begin(P, rf"\boxed{{{n}}}") for n in range(6)]
+        futures = [judged.submit(P, rf"\boxed{{{n}}}") for n in range(6)]
         started = time.monotonic()
-        with pytest.raises(Stop):
-            begun[0](poll)
+        Timer(0.1, cancel.cancel).start()
+        with pytest.raises(Cancelled):
+            wait_for_verdict(judged, futures[0], cancel)
         assert time.monotonic() - started < 1.5
         assert server.seen.total() <= 2
         with pytest.raises(RewardError, match="given up"):  # no hang either
-            begun[5](lambda: None)
+            wait_for_verdict(judged, futures[5])
 
 
 def test_rules_first(tmp_path: Path) -> None:
@@ -364,10 +363,10 @@ class Says(Verifier):
         super().__init__(engine(), **more)
         self.calls: list[list[tuple[str, int]]] = []
 
-        def complete(prompts: Sequence[tuple[str, int]], poll: Any) -> Any:
+        def complete(prompts: Sequence[tuple[str, int]], cancel: CancelToken) -> Any:
             self.calls.append(list(prompts))
             for index, prompt in reversed(list(enumerate(prompts))):
-                poll()
+                cancel.check()
                 yield index, says(*prompt)
 
         assert self._engine is not None
@@ -375,7 +374,7 @@ class Says(Verifier):
 
 
 def test_one_batch_and_what_cannot_be_read_again(tmp_path: Path) -> None:
-    """Pair 0 is read at once, pair 1 at the third try, pair 2 never, pair 3 has no room."""
+    """AnswerPair 0 is read at once, pair 1 at the third try, pair 2 never, pair 3 has no room."""
 
     def says(message: str, sample: int) -> str | None:
         kind = int(message.split("Question ")[1][0])
@@ -384,7 +383,7 @@ def test_one_batch_and_what_cannot_be_read_again(tmp_path: Path) -> None:
     verifier = Says(says, cache=tmp_path / "v.sqlite")
     assert verifier.verdicts(pairs(4)) == [True, False, None, None]
     assert [[prompt[1] for prompt in call] for call in verifier.calls] == [[0] * 4, [1] * 2, [2] * 2]
-    tally = verifier.tally()
+    tally = verifier.take_tally()
     assert (tally.judged, tally.unscored, tally.asked, tally.unreadable, tally.failed) == (2, 2, 8, 5, 1)
     assert verifier.verdicts(pairs(4)) == [True, False, None, None]
     assert [len(call) for call in verifier.calls[3:]] == [2, 1, 1]  # the others came from the cache
@@ -401,7 +400,7 @@ def test_the_engine_is_made_once_and_a_verdict_does_not_depend_on_the_batch(monk
     def read(output: str) -> bool:
         return len(output) % 2 == 0
 
-    monkeypatch.setattr("ulorl.rewards.generative.parse_verdict", read)
+    monkeypatch.setattr("ulorl.rewards.verifier.parse_verdict", read)
     given = pairs(12)
     together = verifier.verdicts(given)
     assert [alone.verdicts([pair])[0] for pair in given] == together
@@ -415,7 +414,7 @@ def test_an_engine_that_fails_scores_nothing(tmp_path: Path) -> None:
 
     verifier = Says(says, cache=tmp_path / "v.sqlite")
     assert verifier.verdicts(pairs(3)) == [None] * 3
-    assert asdict(verifier.tally()) | {"seconds": []} == {
+    assert asdict(verifier.take_tally()) | {"seconds": []} == {
         "pairs": 3, "repeated": 0, "by_rules": 0, "refused": 0, "cached": 0, "judged": 0, "unscored": 3, "asked": 0,
         "unreadable": 0, "failed": 0, "compared": 0, "agreed": 0, "seconds": [],
     }  # fmt: skip
@@ -441,14 +440,14 @@ def test_a_trained_verifier_is_asked_as_it_was_trained(tmp_path: Path) -> None:
     served = settings("http://127.0.0.1:9/v1", prompt=str(folder))
     assert Verifier(served).prompt == VerdictPrompt(card["prompt"], 3)  # type: ignore[arg-type]
 
-    before = identity(own)
+    before = model_identity(own)
     weights = folder / "model.safetensors"
     stat, data = weights.stat(), bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
     weights.write_bytes(data)
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert identity(own) != before
-    assert fingerprint(model_path()) == fingerprint(model_path())
+    assert model_identity(own) != before
+    assert folder_fingerprint(model_path()) == folder_fingerprint(model_path())
     (folder / "verifier.json").write_text('{"prompt": "x"}')
     with pytest.raises(UserError, match=r"verifier.json: not what `ulorl verifier train` writes"):
         Verifier(own)

@@ -22,8 +22,8 @@ from ulorl.config.reward_config import RewardConfig
 from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import RewardError, Verdict
-from ulorl.rewards.rules import Ruled, by_rules, equal_by_rules
-from ulorl.rewards.sandbox import Judge
+from ulorl.rewards.rules import RulesVerdict, compare_by_rules, equal_by_rules
+from ulorl.rewards.sandbox import Sandbox
 from ulorl.types import Problem
 
 VERIFIER = SHARED / "verifier"
@@ -298,7 +298,7 @@ def test_hostile_answers_are_wrong(kind: Any) -> None:
 
 
 def test_a_number_that_takes_for_ever_is_wrong_or_fails_in_time() -> None:
-    judge = Judge("rules")
+    judge = Sandbox("rules")
     assert judge.score(reference="7 m", answer="700 cm") == 1
     judge._seconds = 0.1
     with pytest.raises(RewardError, match=r"no answer within 0\.1 seconds"):
@@ -327,7 +327,7 @@ def test_long_garbage_is_judged(text: str) -> None:
 
 def test_an_answer_that_takes_for_ever_is_wrong() -> None:
     """Four seconds of the worker's CPU time, and the same worker goes on."""
-    judge = Judge("math")
+    judge = Sandbox("math")
     assert judge.score(reference="7", answer="7") == 1
     worker = judge._process
     assert judge.score(reference="7", answer="10^{10^{10}}") == 0
@@ -336,7 +336,7 @@ def test_an_answer_that_takes_for_ever_is_wrong() -> None:
 
 
 def test_a_worker_that_does_not_answer_is_replaced() -> None:
-    judge = Judge("math")
+    judge = Sandbox("math")
     assert judge.score(reference="7", answer="7") == 1
     worker, judge._seconds = judge._process, 0.1
     with pytest.raises(RewardError, match=r"no answer within 0\.1 seconds"):
@@ -396,25 +396,27 @@ def test_agreement_with_gsm8k_labels() -> None:
 @pytest.mark.parametrize(
     ("reference", "answer", "expected"),
     [
-        ("123", "124", Ruled.DIFFERENT),
-        ("27 cm", "2.7 m", Ruled.DIFFERENT),  # 2.7 m = 270 cm
-        ("27 cm", "0.27 m", Ruled.EQUAL),
-        ("27 cm", "27 kg", Ruled.OPEN),  # no like units
-        ("0.27", "27 cm", Ruled.OPEN),  # the question may ask for metres
-        ("50", "0.5", Ruled.DIFFERENT),
-        ("50%", "0.5", Ruled.EQUAL),
-        ("50%", "5", Ruled.OPEN),
-        (r"\frac{1}{2}", "one half", Ruled.OPEN),
-        (r"\frac{1}{2}", "0.51", Ruled.DIFFERENT),
-        (r"\sqrt{2}", "1.41", Ruled.OPEN),  # computed: how exact the answer has to be is not the rules' to say
-        ("3 apples", "4 pears", Ruled.OPEN),
-        ("1,2", "12", Ruled.OPEN),
-        ("2 tons", "2000 kg", Ruled.OPEN),  # whose tons?
-        ("3-4", "-1", Ruled.OPEN),  # a range
+        ("123", "124", RulesVerdict.DIFFERENT),
+        ("27 cm", "2.7 m", RulesVerdict.DIFFERENT),  # 2.7 m = 270 cm
+        ("27 cm", "0.27 m", RulesVerdict.EQUAL),
+        ("27 cm", "27 kg", RulesVerdict.OPEN),  # no like units
+        ("0.27", "27 cm", RulesVerdict.OPEN),  # the question may ask for metres
+        ("50", "0.5", RulesVerdict.DIFFERENT),
+        ("50%", "0.5", RulesVerdict.EQUAL),
+        ("50%", "5", RulesVerdict.OPEN),
+        (r"\frac{1}{2}", "one half", RulesVerdict.OPEN),
+        (r"\frac{1}{2}", "0.51", RulesVerdict.DIFFERENT),
+        (r"\sqrt{2}", "1.41", RulesVerdict.OPEN),  # computed: the rules know no precision
+        ("3 apples", "4 pears", RulesVerdict.OPEN),
+        ("1,2", "12", RulesVerdict.OPEN),
+        ("2 tons", "2000 kg", RulesVerdict.OPEN),  # whose tons?
+        ("3-4", "-1", RulesVerdict.OPEN),  # a range
     ],
 )
-def test_rules_say_different_of_plain_numbers_in_like_units_only(reference: str, answer: str, expected: Ruled) -> None:
-    assert by_rules(reference, answer) is expected
+def test_rules_say_different_of_plain_numbers_in_like_units_only(
+    reference: str, answer: str, expected: RulesVerdict
+) -> None:
+    assert compare_by_rules(reference, answer) is expected
 
 
 @pytest.mark.parametrize(
@@ -427,4 +429,4 @@ def test_rules_say_different_of_plain_numbers_in_like_units_only(reference: str,
     ],
 )
 def test_times_and_ranges_are_no_quantities(reference: str, answer: str, expected: float) -> None:
-    assert Judge("numeric").score(reference=reference, answer=answer) == expected
+    assert Sandbox("numeric").score(reference=reference, answer=answer) == expected

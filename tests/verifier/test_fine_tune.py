@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ulorl.clients.engine_client import EngineModel
+from ulorl.clients.engine_client import EngineClient
 from ulorl.config.reward_config import VerifierConfig as Settings
 from ulorl.errors import UserError
-from ulorl.rewards.generative import Verifier
 from ulorl.rewards.verdict_prompt import VerdictPrompt
+from ulorl.rewards.verifier import Verifier
 from ulorl.verifier import fine_tune as module
 from ulorl.verifier.fine_tune import encode, set_chat, subset, train
 from ulorl.verifier.pairs import Pair
@@ -99,7 +99,7 @@ def test_training_and_engine_ask_with_the_same_tokens(trained: Path) -> None:
     set_chat(tokenizer, "plain", "base")
     some = pairs(3)
     examples = encode(some, tokenizer, VerdictPrompt(PROMPT), 64, lead=" ")
-    engine = EngineModel("verifier", Settings(kind="engine", name=str(trained), max_tokens=8))
+    engine = EngineClient("verifier", Settings(kind="engine", name=str(trained), max_tokens=8))
     asked = engine._encoded([(VerdictPrompt(PROMPT).render(p.question, p.reference, p.answer), 0) for p in some])
     for ids, labels, prompt, p in zip(examples.input_ids, examples.labels, asked, some, strict=True):
         verdict = [*tokenizer(" yes" if p.equivalent else " no")["input_ids"], tokenizer.eos_token_id]

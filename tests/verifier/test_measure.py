@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ulorl.rewards.rules import Ruled
+from ulorl.rewards.rules import RulesVerdict
 from ulorl.verifier.figure import draw
 from ulorl.verifier.measure import PAPER, Verdicts, bench, of_rules, remembered, rules_first, score
 from ulorl.verifier.pairs import Pair
@@ -54,9 +54,9 @@ def says(*yes: str) -> object:
 def test_rules_first_asks_the_model_about_what_rules_refuse_and_each_judge_once() -> None:
     asked = list[int]()
 
-    def equal_to_a(pairs: Sequence[Pair]) -> list[Ruled | None]:
+    def equal_to_a(pairs: Sequence[Pair]) -> list[RulesVerdict | None]:
         asked.append(len(pairs))
-        return [Ruled.EQUAL if pair.answer == "a" else Ruled.OPEN for pair in pairs]
+        return [RulesVerdict.EQUAL if pair.answer == "a" else RulesVerdict.OPEN for pair in pairs]
 
     rules, model = remembered(equal_to_a), says("b")
     of_model = remembered(model)  # type: ignore[arg-type]
@@ -69,8 +69,8 @@ def test_rules_first_asks_the_model_about_what_rules_refuse_and_each_judge_once(
 
 
 def test_rules_first_takes_no_verdict_of_the_model_for_a_no() -> None:
-    def rules(_: Sequence[Pair]) -> list[Ruled | None]:
-        return [Ruled.EQUAL, Ruled.OPEN, None, Ruled.DIFFERENT]
+    def rules(_: Sequence[Pair]) -> list[RulesVerdict | None]:
+        return [RulesVerdict.EQUAL, RulesVerdict.OPEN, None, RulesVerdict.DIFFERENT]
 
     def model(_: Sequence[Pair]) -> Verdicts:
         return [None, None, True, True]

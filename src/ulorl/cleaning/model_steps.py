@@ -17,7 +17,7 @@ from ulorl.cleaning.conversion import Pending, convert
 from ulorl.cleaning.question_shapes import Shape, shape
 from ulorl.cleaning.question_text import comparable_answer
 from ulorl.cleaning.record import Drop, Item, Outcome, Step
-from ulorl.clients.client import CachedModel, Prompt
+from ulorl.clients.client import CachedClient, Prompt
 from ulorl.common.progress import ProgressBars
 from ulorl.rewards.reward import Reward, RewardError
 from ulorl.types import Problem
@@ -39,13 +39,13 @@ Answer with one JSON object and nothing else: {{"question": "...", "answer": "..
 _THINKING = re.compile(r"^.*</think>", re.S)
 
 
-def converting(of: Shape, *, yes_no: bool, model: CachedModel | None, bars: ProgressBars) -> Step:
+def converting(of: Shape, *, yes_no: bool, model: CachedClient | None, bars: ProgressBars) -> Step:
     """The step for one shape: rules first, then the model, and without one the rest goes."""
     return partial(_convert_all, of=of, yes_no=yes_no, model=model, bars=bars)
 
 
 def _convert_all(
-    items: Sequence[Item], *, of: Shape, yes_no: bool, model: CachedModel | None, bars: ProgressBars
+    items: Sequence[Item], *, of: Shape, yes_no: bool, model: CachedClient | None, bars: ProgressBars
 ) -> Iterable[Outcome]:
     ruled = [convert(item, of, yes_no=yes_no) if shape(item.question, item.answer) is of else item for item in items]
     waiting = [index for index, outcome in enumerate(ruled) if isinstance(outcome, Pending)]
@@ -104,7 +104,7 @@ class Same:
 
 
 def drop_wrong_references(
-    settings: WrongReferences, models: Sequence[CachedModel], same: Same, bars: ProgressBars
+    settings: WrongReferences, models: Sequence[CachedClient], same: Same, bars: ProgressBars
 ) -> Step:
     """Deletes problems whose reference several models contradict with one voice: `agreement` of all their answers are
     the same one, of each model at least one, and not the reference."""
@@ -121,7 +121,7 @@ class _Voice:
 
 
 def _wrong_references(
-    items: Sequence[Item], *, settings: WrongReferences, models: Sequence[CachedModel], same: Same, bars: ProgressBars
+    items: Sequence[Item], *, settings: WrongReferences, models: Sequence[CachedClient], same: Same, bars: ProgressBars
 ) -> Iterator[Outcome]:
     prompts = [p for item in items for p in _solutions(item, settings.samples)]
     bar = bars.add("wrong_references: solving", len(prompts) * len(models))
@@ -157,13 +157,13 @@ def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: flo
     return item.undecided("wrong_references") if doubtful >= agreement * total and doubtful > loudest.count else item
 
 
-def drop_too_easy(settings: TooEasy, model: CachedModel, reward: Reward, bars: ProgressBars) -> Step:
+def drop_too_easy(settings: TooEasy, model: CachedClient, reward: Reward, bars: ProgressBars) -> Step:
     """Deletes problems that the model solves every time of `samples` (section 3.4: 8 of 8 by the starting model)."""
     return partial(_too_easy, samples=settings.samples, model=model, reward=reward, bars=bars)
 
 
 def _too_easy(
-    items: Sequence[Item], *, samples: int, model: CachedModel, reward: Reward, bars: ProgressBars
+    items: Sequence[Item], *, samples: int, model: CachedClient, reward: Reward, bars: ProgressBars
 ) -> Iterator[Outcome]:
     prompts = [p for item in items for p in _solutions(item, samples)]
     outputs = model.complete(prompts, bars.add("too_easy: solving", len(prompts)).advance)

@@ -15,7 +15,8 @@ from ulorl.cleaning.outputs import Fields, Written, check_out, write
 from ulorl.cleaning.question_shapes import Shape
 from ulorl.cleaning.record import Drop, Dropped, Item, Step, StepReport, each
 from ulorl.cleaning.sources import Source, Unreadable, read_source, sources
-from ulorl.clients.client import Cache, CachedModel, identity, make_model
+from ulorl.clients.client import CachedClient, make_client, model_identity
+from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT, ProgressBars
 from ulorl.errors import UserError, listing
 from ulorl.rewards.rules import MathReward
@@ -32,7 +33,7 @@ class Result:
     steps: list[StepReport]
     sources: dict[str, int] = field(default_factory=dict)  # records of each
     fields: dict[str, Fields] = field(default_factory=dict)  # of each
-    models: dict[str, CachedModel] = field(default_factory=dict)
+    models: dict[str, CachedClient] = field(default_factory=dict)
 
 
 def clean(
@@ -50,9 +51,9 @@ def clean(
     """
     todo = sources(paths, settings.sources)
     check_out(out, overwrite=overwrite, ours=CACHE)
-    with closing(Cache(out / CACHE)) as cache:
+    with closing(OutputCache(out / CACHE)) as cache:
         models = {
-            name: CachedModel(identity(m), partial(make_model, f"models.{name}", m), cache)
+            name: CachedClient(model_identity(m), partial(make_client, f"models.{name}", m), cache)
             for name, m in settings.models.items()
         }
         evaluation = [item for path in settings.contamination.against for item in _evaluation(path, settings)]
@@ -67,7 +68,7 @@ def clean(
 
 
 def steps(
-    settings: Clean, models: dict[str, CachedModel], evaluation: Sequence[Item], bars: ProgressBars
+    settings: Clean, models: dict[str, CachedClient], evaluation: Sequence[Item], bars: ProgressBars
 ) -> Iterator[tuple[str, Step]]:
     """The steps that are switched on, in their order: cheap ones before dear ones, and whatever changes a question
     before duplicates are looked for. Raises UserError when one lacks its package."""
@@ -171,7 +172,7 @@ def _evaluation(path: str, settings: Clean) -> Iterator[Item]:
             yield record
 
 
-def _asked(models: dict[str, CachedModel]) -> dict[str, dict[str, int]]:
+def _asked(models: dict[str, CachedClient]) -> dict[str, dict[str, int]]:
     """Outputs of each model, however many of them came from the cache: a run that went on reports as one in one go."""
     return {
         name: {"outputs": model.hits + model.asked, "failed": model.failed}

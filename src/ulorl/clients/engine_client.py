@@ -1,4 +1,4 @@
-"""A model decoded by our own rollout engine as a `Model`: also the starting model, whose too easy problems go."""
+"""A model decoded by our own rollout engine as a `ModelClient`: also the starting model, whose too easy problems go."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ulorl.cancellation import CancelToken
-from ulorl.clients.client import Prompt, identity
+from ulorl.cancellation import NEVER, CancelToken
+from ulorl.clients.client import Prompt, model_identity
 from ulorl.config.client_config import ClientConfig
 from ulorl.config.loading import build
 from ulorl.data.prompts import encode_each
@@ -19,19 +19,23 @@ from ulorl.engines.factory import make_guarded
 from ulorl.errors import UserError
 from ulorl.models.model_source import ModelSource
 from ulorl.rng import Stream, sample_seed
-from ulorl.types import Finish, Poll, Problem, Request, Sampling, Tokens
+from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
 LEAST_ROOM = 2048  # tokens of prompt and output that an engine is made for, if it is kept
 
 
-class EngineModel:
+class EngineClient:
     """Prompts go through the tokenizer's chat template, where it has one. A draw depends on (seed, prompt, sample)
     only, so that a run that goes on from the cache says what a run in one go says."""
 
-    def __init__(self, key: str, settings: ClientConfig, *, keep: bool = False) -> None:
-        """key: of the settings in the configuration, for messages. keep: the engine, from one call to the next. Raises
-        UserError for a setting or model folder that cannot be used."""
+    def __init__(
+        self, key: str, settings: ClientConfig, *, keep: bool = False, retry_temperature: float | None = None
+    ) -> None:
+        """key: of the settings in the configuration, for messages. keep: the engine, from one call to the next.
+        retry_temperature: of all samples of a prompt but the first; None: as of the first. Raises UserError for a
+        setting or model folder that cannot be used."""
         self._settings, self._keep = settings, keep
+        self._retry_temperature = settings.temperature if retry_temperature is None else retry_temperature
         self._engine: Engine | None = None
         self._longest = 0  # that it was made for
         tree: dict[str, Any] = {
@@ -49,9 +53,9 @@ class EngineModel:
         self._source = ModelSource(settings.name)
         self._tokenizer = self._source.tokenizer
         self._context = self._source.context_length or sys.maxsize
-        self.identity = identity(settings)
+        self.identity = model_identity(settings)
 
-    def complete(self, prompts: Sequence[Prompt], poll: Poll = lambda: None) -> Iterator[tuple[int, str | None]]:
+    def complete(self, prompts: Sequence[Prompt], cancel: CancelToken = NEVER) -> Iterator[tuple[int, str | None]]:
         """As `Model.complete`: None for a prompt that the model's context has no room for."""
         encoded = self._encoded(prompts)
         for index, tokens in enumerate(encoded):
@@ -62,7 +66,7 @@ class EngineModel:
             return
         longest = max(request.prompt_length for request in requests) + self._settings.max_tokens
         with self._decoding(longest) as engine:
-            for segment in rollout(engine, requests, _Polled(poll)):
+            for segment in rollout(engine, requests, cancel):
                 text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
                 yield segment.sample_id, text if segment.finish is Finish.EOS else ""
 
@@ -100,7 +104,7 @@ class EngineModel:
             tokens,
             len(tokens),
             settings.max_tokens,
-            Sampling(settings.temperature_of(prompt[1]), settings.top_p),
+            Sampling(self._retry_temperature if prompt[1] else settings.temperature, settings.top_p),
             seed,
         )
 
@@ -115,14 +119,3 @@ class EngineModel:
             context=self._context,
             max_tokens=self._settings.max_tokens,
         )
-
-
-class _Polled(CancelToken):
-    """A token that is cancelled when the callback raises."""
-
-    def __init__(self, poll: Poll) -> None:
-        super().__init__()
-        self._poll = poll
-
-    def check(self) -> None:
-        self._poll()

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server as a `Model`: vLLM, SGLang, hosted ones."""
+"""An OpenAI-compatible server as a `ModelClient`: vLLM, SGLang, hosted ones."""
 
 from __future__ import annotations
 
@@ -7,35 +7,47 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
 
-from ulorl.clients.client import Prompt, identity
-from ulorl.clients.daemon_pool import Background
+from ulorl.cancellation import NEVER, CancelToken
+from ulorl.clients.client import Prompt, model_identity
+from ulorl.clients.daemon_pool import DaemonPool
 from ulorl.config.client_config import ClientConfig
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
-_NEVER = (401, 403, 404)  # no key, no right, no such model: another try says the same
+CHECK_SECONDS = 0.2  # between two looks at the cancel token
+_NEVER = (401, 403, 404)  # no key, no permission, no such model: another attempt gets the same answer
 
 
-class Endpoint:
+class ServerClient:
     """`settings.concurrency` requests at once. The client tries again after time-outs, cut connections, 408, 409, 429
     and 5xx, with exponential back-off and what Retry-After says; a request that fails after that, or is answered with
     anything but a chat completion, is a failure of that prompt alone.
     """
 
-    def __init__(self, key: str, settings: ClientConfig) -> None:
-        """key: of the settings in the configuration, for messages. Raises UserError without the openai package or an
-        API key."""
+    def __init__(self, key: str, settings: ClientConfig, *, retry_temperature: float | None = None) -> None:
+        """key: of the settings in the configuration, for messages. retry_temperature: of all samples of a prompt but
+        the first; None: as of the first. Raises UserError without the openai package or an API key."""
         try:
             import openai
         except ImportError:
-            raise UserError(f'{key}.kind=endpoint needs openai: pip install "ulorl[data]"') from None
+            raise UserError(
+                f'{key}.kind=endpoint needs openai: pip install "ulorl[data]"',
+                code=ErrorCode.EXTRA_MISSING,
+                key=f"{key}.kind",
+            ) from None
         secret = os.environ.get(settings.api_key_env)
         if not secret and not settings.base_url:
-            raise UserError(f"{key}: the environment variable {settings.api_key_env} (api_key_env) is not set")
+            raise UserError(
+                f"{key}: the environment variable {settings.api_key_env} (api_key_env) is not set",
+                code=ErrorCode.API_KEY_MISSING,
+                key=f"{key}.api_key_env",
+            )
         self._key, self._settings, self._secret = key, settings, secret
+        self._retry_temperature = settings.temperature if retry_temperature is None else retry_temperature
         self._client = openai.OpenAI(
             base_url=settings.base_url or None,
             api_key=secret or "none",  # what servers without keys are told
@@ -45,26 +57,37 @@ class Endpoint:
         )
         self._lock, self._failures = Lock(), 0  # in a row
         self._stopped: UserError | None = None
-        self.identity = identity(settings)
+        self.identity = model_identity(settings)
 
-    def complete(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | None]]:
-        """As `Model.complete`. Raises UserError when the server refuses for good, or fails `max_failures` times in a
-        row."""
-        done, background = SimpleQueue[tuple[int, str | Exception]](), Background(self._settings.concurrency)
+    def complete(self, prompts: Sequence[Prompt], cancel: CancelToken = NEVER) -> Iterator[tuple[int, str | None]]:
+        """Yield outputs as `ModelClient.complete`.
+
+        Raises UserError when the server refuses for good, or fails `max_failures` times in a row; and Cancelled. Then
+        the requests that have not started are dropped.
+        """
+        done, pool = SimpleQueue[tuple[int, str | Exception]](), DaemonPool(self._settings.concurrency)
         for index, prompt in enumerate(prompts):
-            background.start(partial(self._put, done, index, prompt))
+            pool.start(partial(self._put, done, index, prompt))
+        waiting = len(prompts)
         try:
-            for _ in prompts:
-                index, outcome = done.get()
+            while waiting:
+                cancel.check()
+                try:
+                    index, outcome = done.get(timeout=CHECK_SECONDS)
+                except Empty:
+                    continue
+                waiting -= 1
                 yield index, outcome if isinstance(outcome, str) else None
                 if isinstance(outcome, UserError):
                     raise outcome
         finally:
-            background.drop()
+            pool.drop()
 
     def ask(self, prompt: Prompt) -> str:
-        """One output, from any thread; "" when it was cut at the length limit. Raises UserError as `complete`, and
-        whatever other exception tells that this prompt failed: its text is fit to be shown."""
+        """Return one output, from any thread; "" when it was cut at the length limit.
+
+        Raises UserError as `complete`, and ConnectionError, whose text holds no API key, when this prompt failed.
+        """
         if self._stopped:
             raise self._stopped
         try:
@@ -81,13 +104,16 @@ class Endpoint:
         with self._lock:
             self._failures += 1
             if getattr(error, "status_code", 0) in _NEVER:
-                self._stopped = UserError(f"{self._key}: the server refuses: {told}")
+                self._stopped = self._error(f"the server refuses: {told}")
             elif self._failures >= self._settings.max_failures:
-                self._stopped = UserError(
-                    f"{self._key}: {self._failures} requests failed in a row (max_failures), at last with: {told}. "
-                    "Every answer so far is in the cache; mend the server and run the same command again"
+                self._stopped = self._error(
+                    f"{self._failures} requests failed in a row (max_failures), at last with: {told}. Every answer so "
+                    "far is in the cache; fix the server and run the same command again"
                 )
             return self._stopped or ConnectionError(told)
+
+    def _error(self, message: str) -> UserError:
+        return UserError(f"{self._key}: {message}", code=ErrorCode.SERVER_FAILED, key=self._key)
 
     def _put(self, done: SimpleQueue[tuple[int, str | Exception]], index: int, prompt: Prompt) -> None:
         try:
@@ -101,7 +127,7 @@ class Endpoint:
         completion = self._client.chat.completions.create(
             model=settings.name,
             messages=[*messages, {"role": "user", "content": prompt[0]}],
-            temperature=settings.temperature_of(prompt[1]),
+            temperature=self._retry_temperature if prompt[1] else settings.temperature,
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,
         )

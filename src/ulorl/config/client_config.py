@@ -36,10 +36,6 @@ class ClientConfig(StrictConfig):
     device: str = Field(default="auto", description="engine: auto, cpu, cuda or cuda:N")
     engine: EngineConfig = EngineConfig()
 
-    def temperature_of(self, sample: int) -> float:  # noqa: ARG002 - verifiers differ by it
-        """Of the draws of one of several samples of a prompt."""
-        return self.temperature
-
     @model_validator(mode="after")
     def _no_secret_in_url(self) -> Self:
         if "@" in self.base_url.partition("//")[2].partition("/")[0]:

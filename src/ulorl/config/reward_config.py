@@ -45,9 +45,6 @@ class VerifierConfig(ClientConfig):
         default="", description="a file of verdicts that runs can share; empty: verifier.sqlite in run.dir"
     )
 
-    def temperature_of(self, sample: int) -> float:
-        return self.retry_temperature if sample else self.temperature
-
 
 Place = Literal["boxed", "tags", "phrase", "expression", "last_number", "quantity", "line", "math_verify"]
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 
-from ulorl.algorithm import Score
+from ulorl.algorithm import Scorer
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.common.intervals import Interval, mean_share
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.rng import Stream, sample_seed
-from ulorl.types import Finish, Poll, Problem, Request, Sample, Sampling, Scored, Status, Tokens
+from ulorl.types import Finish, Problem, Request, Sample, Sampling, Scored, Status, Tokens
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Evaluation:
 
 def evaluate(
     engine: Engine,
-    score: Score,
+    scorer: Scorer,
     problems: Sequence[tuple[Problem, Tokens]],
     *,
     samples: int,
@@ -92,18 +93,16 @@ def evaluate(
         for i, (_, prompt) in enumerate(problems)
         for run in range(samples)
     ]
-    judged: dict[int, Callable[[Poll], Scored]] = {}
+    submitted: dict[int, Future[Scored]] = {}
     faults = engine.stats.faults
     for segment in rollout(engine, requests, cancel):
         index = segment.sample_id // samples
         problem, prompt = problems[index]
         status = Status.COMPLETE if segment.finish is Finish.EOS else Status.TRUNCATED
-        judged[segment.sample_id] = score(problem, Sample(segment.sample_id, index, prompt, (segment,), status))
+        sample = Sample(segment.sample_id, index, prompt, (segment,), status)
+        submitted[segment.sample_id] = scorer.submit(problem, sample)
         watch()
-    answers = []
-    for request in requests:
-        cancel.check()
-        answers.append(judged[request.sample_id](cancel.check))
+    answers = list(scorer.wait([submitted[request.sample_id] for request in requests], cancel))
     rewards = [
         [a.reward for a in answers[i : i + samples] if a.reward is not None] for i in range(0, len(answers), samples)
     ]

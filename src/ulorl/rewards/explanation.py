@@ -8,7 +8,7 @@ from fractions import Fraction
 from ulorl.answers import quantities
 from ulorl.config.reward_config import AnswerConfig, RewardConfig
 from ulorl.rewards.reward import RewardError, Verdict
-from ulorl.rewards.sandbox import judge
+from ulorl.rewards.sandbox import shared_sandbox
 from ulorl.types import Problem
 
 ANY_DISTANCE = 1e300  # a tolerance that refuses no number
@@ -22,7 +22,7 @@ def why(settings: RewardConfig, problem: Problem, text: str, verdict: Verdict) -
     if settings.kind != "numeric" or not verdict.answer or verdict.reason.startswith("too long"):
         return verdict.reason
     try:
-        read = judge("reading", settings.timeout).text(
+        read = shared_sandbox("reading", settings.timeout).text(
             reference=problem.answer, answer=verdict.answer, strict=settings.units == "strict"
         )
     except RewardError:

@@ -16,8 +16,8 @@ from ulorl.data.record_files import Record, decimal, expand, is_number, read_rec
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.rewards.explanation import why
 from ulorl.rewards.factory import make_reward
-from ulorl.rewards.reward import Reward, Verdict, judged
-from ulorl.rewards.rules import Ruled, by_rules
+from ulorl.rewards.reward import Reward, Verdict, verdict_with_retries
+from ulorl.rewards.rules import RulesVerdict, compare_by_rules
 from ulorl.types import Problem
 
 RULES = "rules"  # beside the kinds of rewards: what reward.verifier.rules_first accepts
@@ -152,9 +152,9 @@ def judge_cases(
             case.answer or "" if ask is bare else output_of(case, settings)
             for case, ask in zip(some, asked, strict=True)
         ]
-        begun = [ask.begin(case.problem, text) for case, ask, text in zip(some, asked, texts, strict=True)]
-        for case, ask, text, begin in zip(some, asked, texts, begun, strict=True):
-            verdict, error = judged(ask, case.problem, text, begin, lambda: None, retries=retries, pause=PAUSE)
+        futures = [ask.submit(case.problem, text) for case, ask, text in zip(some, asked, texts, strict=True)]
+        for case, ask, text, future in zip(some, asked, texts, futures, strict=True):
+            verdict, error = verdict_with_retries(ask, case.problem, text, future, retries=retries, pause=PAUSE)
             unscored = 0 if verdict else unscored + 1
             failure = f"{type(error).__name__}: {error}"
             if unscored >= settings.max_unscored:
@@ -210,13 +210,13 @@ class BareRules(Reward):
 
     def of(self, problem: Problem, answer: str, place: str = "") -> Verdict:
         """place: where the answer stood."""
-        ruled = by_rules(problem.answer, answer)
+        ruled = compare_by_rules(problem.answer, answer)
         said = {
-            Ruled.EQUAL: "equal by the rules",
-            Ruled.DIFFERENT: "plain numbers in like units that differ",
-            Ruled.OPEN: "not equal by the rules: with rules_first, the verifier would be asked",
+            RulesVerdict.EQUAL: "equal by the rules",
+            RulesVerdict.DIFFERENT: "plain numbers in like units that differ",
+            RulesVerdict.OPEN: "not equal by the rules: with rules_first, the verifier would be asked",
         }
-        return Verdict(float(ruled is Ruled.EQUAL), answer, place, said[ruled])
+        return Verdict(float(ruled is RulesVerdict.EQUAL), answer, place, said[ruled])
 
 
 class RulesReward(BareRules):

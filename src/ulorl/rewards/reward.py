@@ -1,14 +1,20 @@
-"""The seam every reward stands behind."""
+"""The interface of all rewards, and how a verdict is waited for."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass, field
+from functools import partial
 
+from ulorl.cancellation import NEVER, CancelToken
 from ulorl.errors import UserError
-from ulorl.types import Poll, Problem
+from ulorl.types import Problem
+
+CHECK_SECONDS = 0.2  # between two looks at the cancel token while a verdict is waited for
 
 
 class RewardError(Exception):
@@ -17,53 +23,113 @@ class RewardError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reward says of a finished output."""
+    """What a reward decides about a finished output."""
 
-    reward: float  # 1.0: the output answers the problem rightly, else 0.0
-    answer: str | None = ""  # what was judged; "": the reward does not tell; None: the output holds no answer
-    place: str = field(default="", compare=False)  # where that stood, as in `reward.answer.find`; "": not told
+    reward: float  # 1.0: the output answers the problem correctly, else 0.0
+    answer: str | None = ""  # what was judged; "": the reward does not say; None: the output holds no answer
+    place: str = field(default="", compare=False)  # where the answer was found, as in `reward.answer.find`; "": unknown
     reason: str = field(default="", compare=False)  # for people, as far as it costs nothing to say
 
 
 class Reward(ABC):
-    """Judges a finished output. Truncated samples never come here: the loop gives them 0."""
+    """Judges finished outputs. Truncated samples are not submitted: the scorer gives them 0."""
 
     @abstractmethod
     def __call__(self, problem: Problem, text: str) -> Verdict:
-        """text: the decoded output without special tokens; one without an answer is wrong. Raises RewardError (any
-        other exception counts the same) when it cannot tell, and UserError for what no second try can mend."""
+        """Judge one output. `text` is the decoded output without special tokens; one without an answer is wrong.
 
-    def begin(self, problem: Problem, text: str) -> Callable[[Poll], Verdict]:
-        """What gives the verdict, as `__call__`, when it is called. A reward that judges in the background, or many
-        outputs at once, starts or collects here, while other samples are still being decoded."""
-        return lambda _: self(problem, text)
+        Raises RewardError (any other exception counts the same) when the reward cannot decide, and UserError for what
+        another attempt cannot fix.
+        """
+
+    def submit(self, problem: Problem, text: str) -> Future[Verdict]:
+        """Return a future of what `__call__` returns or raises.
+
+        A reward that judges in the background starts here, while other samples are still being decoded. The others
+        judge when the future is waited for: `wait_for_verdict` calls `run_pending` first.
+        """
+        return _Deferred(partial(self, problem, text))
+
+    def run_pending(self, future: Future[Verdict], cancel: CancelToken = NEVER) -> None:  # noqa: ARG002
+        """Do the work of this process that `future` waits for, if there is any. Raises Cancelled."""
+        if isinstance(future, _Deferred):
+            future.run()
+
+    def drop_pending(self) -> None:  # noqa: B027 - most rewards have nothing in the background
+        """Give up what was submitted and not started yet; its futures raise RewardError."""
 
     def metrics(self) -> Mapping[str, float | int | None]:
-        """Its own numbers since they were asked for last, for metrics.jsonl."""
+        """Return the reward's own numbers since the last call, for metrics.jsonl."""
         return {}
 
 
-def judged(
+class _Deferred(Future[Verdict]):
+    """A verdict that is computed when `run` is called."""
+
+    def __init__(self, judge: Callable[[], Verdict]) -> None:
+        super().__init__()
+        self._judge = judge
+
+    def run(self) -> None:
+        if self.done():
+            return
+        try:
+            verdict = self._judge()
+        except Exception as error:
+            self.set_exception(error)
+        else:
+            self.set_result(verdict)
+
+
+def completed(verdict: Verdict) -> Future[Verdict]:
+    """Return a future that holds `verdict` already."""
+    future = Future[Verdict]()
+    future.set_result(verdict)
+    return future
+
+
+def wait_for_verdict(reward: Reward, future: Future[Verdict], cancel: CancelToken = NEVER) -> Verdict:
+    """Return the verdict of a future that `reward.submit` returned.
+
+    Raises what the reward raises, and Cancelled when `cancel` is cancelled meanwhile; then the reward drops what it has
+    not started yet.
+    """
+    try:
+        cancel.check()
+        reward.run_pending(future, cancel)
+        while not wait_for_futures([future], CHECK_SECONDS).done:
+            cancel.check()
+    except BaseException:
+        reward.drop_pending()
+        raise
+    return future.result()
+
+
+def verdict_with_retries(
     reward: Reward,
     problem: Problem,
     text: str,
-    begun: Callable[[Poll], Verdict],
-    poll: Poll,
+    future: Future[Verdict],
+    cancel: CancelToken = NEVER,
     *,
     retries: int,
     pause: float,
 ) -> tuple[Verdict | None, Exception | None]:
-    """The verdict that `begun` gives, or the reward when it is asked again, `retries` times, `pause` seconds apart;
-    else None, and what went wrong the last time. Raises UserError as the reward."""
-    failed: Exception | None = None
+    """Wait for a verdict, and submit the output again, at most `retries` times, `pause` seconds apart, when the reward
+    fails.
+
+    Returns the verdict and None, or None and the last failure. Raises UserError as the reward, and Cancelled.
+    """
+    failure: Exception | None = None
     for attempt in range(1 + retries):
-        if attempt:
-            time.sleep(pause)
-            poll()
         try:
-            return (reward.begin(problem, text) if attempt else begun)(poll), None
+            if attempt:
+                time.sleep(pause)
+                cancel.check()
+                future = reward.submit(problem, text)
+            return wait_for_verdict(reward, future, cancel), None
         except UserError:
             raise
         except Exception as error:
-            failed = error
-    return None, failed
+            failure = error
+    return None, failure

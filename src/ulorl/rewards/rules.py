@@ -13,7 +13,7 @@ from ulorl.answers.typesetting import normalised
 from ulorl.config.reward_config import AnswerConfig, Place
 from ulorl.config.reward_config import RewardConfig as Settings
 from ulorl.rewards.reward import Reward, Verdict
-from ulorl.rewards.sandbox import SECONDS, judge
+from ulorl.rewards.sandbox import SECONDS, shared_sandbox
 from ulorl.types import Problem
 
 MAX_CHARACTERS = 4000  # of an answer; a longer one is wrong, whatever it may be equal to
@@ -53,7 +53,7 @@ class MathReward(RuleReward):
     reasons = ("not shown equal by math-verify", "equal by math-verify")
 
     def score(self, problem: Problem, found: Found) -> float:
-        compare = judge("math", self._timeout).score
+        compare = shared_sandbox("math", self._timeout).score
         sides = {"reference": problem.answer, "answer": found.answer, "question": problem.prompt}
         return compare(**sides, prose=found.prose, whole=found.whole)
 
@@ -73,7 +73,7 @@ class NumericReward(RuleReward):
         }
 
     def score(self, problem: Problem, found: Found) -> float:
-        compare = judge("numeric", self._timeout).score
+        compare = shared_sandbox("numeric", self._timeout).score
         return compare(reference=problem.answer, answer=found.answer, **self._tolerance)
 
 
@@ -109,7 +109,7 @@ class ChoiceReward(RuleReward):
         return float(reference == answer)
 
 
-class Ruled(Enum):
+class RulesVerdict(Enum):
     """What rules say of an extracted answer."""
 
     EQUAL = "equal"  # the same text; the same quantity where both name a unit; else math-verify
@@ -117,19 +117,19 @@ class Ruled(Enum):
     OPEN = "open"  # neither: another form, or another value
 
     def __bool__(self) -> bool:
-        return self is Ruled.EQUAL
+        return self is RulesVerdict.EQUAL
 
 
-def by_rules(reference: str, answer: str, timeout: float = SECONDS) -> Ruled:
+def compare_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> RulesVerdict:
     """Raises RewardError when the judge fails; where it uses up its time, that is open."""
     if normalised(reference) == normalised(answer):
-        return Ruled.EQUAL
+        return RulesVerdict.EQUAL
     if max(len(reference), len(answer)) > MAX_CHARACTERS:
-        return Ruled.OPEN
-    said = judge("rules", timeout).score(reference=reference, answer=answer)
-    return {1.0: Ruled.EQUAL, -1.0: Ruled.DIFFERENT}.get(said, Ruled.OPEN)
+        return RulesVerdict.OPEN
+    said = shared_sandbox("rules", timeout).score(reference=reference, answer=answer)
+    return {1.0: RulesVerdict.EQUAL, -1.0: RulesVerdict.DIFFERENT}.get(said, RulesVerdict.OPEN)
 
 
 def equal_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> bool:
     """Whether rules call an extracted answer equal to the reference. Raises RewardError as `by_rules`."""
-    return by_rules(reference, answer, timeout) is Ruled.EQUAL
+    return compare_by_rules(reference, answer, timeout) is RulesVerdict.EQUAL

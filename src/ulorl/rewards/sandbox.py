@@ -25,7 +25,7 @@ Kind = Literal[
 _OUT_OF_CPU = -getattr(signal, "SIGXCPU", 0)  # how a worker ends that its limit on CPU time had to stop
 
 
-class Judge:
+class Sandbox:
     """Scores requests one at a time in `rewards/worker.py`; one that hangs or kills the worker is a RewardError, and
     the next one gets a new worker. The worker ends with this process, because its input does.
 
@@ -135,6 +135,6 @@ def _end(pipe: IO[str] | None) -> IO[str]:
 
 
 @lru_cache
-def judge(kind: Kind, seconds: float = SECONDS) -> Judge:
+def shared_sandbox(kind: Kind, seconds: float = SECONDS) -> Sandbox:
     """One worker of a kind is shared by the whole process."""
-    return Judge(kind, seconds)
+    return Sandbox(kind, seconds)

@@ -1,22 +1,36 @@
-"""From a finished sample to its reward: decode, then ask the reward, again if it fails."""
+"""From a finished sample to its reward: decode it, ask the reward, and ask again if that fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from ulorl.cancellation import NEVER, CancelToken
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.rewards.reward import Reward, Verdict, judged
-from ulorl.types import Poll, Problem, Sample, Scored, Status
+from ulorl.rewards.reward import Reward, Verdict, verdict_with_retries
+from ulorl.types import Problem, Sample, Scored, Status
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """An output that the reward was given."""
+
+    problem: Problem
+    sample: Sample
+    text: str
+    verdict: Future[Verdict]
 
 
 class Scorer:
-    """Decodes the output without special tokens. A truncated sample is wrong, whatever it says (section 3.5).
+    """Scores finished samples. A truncated sample is wrong, whatever it says (section 3.5).
 
     A reward that fails is asked again `retries` times, `pause` seconds apart; then the sample is unscored. After
-    `max_unscored` of them in a row, UserError: the reward does not work. `resume`: the command that goes on with the
-    run.
+    `max_unscored` unscored samples in a row the reward does not work, and UserError is raised. resume: the command that
+    resumes the run, for that message.
     """
 
     def __init__(
@@ -31,34 +45,54 @@ class Scorer:
     ) -> None:
         self._reward, self._tokenizer = reward, tokenizer
         self._retries, self._max_unscored, self._pause = retries, max_unscored, pause
-        self._advice = f": mend the reward, then go on with {resume}" if resume else ""
+        self._advice = f": fix the reward, then resume with {resume}" if resume else ""
+        self._submitted: dict[Future[Scored], _Submitted] = {}
         self._unscored = 0  # in a row; one failure that several samples share counts once
         self._last: Exception | None = None
 
-    def __call__(self, problem: Problem, sample: Sample) -> Callable[[Poll], Scored]:
-        """Begin to judge; what it returns waits for the verdict."""
-        text = str(self._tokenizer.decode(sample.tokens.tolist(), skip_special_tokens=True))
+    def submit(self, problem: Problem, sample: Sample) -> Future[Scored]:
+        """Decode a finished sample, without special tokens, and begin to judge it. `wait` completes the future."""
+        text, future = str(self._tokenizer.decode(sample.tokens.tolist(), skip_special_tokens=True)), Future[Scored]()
         if sample.status is Status.TRUNCATED:
-            return lambda _: Scored(sample, 0.0, text)
-        verdict = self._reward.begin(problem, text)
-        return lambda poll: self._scored(problem, sample, text, verdict, poll)
+            future.set_result(Scored(sample, 0.0, text))
+        else:
+            self._submitted[future] = _Submitted(problem, sample, text, self._reward.submit(problem, text))
+        return future
+
+    def wait(self, futures: Sequence[Future[Scored]], cancel: CancelToken = NEVER) -> Iterator[Scored]:
+        """Yield the scored samples in the order of `futures`, which `submit` returned.
+
+        Raises UserError when the reward does not work, and Cancelled; then the reward drops what it has not started.
+        """
+        try:
+            for future in futures:
+                if (submitted := self._submitted.pop(future, None)) is not None:
+                    future.set_result(self._score(submitted, cancel))
+                yield future.result()
+        finally:
+            for future in futures:
+                self._submitted.pop(future, None)
 
     def metrics(self) -> Mapping[str, float | int | None]:
-        """The reward's own numbers since the last call."""
+        """Return the reward's own numbers since the last call."""
         return self._reward.metrics()
 
-    def _scored(
-        self, problem: Problem, sample: Sample, text: str, begun: Callable[[Poll], Verdict], poll: Poll
-    ) -> Scored:
-        verdict, error = judged(self._reward, problem, text, begun, poll, retries=self._retries, pause=self._pause)
+    def _score(self, submitted: _Submitted, cancel: CancelToken) -> Scored:
+        problem, sample, text = submitted.problem, submitted.sample, submitted.text
+        verdict, error = verdict_with_retries(
+            self._reward, problem, text, submitted.verdict, cancel, retries=self._retries, pause=self._pause
+        )
         if verdict is not None:
             self._unscored, self._last = 0, None
             return Scored(sample, verdict.reward, text, answer=verdict.answer)
         self._unscored += error is not self._last
-        self._last, told = error, f"{type(error).__name__}: {error}"
+        self._last, failure = error, f"{type(error).__name__}: {error}"
         if self._unscored >= self._max_unscored:
             raise UserError(
                 f"the reward failed for {self._unscored} samples in a row (reward.max_unscored), at last for problem "
-                f"{problem.id} with: {told}{self._advice}"
+                f"{problem.id} with: {failure}{self._advice}",
+                code=ErrorCode.REWARD_FAILED,
+                key="reward.max_unscored",
+                record=problem.id,
             )
-        return Scored(sample, None, text, told)
+        return Scored(sample, None, text, failure)

@@ -13,7 +13,7 @@ from ulorl.config.reward_config import AnswerConfig
 from ulorl.data.countdown import score as countdown
 from ulorl.errors import UserError
 from ulorl.rewards.reward import Reward, RewardError, Verdict
-from ulorl.rewards.sandbox import SECONDS, Judge, judge
+from ulorl.rewards.sandbox import SECONDS, Sandbox, shared_sandbox
 from ulorl.types import Problem
 
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
@@ -39,7 +39,7 @@ class ReasoningGymReward(Reward):
             return Verdict(0.0, None, reason="no answer found")
         meta = problem.meta
         settings = json.dumps(meta["settings"], sort_keys=True)
-        task = judge("task", self._timeout)
+        task = shared_sandbox("task", self._timeout)
         score = task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=found.answer)
         reason = f"the task's scorer gives {'its full score' if score == 1.0 else 'less than its full score'}"
         return Verdict(score, found.answer, found.place, reason)
@@ -83,7 +83,7 @@ class FunctionReward(Reward):
             raise UserError(f"reward.function={path}: runs in another process; put it into a module of its own")
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)  # an installed command does not look into the folder it is started in
-        self._judge = Judge("function", timeout, path)
+        self._judge = Sandbox("function", timeout, path)
         try:
             self._judge.start()
         except RewardError as error:

@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
+FOLDER_FILE = "verifier.json"  # in the folder of a trained verifier: how it was asked when it was trained
 SHIPPED = ("judge", "short")  # for models that follow instructions; for those trained by `ulorl verifier train`
 _FOLDER = Path(__file__).parent / "prompts"
 _FIELD = re.compile(r"\{(question|reference|answer)\}")
@@ -49,18 +51,29 @@ def plain(answer: str) -> str:
     return " ".join(answer.split())
 
 
-def load_prompt(name: str, question_chars: int = 0) -> VerdictPrompt:
-    """name: one of `SHIPPED`, or a file. Raises UserError when there is none, or when it lacks a field."""
+def load_prompt(name: str, question_chars: int = 0, *, key: str = "") -> VerdictPrompt:
+    """Return the prompt `name`: one of `SHIPPED`, or a file. key: of the setting that names it, for errors.
+
+    Raises UserError when the file cannot be read, or when it lacks a field.
+    """
     path = _FOLDER / f"{name}.txt" if name in SHIPPED else Path(name)
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"the verifier's prompt {name} cannot be read ({error}); give a text file, or one of {', '.join(SHIPPED)}"
+            f"the verifier's prompt {name} cannot be read ({error}); give a text file, or one of {', '.join(SHIPPED)}",
+            code=ErrorCode.VERIFIER_PROMPT,
+            file=path,
+            key=key,
         ) from error
     missing = [field for field in ("{reference}", "{answer}") if field not in text]
     if missing:
-        raise UserError(f"the verifier's prompt {path} lacks {' and '.join(missing)}: the model would not see it")
+        raise UserError(
+            f"the verifier's prompt {path} lacks {' and '.join(missing)}: the model would not see it",
+            code=ErrorCode.VERIFIER_PROMPT,
+            file=path,
+            key=key,
+        )
     return VerdictPrompt(text, question_chars)
 
 

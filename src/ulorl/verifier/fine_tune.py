@@ -25,8 +25,7 @@ from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.lora import add_lora, require_peft, save_merged
 from ulorl.models.model_loading import check_model, load_model
 from ulorl.models.model_source import ModelSource
-from ulorl.rewards.generative import FOLDER_FILE
-from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt
+from ulorl.rewards.verdict_prompt import FOLDER_FILE, VerdictPrompt, load_prompt
 from ulorl.rng import Stream, generator
 from ulorl.types import Problem
 from ulorl.verifier.verifier_config import Progress, Training, write_card

@@ -8,12 +8,12 @@ from functools import cache
 from typing import TypeVar
 
 from ulorl.common.intervals import Interval, mean_of, rate
-from ulorl.rewards.rules import Ruled
+from ulorl.rewards.rules import RulesVerdict
 from ulorl.verifier.pairs import Pair
 
 Verdicts = list[bool | None]  # None: unscored
 Judge = Callable[[Sequence[Pair]], Verdicts]
-Rules = Callable[[Sequence[Pair]], list[Ruled | None]]  # None: they failed
+Rules = Callable[[Sequence[Pair]], list[RulesVerdict | None]]  # None: they failed
 T = TypeVar("T")
 EXAMPLES = 8  # of each judge's errors of each kind
 
@@ -132,7 +132,7 @@ def remembered(judge: Callable[[Sequence[Pair]], list[T]]) -> Callable[[Sequence
 
 def of_rules(rules: Rules) -> Judge:
     """What the rules find equal is equivalent, and nothing else."""
-    return lambda pairs: [None if ruled is None else ruled is Ruled.EQUAL for ruled in rules(pairs)]
+    return lambda pairs: [None if ruled is None else ruled is RulesVerdict.EQUAL for ruled in rules(pairs)]
 
 
 def rules_first(rules: Rules, model: Judge, *, refuse: bool = False) -> Judge:
@@ -142,7 +142,7 @@ def rules_first(rules: Rules, model: Judge, *, refuse: bool = False) -> Judge:
 
     def judge(pairs: Sequence[Pair]) -> Verdicts:
         return [
-            True if ruled is Ruled.EQUAL else False if refuse and ruled is Ruled.DIFFERENT else said
+            True if ruled is RulesVerdict.EQUAL else False if refuse and ruled is RulesVerdict.DIFFERENT else said
             for ruled, said in zip(rules(pairs), model(pairs), strict=True)
         ]
 

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ulorl.rewards.generative import FOLDER_FILE
-from ulorl.rewards.verdict_prompt import VerdictPrompt
+from ulorl.rewards.verdict_prompt import FOLDER_FILE, VerdictPrompt
 
 
 @dataclass(frozen=True)

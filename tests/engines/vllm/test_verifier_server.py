@@ -18,11 +18,12 @@ import pytest
 
 import ulorl
 from paths import ROOT
-from ulorl.clients.engine_client import EngineModel
-from ulorl.clients.server_client import Endpoint
+from ulorl.clients.engine_client import EngineClient
+from ulorl.clients.server_client import ServerClient
 from ulorl.config.reward_config import VerifierConfig as Settings
 from ulorl.errors import UserError
-from ulorl.rewards.generative import Pair, Verifier
+from ulorl.rewards.verdict_policy import AnswerPair
+from ulorl.rewards.verifier import Verifier
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
 
@@ -35,7 +36,7 @@ ASKED = [
     "Name three colours.",
     "What is 12 + 30? Reply with the number.",
 ]
-PAIRS: list[Pair] = [("", "1/2", answer) for answer in ("0.5", "50%", "one half", "-1/2", "2", r"\frac12", "x")]
+PAIRS = [AnswerPair("", "1/2", answer) for answer in ("0.5", "50%", "one half", "-1/2", "2", r"\frac12", "x")]
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,8 @@ def own(**more: Any) -> Settings:
 def test_the_server_says_what_our_engine_says(server: str) -> None:
     """Greedy, float32: the same texts through the chat template, an output that was cut is "" from both."""
     prompts = [(text, 0) for text in ASKED]
-    theirs = dict(Endpoint("reward.verifier", served(server)).complete(prompts))
-    ours = dict(EngineModel("reward.verifier", own()).complete(prompts))
+    theirs = dict(ServerClient("reward.verifier", served(server)).complete(prompts))
+    ours = dict(EngineClient("reward.verifier", own()).complete(prompts))
     assert theirs == ours
     assert "" in theirs.values()
     assert len(set(theirs.values())) > 3
@@ -112,10 +113,10 @@ def test_equal_verdicts(server: str, tmp_path: Path) -> None:
     verdicts = theirs.verdicts(PAIRS)
     assert Verifier(own(prompt=str(prompt)), cache=tmp_path / "v.sqlite").verdicts(PAIRS) == verdicts
     assert any(verdict is not None for verdict in verdicts)
-    assert theirs.tally().failed == 0
+    assert theirs.take_tally().failed == 0
     again = Verifier(served(server, prompt=str(prompt)), cache=tmp_path / "v.sqlite")
     again.verdicts(PAIRS)
-    assert again.tally().cached == sum(verdict is not None for verdict in verdicts)
+    assert again.take_tally().cached == sum(verdict is not None for verdict in verdicts)
 
 
 @pytest.mark.parametrize(("change", "told"), [({"name": "other"}, "404"), ({"api_key_env": "NO_KEY"}, "401")])
