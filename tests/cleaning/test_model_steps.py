@@ -218,7 +218,7 @@ def test_our_engine_is_a_model() -> None:
     from ulorl.clients.engine_client import EngineClient
 
     settings = ClientConfig(kind="engine", name="ulorl:tiny", max_tokens=12, temperature=1.0)
-    model = EngineClient("models.start", settings)
+    model = EngineClient(settings)
     prompts: list[Prompt] = [("3 5 7 = 15", 0), ("3 5 7 = 15", 1), ("2 4 = 8", 0)]
     together = dict(model.complete(prompts))
     alone = dict(model.complete(prompts[1:2]))
@@ -232,7 +232,7 @@ def test_engine_settings_are_checked() -> None:
     from ulorl.clients.engine_client import EngineClient
 
     with pytest.raises(UserError, match="no-such-folder"):
-        EngineClient("models.start", ClientConfig(kind="engine", name="./no-such-folder"))
+        EngineClient(ClientConfig(kind="engine", name="./no-such-folder"))
 
 
 def test_identity_is_json(tmp_path: Path) -> None:

@@ -11,16 +11,19 @@ import torch
 
 import ulorl
 from paths import ROOT
+from refusals import refused
 from ulorl.config.engine_config import VllmConfig
 from ulorl.engines.factory import make_engine
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.engines.vllm import vllm_engine
 from ulorl.engines.vllm.weight_transfer import pick_transfer
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource
 from ulorl.rng import sample_seed, segment_seed
 from ulorl.training.preflight import load_inputs
+from ulorl.training.specifications import engine_spec
 from ulorl.types import Request, Sampling
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -40,7 +43,7 @@ def imports(path: Path) -> set[str]:
 
 def test_the_loop_does_not_know_the_engines_kind() -> None:
     knows = {p.relative_to(ROOT / "src" / "ulorl").as_posix() for p in SOURCES if "engine.kind ==" in p.read_text()}
-    assert knows == {"engines/factory.py", "config/tree.py"}  # who makes it, and who checks the recipe
+    assert knows == {"engines/factory.py", "engines/vllm/vllm_engine.py", "config/tree.py"}
     assert all(
         "vllm" not in (ROOT / "src" / "ulorl" / p).read_text().lower()
         for p in (
@@ -110,7 +113,7 @@ def test_every_segment_of_every_sample_has_its_own_seed() -> None:
 def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
     cfg = ulorl.load([RECIPE], ["engine.slots=4"])
     inputs = load_inputs(cfg)
-    engine = make_engine(cfg, inputs.source, longest=inputs.longest(cfg))
+    engine = make_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)
     assert isinstance(engine, TorchEngine)
 
     def play() -> list[int]:
@@ -163,7 +166,7 @@ def test_bfloat16_is_decoded_in_float32_where_the_processor_has_no_such_products
     monkeypatch.setattr("ulorl.engines.factory.has_bfloat16", lambda: native)
     overrides = [f"model.dtype={learner}", "engine.dtype=bfloat16", "model.device=cpu", "engine.slots=2"]
     cfg = ulorl.load([RECIPE], overrides)
-    engine = make_engine(cfg, ModelSource(cfg.model.path), longest=64)
+    engine = make_engine(engine_spec(cfg, longest=64), ModelSource(cfg.model.path))
     assert isinstance(engine, TorchEngine)
     theirs = load_model(ModelSource(cfg.model.path), dtype=getattr(torch, learner), device="cpu")
     engine_dtype = torch.bfloat16 if native else torch.float32
@@ -207,5 +210,5 @@ def test_a_prefix_cache_that_stays_is_an_error() -> None:
 
 def test_a_context_too_short_for_the_run_is_refused_before_anything_starts() -> None:
     cfg = ulorl.load([RECIPE], ["engine.kind=vllm", "engine.vllm.max_length=64"])
-    with pytest.raises(UserError, match=r"engine\.vllm\.max_length=64 is less than the 300 tokens"):
-        make_engine(cfg, ModelSource("ulorl:tiny"), longest=300)
+    with refused(ErrorCode.ENGINE_SETTING, key="engine.vllm.max_length"):
+        make_engine(engine_spec(cfg, longest=300), ModelSource("ulorl:tiny"))

@@ -99,7 +99,7 @@ def test_training_and_engine_ask_with_the_same_tokens(trained: Path) -> None:
     set_chat(tokenizer, "plain", "base")
     some = pairs(3)
     examples = encode(some, tokenizer, VerdictPrompt(PROMPT), 64, lead=" ")
-    engine = EngineClient("verifier", Settings(kind="engine", name=str(trained), max_tokens=8))
+    engine = EngineClient(Settings(kind="engine", name=str(trained), max_tokens=8))
     asked = engine._encoded([(VerdictPrompt(PROMPT).render(p.question, p.reference, p.answer), 0) for p in some])
     for ids, labels, prompt, p in zip(examples.input_ids, examples.labels, asked, some, strict=True):
         verdict = [*tokenizer(" yes" if p.equivalent else " no")["input_ids"], tokenizer.eos_token_id]

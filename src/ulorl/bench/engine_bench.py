@@ -32,8 +32,9 @@ from transformers import PreTrainedModel
 
 from ulorl.bench.machine_facts import facts, installed
 from ulorl.bench.output_lengths import log_normal, read_lengths
-from ulorl.config.engine_config import VllmConfig
+from ulorl.config.engine_config import EngineConfig, VllmConfig
 from ulorl.engines.engine import Engine
+from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.errors import UserError
 from ulorl.models.model_loading import load_model
@@ -143,17 +144,13 @@ def _contestants(
         return
     from ulorl.engines.vllm.vllm_engine import VllmEngine
 
-    engine = VllmEngine(
-        ModelSource(path),
-        eos_ids=(),
-        slots=batch,
-        prefill_tokens=8192,
-        max_length=max_tokens + PROMPT[1],
-        dtype="float32",
-        temperature=1.0,
-        settings=VllmConfig(eager=True),
+    spec = EngineSpec(
+        engine=EngineConfig(kind="vllm", slots=batch, prefill_tokens=8192, vllm=VllmConfig(eager=True)),
         device=torch.device("cpu"),
+        sampling=Sampling(),
+        longest=max_tokens + PROMPT[1],
     )
+    engine = VllmEngine(spec, ModelSource(path), eos_ids=())
     with closing(engine):
         yield found | {"vllm": partial(_decode, engine)}
 

@@ -16,9 +16,9 @@ from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_engine
 from ulorl.errors import UserError
-from ulorl.models.model_source import ModelSource
 from ulorl.rng import Stream, sample_seed
 from ulorl.training.run import set_threads
+from ulorl.training.specifications import engine_spec, model_source
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
 
@@ -28,13 +28,14 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
     folder = run_dir / "model"
     if not folder.is_dir():
         raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
-    source = ModelSource(str(folder), cfg.model.trust_remote_code, cfg.model.rope)
+    source = model_source(cfg, str(folder))
     tokenizer = source.tokenizer
     set_threads(cfg)
     budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
     context = source.context_length or sys.maxsize
     sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
-    with closing(make_engine(cfg, source, longest=cfg.data.max_prompt_tokens + budget)) as engine:
+    spec = engine_spec(cfg, longest=cfg.data.max_prompt_tokens + budget)
+    with closing(make_engine(spec, source)) as engine:
         for number, question in enumerate([problem] if problem else _typed()):
             try:
                 prompt = _prompt(question, tokenizer, cfg.data, context, budget)

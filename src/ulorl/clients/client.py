@@ -102,4 +102,4 @@ def make_client(key: str, settings: ClientConfig) -> ModelClient:
         return ServerClient(key, settings)
     from ulorl.clients.engine_client import EngineClient
 
-    return EngineClient(key, settings)
+    return EngineClient(settings)

@@ -6,16 +6,15 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.clients.client import Prompt, model_identity
 from ulorl.config.client_config import ClientConfig
-from ulorl.config.loading import build
 from ulorl.data.prompts import encode_each
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
-from ulorl.engines.factory import make_guarded
+from ulorl.engines.engine_spec import EngineSpec
+from ulorl.engines.factory import make_guarded, pick_device
 from ulorl.errors import UserError
 from ulorl.models.model_source import ModelSource
 from ulorl.rng import Stream, sample_seed
@@ -28,28 +27,13 @@ class EngineClient:
     """Prompts go through the tokenizer's chat template, where it has one. A draw depends on (seed, prompt, sample)
     only, so that a run that goes on from the cache says what a run in one go says."""
 
-    def __init__(
-        self, key: str, settings: ClientConfig, *, keep: bool = False, retry_temperature: float | None = None
-    ) -> None:
-        """key: of the settings in the configuration, for messages. keep: the engine, from one call to the next.
-        retry_temperature: of all samples of a prompt but the first; None: as of the first. Raises UserError for a
-        setting or model folder that cannot be used."""
+    def __init__(self, settings: ClientConfig, *, keep: bool = False, retry_temperature: float | None = None) -> None:
+        """keep: the engine, from one call to the next. retry_temperature: of all samples of a prompt but the first;
+        None: as of the first. Raises UserError for a model folder that cannot be used."""
         self._settings, self._keep = settings, keep
         self._retry_temperature = settings.temperature if retry_temperature is None else retry_temperature
         self._engine: Engine | None = None
         self._longest = 0  # that it was made for
-        tree: dict[str, Any] = {
-            "data": {"kind": "files", "path": "-"},
-            "model": {"path": settings.name, "device": settings.device},
-            "engine": settings.engine.model_dump(),
-            "rollout": {
-                "max_tokens": settings.max_tokens,
-                "segments": 1,
-                "temperature": settings.temperature or 1.0,
-                "top_p": settings.top_p,
-            },
-        }
-        self._config = build(tree, key)
         self._source = ModelSource(settings.name)
         self._tokenizer = self._source.tokenizer
         self._context = self._source.context_length or sys.maxsize
@@ -83,7 +67,13 @@ class EngineClient:
             self.close()
             room = max(LEAST_ROOM, 1 << (longest - 1).bit_length())  # the next call's may be longer
             self._longest = min(room, self._context) if self._keep else longest
-            self._engine = make_guarded(self._config, self._source, longest=self._longest)
+            spec = EngineSpec(
+                engine=self._settings.engine,
+                device=pick_device(self._settings.device),
+                sampling=Sampling(self._settings.temperature or 1.0, self._settings.top_p),
+                longest=self._longest,
+            )
+            self._engine = make_guarded(spec, self._source)
         whole = False
         try:
             yield self._engine

@@ -33,7 +33,9 @@ class ClientConfig(StrictConfig):
     top_p: Share = Field(default=1.0, description="nucleus; 1: off")
     max_tokens: Positive = Field(default=8192, description="of an output")
     seed: Natural = Field(default=0, description="engine: of the draws")
-    device: str = Field(default="auto", description="engine: auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="engine: auto, cpu, cuda or cuda:N"
+    )
     engine: EngineConfig = EngineConfig()
 
     @model_validator(mode="after")

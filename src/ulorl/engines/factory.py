@@ -1,112 +1,92 @@
-"""The rollout engine that a configuration asks for: the one place that knows their kinds."""
+"""Makes rollout engines: the one place that knows their kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from ulorl.config.engine_config import EngineConfig
-from ulorl.config.tree import Config
 from ulorl.engines.engine import Engine
+from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.guard import GuardedEngine
 from ulorl.engines.torch.decodable import full_attention_layers, longest_row
 from ulorl.engines.torch.torch_engine import TorchEngine
-from ulorl.errors import UserError
 from ulorl.models.cpu.linear_products import has_bfloat16
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource
-from ulorl.models.rope import rope_overrides
-from ulorl.types import Sampling
 
 
-def make_engine(cfg: Config, source: ModelSource, *, longest: int, version: int = 0) -> Engine:
-    """Make the engine of `engine.kind` with the weights of `source`.
+def make_engine(spec: EngineSpec, source: ModelSource) -> Engine:
+    """Make the engine of `spec` with the weights of `source`.
 
-    longest: tokens of the longest prompt + output it will be asked for; an engine that reserves memory takes it.
     Raises UserError when the engine is not installed or cannot decode this model.
     """
-    device = pick_device(cfg.model.device)
-    if cfg.engine.kind == "vllm":
+    if spec.engine.kind == "vllm":
         from ulorl.engines.vllm.vllm_engine import VllmEngine
 
-        context = source.context_length or longest
-        needed = min(longest, context)
-        if 0 < cfg.engine.vllm.max_length < needed:
-            raise UserError(
-                f"engine.vllm.max_length={cfg.engine.vllm.max_length} is less than the {needed} tokens of the longest "
-                "prompt with its output; raise it, or leave it at 0"
-            )
-        return VllmEngine(
-            source,
-            eos_ids=source.eos_ids,
-            slots=cfg.engine.slots,
-            prefill_tokens=cfg.engine.prefill_tokens,
-            max_length=cfg.engine.vllm.max_length or needed,
-            dtype=cfg.engine_dtype,
-            temperature=cfg.rollout.temperature,
-            settings=cfg.engine.vllm,
-            device=device,
-            version=version,
-            hf_overrides=rope_overrides(source.config, context),
-        )
-    upcast = cfg.engine_dtype == "bfloat16" and device.type == "cpu" and not has_bfloat16()
-    dtype = getattr(torch, cfg.model.dtype if upcast else cfg.engine_dtype)
-    model = load_model(source, dtype=dtype, device=device)
+        return VllmEngine(spec, source)
+    upcast = spec.dtype == "bfloat16" and spec.device.type == "cpu" and not has_bfloat16()
+    dtype = getattr(torch, spec.weights_dtype if upcast else spec.dtype)
+    model = load_model(source, dtype=dtype, device=spec.device)
     if upcast:  # the learner's weights, rounded as they are there, multiplied 2.5 times as fast (docs/experiments.md)
         model = model.float()
     return TorchEngine(
-        model, eos_ids=source.eos_ids, slots=cfg.engine.slots, prefill_tokens=cfg.engine.prefill_tokens, version=version
+        model,
+        eos_ids=source.eos_ids,
+        slots=spec.engine.slots,
+        prefill_tokens=spec.engine.prefill_tokens,
+        version=spec.version,
     )
 
 
 def make_guarded(
-    cfg: Config,
+    spec: EngineSpec,
     source: ModelSource,
     *,
-    longest: int,
-    version: int = 0,
+    original: ModelSource | None = None,
     renew: Callable[[Engine], None] | None = None,
+    resume: str = "",
 ) -> GuardedEngine:
-    """`make_engine`'s engine under guard.
+    """Make the engine of `make_engine`, checked and restarted after faults.
 
-    renew: brings an engine that had to be made anew to the present weights, and checks it; None when those of `source`
-    are the present ones, and nobody trains on its log-probs.
+    original: what to restart it from when the folder of `source`, a checkpoint, is removed meanwhile. renew: loads the
+    present weights into a restarted engine and checks them; None when those of `source` are the present ones and
+    nothing is trained on the engine's log-probs. resume: the command that resumes the run, for messages.
     """
 
     def remake() -> Engine:
-        # a run may have removed the checkpoint it began from
-        kept = not renew or Path(source.location).is_dir()
-        present = source if kept else replace(source, path=cfg.model.path)
-        engine = make_engine(cfg, present, longest=longest, version=version)
+        engine = make_engine(spec, source if original is None or Path(source.location).is_dir() else original)
         try:
             if renew:
                 renew(engine)
         except BaseException:
-            with suppress(Exception):  # the first error is the one to tell
+            with suppress(Exception):  # the first error is the one to report
                 engine.close()
             raise
         return engine
 
     return GuardedEngine(
-        make_engine(cfg, source, longest=longest, version=version),
+        make_engine(spec, source),
         remake=remake,
         eos_ids=source.eos_ids,
         vocabulary=source.vocabulary,
-        sampling=Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k) if renew else None,
-        version=version,
-        max_faults=cfg.engine.max_faults,
-        deadline=cfg.engine.deadline,
-        resume=f"ulorl train --resume {cfg.run.dir}" if renew else "",
+        sampling=spec.sampling if renew else None,
+        version=spec.version,
+        max_faults=spec.engine.max_faults,
+        deadline=spec.engine.deadline,
+        resume=resume,
     )
 
 
 def check_engine(settings: EngineConfig) -> None:
-    """Raises UserError when the engine is not installed or a setting is none of its own, before a model is loaded."""
+    """Refuse an engine that is not installed, or a setting that it does not have, before a model is loaded.
+
+    Raises UserError.
+    """
     if settings.kind == "vllm":
         from ulorl.engines.vllm.vllm_engine import check_arguments
 
@@ -114,12 +94,14 @@ def check_engine(settings: EngineConfig) -> None:
 
 
 def check_decodable(settings: EngineConfig, model: PreTrainedModel) -> None:
-    """Raises UserError when the embedded engine cannot decode a model of this configuration; its weights may be meta
-    tensors. vLLM says so itself when it starts."""
+    """Refuse a model, which may be on the meta device, that the embedded engine cannot decode. Raises UserError.
+
+    vLLM refuses models itself when it starts.
+    """
     if settings.kind == "torch":
         full_attention_layers(model, longest_row(model, None))
 
 
 def pick_device(name: str) -> torch.device:
-    """`model.device`: auto is the first GPU, and the CPU without one."""
+    """Return the device that `model.device` names; `auto` is the first GPU, and the CPU without one."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

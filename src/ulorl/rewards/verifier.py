@@ -82,7 +82,7 @@ class Verifier:
         else:
             from ulorl.clients.engine_client import EngineClient
 
-            self._engine = EngineClient(key, self.settings, keep=True, retry_temperature=settings.retry_temperature)
+            self._engine = EngineClient(self.settings, keep=True, retry_temperature=settings.retry_temperature)
         self._identity = model_identity(self.settings)
         self._cache_path, self._cache = cache, None if cache else OutputCache(None)
         self._pool = DaemonPool(self.settings.concurrency)

@@ -29,6 +29,7 @@ from ulorl.rewards.factory import make_reward
 from ulorl.rewards.scorer import Scorer
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import require_trackers
+from ulorl.training.specifications import model_source
 from ulorl.training.weight_check import PROBE_TOKENS
 from ulorl.types import Problem, Tokens
 
@@ -67,7 +68,7 @@ def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
 
     folder: the one whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's).
     Raises UserError, which names the key, file, record or tensor."""
-    source = ModelSource(folder or cfg.model.path, cfg.model.trust_remote_code, cfg.model.rope)
+    source = model_source(cfg, folder)
     disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
     settings, files, prompts = ErrorCollector(), ErrorCollector(), ErrorCollector()
     with settings:

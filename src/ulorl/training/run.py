@@ -37,6 +37,7 @@ from ulorl.training.checkpoint import Counters, Writer
 from ulorl.training.interrupts import interrupts
 from ulorl.training.loop import Loop, Rooms, run_evaluation
 from ulorl.training.preflight import Inputs, load_inputs
+from ulorl.training.specifications import engine_spec, model_source
 from ulorl.training.weight_check import TOLERANCE, Probe
 from ulorl.types import Metrics, Sampling
 
@@ -183,8 +184,13 @@ def build(
         engine.load_weights(learner.weights(), learner.version)
         probe(engine, learner)
 
-    longest = inputs.longest(cfg)
-    engine = make_guarded(cfg, inputs.source, longest=longest, version=counters.version, renew=renew)
+    engine = make_guarded(
+        engine_spec(cfg, longest=inputs.longest(cfg), version=counters.version),
+        inputs.source,
+        original=model_source(cfg),
+        renew=renew,
+        resume=f"ulorl train --resume {cfg.run.dir}",
+    )
     if folder and cfg.model.lora.rank:  # a checkpoint's model is without its adapters
         engine.load_weights(learner.weights(), counters.version)
     scheduler = Scheduler(
@@ -247,7 +253,7 @@ def evaluate_config(cfg: Config) -> Evaluation:
     saved = cfg.model.model_copy(update={"lora": LoraConfig()})  # a trained model has its adapters merged in
     inputs = load_inputs(cfg.model_copy(update={"model": saved}))
     set_threads(cfg)
-    with closing(make_guarded(cfg, inputs.source, longest=inputs.longest(cfg))) as engine:
+    with closing(make_guarded(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)) as engine:
         return run_evaluation(cfg, inputs, engine)
 
 

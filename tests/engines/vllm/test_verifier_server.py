@@ -100,7 +100,7 @@ def test_the_server_says_what_our_engine_says(server: str) -> None:
     """Greedy, float32: the same texts through the chat template, an output that was cut is "" from both."""
     prompts = [(text, 0) for text in ASKED]
     theirs = dict(ServerClient("reward.verifier", served(server)).complete(prompts))
-    ours = dict(EngineClient("reward.verifier", own()).complete(prompts))
+    ours = dict(EngineClient(own()).complete(prompts))
     assert theirs == ours
     assert "" in theirs.values()
     assert len(set(theirs.values())) > 3

@@ -29,10 +29,11 @@ from transformers import (
 
 import ulorl
 from paths import ROOT
-from ulorl.config.engine_config import VllmConfig
+from ulorl.config.engine_config import EngineConfig, VllmConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
+from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import make_engine
 from ulorl.errors import UserError
 from ulorl.evaluation.evaluate import Evaluation, evaluate
@@ -51,6 +52,7 @@ from ulorl.engines.guard import GuardedEngine
 from ulorl.engines.vllm.vllm_engine import VllmEngine
 from ulorl.engines.vllm.weight_transfer import WeightLoader
 from ulorl.training.preflight import Inputs, load_inputs
+from ulorl.training.specifications import engine_spec, model_source
 
 RECIPE = ROOT / "recipes" / "quickstart.toml"
 SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct")).absolute()
@@ -68,17 +70,13 @@ def _free_memory() -> Iterator[None]:
 
 
 def start(path: str = TINY, *, temperature: float = 0.85, eos: Sequence[int] = (EOS,), slots: int = 8, **vllm: object):
-    return VllmEngine(
-        ModelSource(path),
-        eos_ids=eos,
-        slots=slots,
-        prefill_tokens=512,
-        max_length=320,
-        dtype="float32",
-        temperature=temperature,
-        settings=VllmConfig(eager=True, **vllm),
+    spec = EngineSpec(
+        engine=EngineConfig(kind="vllm", slots=slots, prefill_tokens=512, vllm=VllmConfig(eager=True, **vllm)),
         device=torch.device("cpu"),
+        sampling=Sampling(temperature),
+        longest=320,
     )
+    return VllmEngine(spec, ModelSource(path), eos_ids=eos)
 
 
 def load(path: str = TINY) -> PreTrainedModel:
@@ -332,7 +330,7 @@ def test_yarn_beyond_the_original_length(where: str, tmp_path: Path) -> None:
     cfg = ulorl.load([RECIPE], [*VLLM, f"model.path={tmp_path}", "rollout.temperature=0.85", *rope])
     theirs = Qwen3ForCausalLM(Qwen3Config(**shape, rope_parameters=dict(yarn))).eval()
     theirs.load_state_dict(made.state_dict())
-    with closing(make_engine(cfg, ModelSource(str(tmp_path), rope=cfg.model.rope), longest=256)) as engine:
+    with closing(make_engine(engine_spec(cfg, longest=256), model_source(cfg))) as engine:
         rounds = [[request(i, 60, tokens=prompt(i, 100)) for i in range(8)]]
         first = play(engine, rounds[0])
         carried = [np.concatenate([r.tokens, first[r.sample_id].tokens]).astype(np.int32) for r in rounds[0]]
@@ -447,7 +445,7 @@ def test_one_engine_at_a_time_lives_in_our_process() -> None:
 def answers(kind: str, sampling: Sampling, problems: int) -> tuple[Inputs, Evaluation]:
     cfg = ulorl.load([RECIPE], [*VLLM, f"engine.kind={kind}", f"eval.problems={problems}"])
     inputs = load_inputs(cfg)
-    with closing(make_engine(cfg, inputs.source, longest=inputs.longest(cfg))) as engine:
+    with closing(make_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)) as engine:
         return inputs, evaluate(
             engine, inputs.scorer, inputs.held_out, samples=1, sampling=sampling, max_tokens=256, seed=0
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
@@ -22,10 +22,13 @@ import torch
 
 from ulorl.config.engine_config import VllmConfig
 from ulorl.engines.engine import EngineStats, check_request, require_idle
+from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.vllm.weight_transfer import WeightLoader, pick_transfer, sender
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.models.meta_model import checkpoint_names
 from ulorl.models.model_source import ModelSource, text_config
+from ulorl.models.rope import rope_overrides
 from ulorl.rng import segment_seed
 from ulorl.types import Finish, Request, Sampling, Segment, Versions
 
@@ -87,82 +90,40 @@ def check_arguments(settings: VllmConfig) -> None:
 class VllmEngine:
     """`base.Engine` on vLLM.
 
-    dtype: float32 or bfloat16. max_length: longest prompt + output.
-    temperature: the rollout's. It decides vLLM's `logprobs_mode`: `raw_logprobs` (before temperature) when it is 1,
+    The temperature of `spec.sampling` decides vLLM's `logprobs_mode`: `raw_logprobs` (before temperature) when it is 1,
     else `processed_logprobs` (after temperature, top-k and top-p). Log-probs that this mode gets wrong (another
     temperature than 1 under the first, top-p or top-k under the second) are NaN, never something else.
-    device: the learner's, from which new weights come. hf_overrides: keys of config.json that differ, YaRN for one.
 
     Raises UserError when vLLM is missing, unsupported, or does not start with these settings; RuntimeError for a
     second engine in our process while the first is open.
     """
 
-    _in_our_process = False  # vLLM's process groups are the whole process's: one engine closed pulls down another
+    _in_our_process = False  # vLLM's process groups are the whole process's: closing one engine would stop another
 
-    def __init__(
-        self,
-        source: ModelSource,
-        *,
-        eos_ids: Sequence[int],
-        slots: int,
-        prefill_tokens: int,
-        max_length: int,
-        dtype: str,
-        temperature: float,
-        settings: VllmConfig,
-        device: torch.device,
-        version: int = 0,
-        hf_overrides: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, spec: EngineSpec, source: ModelSource, *, eos_ids: Sequence[int] | None = None) -> None:
+        """eos_ids: the tokens that end an output; None: those of `source`."""
+        assert spec.engine.kind == "vllm"
+        settings = spec.engine.vllm
+        self.max_length = _max_length(settings, spec.longest, source.context_length)
         check_arguments(settings)
-        from vllm.platforms import current_platform
-
         if VllmEngine._in_our_process and not settings.process:
             raise RuntimeError("one vLLM engine at a time lives in a process; close it, or engine.vllm.process=true")
         self.stats = EngineStats()
-        self.version = version
-        self.max_length = max_length
-        self.logprobs_mode = "raw_logprobs" if temperature == 1 else "processed_logprobs"
-        self.transfer = pick_transfer(settings, device)
-        self._eos = sorted(set(eos_ids))
+        self.version = spec.version
+        self.logprobs_mode = "raw_logprobs" if spec.sampling.temperature == 1 else "processed_logprobs"
+        self.transfer = pick_transfer(settings, spec.device)
+        self._eos = sorted(set(source.eos_ids if eos_ids is None else eos_ids))
         self._requests: dict[str, Request] = {}  # by sample id, until their segment is returned
         self._internal: dict[str, str] = {}  # vLLM's own ids of them
         self._decoded = 0  # tokens of segments returned
         self._sleeps, self._sleeping = settings.sleep, False
-        arguments: dict[str, Any] = {
-            "model": source.location,
-            "skip_tokenizer_init": True,
-            "trust_remote_code": source.trust_remote_code,
-            "dtype": dtype,
-            "seed": 0,
-            "max_num_seqs": slots,
-            "max_num_batched_tokens": max(prefill_tokens, slots),
-            "max_model_len": max_length,
-            "tensor_parallel_size": settings.tensor_parallel,
-            "device_ids": list(settings.devices) or None,
-            "gpu_memory_utilization": settings.memory_fraction,
-            "enforce_eager": settings.eager,
-            "enable_sleep_mode": settings.sleep,
-            "logprobs_mode": self.logprobs_mode,
-            "worker_extension_cls": f"{WeightLoader.__module__}.{WeightLoader.__qualname__}",
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-        }
-        if self.transfer in ("ipc", "nccl"):
-            arguments["weight_transfer_config"] = {"backend": self.transfer}
-        if current_platform.is_cpu():
-            # a prefill in several passes takes back a draw of a seeded request, which CPU generators cannot
-            arguments["enable_chunked_prefill"] = False
-            arguments["max_num_batched_tokens"] = max(prefill_tokens, slots, max_length)
-            arguments["kv_cache_memory_bytes"] = _host_cache(source, slots, max_length, dtype, settings.memory_fraction)
+        arguments = _arguments(spec, source, self.max_length, self.logprobs_mode, self.transfer)
         self._checkpoint_names = checkpoint_names(source)
-        arguments |= settings.args
-        arguments["hf_overrides"] = {**(hf_overrides or {}), **settings.args.get("hf_overrides", {})}
         self._llm = _start(arguments, process=settings.process, ipc=self.transfer == "ipc")
         self._process = settings.process
         VllmEngine._in_our_process |= not settings.process
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
-        self._send = sender(self._llm, self.transfer, device)
+        self._send = sender(self._llm, self.transfer, spec.device)
 
     @property
     def pending(self) -> int:
@@ -311,6 +272,62 @@ class VllmEngine:
         self.stats.decode_tokens = self._decoded + running
 
 
+def _max_length(settings: VllmConfig, longest: int, context: int | None) -> int:
+    """The longest prompt with its output that vLLM reserves memory for."""
+    needed = min(longest, context or longest)
+    if 0 < settings.max_length < needed:
+        raise UserError(
+            f"engine.vllm.max_length={settings.max_length} is less than the {needed} tokens of the longest prompt with "
+            "its output; raise it, or leave it at 0",
+            code=ErrorCode.ENGINE_SETTING,
+            key="engine.vllm.max_length",
+        )
+    return settings.max_length or needed
+
+
+def _arguments(
+    spec: EngineSpec, source: ModelSource, max_length: int, logprobs_mode: str, transfer: str
+) -> dict[str, Any]:
+    """Those of vLLM's EngineArgs."""
+    from vllm.platforms import current_platform
+
+    assert spec.engine.kind == "vllm"
+    settings, slots, prefill_tokens = spec.engine.vllm, spec.engine.slots, spec.engine.prefill_tokens
+    arguments: dict[str, Any] = {
+        "model": source.location,
+        "skip_tokenizer_init": True,
+        "trust_remote_code": source.trust_remote_code,
+        "dtype": spec.dtype,
+        "seed": 0,
+        "max_num_seqs": slots,
+        "max_num_batched_tokens": max(prefill_tokens, slots),
+        "max_model_len": max_length,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "device_ids": list(settings.devices) or None,
+        "gpu_memory_utilization": settings.memory_fraction,
+        "enforce_eager": settings.eager,
+        "enable_sleep_mode": settings.sleep,
+        "logprobs_mode": logprobs_mode,
+        "worker_extension_cls": f"{WeightLoader.__module__}.{WeightLoader.__qualname__}",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if transfer in ("ipc", "nccl"):
+        arguments["weight_transfer_config"] = {"backend": transfer}
+    if current_platform.is_cpu():
+        # a prefill in several passes takes back a draw of a seeded request, which CPU generators cannot
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(prefill_tokens, slots, max_length)
+        rounded = -(-(max_length + 1) // 128) * 128 + 128  # whole blocks of 128 tokens
+        arguments["kv_cache_memory_bytes"] = _host_cache(
+            text_config(source.config), slots * rounded, spec.dtype, settings.memory_fraction
+        )
+    arguments |= settings.args
+    overrides = rope_overrides(source.config, source.context_length or spec.longest)
+    arguments["hf_overrides"] = {**overrides, **settings.args.get("hf_overrides", {})}
+    return arguments
+
+
 def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
     """vLLM's LLMEngine. Raises UserError with vLLM's reason when it does not start."""
     from vllm import EngineArgs
@@ -357,13 +374,11 @@ def _interrupts_are_ours() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _host_cache(source: ModelSource, slots: int, max_length: int, dtype: str, fraction: float) -> int:
-    """Bytes of keys and values on a CPU: room for every slot at full length, at most `fraction` of the free memory."""
+def _host_cache(config: Any, tokens: int, dtype: str, fraction: float) -> int:
+    """Bytes of keys and values on a CPU: of `tokens` tokens, at most `fraction` of the free memory."""
     import psutil  # vLLM's
 
-    text = text_config(source.config)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
-    rounded = -(-(max_length + 1) // 128) * 128 + 128  # whole blocks of 128 tokens
-    return int(min(slots * rounded * token, fraction * psutil.virtual_memory().available))
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * width * getattr(torch, dtype).itemsize
+    return int(min(tokens * token, fraction * psutil.virtual_memory().available))
