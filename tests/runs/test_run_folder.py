@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 
 import ulorl
 from paths import QUICKSTART
+from refusals import refused
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.runs import run_folder
 
@@ -70,13 +75,43 @@ def test_other_folders_are_no_runs(tmp_path: Path, text: str) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with run_folder.locked(tmp_path / "r"):
-        with pytest.raises(UserError, match="another process is at work"), run_folder.locked(tmp_path / "r"):
+        with refused(ErrorCode.RUN_LOCKED, file=tmp_path / "r"), run_folder.locked(tmp_path / "r"):
             pass
         cfg = config(tmp_path / "r")
         run_folder.save_config(cfg)
-        with pytest.raises(UserError, match="another process is at work"):
+        with refused(ErrorCode.RUN_LOCKED, file=tmp_path / "r"):
             ulorl.train(cfg)
+        run_folder.clear(tmp_path / "r")
+        with refused(ErrorCode.RUN_LOCKED), run_folder.locked(tmp_path / "r"):
+            pass
     with run_folder.locked(tmp_path / "r"):
+        pass
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    code = (
+        "from pathlib import Path; from ulorl.runs import run_folder; "
+        f"lock = run_folder.locked(Path({str(run_dir)!r})); lock.__enter__(); print('locked', flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"locked\n"
+        with refused(ErrorCode.RUN_LOCKED), run_folder.locked(run_dir):
+            pass
+        process.kill()
+        process.wait()
+        with run_folder.locked(run_dir):
+            pass
+    run_folder.check_free(config(run_dir))
+
+
+def test_a_file_system_without_locks_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no locks here")
+
+    monkeypatch.setattr(run_folder.FileLock, "acquire", unsupported)
+    with run_folder.locked(tmp_path):
         pass
 
 

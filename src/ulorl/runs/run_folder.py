@@ -3,7 +3,6 @@ No torch."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,13 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ulorl.common import atomic_files
 from ulorl.common.key_paths import flatten
 from ulorl.config.loading import from_json
 from ulorl.config.tree import Config
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 CONFIG, FINISHED = "config.json", "finished.json"
+LOCK = "run.lock"  # empty; the operating system knows who holds it
 VERDICTS = "verifier.sqlite"  # of the generative verifier, which may have been paid for: they outlive the run
 MAY_CHANGE = (
     "steps", "run.checkpoint_every", "run.keep_last", "run.keep_every", "run.async_checkpoint", "eval.every", "log",
@@ -28,6 +31,9 @@ MAY_CHANGE = (
     "reward.verifier.max_failures", "reward.verifier.cache",
 )  # fmt: skip
 _SECTIONS = {"run", "rollout", "objective", "optim"}  # of a config.json of ours, of any version
+
+
+_BEGINNING = {LOCK, CONFIG + atomic_files.PARTIAL}  # what a run that was killed in its first moments leaves
 
 
 def holds_run(run_dir: Path) -> bool:
@@ -83,7 +89,7 @@ def check_free(cfg: Config) -> None:
         return
     if not run_dir.is_dir():
         raise UserError(f"run.dir={run_dir} is a file; choose another run.dir")
-    if not holds_run(run_dir) and any(path.name != CONFIG + atomic_files.PARTIAL for path in run_dir.iterdir()):
+    if not holds_run(run_dir) and {path.name for path in run_dir.iterdir()} - _BEGINNING:
         raise UserError(f"{run_dir} is not empty and not a run's folder; choose another run.dir")
     for key, path in (("model.path", cfg.model.path), ("data.path", cfg.data.path)):
         if Path(path).resolve().is_relative_to(run_dir.resolve()):
@@ -99,7 +105,7 @@ def clear(run_dir: Path) -> None:
     for path in run_dir.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != CONFIG and not path.name.startswith(VERDICTS):
+        elif path.name not in (CONFIG, LOCK) and not path.name.startswith(VERDICTS):
             path.unlink()
 
 
@@ -109,19 +115,21 @@ def locked(run_dir: Path) -> Iterator[None]:
     another process has it, or it cannot be made."""
     with atomic_files.writing(run_dir, lambda: "Choose another run.dir, or give permission"):
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir, os.O_RDONLY)
+    lock = FileLock(run_dir / LOCK, timeout=0)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{run_dir}: another process is at work in this run; wait for it, or choose another run.dir"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{run_dir}: another process is at work in this run; wait for it, or choose another run.dir",
+            code=ErrorCode.RUN_LOCKED,
+            file=run_dir,
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        pass
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def _free(key: str) -> bool:
