@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulorl.cleaning.characters import normalise, spelled
+from ulorl.answers.normalisation import clean_characters
 from ulorl.cleaning.cleaning_config import Contamination, Duplicates, Language, Lengths, ShortAnswers
 from ulorl.cleaning.contamination import drop_contaminated
 from ulorl.cleaning.duplicates import drop_duplicates
 from ulorl.cleaning.filters import check_language, check_length
+from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.record import Drop, Item, Outcome, Step
 from ulorl.cleaning.reference_answers import check_short, extract, short_answer
 
@@ -60,7 +61,7 @@ def test_nothing_in_it() -> None:
 
 @given(st.text())
 def test_spelling_is_idempotent(text: str) -> None:
-    assert spelled(spelled(text)) == spelled(text)
+    assert clean_characters(clean_characters(text)) == clean_characters(text)
 
 
 @pytest.mark.parametrize(

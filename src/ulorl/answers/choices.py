@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from string import ascii_uppercase
 
-from ulorl.answers.typesetting import normalised, unwrapped
+from ulorl.answers.normalisation import exact_form, strip_typesetting
 from ulorl.errors import UserError
 from ulorl.types import Problem
 
@@ -95,19 +95,20 @@ def options_of(problem: Problem) -> Mapping[str, str]:
 
 def _bare(text: str, letter: str) -> str:
     """An option's text without its own letter."""
-    return normalised(re.sub(rf"^\s*[(\[]?{letter}[)\].:]\s*", "", text, flags=re.IGNORECASE))
+    return exact_form(re.sub(rf"^\s*[(\[]?{letter}[)\].:]\s*", "", text, flags=re.IGNORECASE))
 
 
 def chosen(text: str, options: Mapping[str, str] | None = None) -> frozenset[str] | None:
     """The letters an answer chooses; None when it names none, or when what it names is not clear.
 
-    options: letter to normalised text; then an option's text stands for its letter, and other letters are no options.
+    options: each letter with the `exact_form` of its text; then an option's text counts as its letter, and other
+    letters are no options.
     """
     options = options or {}
-    by_text = [letter for letter, option in options.items() if option and option == normalised(text)]
+    by_text = [letter for letter, option in options.items() if option and option == exact_form(text)]
     if len(by_text) == 1:
         return frozenset(by_text)
-    bare = unwrapped(text).rstrip(".").strip()
+    bare = strip_typesetting(text).rstrip(".").strip()
     filler = _FILLER.match(bare)
     letters = _letters(bare[filler.end() :] if filler else bare)
     return letters if letters and (not options or letters <= options.keys()) else None
@@ -168,5 +169,6 @@ def stated_in(text: str) -> tuple[str, frozenset[str]] | None:
 
 def _only_line(text: str) -> tuple[str, frozenset[str]] | None:
     """The only line that is an option, as in "B) 7 cm" before an explanation; several are the question's options."""
-    lines = [line for line in map(unwrapped, text.splitlines()) if _LETTERS.fullmatch(line) or _HEAD.match(line)]
+    stripped = map(strip_typesetting, text.splitlines())
+    lines = [line for line in stripped if _LETTERS.fullmatch(line) or _HEAD.match(line)]
     return (lines[0], _letters(lines[0])) if len(lines) == 1 else None

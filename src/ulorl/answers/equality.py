@@ -6,7 +6,7 @@ from typing import Any
 
 from ulorl.answers import math_verify_guard, quantities
 from ulorl.answers.formulas import listed
-from ulorl.answers.typesetting import normalised
+from ulorl.answers.normalisation import exact_form
 
 
 def math_score(reference: str, answer: str, prose: bool = False, whole: bool = False, question: str = "") -> float:
@@ -55,7 +55,7 @@ def numeric_score(
     """Whether they are the same number with unit, as `quantity.equal`. A reference that is none is compared as text."""
     expected = quantities.read(reference)
     if expected is None:
-        return float(normalised(reference) == normalised(answer))
+        return float(exact_form(reference) == exact_form(answer))
     found = quantities.read(answer)
     return float(found is not None and quantities.equal(expected, found, relative, absolute, strict))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from ulorl.answers.typesetting import normalised, unwrapped
+from ulorl.answers.normalisation import exact_form, strip_typesetting
 
 _RANGE = re.compile(r"\d+ ?(?:[-–—]|--) ?\d+")
 _LETTERS = re.compile(r"[A-Za-z]+(?: ?[A-Za-z]+)*")
@@ -94,8 +94,9 @@ def decided(reference: str, answer: str, equal: Equal, question: str = "") -> bo
     bases = _BASE.findall(reference), _BASE.findall(answer)
     if bases[0] and bases[1] and [base for _, base in bases[0]] != [base for _, base in bases[1]]:
         return False
-    if _WORD.search(unwrapped(reference)) and _WORD.search(unwrapped(answer)):
-        numbers = [_NUMBER.findall(side.replace(",", "")) for side in (unwrapped(reference), unwrapped(answer))]
+    bare = strip_typesetting(reference), strip_typesetting(answer)
+    if _WORD.search(bare[0]) and _WORD.search(bare[1]):
+        numbers = [_NUMBER.findall(side.replace(",", "")) for side in bare]
         if len(numbers[0]) > 1 and len(numbers[0]) == len(numbers[1]) and _things_differ(reference, answer):
             return False
     if not _OR.search(reference) and _OR.search(answer):
@@ -104,17 +105,17 @@ def decided(reference: str, answer: str, equal: Equal, question: str = "") -> bo
 
 
 def _dashed(text: str) -> str:
-    return re.sub(r"\s?(?:–|—|--|-|\bto\b)\s?", "-", normalised(text))
+    return re.sub(r"\s?(?:–|—|--|-|\bto\b)\s?", "-", exact_form(text))
 
 
 def _letters(text: str) -> str:
-    bare = unwrapped(_LINE_OF_POINTS.sub("", unwrapped(text))).strip("{}. ")
+    bare = strip_typesetting(_LINE_OF_POINTS.sub("", strip_typesetting(text))).strip("{}. ")
     return bare.replace(" ", "").casefold() if len(bare) > 1 and _LETTERS.fullmatch(bare) else ""
 
 
 def _things_differ(reference: str, answer: str) -> bool:
     """Whether lists of plain numbers with things ("40 apples, 60 pears") differ in a number."""
-    lists = [re.split(r",|;|\band\b", unwrapped(side)) for side in (reference, answer)]
+    lists = [re.split(r",|;|\band\b", strip_typesetting(side)) for side in (reference, answer)]
     found = [[re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[A-Za-z][A-Za-z ]*", part) for part in parts] for parts in lists]
     if not all(all(parts) for parts in found):
         return False

@@ -7,13 +7,12 @@ Plain numbers are read here, units in `units`; only what is no plain number goes
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ulorl.answers import units
 from ulorl.answers.expressions import evaluated
-from ulorl.answers.typesetting import LAYERS
+from ulorl.answers.normalisation import quantity_spelling
 from ulorl.answers.units import LETTERS, MONEY, Unit
 
 MAX_CHARACTERS = 1000  # of an answer that is read at all
@@ -21,45 +20,6 @@ NOISE = Fraction(1, 10**9)  # relative, of a decimal such as 1.4142135624 that s
 _CANCELLED = Fraction(1, 10**30)  # relative, of values that are no decimals: `expression.DIGITS` digits are computed
 _MAX_PARTS = 4  # of 1 hour 5 minutes 3 seconds
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
-_VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞])")
-_ROMAN = r"text|text(?:bf|rm|normal|it|up|sf|tt)|math(?:rm|bf|it|sf|tt|normal)|[mh]box|operatorname|emph|unit|si"
-_SPELLINGS = (  # in this order
-    (re.compile(r"[−–]"), "-"),
-    (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])|\{\s*\}"), ""),
-    (
-        re.compile(r"\s*\^\s*\{?\s*(?:\\circ|\\text\{o\}|o(?=\}|\s*[CFK]\b))\s*\}?|\\(?:degree|circ)(?![A-Za-z])|[º˚]"),
-        "°",
-    ),
-    (re.compile(r"\{\s*°\s*\}"), "°"),
-    (re.compile(r"\\celsius(?![A-Za-z])"), "°C"),
-    (re.compile(r"\^\s*\{\s*([-+]?\d+)\s*\}"), r"^\1"),
-    (re.compile(r"\\(?:up)?mu(?![A-Za-z])\s*"), "µ"),
-    (re.compile(r"\\(?:up)?Omega(?![A-Za-z])|\\ohm(?![A-Za-z])"), "Ω"),
-    (re.compile(r"\\AA(?![A-Za-z])|\\(?:r|mathring)\s*\{?A\}?"), "Å"),
-    (re.compile(r"\\ell(?![A-Za-z])"), "L"),
-    (re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1 ⟨\2⟩"),
-    *((re.compile(rf"\\(?:{_ROMAN})\s*\{{([^{{}}]*)\}}"), r"⟨\1⟩"),) * 2,
-    (re.compile(r"\{\s*\\(?:rm|bf|it)(?![A-Za-z])([^{}]*)\}|\\rm(?![A-Za-z])([^{}]*)$"), r"⟨\1\2⟩"),
-    (re.compile(r"⟨\s*([-+]?[$€£¥]?\d[\d.,]*(?:\^[-+]?\d+)?|[$€£¥])\s*⟩"), r"\1"),  # only the number is roman
-    (re.compile(r"^\s*⟨\s*(?=[-+]?\s*[$€£¥]?\s*\d)"), ""),  # all is
-    (re.compile(r"µ\s*⟨\s*|⟨\s*µ\s*⟩\s*⟨?\s*"), "⟨µ"),
-    (re.compile(r"⟨\s*([kMGm])\s*⟩\s*Ω"), r"⟨\1Ω⟩"),
-    (re.compile(r"(?<=\d)(?:,\\!|\{,\}|\\,|\\!|\\ |\u2009|\u202f)(?=\d{3}(?!\d))"), ","),
-    (re.compile(r"\\[,;:! ]|~|\\(?:q?quad|thinspace)(?![A-Za-z])|\s"), " "),
-    (re.compile(r"\\(?:approx|simeq|sim)(?![A-Za-z])"), "≈"),
-    (re.compile(r"\\[dtc]frac"), r"\\frac"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac\s*\{([^{}]*)\}\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"√ ?(?:(\d+)|\(([^()]*)\))"), r"\\sqrt{\1\2}"),
-    (re.compile(r"\\%"), "%"),
-    (re.compile(r"\\(?:cdot|times|bullet|ast)(?![A-Za-z])|[⋅∙•×]"), "·"),
-    (re.compile(r" +"), " "),
-    (re.compile(r"\\frac ?\{( ?⟨[^{}\\]*)\} ?\{([^{}\\]*)\}"), r"(\1)/(\2)"),  # of units
-)
-_SYMBOL = r"(?:\\?delta ?)?\\?[A-Za-z]\w{0,9}(?:_ ?(?:\w|\{[^{}=]{1,20}\}|⟨[^⟨⟩=]{1,20}⟩))?"
-_SAID = re.compile(rf"(?:{_SYMBOL} ?=|≈|=|about |approximately |roughly ) ?", re.IGNORECASE)
 _NOT_ONE = re.compile(r"\d[\d:]* ?(?:am|pm|a\.m\.?|p\.m\.?)|\d+:\d\d ?\S*|\d+ ?- ?\d+", re.IGNORECASE)  # times, ranges
 _DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(
@@ -106,7 +66,7 @@ def read(text: str) -> Quantity | None:
     """The quantity that a text is, nothing before and nothing behind; None for any other text."""
     if len(text) > MAX_CHARACTERS:
         return None
-    text = _simple(text)
+    text = quantity_spelling(text)
     if _NOT_ONE.fullmatch(text):
         return None
     return _read(text) or _rounded(text)
@@ -167,27 +127,6 @@ def _temperature(side: Quantity, other: Quantity) -> Quantity:
     """C and F by themselves are coulombs and farads, which nobody means where the other side is a temperature."""
     meant = _BARE.get(side.unit)
     return replace(side, unit=((meant, 1),)) if meant and units.is_temperature(other.unit) else side
-
-
-def _simple(text: str) -> str:
-    """One spelling for what LaTeX and people write in many."""
-    text = text.strip().strip("*`").strip()
-    for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]")):
-        text = text.removeprefix(opening).removesuffix(closing)
-    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
-        text = re.sub(r"(?<!\\)\$", "", text)
-    text = text.replace(r"\$", "$").replace("º", "°")
-    text = _SUPERSCRIPT.sub(lambda raised: "^" + raised[0].translate(_SUPERSCRIPTS), text)
-    text = _VULGAR.sub(" ", text)
-    text = unicodedata.normalize("NFKC", text).replace("⁄", "/")  # ℃, Ω, Å, ½, full-width digits
-    for pattern, spelling in _SPELLINGS:
-        text = pattern.sub(spelling, text)
-    text = text.strip().rstrip(".,;").strip()
-    for _ in range(LAYERS):
-        if not (said := _SAID.match(text)):
-            break
-        text = text[said.end() :]
-    return text
 
 
 def _read(text: str) -> Quantity | None:

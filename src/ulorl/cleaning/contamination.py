@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from ulorl.answers.comparable import HAN, comparable
+from ulorl.answers.normalisation import HAN, comparable_question
 from ulorl.cleaning.cleaning_config import Contamination
 from ulorl.cleaning.question_text import undrawn, words
 from ulorl.cleaning.record import Drop, Item, Outcome, Step
@@ -28,7 +28,7 @@ class _Table:
     """The evaluation problems by their whole text, and by their runs."""
 
     def __init__(self, evaluation: Sequence[Item], settings: Contamination) -> None:
-        self.whole = {comparable(item.question): item.id for item in reversed(evaluation)}
+        self.whole = {comparable_question(item.question): item.id for item in reversed(evaluation)}
         self.lengths: dict[str, int] = {}  # in words
         self.short = Short([(item.id, item.question) for item in evaluation], settings.short, settings.similarity)
         self.runs: dict[str, list[str]] = {}  # which problems it stands in
@@ -43,7 +43,7 @@ def _drop(items: Sequence[Item], *, table: _Table, settings: Contamination) -> I
     tokens = [words(undrawn(item.question)) for item in items]
     count = Counter(run for own in tokens for run in set(_runs(own, settings)) if run in table.runs)
     for item, own in zip(items, tokens, strict=True):
-        if name := table.whole.get(comparable(item.question)):
+        if name := table.whole.get(comparable_question(item.question)):
             yield Drop("evaluation problem", f"is {name}")
         elif found := _overlap(own, table, count, settings):
             yield Drop("overlap with evaluation", found)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ulorl.answers.normalisation import comparable_answer
 from ulorl.cleaning.labelled_lists import Labelled
 from ulorl.cleaning.question_shapes import YES_NO, Shape, letter, options, shape
-from ulorl.cleaning.question_text import DRAWING, comparable_answer, prose
+from ulorl.cleaning.question_text import DRAWING, prose
 from ulorl.cleaning.record import Drop, Item
 
 

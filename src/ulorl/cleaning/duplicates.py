@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from ulorl.answers.comparable import comparable
+from ulorl.answers.normalisation import comparable_answer, comparable_question
 from ulorl.cleaning.cleaning_config import Duplicates
-from ulorl.cleaning.question_text import comparable_answer, numbers, words
+from ulorl.cleaning.question_text import numbers, words
 from ulorl.cleaning.record import Drop, Item, Outcome, Step
 from ulorl.errors import UserError
 
@@ -37,7 +37,7 @@ def _drop_duplicates(items: Sequence[Item], *, settings: Duplicates, same: Same)
     outcomes: list[Outcome] = list(items)
     groups: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
-        groups[comparable(item.question)].append(index)
+        groups[comparable_question(item.question)].append(index)
     firsts = []
     for group in groups.values():
         outcomes_of_group = _copies([items[i] for i in group], same)

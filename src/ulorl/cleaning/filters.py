@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from ulorl.answers.comparable import HAN
+from ulorl.answers.normalisation import HAN
 from ulorl.cleaning.cleaning_config import Language, Lengths
 from ulorl.cleaning.question_text import prose
 from ulorl.cleaning.record import Drop, Item, Outcome, Step, each

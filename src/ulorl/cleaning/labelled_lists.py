@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from ulorl.answers.comparable import HAN
+from ulorl.answers.normalisation import HAN
 from ulorl.cleaning.question_text import undrawn
 
 _UPPER, _LOWER, _DIGITS = "ABCDEFGHIJ", "abcdefghij", tuple(str(n) for n in range(1, 11))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ulorl.answers.extraction import extract
+from ulorl.answers.normalisation import comparable_answer
 from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
 from ulorl.cleaning.conversion import Pending, convert
 from ulorl.cleaning.question_shapes import Shape, shape
-from ulorl.cleaning.question_text import comparable_answer
 from ulorl.cleaning.record import Drop, Item, Outcome, Step
 from ulorl.clients.client import CachedClient, Prompt
 from ulorl.common.progress import ProgressBars

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ulorl.answers.comparable import comparable
+from ulorl.answers.normalisation import comparable_answer, comparable_question
 from ulorl.cleaning.cleaning_config import SourceSettings
 from ulorl.cleaning.question_shapes import letter
-from ulorl.cleaning.question_text import comparable_answer
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.data.record_files import Record, decimal
 from ulorl.errors import UserError
@@ -66,8 +65,9 @@ class Choices:
 
     def added(self, question: str) -> str:
         """The question with its options, lettered, unless it shows them already."""
-        told = comparable(question)
-        if all(comparable(text) in told for text in self.texts) and re.search(r"\(?[A-Da-d1]\s?[).:．、]", question):
+        told = comparable_question(question)
+        shown = all(comparable_question(text) in told for text in self.texts)
+        if shown and re.search(r"\(?[A-Da-d1]\s?[).:．、]", question):
             return question
         lines = [f"({label}) {text}" for label, text in zip(LETTERS, self.texts, strict=False)]
         return "\n".join([question.rstrip(), *lines])

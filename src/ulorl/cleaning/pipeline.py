@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from ulorl.cleaning import contamination, duplicates, filters, model_steps, reference_answers
-from ulorl.cleaning.characters import normalise
 from ulorl.cleaning.cleaning_config import Clean
+from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.outputs import Fields, Written, check_out, write
 from ulorl.cleaning.question_shapes import Shape
 from ulorl.cleaning.record import Drop, Dropped, Item, Step, StepReport, each

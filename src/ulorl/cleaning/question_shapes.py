@@ -12,9 +12,9 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 
-from ulorl.answers.comparable import HAN
+from ulorl.answers.normalisation import HAN, comparable_answer
 from ulorl.cleaning.labelled_lists import Labelled, bullets, labelled_lists
-from ulorl.cleaning.question_text import MATH, comparable_answer, prose, undrawn, words
+from ulorl.cleaning.question_text import MATH, prose, undrawn, words
 
 YES_NO = re.compile(r"yes|no|true|false|是|否|对|错|正确|错误")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from ulorl.answers.comparable import comparable
+from ulorl.answers.normalisation import comparable_question
 
 MATH = "\u00a4"  # stands where a formula stood
 DRAWING = re.compile(r"\[asy\].*?\[/asy\]|\\begin\{(asy|tikzpicture)\}.*?\\end\{\1\}", re.S)
@@ -35,15 +35,9 @@ def prose(text: str) -> str:
 def words(text: str) -> list[str]:
     """Words and numbers of the comparable form; a Chinese character counts as a word. Signs are left out: they are what
     copies of a problem differ in."""
-    return [token for token in comparable(text).split() if token[0].isalnum()]
+    return [token for token in comparable_question(text).split() if token[0].isalnum()]
 
 
 def numbers(text: str) -> tuple[str, ...]:
     """The numbers of a text, sorted: problems that differ in them are different problems."""
     return tuple(sorted(_NUMBER.findall(undrawn(text))))
-
-
-def comparable_answer(answer: str) -> str:
-    """As `comparable`, without spaces, units of typesetting and enclosing braces."""
-    text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r"\1", answer)
-    return comparable(text).replace(" ", "")

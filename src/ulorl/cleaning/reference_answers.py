@@ -7,8 +7,9 @@ from decimal import Decimal
 from functools import partial
 
 from ulorl.answers.extraction import last_boxed
+from ulorl.answers.normalisation import comparable_answer
 from ulorl.cleaning.cleaning_config import ShortAnswers
-from ulorl.cleaning.question_text import comparable_answer, prose
+from ulorl.cleaning.question_text import prose
 from ulorl.cleaning.record import Drop, Item, Outcome, Step, each
 from ulorl.data.record_files import decimal
 

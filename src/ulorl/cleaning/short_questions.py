@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ulorl.answers.comparable import comparable
+from ulorl.answers.normalisation import comparable_question
 from ulorl.cleaning.question_text import undrawn, words
 
 _ASKING = frozenset(
@@ -51,7 +51,7 @@ class Content:
 
 
 def content(question: str) -> Content:
-    text = comparable(_SHORT_FRACTION.sub(r"\\frac{\1}{\2}", undrawn(question)))
+    text = comparable_question(_SHORT_FRACTION.sub(r"\\frac{\1}{\2}", undrawn(question)))
     tokens = [_SPELLED.get(token, token) for token in text.split()]
     kept = [_stem(token) for token in tokens if token not in _ASKING and not _TYPESETTING.fullmatch(token)]
     return Content(Counter(kept), tuple(token for token in kept if token.isdecimal()))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from ulorl.answers.comparable import comparable
+from ulorl.answers.normalisation import comparable_question
 
 Entry = Mapping[str, Any]
 Rule = Callable[[Entry], object]
@@ -37,7 +37,7 @@ def has_rule(task: str) -> bool:
 
 def question(entry: Entry) -> object:
     """The text, whose template is fixed."""
-    return comparable(entry["question"])
+    return comparable_question(entry["question"])
 
 
 def _answer(entry: Entry) -> object:
@@ -127,7 +127,7 @@ def _story(entry: Entry) -> object:
 
 def _experiments(entry: Entry) -> object:
     """ACRE: what was observed, without the test case."""
-    return comparable(entry["question"].partition("New test case")[0])
+    return comparable_question(entry["question"].partition("New test case")[0])
 
 
 def _calendar(entry: Entry) -> object:

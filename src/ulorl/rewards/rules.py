@@ -9,7 +9,7 @@ from enum import Enum
 
 from ulorl.answers.choices import chosen, options_of, stated_in
 from ulorl.answers.extraction import MATH, NUMERIC, PROSE, Found, after_thinking, locate
-from ulorl.answers.typesetting import normalised
+from ulorl.answers.normalisation import exact_form
 from ulorl.config.reward_config import AnswerConfig, Place
 from ulorl.config.reward_config import RewardConfig as Settings
 from ulorl.rewards.reward import Reward, Verdict
@@ -78,10 +78,10 @@ class NumericReward(RuleReward):
 
 
 class ExactReward(RuleReward):
-    """The same text, once both are `normalised`."""
+    """The same text, in the `exact_form` of both."""
 
     def score(self, problem: Problem, found: Found) -> float:
-        return float(normalised(found.answer) == normalised(problem.answer))
+        return float(exact_form(found.answer) == exact_form(problem.answer))
 
 
 class ChoiceReward(RuleReward):
@@ -105,7 +105,7 @@ class ChoiceReward(RuleReward):
         options = options_of(problem)
         reference, answer = chosen(problem.answer, options), chosen(found.answer, options)
         if reference is None:
-            return float(normalised(found.answer) == normalised(problem.answer))
+            return float(exact_form(found.answer) == exact_form(problem.answer))
         return float(reference == answer)
 
 
@@ -122,7 +122,7 @@ class RulesVerdict(Enum):
 
 def compare_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> RulesVerdict:
     """Raises RewardError when the judge fails; where it uses up its time, that is open."""
-    if normalised(reference) == normalised(answer):
+    if exact_form(reference) == exact_form(answer):
         return RulesVerdict.EQUAL
     if max(len(reference), len(answer)) > MAX_CHARACTERS:
         return RulesVerdict.OPEN

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from ulorl.answers.comparable import comparable
+from ulorl.answers.normalisation import comparable_question
 from ulorl.config.data_config import DataConfig
 from ulorl.config.tree import Config
 from ulorl.data.problems import leave_out, load_located
@@ -227,8 +227,8 @@ def _prompted(
 def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Prompted]) -> list[Prompted]:
     """Problems that ask no held-out question. Spaces, closing punctuation, letter case and dollar signs make no other
     question. Raises UserError when no problem is left."""
-    asked = {comparable(problem.prompt) for problem, _ in held_out}
-    left = [pair for pair in prompted if comparable(pair[0].prompt) not in asked]
+    asked = {comparable_question(problem.prompt) for problem, _ in held_out}
+    left = [pair for pair in prompted if comparable_question(pair[0].prompt) not in asked]
     if not left:
         raise UserError(
             "eval.data: every training problem is also a held-out problem; give eval.data another path, split or seed"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ulorl.answers.extraction import extract
-from ulorl.cleaning.characters import normalise
+from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.record import Item
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.common.key_paths import look_up

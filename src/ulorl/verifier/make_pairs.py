@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
-from ulorl.cleaning.characters import spelled
+from ulorl.answers.normalisation import clean_characters
 from ulorl.cleaning.cleaning_config import SourceSettings
 from ulorl.cleaning.record import Item
 from ulorl.cleaning.reference_answers import short_answer
@@ -36,7 +36,7 @@ _WEIGHTS = {"same": 0.35, "spelling": 1.0, "words": 1.0, "fraction": 12.0, "scie
 def split(question: str, held_out: float = 0.1) -> Split:
     """On which side a question is: by a hash of its letters and digits, so that the same problem in two sources, in
     other spacing or punctuation, is on one side."""
-    bare = re.sub(r"[\W_]+", "", spelled(question)).casefold()
+    bare = re.sub(r"[\W_]+", "", clean_characters(question)).casefold()
     draw = int.from_bytes(hashlib.blake2b(bare.encode(), digest_size=8).digest(), "big") / 2**64
     return "held_out" if draw < held_out else "train"
 
@@ -62,7 +62,7 @@ def make_pairs(
     bar = bars.add("pairs", 2 * len(problems))  # each problem is read, then its pairs are made
     read, pool = list[Answer | None](), defaultdict[str, list[Answer]](list)
     for item in problems:
-        answer = transformable.read(short_answer(item.answer), spelled(item.question))
+        answer = transformable.read(short_answer(item.answer), clean_characters(item.question))
         read.append(answer)
         if answer is not None:
             pool[answer.type].append(answer)
@@ -80,7 +80,7 @@ def _of_problem(item: Item, answer: Answer, pool: Sequence[Answer], most: int, s
     is_plain = isinstance(answer.value, Number) and answer.value.plain
     if isinstance(answer.value, Number) and is_plain and abs(answer.value.value) < 1000 and rng.random() >= share:
         return []
-    pairs, question = list[Pair](), spelled(item.question)
+    pairs, question = list[Pair](), clean_characters(item.question)
     most = 2 if is_plain else most * 2 if isinstance(answer.value, Parts | Spans) else most
     for kind in _drawn(transformable.kinds(answer, question), rng):
         if len(pairs) + 2 > most:
