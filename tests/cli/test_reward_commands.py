@@ -21,8 +21,9 @@ from ulorl.common.intervals import wilson
 from ulorl.config.reward_config import AnswerConfig, RewardConfig
 from ulorl.data.record_files import Record
 from ulorl.errors import UserError
+from ulorl.rewards.case_files import case_of, read_cases
 from ulorl.rewards.factory import make_reward
-from ulorl.rewards.judged_cases import agreement, case_of, judge_cases, output_of, read_cases
+from ulorl.rewards.judged_cases import agreement, judge_cases, output_of
 
 GENERATIVE = ROOT / "recipes/rewards/generative.toml"
 HALF = {"output": r"So it is \boxed{0.5}.", "reference": "1/2"}

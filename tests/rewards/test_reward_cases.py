@@ -10,7 +10,8 @@ import pytest
 from paths import FIXTURES
 from ulorl.config.reward_config import RewardConfig
 from ulorl.data.record_files import Record, read_records
-from ulorl.rewards.judged_cases import RULES, case_of, judge_cases
+from ulorl.rewards.case_files import case_of
+from ulorl.rewards.judged_cases import RULES, judge_cases
 
 CASES = FIXTURES / "reward_cases"
 

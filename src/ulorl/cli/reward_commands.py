@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from ulorl.rewards.judged_cases import Agreement, Case, Judged
+    from ulorl.rewards.case_files import Case
+    from ulorl.rewards.judged_cases import Agreement, Judged
 
 app = typer.Typer(help="Rewards: what they say of outputs, before you train on it.", no_args_is_help=True)
 _SHOWN = 100  # characters of an answer or a reference in a line
@@ -77,9 +78,10 @@ def check(
     if json_file and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
     from ulorl.rewards import judged_cases
+    from ulorl.rewards.case_files import read_cases
 
     try:
-        found = _judged(settings, judged_cases.read_cases(others))
+        found = _judged(settings, read_cases(others))
     except KeyboardInterrupt:
         print("\ninterrupted; nothing is written", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server as a `ModelClient`: vLLM, SGLang, hosted ones."""
+"""The client of an OpenAI-compatible server: vLLM, SGLang or a hosted one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ _NEVER = (401, 403, 404)  # no key, no permission, no such model: another attemp
 
 
 class ServerClient:
-    """`settings.concurrency` requests at once. The client tries again after time-outs, cut connections, 408, 409, 429
-    and 5xx, with exponential back-off and what Retry-After says; a request that fails after that, or is answered with
-    anything but a chat completion, is a failure of that prompt alone.
+    """Sends at most `settings.concurrency` requests at once.
+
+    A request is repeated after a time-out, a cut connection, 408, 409, 429 and 5xx, with exponential back-off or after
+    the time that Retry-After gives. One that still fails, or whose answer is no chat completion, is a failure of its
+    prompt alone.
     """
 
     def __init__(self, key: str, settings: ClientConfig, *, retry_temperature: float | None = None) -> None:
@@ -50,7 +52,7 @@ class ServerClient:
         self._retry_temperature = settings.temperature if retry_temperature is None else retry_temperature
         self._client = openai.OpenAI(
             base_url=settings.base_url or None,
-            api_key=secret or "none",  # what servers without keys are told
+            api_key=secret or "none",  # the client requires one; servers without keys ignore it
             timeout=settings.timeout,
             max_retries=settings.retries,
             http_client=openai.DefaultHttpxClient(event_hooks={"response": [partial(_bound, settings.timeout)]}),
@@ -92,25 +94,25 @@ class ServerClient:
             raise self._stopped
         try:
             output = self._ask(prompt)
-        except Exception as error:  # the client's own, and whatever a body that is no completion brings about
+        except Exception as error:  # the client's, or whatever a body that is no completion causes
             raise self._failed(error) from error
         self._failures = 0
         return output
 
     def _failed(self, error: Exception) -> Exception:
-        """What to raise."""
-        told = f"{type(error).__name__}: {error}"
-        told = (told.replace(self._secret, "***") if self._secret else told)[:300]
+        """Count the failure, and return the exception to raise."""
+        text = f"{type(error).__name__}: {error}"
+        text = (text.replace(self._secret, "***") if self._secret else text)[:300]
         with self._lock:
             self._failures += 1
             if getattr(error, "status_code", 0) in _NEVER:
-                self._stopped = self._error(f"the server refuses: {told}")
+                self._stopped = self._error(f"the server refuses: {text}")
             elif self._failures >= self._settings.max_failures:
                 self._stopped = self._error(
-                    f"{self._failures} requests failed in a row (max_failures), at last with: {told}. Every answer so "
+                    f"{self._failures} requests failed in a row (max_failures), at last with: {text}. Every answer so "
                     "far is in the cache; fix the server and run the same command again"
                 )
-            return self._stopped or ConnectionError(told)
+            return self._stopped or ConnectionError(text)
 
     def _error(self, message: str) -> UserError:
         return UserError(f"{self._key}: {message}", code=ErrorCode.SERVER_FAILED, key=self._key)
@@ -141,8 +143,8 @@ class ServerClient:
 
 
 def _bound(seconds: float, response: Any) -> None:
-    """The client's own limit is one for each read: a server that drips would never reach it. This one is for the whole
-    body."""
+    """Bound the time of a response's whole body. The client's own limit is for each read: a server that sends a byte
+    now and then would never reach it."""
     end, raw = time.monotonic() + seconds, response.iter_raw
     library: Any = import_module(type(response).__module__.partition(".")[0])  # httpx, or httpx2 of later clients
 

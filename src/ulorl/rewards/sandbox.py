@@ -1,4 +1,4 @@
-"""A judge in a process of its own, with a time limit that holds for any input and from any thread."""
+"""Judges in a process of their own, with a time limit that holds for any input and from any thread."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards import sandbox_worker
 from ulorl.rewards.reward import RewardError
 
-SECONDS = 120.0  # a request's, by the clock: the last resort behind the worker's own limits on its CPU time
+SECONDS = 120.0  # of a request, by the clock: the last resort behind the worker's own limits on its CPU time
 START_SECONDS = 300.0  # importing sympy on a loaded machine
-Kind = Literal[
-    "math", "numeric", "rules", "task", "reading"
-]  # math, numeric, rules: `equality.py`; reading: `explain.py`
-_OUT_OF_CPU = -getattr(signal, "SIGXCPU", 0)  # how a worker ends that its limit on CPU time had to stop
+# math, numeric and rules: the functions of answers/equality.py; task: reasoning-gym; reading: rewards/explanation.py
+Kind = Literal["math", "numeric", "rules", "task", "reading"]
+_OUT_OF_CPU = -getattr(signal, "SIGXCPU", 0)  # the return code of a worker that its limit on CPU time stopped
 
 
 class Sandbox:
-    """Scores requests one at a time in `rewards/worker.py`; one that hangs or kills the worker is a RewardError, and
-    the next one gets a new worker. The worker ends with this process, because its input does.
+    """A process that answers requests one at a time (`sandbox_worker.py`).
 
-    function: `module:name`, for kind "function".
+    A request that hangs or kills the process raises RewardError, and the next request gets a new process. The process
+    ends with this one, because its input ends.
     """
 
     def __init__(self, kind: Kind | Literal["function"], seconds: float = SECONDS, function: str = "") -> None:
+        """seconds: that a request may take by the clock. function: `module:name`, for kind "function"."""
         self._kind, self._seconds, self._function = kind, seconds, function
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -44,28 +45,31 @@ class Sandbox:
             pass
 
     def start(self) -> None:
-        """Start the worker now. Raises UserError for a function that cannot be used, RewardError if none starts."""
+        """Start the process now. Raises UserError for a function that cannot be used, RewardError if none starts."""
         with self._lock:
             self._running()
 
     def score(self, **request: Any) -> float:
-        """0.0 also for a request that used up the worker's CPU time: it would do so again. Raises RewardError when the
-        worker raises, dies or does not answer, UserError when it gives neither 0 nor 1."""
+        """Return the score of a request; 0.0 also for one that used up its CPU time, since it would do so again.
+
+        Raises RewardError when the scorer raises, dies or does not answer, and UserError when a user's function returns
+        neither 0 nor 1.
+        """
         return float(self._answered(request)["score"])
 
     def text(self, **request: Any) -> str:
-        """As `score`, of kind "reading"; "" for a request that used up the CPU time."""
+        """Return the text of a request of kind "reading"; "" for one that used up its CPU time. Raises RewardError."""
         return str(self._answered(request)["score"] or "")
 
     def _answered(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
             process = self._running()
-            with suppress(BrokenPipeError):  # it died: the missing answer will say so
+            with suppress(BrokenPipeError):  # it died: `_answer` finds out
                 _end(process.stdin).write(json.dumps(request) + "\n")
                 _end(process.stdin).flush()
             try:
                 answer = self._answer(process, self._seconds)
-            except BaseException as error:  # also Ctrl-C: a late answer must not be taken for the next request's
+            except BaseException as error:  # also Ctrl-C: a late answer must not become the next request's
                 self._close()
                 if isinstance(error, RewardError) and process.returncode == _OUT_OF_CPU:
                     return {"score": 0.0}
@@ -73,12 +77,16 @@ class Sandbox:
         if "failed" in answer:
             raise RewardError(answer["failed"])
         if "refused" in answer:
-            raise UserError(f"reward.function={self._function}: {answer['refused']}")
+            raise self._refused(answer)
         return answer
+
+    def _refused(self, answer: Mapping[str, Any]) -> UserError:
+        message = f"reward.function={self._function}: {answer['refused']}"
+        return UserError(message, code=ErrorCode.REWARD_FUNCTION, key="reward.function")
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is not None:
-            self._close()  # it ended between two requests: no answer's fault
+            self._close()  # it ended between two requests: the cause was no answer
         if self._process is None:
             # -P: our folder hides no module
             command = [sys.executable, "-P", str(Path(sandbox_worker.__file__)), self._kind, self._function]
@@ -95,7 +103,7 @@ class Sandbox:
                 raise
             if "refused" in answer:
                 self._close()
-                raise UserError(f"reward.function={self._function}: {answer['refused']}")
+                raise self._refused(answer)
         return self._process
 
     def _answer(self, process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
@@ -136,5 +144,5 @@ def _end(pipe: IO[str] | None) -> IO[str]:
 
 @lru_cache
 def shared_sandbox(kind: Kind, seconds: float = SECONDS) -> Sandbox:
-    """One worker of a kind is shared by the whole process."""
+    """Return the sandbox of a kind that the whole process shares."""
     return Sandbox(kind, seconds)

@@ -1,9 +1,10 @@
-"""The judge's own process: reads a JSON request a line, writes a line of JSON: {"score": 1.0}, {"failed": why} when it
-cannot tell, {"refused": why} when it never will.
+"""The process of a sandbox: reads a line of JSON for each request and writes a line of JSON for its answer.
 
-It runs as a script, so that it imports no torch, and of this package only what a kind needs. Answers are parsed here,
-not in the trainer, because `10**10**10` or a hostile expression can take all time and memory there is; and a user's
-function runs here, because one that hangs can be stopped only with its process.
+An answer is {"score": 1.0}, {"failed": why} when the scorer cannot decide, or {"refused": why} when it never will.
+
+The file runs as a script, so that it imports no torch, and of this package only what a kind needs. Answers are parsed
+here, not in the trainer, because `10**10**10` or a hostile expression can take all the time and memory there is. A
+user's function runs here, because one that hangs can be stopped only with its process.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-CPU_SECONDS = 4  # a request's; of this process's own time, so that a loaded machine judges as an idle one does
+CPU_SECONDS = 4  # of a request, in this process's own time: a loaded machine judges as an idle one does
 KILL_CPU_SECONDS = 8  # for a call into C that no exception reaches; the parent then starts another worker
 MEMORY_BYTES = 4 << 30
 
 
 def task_score(task: str, settings: str, entry: str, answer: str) -> float:
-    """reasoning-gym's own score; 1 only for a full one. An answer that its scorer chokes on is a wrong answer."""
-    dataset, parsed = _dataset(task, settings), ast.literal_eval(entry)  # no answer's fault when they fail
+    """Return 1.0 when reasoning-gym gives an answer its full score, else 0.0, also when its scorer fails on the
+    answer."""
+    dataset, parsed = _dataset(task, settings), ast.literal_eval(entry)  # may raise: that is not the answer's fault
     try:
         score = dataset.score_answer(answer, parsed)
     except Exception:  # scorers parse free text, each in its own way
@@ -46,7 +48,7 @@ def _dataset(task: str, settings: str) -> Any:
 
 
 class OutOfTime(BaseException):
-    """No Exception: scorers catch those."""
+    """A request used up its CPU time. It is no Exception, because scorers catch those."""
 
 
 def _out_of_time(*_: object) -> None:
@@ -55,7 +57,8 @@ def _out_of_time(*_: object) -> None:
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Bounds the time and memory of one request where the system can (POSIX); elsewhere the parent's clock must do."""
+    """Bound the CPU time and memory of one request where the system can (POSIX); elsewhere only the parent's clock
+    does."""
     try:
         import resource
     except ImportError:
@@ -72,7 +75,7 @@ def limited() -> Iterator[None]:
 
 
 def user_function(path: str) -> Callable[[Any, str], Any]:
-    """What `module:name` names. Raises LookupError when it is not there."""
+    """Return the function that `module:name` names. Raises LookupError when there is none of two arguments."""
     module_name, _, name = path.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -100,7 +103,7 @@ def user_function(path: str) -> Callable[[Any, str], Any]:
 
 
 def function_answer(function: Callable[[Any, str], Any], problem: Any, text: str) -> dict[str, Any]:
-    """The answer line for a user's function."""
+    """Return the answer to a request of a user's function."""
     try:
         value = function(problem, text)
     except Exception as error:
@@ -115,7 +118,7 @@ def function_answer(function: Callable[[Any, str], Any], problem: Any, text: str
 
 
 def limited_answer(score: Callable[..., float | str], request: dict[str, str]) -> dict[str, Any]:
-    """The answer line for a scorer of ours. One that takes all it may have is answered wrongly."""
+    """Return the answer to a request of one of our scorers: a score of 0.0 when it exceeds its time or memory."""
     try:
         with limited():
             return {"score": score(**request)}
@@ -126,7 +129,7 @@ def limited_answer(score: Callable[..., float | str], request: dict[str, str]) -
 
 
 def answerer(kind: str, function: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """From a request to its answer line. Imports and compiles, so that the first request is not charged for it."""
+    """Return the function that answers requests. Imports and compiles here, outside the first request's time limit."""
     if kind == "function":
         from ulorl.types import Problem
 
@@ -152,11 +155,12 @@ def answerer(kind: str, function: str) -> Callable[[dict[str, Any]], dict[str, A
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us when it is done
+    """Answer the requests on standard input until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends this process
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    os.dup2(2, 1)  # so that what libraries print is no answer
     sys.stdout = sys.stderr
-    sys.path[:] = json.loads(sys.stdin.readline())  # a module is found as the parent would find it
+    sys.path[:] = json.loads(sys.stdin.readline())  # modules are found as in the parent
     try:
         answer = answerer(*sys.argv[1:])
         print(json.dumps({"ready": True}), file=answers, flush=True)

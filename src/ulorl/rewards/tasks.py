@@ -1,4 +1,5 @@
-"""Rewards of generated tasks and of users: reasoning-gym's scorer, and a function named in the recipe."""
+"""Rewards of generated tasks and of users: reasoning-gym's scorer, chain countdown, and a function that the recipe
+names."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import sys
 from ulorl.answers.extraction import Found, locate
 from ulorl.config.reward_config import AnswerConfig
 from ulorl.data.countdown import score as countdown
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.rewards.sandbox import SECONDS, Sandbox, shared_sandbox
@@ -25,14 +27,21 @@ class ReasoningGymReward(Reward):
     def __init__(self, settings: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
         self._settings, self._timeout = settings, timeout
         if importlib.util.find_spec("reasoning_gym") is None:
-            raise UserError('reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"')
+            raise UserError(
+                'reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"',
+                code=ErrorCode.EXTRA_MISSING,
+                key="reward.kind",
+            )
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         missing = {"task", "settings", "entry"} - problem.meta.keys()
         if missing:
             raise UserError(
                 f"problem {problem.id}: reward.kind=reasoning_gym needs problems of data.kind=reasoning_gym "
-                f"(its meta lacks {', '.join(sorted(missing))})"
+                f"(its meta lacks {', '.join(sorted(missing))})",
+                code=ErrorCode.REWARD_PROBLEM,
+                key="reward.kind",
+                record=problem.id,
             )
         found = locate_task_answer(text, problem.answer, self._settings)
         if found is None:
@@ -46,11 +55,11 @@ class ReasoningGymReward(Reward):
 
 
 def locate_task_answer(text: str, reference: str, settings: AnswerConfig | None = None) -> Found | None:
-    """The answer in an output to a reasoning-gym problem, None when there is none.
+    """Return the answer in an output to a reasoning-gym problem, None when there is none.
 
     Where `settings.find` names nothing: the last `<answer>...</answer>`; else the last box; else, when the reference is
-    a number, the last number of the text; else the last line that is not empty. A number that stands alone loses its
-    thousands separators.
+    a number, the last number of the text; else the last line that is not empty. An answer that is nothing but a
+    number loses its thousands separators.
     """
     is_number = _NUMBER.fullmatch(reference)
     found = locate(text, settings, ("tags", "boxed", "last_number" if is_number else "line"))
@@ -60,7 +69,7 @@ def locate_task_answer(text: str, reference: str, settings: AnswerConfig | None 
 
 
 class CountdownReward(Reward):
-    """1.0 when the output's last line is a right chain, as `tiny.task.score`."""
+    """1.0 when the output's last line is a correct chain of countdown, as `data.countdown.score` says, else 0.0."""
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         score = countdown(problem, text)
@@ -71,25 +80,29 @@ class CountdownReward(Reward):
 class FunctionReward(Reward):
     """The user's function `module:name`, called with the problem and the text; what it returns must be 0 or 1.
 
-    It runs in a process of its own, started here, with this one's import path and working folder. Raises UserError when
-    the module, the name or a callable is not there.
+    The function runs in a process of its own, with this one's import path and working folder.
     """
 
     def __init__(self, path: str, timeout: float = SECONDS) -> None:
+        """Start the process. Raises UserError when the module or the function does not exist."""
         module, colon, name = path.partition(":")
         if not (colon and module and name):
-            raise UserError(f"reward.function={path}: expected module:name, for example my_rewards:exact")
+            raise _bad_function(path, "expected module:name, for example my_rewards:exact")
         if module == "__main__":
-            raise UserError(f"reward.function={path}: runs in another process; put it into a module of its own")
+            raise _bad_function(path, "runs in another process; put it into a module of its own")
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)  # an installed command does not look into the folder it is started in
-        self._judge = Sandbox("function", timeout, path)
+        self._sandbox = Sandbox("function", timeout, path)
         try:
-            self._judge.start()
+            self._sandbox.start()
         except RewardError as error:
-            raise UserError(f"reward.function={path}: {error}") from None
+            raise _bad_function(path, str(error)) from None
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         fields = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "meta": dict(problem.meta)}
-        score = self._judge.score(problem=fields, text=text)
+        score = self._sandbox.score(problem=fields, text=text)
         return Verdict(score, reason=f"your function returned {score:g}")
+
+
+def _bad_function(path: str, message: str) -> UserError:
+    return UserError(f"reward.function={path}: {message}", code=ErrorCode.REWARD_FUNCTION, key="reward.function")

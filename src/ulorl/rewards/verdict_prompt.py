@@ -14,7 +14,7 @@ SHIPPED = ("judge", "short")  # for models that follow instructions; for those t
 _FOLDER = Path(__file__).parent / "prompts"
 _FIELD = re.compile(r"\{(question|reference|answer)\}")
 _WRAPPER = re.compile(r"</?\s*(?:question|reference|predicted)\b[^>]*>?", re.IGNORECASE)
-# What chat templates are made of, spelled out by the model that is judged: tokenizers read it as the end of a turn.
+# Special tokens of chat templates, which the judged model may write: tokenizers would read the end of a turn.
 _TURN = re.compile(
     r"<[|｜][\w▁ -]{3,}[|｜]>|</?s>|</?(?:start|end)_of_turn>|\[/?INST\]|</?think>|</?bos>|</?eos>", re.IGNORECASE
 )
@@ -25,7 +25,7 @@ _STATED = re.compile(r"verdict:\W*(yes|no)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class VerdictPrompt:
-    """A text with {question}, {reference} and {answer}; other braces stand for themselves.
+    """A text with the fields {question}, {reference} and {answer}; other braces are text.
 
     question_chars: of a longer question only the end is shown, where it says what is asked for; 0: all of it.
     """
@@ -34,8 +34,11 @@ class VerdictPrompt:
     question_chars: int = 0
 
     def render(self, question: str, reference: str, answer: str) -> str:
-        """The user's message for one pair. What stands in a field is never read as a field. The answer is written by
-        the model that is judged: it comes as one line, without tags of the prompt or of chat templates."""
+        """Return the user's message for one pair.
+
+        The text of a field is never read as a field. The answer, which the judged model wrote, becomes one line without
+        tags of the prompt or of chat templates.
+        """
         question = question.strip()
         if self.question_chars and len(question) > self.question_chars:
             question = "…" + question[-self.question_chars :]
@@ -44,9 +47,9 @@ class VerdictPrompt:
 
 
 def plain(answer: str) -> str:
-    """A predicted answer as verifiers are shown it."""
+    """Return a predicted answer as verifiers see it: one line, without tags of the prompt or of chat templates."""
     before = None
-    while before != answer:  # what is taken out may bring together what stood around it
+    while before != answer:  # removing a tag may join the halves of another one
         before, answer = answer, _TURN.sub(" ", _WRAPPER.sub(" ", answer))
     return " ".join(answer.split())
 
@@ -78,9 +81,11 @@ def load_prompt(name: str, question_chars: int = 0, *, key: str = "") -> Verdict
 
 
 def parse_verdict(output: str) -> bool | None:
-    """Whether the pair is equivalent, as the last line of the output says ("Verdict: yes", or "yes" alone), what stands
-    before a closing think tag left out. None for anything else, another verdict elsewhere in the output and a thought
-    without an end among it: an unreadable verdict is no verdict."""
+    """Return whether the pair is equivalent, as the last line of a verifier's output says: "Verdict: yes", or "yes".
+
+    What precedes a closing think tag does not count. Anything else is unreadable and gives None, also an output with
+    different verdicts or with a thought that does not end.
+    """
     said = _THINKING.sub("", output)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if not lines or "<think>" in said or not (last := _VERDICT.fullmatch(lines[-1])):

@@ -1,0 +1,120 @@
+"""Reads the records that `ulorl reward test` judges: an output or an answer, its reference, and a label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ulorl.answers.choices import options_of
+from ulorl.data.record_files import Record, decimal, expand, is_number, read_records
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError, bad_character, listing
+from ulorl.types import Problem
+
+_OPTIONS = ("options", "choices")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A record to judge. It has either an `output` (whole) or an `answer` (already extracted)."""
+
+    place: str  # file and line
+    problem: Problem
+    output: str | None
+    answer: str | None
+    label: bool | None = None  # whether it is right; None: unknown
+
+
+def read_cases(paths: Sequence[str]) -> list[Case]:
+    """Return the cases of JSONL, JSON or Parquet files, in their order. paths: of files, or glob patterns.
+
+    Raises UserError naming file and line of bad records, the first ten of many.
+    """
+    cases, faults = list[Case](), list[UserError]()
+    for path in paths:
+        try:
+            files = expand(path)
+        except UserError as error:
+            message = str(error).removeprefix("data.path=")
+            raise UserError(message, code=error.code, file=error.file, record=error.record) from None
+        for record in (record for file in files for record in read_records(file)):
+            try:
+                cases.append(case_of(record))
+            except UserError as error:
+                faults.append(error)
+    if faults:
+        raise _bad_records(faults)
+    if not cases:
+        raise UserError(f"{' '.join(paths)}: no records", code=ErrorCode.DATA_TOO_FEW, file=paths[0])
+    return cases
+
+
+def check_options(cases: Sequence[Case]) -> None:
+    """Check that reward.kind=choice can read every case's options. Raises UserError naming those that it cannot."""
+    faults = list[UserError]()
+    for case in cases:
+        try:
+            options_of(case.problem)
+        except UserError as error:
+            faults.append(UserError(f"{case.place}: {error}", code=error.code, record=case.place))
+    if faults:
+        raise _bad_records(faults)
+
+
+def case_of(record: Record | UserError) -> Case:
+    """Return the case of a record, and raise what could not be read. Raises UserError naming record and field."""
+    if isinstance(record, UserError):
+        raise record
+    fields = {name: value for name, value in record.fields.items() if value is not None}
+    texts = {name: _text(record, name, fields[name]) for name in ("reference", "output", "answer") if name in fields}
+    if not texts.get("reference", "").strip():
+        raise _bad(record, f"no field 'reference', or nothing in it; the fields are {_names(record)}")
+    if ("output" in texts) is ("answer" in texts):
+        found = "both" if "output" in texts else "neither"
+        raise _bad(
+            record,
+            "give 'output' (a whole output) or 'answer' (an answer that is extracted already), one of them, found "
+            f"{found}; the fields are {_names(record)}",
+        )
+    question = _text(record, "question", fields.get("question", ""))
+    label = fields.get("label")
+    if label is not None and label not in (0, 1):
+        raise _bad(record, f"field 'label' is {_short(label)}, expected true, false, 1 or 0")
+    meta = fields.get("meta", {})
+    if not isinstance(meta, dict):
+        raise _bad(record, f"field 'meta' is {_short(meta)}, expected an object")
+    meta = {**{name: fields[name] for name in _OPTIONS if name in fields}, **meta}
+    name = fields.get("id")
+    problem = Problem(
+        str(name) if isinstance(name, str | int) else record.place, question, texts["reference"].strip(), meta
+    )
+    return Case(record.place, problem, texts.get("output"), texts.get("answer"), None if label is None else bool(label))
+
+
+def _bad(record: Record, message: str) -> UserError:
+    return UserError(f"{record.place}: {message}", code=ErrorCode.DATA_BAD_RECORD, record=record.place)
+
+
+def _bad_records(faults: Sequence[UserError]) -> UserError:
+    message = f"{len(faults)} bad records:\n{listing(faults)}"
+    return UserError(message, code=faults[0].code, file=faults[0].file, record=faults[0].record)
+
+
+def _text(record: Record, name: str, value: Any) -> str:
+    """Return a field as text; numbers are written as in the problems of training."""
+    if not (is_number(value) or isinstance(value, str)):
+        raise _bad(record, f"field {name!r} is {_short(value)}, expected text or a number")
+    text = value if isinstance(value, str) else decimal(value)
+    if where := bad_character(text):
+        raise _bad(record, f"field {name!r} {where}; remove it")
+    return text
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, default=str)[:80]
+
+
+def _names(record: Record) -> str:
+    return ", ".join(map(str, record.fields))[:300] or "none"
