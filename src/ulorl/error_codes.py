@@ -87,13 +87,13 @@ class ErrorCode(StrEnum):
     )
     OUTPUT_EXISTS = (
         "output-exists",
-        "The output folder of a command holds something already.",
+        "The output folder of a command is not empty.",
         "Name another folder, or give `--overwrite` where the command has it.",
     )
     # Data.
     DATA_NOT_FOUND = (
         "data-not-found",
-        "No file matches `data.path`, or the hub does not give the dataset.",
+        "No file matches `data.path`, or the hub has no such dataset.",
         "Correct the path, the pattern or the dataset's name; the hub needs a connection or a cached copy.",
     )
     DATA_UNREADABLE = (
@@ -103,7 +103,7 @@ class ErrorCode(StrEnum):
     )
     DATA_BAD_RECORD = (
         "data-bad-record",
-        "A record lacks a field, or a field holds something else than is needed.",
+        "A record lacks a field, or a field has a value of the wrong type or form.",
         "Correct the record, name the right field (`data.question`, `data.answer`), or skip bad records "
         "(`data.bad=skip`).",
     )
@@ -150,12 +150,12 @@ class ErrorCode(StrEnum):
     )
     MODEL_UNSUPPORTED = (
         "model-unsupported",
-        "The model is not a causal language model, or computes something that a setting cannot be combined with.",
+        "The model is not a causal language model, or has a feature that a setting does not support.",
         "Use another model, or change the setting that the message names.",
     )
     MODEL_REMOTE_CODE = (
         "model-remote-code",
-        "The model folder brings Python code of its own, which is not run unless asked for.",
+        "The model folder contains Python code, which is not run unless you ask for it.",
         "Set `model.trust_remote_code=true` if you trust the code.",
     )
     MODEL_CONTEXT = (
@@ -243,17 +243,17 @@ class ErrorCode(StrEnum):
     # Runs.
     RUN_NOT_FOUND = (
         "run-not-found",
-        "The folder does not exist, or is not the folder of a run.",
+        "The folder does not exist, or is not a run folder.",
         "Give the `run.dir` of a run.",
     )
     RUN_FOLDER_TAKEN = (
         "run-folder-taken",
-        "`run.dir` holds another run, a finished run, or something else.",
+        "`run.dir` holds another run, a finished run, or files that are not a run.",
         "Choose another `run.dir`, or give `--overwrite` to replace a run.",
     )
     RUN_LOCKED = (
         "run-locked",
-        "Another process works in this run.",
+        "Another process uses this run folder.",
         "Wait for it to end, or choose another `run.dir`.",
     )
     RUN_DAMAGED = (
@@ -268,7 +268,7 @@ class ErrorCode(StrEnum):
     )
     RUN_PROBLEMS_CHANGED = (
         "run-problems-changed",
-        "The training problems are not those that the run began with.",
+        "The training problems differ from those that the run started with.",
         "Restore the data as it was, or start another run.",
     )
     CHECKPOINT_MISSING = (
