@@ -8,7 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from ulorl.data.prompts import encode_each, encode_prompts
+from refusals import refused
+from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each, encode_prompts
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.types import Problem
 
@@ -29,9 +31,11 @@ def tokenizer(chat_template: str | None = None, add: str = "<s> $A") -> Any:
     return made
 
 
-def encode(tokenizer: Any, problems: Any = PROBLEMS, **keys: Any) -> list[list[int]]:
-    keys = {"max_prompt_tokens": 16, "context": 32, **keys}
-    return [prompt.tolist() for prompt in encode_prompts(problems, tokenizer, **keys)]
+def encode(
+    tokenizer: Any, problems: Any = PROBLEMS, *, max_prompt_tokens: int = 16, max_tokens: int = 0, **keys: Any
+) -> list[list[int]]:
+    limits = PromptLimits(max_prompt_tokens, context=32, max_tokens=max_tokens)
+    return [prompt.tolist() for prompt in encode_prompts(problems, tokenizer, PromptFormat(**keys), limits)]
 
 
 def test_plain_text_takes_the_tokenizers_bos() -> None:
@@ -76,48 +80,50 @@ def test_latex_braces_in_template_and_question_are_left_alone() -> None:
 
 
 def test_too_long_empty_and_not_fitting_prompts_are_named() -> None:
-    with pytest.raises(UserError, match=r"problem p1: its prompt has 3 tokens, data\.max_prompt_tokens=2"):
+    with refused(ErrorCode.PROMPT_UNUSABLE, record="p1"):
         encode(tokenizer(), max_prompt_tokens=2)
-    with pytest.raises(UserError, match=r"problem p1: its prompt of 3 tokens and an output of 30 .* context of 32"):
+    with refused(ErrorCode.PROMPT_UNUSABLE, record="p1"):
         encode(tokenizer(), max_tokens=30)
     assert len(encode(tokenizer(), max_tokens=29)) == 2
-    with pytest.raises(UserError, match=r"problem p0: its prompt is empty \(1 tokens\)"):
+    with refused(ErrorCode.PROMPT_UNUSABLE, record="p0"):
         encode(tokenizer(), [Problem("p0", " ")])
 
 
 def test_a_system_message_nobody_would_see_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.system is given but the tokenizer has no chat template"):
+    with refused(ErrorCode.CHAT_TEMPLATE, key="data.system"):
         encode(tokenizer(), system="be brief")
-    with pytest.raises(UserError, match=r"data\.system is given but data\.chat=off"):
+    with refused(ErrorCode.CHAT_TEMPLATE, key="data.system"):
         encode(tokenizer(CHAT), system="be brief", chat="off")
-    with pytest.raises(UserError, match=r"leaves data\.system out"):
+    with refused(ErrorCode.CHAT_TEMPLATE, key="data.system"):
         encode(tokenizer("{{ messages[-1].content }}"), system="be brief")
 
 
 def test_a_template_that_refuses_a_system_message_says_so() -> None:
     gemma = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS
-    with pytest.raises(UserError, match=r"System role not supported; .*move data\.system into data\.template"):
+    with refused(ErrorCode.CHAT_TEMPLATE):
         encode(tokenizer(gemma), system="be brief")
     assert encode(tokenizer(gemma))[1] == [3, 7]
 
 
 def test_each_bad_prompt_stands_in_its_place() -> None:
     """A model of 8 tokens: `be` is token 8. With its BOS the third prompt has 4 tokens."""
-    good, foreign, long = encode_each(
-        [Problem("p1", "b"), Problem("p2", "a be"), Problem("p3", "a a a")], tokenizer(), template="{question}",
-        system="", chat="auto", max_prompt_tokens=3, context=100, max_tokens=10, vocabulary=8,
-        places={"p1": "f.jsonl:1", "p3": "f.jsonl:9"},
-    )  # fmt: skip
+    problems = [Problem("p1", "b"), Problem("p2", "a be"), Problem("p3", "a a a")]
+    limits = PromptLimits(max_prompt_tokens=3, context=100, max_tokens=10, vocabulary=8)
+    places = {"p1": "f.jsonl:1", "p3": "f.jsonl:9"}
+    good, foreign, long = encode_each(problems, tokenizer(), PromptFormat(), limits, places)
     assert not isinstance(good, UserError)
     assert good.tolist() == [1, 7]
-    assert "problem p2: its prompt has token id 8, but the model's vocab_size is 8: the tokenizer" in str(foreign)
+    assert isinstance(foreign, UserError)
+    assert (foreign.code, foreign.record) == (ErrorCode.MODEL_TOKENIZER, "p2")
+    assert isinstance(long, UserError)
+    assert (long.code, long.record) == (ErrorCode.PROMPT_UNUSABLE, "f.jsonl:9")
     assert str(long) == "problem p3 (f.jsonl:9): its prompt has 4 tokens, data.max_prompt_tokens=3"
 
 
-def test_all_bad_prompts_are_told_at_once() -> None:
+def test_all_bad_prompts_are_reported_together() -> None:
     problems = [Problem(f"p{n}", "a " * n) for n in range(1, 16)]
     with pytest.raises(UserError) as caught:
-        encode_prompts(problems, tokenizer(), max_prompt_tokens=3, context=100)
+        encode_prompts(problems, tokenizer(), PromptFormat(), PromptLimits(max_prompt_tokens=3, context=100))
     lines = str(caught.value).splitlines()
     assert lines[0] == "13 bad prompts:"
     assert lines[1] == "  problem p3: its prompt has 4 tokens, data.max_prompt_tokens=3"

@@ -1,4 +1,4 @@
-"""`ulorl chat RUN`: see a trained model reason on a problem typed in."""
+"""`ulorl chat RUN`: a trained model answers problems that are typed in."""
 
 from __future__ import annotations
 
@@ -9,59 +9,57 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from ulorl.config.data_config import DataConfig
 from ulorl.config.loading import from_json
-from ulorl.data.prompts import encode_prompts
+from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_engine
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rng import Stream, sample_seed
 from ulorl.training.run import set_threads
-from ulorl.training.specifications import engine_spec, model_source
+from ulorl.training.specifications import engine_spec, model_source, prompt_format
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
 
 def chat(run_dir: Path, problem: str | None = None) -> None:
-    """Answer one problem, or every problem typed until an empty line. UserError when `run_dir` is no finished run."""
+    """Answer one problem, or every problem typed until an empty line. Raises UserError when the run has no model."""
     cfg = from_json(run_dir / "config.json")
     folder = run_dir / "model"
     if not folder.is_dir():
-        raise UserError(f"{run_dir}: holds no trained model yet; it is saved when the run ends")
+        raise UserError(
+            f"{run_dir}: holds no trained model yet; it is saved when the run ends",
+            code=ErrorCode.RUN_NO_MODEL,
+            file=run_dir,
+        )
     source = model_source(cfg, str(folder))
-    tokenizer = source.tokenizer
     set_threads(cfg)
-    budget = cfg.eval.max_tokens or cfg.rollout.max_tokens
-    context = source.context_length or sys.maxsize
+    max_tokens = cfg.eval.max_tokens or cfg.rollout.max_tokens
+    limits = PromptLimits(cfg.data.max_prompt_tokens, source.context_length or sys.maxsize, max_tokens)
     sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)
-    spec = engine_spec(cfg, longest=cfg.data.max_prompt_tokens + budget)
+    spec = engine_spec(cfg, longest=cfg.data.max_prompt_tokens + max_tokens)
     with closing(make_engine(spec, source)) as engine:
         for number, question in enumerate([problem] if problem else _typed()):
             try:
-                prompt = _prompt(question, tokenizer, cfg.data, context, budget)
+                prompt = _prompt(question, source.tokenizer, prompt_format(cfg.data), limits)
             except UserError as error:
                 if problem:
                     raise
                 print(error)
                 continue
-            request = Request(number, prompt, len(prompt), budget, sampling, sample_seed(cfg.seed, number, Stream.CHAT))
-            print(_answer(engine, tokenizer, request), flush=True)
+            seed = sample_seed(cfg.seed, number, Stream.CHAT)
+            request = Request(number, prompt, len(prompt), max_tokens, sampling, seed)
+            print(_answer(engine, source.tokenizer, request), flush=True)
 
 
-def _prompt(question: str, tokenizer: PreTrainedTokenizerBase, data: DataConfig, context: int, budget: int) -> Tokens:
-    (prompt,) = encode_prompts(
-        [Problem("typed", question)],
-        tokenizer,
-        template=data.template,
-        system=data.system,
-        chat=data.chat,
-        max_prompt_tokens=data.max_prompt_tokens,
-        context=context,
-        max_tokens=budget,
-    )
+def _prompt(
+    question: str, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, limits: PromptLimits
+) -> Tokens:
+    (prompt,) = encode_prompts([Problem("typed", question)], tokenizer, prompt_format, limits)
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in prompt:
         raise UserError(
-            f"{question!r} has characters that this model does not know; its problems look like the recipe's"
+            f"{question!r} has characters that this model does not know; its problems look like the recipe's",
+            code=ErrorCode.PROMPT_UNUSABLE,
         )
     return prompt
 

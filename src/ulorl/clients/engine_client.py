@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.clients.client import Prompt, model_identity
 from ulorl.config.client_config import ClientConfig
-from ulorl.data.prompts import encode_each
+from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
@@ -102,10 +102,6 @@ class EngineClient:
         return encode_each(
             [Problem(str(index), text) for index, (text, _) in enumerate(prompts)],
             self._tokenizer,
-            template="{question}",
-            system=self._settings.system,
-            chat=self._settings.chat,
-            max_prompt_tokens=sys.maxsize,
-            context=self._context,
-            max_tokens=self._settings.max_tokens,
+            PromptFormat(system=self._settings.system, chat=self._settings.chat),
+            PromptLimits(context=self._context, max_tokens=self._settings.max_tokens),
         )

@@ -18,7 +18,7 @@ from ulorl.answers.normalisation import comparable_question
 from ulorl.config.data_config import DataConfig
 from ulorl.config.tree import Config
 from ulorl.data.problems import leave_out, load_located
-from ulorl.data.prompts import encode_each
+from ulorl.data.prompts import PromptLimits, encode_each
 from ulorl.engines.factory import check_decodable, check_engine, pick_device
 from ulorl.errors import ErrorCollector, UserError
 from ulorl.models.attention import require_attention, set_attention
@@ -29,7 +29,7 @@ from ulorl.rewards.factory import make_reward
 from ulorl.rewards.scorer import Scorer
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import require_trackers
-from ulorl.training.specifications import model_source
+from ulorl.training.specifications import model_source, prompt_format
 from ulorl.training.weight_check import PROBE_TOKENS
 from ulorl.types import Problem, Tokens
 
@@ -208,14 +208,14 @@ def _prompted(
     encoded = encode_each(
         problems,
         tokenizer,
-        template=data.template,
-        system=data.system,
-        chat=data.chat,
-        max_prompt_tokens=data.max_prompt_tokens,
-        context=context_length(model) or sys.maxsize,  # a model that names no limit
-        max_tokens=max_tokens,
-        vocabulary=model.get_input_embeddings().weight.shape[0],
-        places=places,
+        prompt_format(data),
+        PromptLimits(
+            max_prompt_tokens=data.max_prompt_tokens,
+            context=context_length(model) or sys.maxsize,  # a model that names no limit
+            max_tokens=max_tokens,
+            vocabulary=model.get_input_embeddings().weight.shape[0],
+        ),
+        places,
     )
     leave_out([prompt for prompt in encoded if isinstance(prompt, UserError)], data)
     kept = [(p, prompt) for p, prompt in zip(problems, encoded, strict=True) if not isinstance(prompt, UserError)]

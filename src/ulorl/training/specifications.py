@@ -1,8 +1,10 @@
-"""Turns the configuration into the values that the constructors of engines and models take."""
+"""Turns the configuration into the values that the functions and constructors of lower layers take."""
 
 from __future__ import annotations
 
+from ulorl.config.data_config import DataConfig
 from ulorl.config.tree import Config
+from ulorl.data.prompts import PromptFormat
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import pick_device
 from ulorl.models.model_source import ModelSource
@@ -12,6 +14,11 @@ from ulorl.types import Sampling
 def model_source(cfg: Config, path: str | None = None) -> ModelSource:
     """Return the source of `model.path`, or of another folder that is read with the same settings."""
     return ModelSource(path or cfg.model.path, cfg.model.trust_remote_code, cfg.model.rope)
+
+
+def prompt_format(data: DataConfig) -> PromptFormat:
+    """Return how the problems of `data` become prompts."""
+    return PromptFormat(data.template, data.system, data.chat)
 
 
 def engine_spec(cfg: Config, *, longest: int, version: int = 0) -> EngineSpec:

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ulorl.common.atomic_files import replacing_folder, writing
 from ulorl.config.model_config import LoraConfig
-from ulorl.data.prompts import encode_each
+from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each
 from ulorl.errors import UserError
 from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.lora import add_lora, require_peft, save_merged
@@ -113,12 +113,8 @@ def encode(
     encoded = encode_each(
         problems,
         tokenizer,
-        template="{question}",
-        system="",
-        chat="auto",
-        max_prompt_tokens=max_tokens,
-        context=max_tokens,
-        max_tokens=max(map(len, verdicts.values())),
+        PromptFormat(),
+        PromptLimits(context=max_tokens, max_tokens=max(map(len, verdicts.values()))),
     )
     examples = Examples([], [], sum(isinstance(tokens, UserError) for tokens in encoded))
     for pair, tokens in zip(pairs, encoded, strict=True):

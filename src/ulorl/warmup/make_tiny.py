@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config,
 
 from ulorl.common.progress import ProgressBars
 from ulorl.data import countdown
-from ulorl.data.prompts import encode_prompts
+from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.errors import UserError
 from ulorl.evaluation.evaluate import Evaluation, evaluate
@@ -181,7 +181,7 @@ def held_out(
     """Accuracy on `size` held-out problems, one sample each, cut at `max_tokens`."""
     problems = countdown.problems(size, seed=0, held_out=True)
     prompts = encode_prompts(
-        problems, vocabulary, template=countdown.PROMPT_TEMPLATE, max_prompt_tokens=CONTEXT, context=CONTEXT
+        problems, vocabulary, PromptFormat(countdown.PROMPT_TEMPLATE), PromptLimits(context=CONTEXT)
     )
     engine = TorchEngine(model, eos_ids=[vocabulary.eos_token_id], slots=128, prefill_tokens=8192)
     return evaluate(
