@@ -2,40 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ulorl.config.fields import StrictConfig
+from ulorl.config.resume import may_change
 from ulorl.config.tree import Config
+from ulorl.config.unions import ByKind, variants_of
 
 HEAD = """# Configuration
 
-Every key of a recipe, its default and what it means. Recipes are TOML; `ulorl train a.toml b.toml key.sub=value` lays
-them over each other from left to right. Unknown keys are refused. The defaults are the paper's settings (section 4.1)
-where it names them. This page is written by `docs/make_configuration.py` from `src/ulorl/config.py` and `sections/`.
+A run is configured by one or more TOML recipes and by overrides on the command line:
+`ulorl train a.toml b.toml key.sub=value`. Recipes are layered from left to right, and overrides come last. Unknown keys
+are refused. The defaults are the paper's settings (section 4.1) where the paper gives them.
 
-| key | default | allowed | meaning |
-|---|---|---|---|
+Some sections have a `kind`, which decides what keys they have; the column "for kind" names the kinds that a key belongs
+to. A key of another kind is refused. Where a later recipe or an override chooses another kind, the keys of the earlier
+kind are dropped.
+
+A key with a ✓ under "on resume" may be changed when a run is resumed.
+
+This page is written by `docs/make_configuration.py`.
+
+| key | for kind | default | allowed | on resume | meaning |
+|---|---|---|---|---|---|
 """
 
 
+class Row(NamedTuple):
+    """A line of the table but for its key. Of a key that several kinds share there is one for each kind."""
+
+    default: str
+    allowed: str
+    meaning: str
+
+
 def page() -> str:
-    return HEAD + "\n".join(_rows(Config, "")) + "\n"
+    """Return the text of docs/configuration.md."""
+    return HEAD + "\n".join(_lines()) + "\n"
 
 
-def _rows(section: type[BaseModel], prefix: str) -> list[str]:
-    rows = []
+def _lines() -> Iterator[str]:
+    rows: dict[tuple[str, Row], list[str]] = {}
+    for key, kind, row in _rows(Config, "", ""):
+        kinds = rows.setdefault((key, row), [])
+        kinds += [kind] if kind not in kinds else []
+    for (key, row), kinds in rows.items():
+        resume = "✓" if may_change(key) else ""
+        kind = ", ".join(f"`{kind}`" for kind in kinds if kind)
+        yield f"| `{key}` | {kind} | {row.default} | {row.allowed} | {resume} | {row.meaning} |"
+
+
+def _rows(section: type[StrictConfig], prefix: str, kind: str) -> Iterator[tuple[str, str, Row]]:
+    """Yield the dotted key, the kind that it belongs to, and the row of each key of a section."""
     for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            rows += _rows(kind, f"{prefix}{name}.")
+        variants = variants_of(field.annotation)
+        if name == "kind" and kind:  # one row for the whole union
+            continue
+        if not variants:
+            yield prefix + name, kind, Row(_default(field), _allowed(field), field.description or "")
+        elif "" in variants:
+            yield from _rows(variants[""], f"{prefix}{name}.", kind)
         else:
-            cells = (f"`{prefix}{name}`", _default(field), _allowed(field), field.description or "")
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+            yield from _union(field, f"{prefix}{name}.", kind)
+
+
+def _union(field: FieldInfo, prefix: str, kind: str) -> Iterator[tuple[str, str, Row]]:
+    variants = variants_of(field.annotation)
+    meaning = next(mark.description for mark in field.metadata if isinstance(mark, ByKind))
+    yield f"{prefix}kind", kind, Row(f"`'{next(iter(variants))}'`", _codes(list(variants)), meaning)
+    keys: dict[tuple[str, Row], list[str]] = {}
+    for inner, variant in variants.items():
+        for key, of_kind, row in _rows(variant, prefix, inner):
+            keys.setdefault((key, row), []).append(of_kind)
+    for (key, row), kinds in keys.items():
+        shared = kinds == list(variants)
+        yield from ((key, kind if shared else of_kind, row) for of_kind in (kinds[:1] if shared else kinds))
 
 
 def _default(field: FieldInfo) -> str:
@@ -48,12 +94,16 @@ def _default(field: FieldInfo) -> str:
 def _allowed(field: FieldInfo) -> str:
     choices = [a for a in get_args(field.annotation) if isinstance(a, str)]
     if choices:
-        return ", ".join(f"`{c}`" for c in choices)
+        return _codes(choices)
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     bounds: list[Any] = [
         f"{sign} {getattr(rule, key)}" for rule in field.metadata for key, sign in signs.items() if hasattr(rule, key)
     ]
     return " and ".join(bounds)
+
+
+def _codes(words: Sequence[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
 
 
 if __name__ == "__main__":

@@ -53,11 +53,14 @@ class Diverged(UserError):  # noqa: N818 - what it is, not that it is an error
 
 
 class CombinedError(UserError):
-    """Several errors, reported together. Its code, file, key and record are those of the first one."""
+    """Several errors, reported together. Its code, file, key and record are those of the first one.
 
-    def __init__(self, parts: Sequence[UserError]) -> None:
+    text: the message; "" for the messages of the parts, one after the other.
+    """
+
+    def __init__(self, parts: Sequence[UserError], *, text: str = "") -> None:
         first = parts[0]
-        text = "\n\n".join([f"{len(parts)} things are wrong", *map(str, parts)])
+        text = text or "\n\n".join([f"{len(parts)} things are wrong", *map(str, parts)])
         super().__init__(text, code=first.code, file=first.file, key=first.key, record=first.record)
         self.parts = tuple(parts)
 

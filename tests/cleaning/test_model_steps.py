@@ -16,7 +16,7 @@ from ulorl.cleaning.record import Drop, Item, Outcome
 from ulorl.clients.client import CachedClient, ModelClient, Prompt
 from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT
-from ulorl.config.client_config import ClientConfig
+from ulorl.config.client_config import EndpointClientConfig, EngineClientConfig
 from ulorl.errors import UserError
 from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.types import Problem
@@ -217,7 +217,7 @@ def test_our_engine_is_a_model() -> None:
     """The tiny reasoner decodes; what it says depends on prompt and sample alone, not on what is asked beside it."""
     from ulorl.clients.engine_client import EngineClient
 
-    settings = ClientConfig(kind="engine", name="ulorl:tiny", max_tokens=12, temperature=1.0)
+    settings = EngineClientConfig(name="ulorl:tiny", max_tokens=12, temperature=1.0)
     model = EngineClient(settings)
     prompts: list[Prompt] = [("3 5 7 = 15", 0), ("3 5 7 = 15", 1), ("2 4 = 8", 0)]
     together = dict(model.complete(prompts))
@@ -232,13 +232,13 @@ def test_engine_settings_are_checked() -> None:
     from ulorl.clients.engine_client import EngineClient
 
     with pytest.raises(UserError, match="no-such-folder"):
-        EngineClient(ClientConfig(kind="engine", name="./no-such-folder"))
+        EngineClient(EngineClientConfig(name="./no-such-folder"))
 
 
 def test_identity_is_json(tmp_path: Path) -> None:
     from ulorl.clients.client import model_identity
 
-    one = ClientConfig(name="m", api_key_env="A")
+    one = EndpointClientConfig(name="m", api_key_env="A")
     assert model_identity(one) == model_identity(
         one.model_copy(update={"api_key_env": "B", "timeout": 3.0, "concurrency": 2})
     )

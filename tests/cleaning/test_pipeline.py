@@ -18,8 +18,8 @@ from ulorl.cleaning import filters, pipeline
 from ulorl.cleaning.cleaning_config import Clean
 from ulorl.cli.data_commands import app
 from ulorl.clients.client import Prompt
-from ulorl.config.data_config import DataConfig
-from ulorl.config.loading import load_as
+from ulorl.config.data_config import FilesDataConfig
+from ulorl.config.loading import load_class
 from ulorl.data.problems import load_problems
 from ulorl.errors import UserError
 
@@ -59,7 +59,7 @@ def raw(tmp_path: Path) -> Path:
 
 def run(out: Path, *sources: str, overwrite: bool = False, config: Path | None = None, **keys: Any) -> pipeline.Result:
     overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in keys.items()]
-    settings = load_as(Clean, [config] if config else [], overrides)
+    settings = load_class(Clean, [config] if config else [], overrides)
     return pipeline.clean(sources, out, settings, overwrite=overwrite)[0]
 
 
@@ -82,7 +82,7 @@ def test_every_record_has_its_fate(raw: Path, tmp_path: Path) -> None:
 
 def test_our_reader_loads_it(raw: Path, tmp_path: Path) -> None:
     run(tmp_path / "out", str(raw))
-    problems = load_problems(DataConfig(kind="files", path=str(tmp_path / "out/problems.parquet")))
+    problems = load_problems(FilesDataConfig(path=str(tmp_path / "out/problems.parquet")))
     assert [(p.id, p.answer) for p in problems] == [("raw/a", "100"), ("raw/d", "11"), ("raw/h", "28")]
 
 

@@ -16,7 +16,7 @@ from ulorl.cleaning import pipeline
 from ulorl.cleaning.cleaning_config import Clean, SourceSettings
 from ulorl.cleaning.record import Item
 from ulorl.cleaning.sources import Unreadable, read_source, sources
-from ulorl.config.data_config import DataConfig
+from ulorl.config.data_config import FilesDataConfig
 from ulorl.data.problems import load_problems
 from ulorl.data.record_files import decimal
 from ulorl.errors import UserError
@@ -154,7 +154,7 @@ def test_numbers_without_exponents(spelling: str, text: str, tmp_path: Path) -> 
     path = tmp_path / "raw.jsonl"
     path.write_text(f'{{"problem": "How much?", "answer": {spelling}}}\n')
     assert answers(path) == [text]
-    assert load_problems(DataConfig(kind="files", path=str(path)))[0].answer == text
+    assert load_problems(FilesDataConfig(path=str(path)))[0].answer == text
 
 
 def test_numbers_of_parquet(tmp_path: Path) -> None:

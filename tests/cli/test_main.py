@@ -85,7 +85,7 @@ def test_help_teaches() -> None:
         (["train"], "give a recipe"),
         (["train", "none.toml"], "none.toml: no such recipe"),
         (["train", RECIPE, "optim.rl=1"], "optim.rl: unknown key; the keys here are lr"),
-        (["train", RECIPE, "rollout.segments=5"], "rollout.segments=5 does not divide"),
+        (["train", RECIPE, "rollout.segments=5"], "rollout.segments: 5 does not divide"),
         (["train", RECIPE, "data.kind=files", "data.path=none.jsonl"], "none.jsonl"),
         (["train", RECIPE, "model.path=/nowhere/model"], "/nowhere/model"),
         (["train", RECIPE, "reward.kind=function", "reward.function=no_such_module:f"], "no_such_module"),

@@ -18,7 +18,14 @@ from fake_server import Server, completion, serving
 from paths import ROOT
 from ulorl.cli.main import app
 from ulorl.common.intervals import wilson
-from ulorl.config.reward_config import AnswerConfig, RewardConfig
+from ulorl.config.reward_config import (
+    AnswerConfig,
+    ExactRewardConfig,
+    MathRewardConfig,
+    NumericRewardConfig,
+    RewardConfig,
+)
+from ulorl.config.unions import variants_of
 from ulorl.data.record_files import Record
 from ulorl.errors import UserError
 from ulorl.rewards.case_files import case_of, read_cases
@@ -99,19 +106,19 @@ def test_reasons_of_every_kind_of_rule(tmp_path: Path) -> None:
         {"answer": "1/3", "reference": "1/2"},
     )
     where = "no answer found in boxed, tags, phrase, expression"
-    assert reasons(RewardConfig(), file) == [
+    assert reasons(MathRewardConfig(), file) == [
         "equal by math-verify",
         f"{where}; the output ends within its thinking",
         f"{where}; only what follows the thinking counts",
         "too long: more than 4000 characters",
         "not shown equal by math-verify",
     ]
-    required = RewardConfig(answer=AnswerConfig(thinking="required"))
+    required = MathRewardConfig(answer=AnswerConfig(thinking="required"))
     assert reasons(required, file)[0] == f"{where}; there is no </think> (reward.answer.thinking=required)"
     assert reasons(required, file)[4] == "not shown equal by math-verify"  # an answer alone stands after the thinking
     assert reasons(None, file)[0] == "equal by the rules"
     assert reasons(None, file)[4] == "plain numbers in like units that differ"
-    assert reasons(RewardConfig(kind="exact"), file)[4] == "another text than the reference"
+    assert reasons(ExactRewardConfig(), file)[4] == "another text than the reference"
 
 
 def test_how_quantities_were_read(tmp_path: Path) -> None:
@@ -122,7 +129,7 @@ def test_how_quantities_were_read(tmp_path: Path) -> None:
         {"answer": "noon", "reference": "8:34 p.m."},
         {"answer": "3e40 m/s", "reference": "1 km"},
     )
-    strict = RewardConfig(kind="numeric", units="strict")
+    strict = NumericRewardConfig(units="strict")
     assert [reason.partition(": ")[2] for reason in reasons(strict, file)] == [
         "the reference is 5 meter, the answer 5 (no unit), which lacks the unit (reward.units=strict)",
         "the reference is 5 meter, the answer is read as no number with unit",
@@ -214,7 +221,7 @@ def test_verdicts_are_those_of_training(tmp_path: Path) -> None:
     records = [{"output": rf"so \boxed{{{n}}}", "reference": "7"} for n in ("7", "7.0", "8", "14/2", "")]
     cases = read_cases([written(tmp_path / "a.jsonl", *records)])
     for kind in ("math", "numeric", "exact"):
-        settings = RewardConfig(kind=kind)  # type: ignore[arg-type]
+        settings = variants_of(RewardConfig)[kind]()
         reward = make_reward(settings)
         said = [found.verdict for found in judge_cases(settings, cases)]
         assert said == [reward(case.problem, output_of(case, settings)) for case in cases]
@@ -222,7 +229,7 @@ def test_verdicts_are_those_of_training(tmp_path: Path) -> None:
 
 def test_records_of_one_question_are_one_problem(tmp_path: Path) -> None:
     records = [{**HALF, "question": question, "label": True} for question in ("a", "a", "b", "b", "c", "c", "", "")]
-    found = list(judge_cases(RewardConfig(), read_cases([written(tmp_path / "a.jsonl", *records)])))
+    found = list(judge_cases(MathRewardConfig(), read_cases([written(tmp_path / "a.jsonl", *records)])))
     assert agreement(found).rate == wilson(1.0, 64 / 14)  # sizes 2, 2, 2, 1, 1: 8² / (4 + 4 + 4 + 1 + 1)
 
 
@@ -279,9 +286,9 @@ def test_any_record_is_a_case_or_is_named(fields: dict[str, Any]) -> None:
         (["math", "empty.jsonl"], "empty.jsonl: no records"),
         (["math", "a.jsonl", "steps=3"], "steps=3: judging takes keys of reward only"),
         (["rules", "a.jsonl", "reward.timeout=3"], "reward.timeout=3: rules has no settings"),
-        (["math", "a.jsonl", "reward.tolerance=0.1"], "go with reward.kind=numeric only"),
+        (["math", "a.jsonl", "reward.tolerance=0.1"], "reward.tolerance: goes with reward.kind=numeric only"),
         (["math", "a.jsonl", "--json", "nowhere/out.json"], "there is no folder nowhere"),
-        (["function", "a.jsonl"], "reward.function=module:name goes with reward.kind=function"),
+        (["function", "a.jsonl"], "reward.function: missing"),
         (["missing.toml", "a.jsonl"], "missing.toml: no such recipe"),
     ],
 )

@@ -11,7 +11,7 @@ from fake_server import Server, completion, serving
 from ulorl.clients.client import CachedClient
 from ulorl.clients.output_cache import OutputCache
 from ulorl.clients.server_client import ServerClient
-from ulorl.config.client_config import ClientConfig
+from ulorl.config.client_config import EndpointClientConfig
 from ulorl.errors import UserError
 
 KEY = "sk-very-secret"
@@ -46,20 +46,20 @@ class Faulty(Server):
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> ClientConfig:
+def settings(monkeypatch: pytest.MonkeyPatch) -> EndpointClientConfig:
     monkeypatch.setenv("TEST_KEY", KEY)
-    return ClientConfig(
+    return EndpointClientConfig(
         name="m", base_url="", api_key_env="TEST_KEY", timeout=0.5, retries=2, concurrency=4, max_failures=100
     )
 
 
-def ask(url: str, settings: ClientConfig, *prompts: str) -> list[str | None]:
+def ask(url: str, settings: EndpointClientConfig, *prompts: str) -> list[str | None]:
     endpoint = ServerClient("models.judge", settings.model_copy(update={"base_url": url}))
     answers = dict(endpoint.complete([(prompt, 0) for prompt in prompts]))
     return [answers[index] for index in range(len(prompts))]
 
 
-def test_it_recovers(settings: ClientConfig) -> None:
+def test_it_recovers(settings: EndpointClientConfig) -> None:
     """Once 429, 500, a cut connection or a time-out: the second try answers. Never more than 4 at once."""
     prompts = ["429 a", "500 b", "cut c", "slow d", "drip e", *(f"plain {n}" for n in range(20))]
     settings = settings.model_copy(update={"timeout": 1.2})  # a plain answer takes half a second on a loaded machine
@@ -69,7 +69,7 @@ def test_it_recovers(settings: ClientConfig) -> None:
         assert 2 <= server.most <= 6  # the client gives up two connections before the server notices
 
 
-def test_what_fails_for_good_fails_alone(settings: ClientConfig) -> None:
+def test_what_fails_for_good_fails_alone(settings: EndpointClientConfig) -> None:
     prompts = [
         "429 always", "500 always", "cut always", "400 x", "garbage <html>", "garbage {}", 'garbage {"choices": []}',
         'garbage {"choices": [{}]}', "garbage [1]", "garbage null", "none", "filtered", "plain",
@@ -78,12 +78,12 @@ def test_what_fails_for_good_fails_alone(settings: ClientConfig) -> None:
         assert ask(url, settings, *prompts) == [None] * 12 + ["answer to plain"]
 
 
-def test_cut_at_the_length_limit_is_an_output_without_an_end(settings: ClientConfig) -> None:
+def test_cut_at_the_length_limit_is_an_output_without_an_end(settings: EndpointClientConfig) -> None:
     with serving(Faulty) as (url, _):
         assert ask(url, settings, "long") == [""]
 
 
-def test_no_hang(settings: ClientConfig) -> None:
+def test_no_hang(settings: EndpointClientConfig) -> None:
     """Half a second and 2 retries: within seconds, whatever the server does."""
     started = time.monotonic()
     with serving(Faulty) as (url, _):
@@ -92,14 +92,14 @@ def test_no_hang(settings: ClientConfig) -> None:
 
 
 @pytest.mark.parametrize("status", ["401", "404"])
-def test_what_no_try_mends_stops_at_once(settings: ClientConfig, status: str) -> None:
+def test_what_no_try_mends_stops_at_once(settings: EndpointClientConfig, status: str) -> None:
     with serving(Faulty) as (url, server), pytest.raises(UserError, match=r"models.judge: the server refuses") as told:
         ask(url, settings, f"{status} x")
     assert server.seen[f"{status} x"] == 1
     assert KEY not in str(told.value)
 
 
-def test_too_many_failures_stop_the_run_and_lose_nothing(settings: ClientConfig, tmp_path: Path) -> None:
+def test_too_many_failures_stop_the_run_and_lose_nothing(settings: EndpointClientConfig, tmp_path: Path) -> None:
     one = settings.model_copy(update={"max_failures": 3, "concurrency": 1, "retries": 0})
     prompts = [(f"plain {n}", 0) for n in range(5)] + [(f"garbage {n}", 0) for n in range(9)]
     with serving(Faulty) as (url, server):
@@ -112,11 +112,11 @@ def test_too_many_failures_stop_the_run_and_lose_nothing(settings: ClientConfig,
         assert server.seen["plain 0"] == 1
 
 
-def test_nobody_there(settings: ClientConfig) -> None:
+def test_nobody_there(settings: EndpointClientConfig) -> None:
     assert ask("http://127.0.0.1:9/v1", settings.model_copy(update={"retries": 0}), "x") == [None]
 
 
-def test_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch, settings: ClientConfig) -> None:
+def test_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch, settings: EndpointClientConfig) -> None:
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(UserError, match=r"models.judge: the environment variable TEST_KEY"):
         ServerClient("models.judge", settings)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from paths import ROOT, SHARED
-from ulorl.config.data_config import DataConfig
+from ulorl.config.data_config import CountdownDataConfig, FilesDataConfig, HubDataConfig, ReasoningGymDataConfig
 from ulorl.data.canonical_tasks import canonical_key, has_rule
 from ulorl.data.problems import is_held_out, load_located, load_problems
 from ulorl.errors import UserError
@@ -29,7 +29,7 @@ def record(**fields: Any) -> str:
 
 
 def load(path: Path | str, **keys: Any) -> Any:
-    return load_problems(DataConfig(kind="files", path=str(path), **keys))
+    return load_problems(FilesDataConfig(path=str(path), **keys))
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_null_is_no_id_and_kept_fields_are_text_that_can_be_stored(tmp_path: Pat
 
 def test_places_are_known_by_id(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", record(id="x"), "", record())
-    assert load_located(DataConfig(kind="files", path=str(path)))[1] == {"x": f"{path}:1", f"{path}:3": f"{path}:3"}
+    assert load_located(FilesDataConfig(path=str(path)))[1] == {"x": f"{path}:1", f"{path}:3": f"{path}:3"}
 
 
 def test_answer_after_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -179,14 +179,14 @@ def test_hub_reads_a_dataset_folder_and_names_what_fails(tmp_path: Path, monkeyp
     folder.mkdir()
     write(folder / "train.jsonl", record(id="a"), record(id="b", answer=" "))
     with pytest.raises(UserError, match=r"set \(train\): record 2: field 'answer' holds no text"):
-        load_problems(DataConfig(kind="hub", path=str(folder)))
-    assert [p.id for p in load_problems(DataConfig(kind="hub", path=str(folder), size=1))] == ["a"]
+        load_problems(HubDataConfig(path=str(folder)))
+    assert [p.id for p in load_problems(HubDataConfig(path=str(folder), size=1))] == ["a"]
     with pytest.raises(UserError, match=r"set \(dev\): cannot be loaded from the hub: .*dev.*data\.split"):
-        load_problems(DataConfig(kind="hub", path=str(folder), split="dev"))
+        load_problems(HubDataConfig(path=str(folder), split="dev"))
 
 
 def gym(task: str, size: int, *, held_out: bool = False, **keys: Any) -> Any:
-    return load_problems(DataConfig(kind="reasoning_gym", task=task, size=size, **keys), held_out=held_out)
+    return load_problems(ReasoningGymDataConfig(task=task, size=size, **keys), held_out=held_out)
 
 
 def keys_of(problems: Any) -> set[str]:
@@ -315,7 +315,7 @@ def test_bad_tasks_and_settings_are_refused(task: str, size: int, settings: dict
 
 
 def test_countdown_comes_from_the_tiny_task() -> None:
-    data = DataConfig(kind="countdown", size=20, settings={"numbers": [3]})
+    data = CountdownDataConfig(size=20, settings={"numbers": [3]})
     train, held_out = load_problems(data), load_problems(data, held_out=True)
     assert len(train) == len(held_out) == 20
     assert not {p.id for p in train} & {p.id for p in held_out}

@@ -17,7 +17,7 @@ import pytest
 import ulorl
 from paths import QUICKSTART
 from ulorl.algorithm import ulorl_step
-from ulorl.config.reward_config import RewardConfig
+from ulorl.config.reward_config import FunctionRewardConfig
 from ulorl.config.training_config import ObjectiveConfig
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.errors import UserError
@@ -108,7 +108,7 @@ def scorer(reward: Reward | Callable[[Problem, str], float], **settings: Any) ->
 
 
 def function(path: str, timeout: float = 120.0) -> Reward:
-    return make_reward(RewardConfig(kind="function", function=path, timeout=timeout))
+    return make_reward(FunctionRewardConfig(function=path, timeout=timeout))
 
 
 def scored(by: Scorer, sample: Sample) -> Scored:

@@ -22,7 +22,12 @@ from paths import ROOT
 from ulorl.cancellation import Cancelled, CancelToken
 from ulorl.clients import engine_client
 from ulorl.clients.client import folder_fingerprint, model_identity
-from ulorl.config.reward_config import RewardConfig, VerifierConfig
+from ulorl.config.reward_config import (
+    EndpointVerifierConfig,
+    EngineVerifierConfig,
+    GenerativeRewardConfig,
+    VerifierConfig,
+)
 from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.generative import GenerativeReward
@@ -45,14 +50,12 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(url: str, **more: Any) -> VerifierConfig:
     given = {"timeout": 0.3, "retries": 1, "concurrency": 16, "max_failures": 1000, **more}
-    return VerifierConfig(name="m", base_url=url, api_key_env="TEST_KEY", **given)
+    return EndpointVerifierConfig(name="m", base_url=url, api_key_env="TEST_KEY", **given)
 
 
 def reward(url: str, tmp_path: Path, **more: Any) -> GenerativeReward:
     own = {name: more.pop(name) for name in ("retries", "answer") if name in more}
-    made = make_reward(
-        RewardConfig(kind="generative", verifier=settings(url, **more), **own), cache=tmp_path / "v.sqlite"
-    )
+    made = make_reward(GenerativeRewardConfig(verifier=settings(url, **more), **own), cache=tmp_path / "v.sqlite")
     assert isinstance(made, GenerativeReward)
     return made
 
@@ -273,13 +276,14 @@ def test_an_answer_without_measure_is_wrong(tmp_path: Path) -> None:
 TRAIN = [
     "steps=2", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=192", "rollout.segments=2", "data.size=20",
     "eval.data={}", "run.checkpoint_every=0", "model.threads=1", "objective.dynamic_sampling=false",
-    "reward.kind=generative", "reward.verifier.name=m", "reward.verifier.api_key_env=TEST_KEY", "log.progress=false",
-    "reward.verifier.timeout=20",
+    "reward.kind=generative", "log.progress=false",
 ]  # fmt: skip
+SERVER = ["reward.verifier.name=m", "reward.verifier.api_key_env=TEST_KEY", "reward.verifier.timeout=20"]
 
 
 def train(run_dir: Path, *overrides: str) -> run.Result:
-    return ulorl.train(ulorl.load([RECIPE], [*TRAIN, f"run.dir={run_dir}", *overrides]))
+    server = [] if "reward.verifier.kind=engine" in overrides else SERVER
+    return ulorl.train(ulorl.load([RECIPE], [*TRAIN, *server, f"run.dir={run_dir}", *overrides]))
 
 
 def facts(run_dir: Path) -> tuple[object, ...]:
@@ -306,7 +310,7 @@ def test_a_run_that_is_interrupted_while_verdicts_wait(tmp_path: Path) -> None:
             honest(self, said, time_of)
 
         server.answer = answer
-        command = [sys.executable, "-m", "ulorl", "train", str(RECIPE), *TRAIN, f"run.dir={run_dir}"]
+        command = [sys.executable, "-m", "ulorl", "train", str(RECIPE), *TRAIN, *SERVER, f"run.dir={run_dir}"]
         process = subprocess.Popen(
             [*command, f"reward.verifier.base_url={url}"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -353,7 +357,7 @@ def test_a_run_whose_server_goes_away_stops_and_goes_on(tmp_path: Path) -> None:
 
 
 def engine(**more: Any) -> VerifierConfig:
-    return VerifierConfig(kind="engine", name="ulorl:tiny", max_tokens=8, prompt="short", **more)
+    return EngineVerifierConfig(name="ulorl:tiny", max_tokens=8, prompt="short", **more)
 
 
 class Says(Verifier):
@@ -483,16 +487,20 @@ def test_the_layer_of_the_recipes(recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("override", "code", "key"),
     [
-        (["reward.kind=generative"], "reward.verifier.name is missing"),
-        (["reward.verifier.base_url=http://me:pass@host/v1"], "base_url holds a user's name or password"),
-        (["reward.verifier.nam=x"], "reward.verifier.nam: unknown key; did you mean name?"),
+        ("data.size=9", ErrorCode.CONFIG_MISSING_KEY, "reward.verifier.name"),
+        (
+            "reward.verifier={name='x',base_url='http://me:p@host'}",
+            ErrorCode.CONFIG_CONFLICT,
+            "reward.verifier.base_url",
+        ),
+        ("reward.verifier.nam=x", ErrorCode.CONFIG_UNKNOWN_KEY, "reward.verifier.nam"),
     ],
 )
-def test_settings_that_cannot_be(overrides: list[str], told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        ulorl.load([RECIPE], overrides)
+def test_settings_that_cannot_be(override: str, code: ErrorCode, key: str) -> None:
+    with refused(code, key=key):
+        ulorl.load([RECIPE], ["reward.kind=generative", override])
 
 
 def test_what_is_missing_is_told_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from paths import FIXTURES
 from ulorl.config.reward_config import RewardConfig
+from ulorl.config.unions import variants_of
 from ulorl.data.record_files import Record, read_records
 from ulorl.rewards.case_files import case_of
 from ulorl.rewards.judged_cases import RULES, judge_cases
@@ -30,7 +31,7 @@ def _cases() -> list[Any]:
 def test_every_case_is_judged_as_its_label_says(kind: str, record: Record) -> None:
     """By what `ulorl reward test` judges with."""
     case = case_of(record)
-    settings = None if kind == RULES else RewardConfig(kind=kind, **record.fields.get("settings", {}))
+    settings = None if kind == RULES else variants_of(RewardConfig)[kind](**record.fields.get("settings", {}))
     (found,) = judge_cases(settings, [case])
     assert case.label is not None
     assert found.agrees, f"{record.fields}: {found}"

@@ -18,7 +18,14 @@ from paths import SHARED
 from ulorl.answers.choices import chosen
 from ulorl.answers.equality import numeric_score
 from ulorl.answers.extraction import last_boxed
-from ulorl.config.reward_config import RewardConfig
+from ulorl.config.reward_config import (
+    ChoiceRewardConfig,
+    ExactRewardConfig,
+    MathRewardConfig,
+    NumericRewardConfig,
+    RewardConfig,
+)
+from ulorl.config.unions import variants_of
 from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import RewardError, Verdict
@@ -27,7 +34,7 @@ from ulorl.rewards.sandbox import Sandbox
 from ulorl.types import Problem
 
 VERIFIER = SHARED / "verifier"
-reward = make_reward(RewardConfig(kind="math"))
+reward = make_reward(MathRewardConfig())
 
 
 @pytest.mark.parametrize(
@@ -172,9 +179,7 @@ def test_numbers_with_units(reference: str, answer: str, expected: int) -> None:
     ],
 )
 def test_tolerances_and_strict_units(settings: dict[str, Any], reference: str, answer: str, expected: int) -> None:
-    assert (
-        make_reward(RewardConfig(kind="numeric", **settings))(Problem("p", "?", reference), answer).reward == expected
-    )
+    assert make_reward(NumericRewardConfig(**settings))(Problem("p", "?", reference), answer).reward == expected
 
 
 CONVERSIONS = [  # 1 of the first is this many of the second
@@ -213,7 +218,7 @@ def test_a_quantity_equals_itself_in_another_unit_and_no_other(
     ],
 )
 def test_exact(reference: str, answer: str, expected: int) -> None:
-    exact = make_reward(RewardConfig(kind="exact"))
+    exact = make_reward(ExactRewardConfig())
     assert exact(Problem("p", "?", reference), f"So: \\boxed{{{answer}}}").reward == expected
 
 
@@ -247,12 +252,12 @@ def test_letters_of_choices(answer: str, letters: str) -> None:
     ],
 )
 def test_multiple_choice(reference: str, meta: dict[str, Any], text: str, expected: int) -> None:
-    assert make_reward(RewardConfig(kind="choice"))(Problem("p", "?", reference, meta), text).reward == expected
+    assert make_reward(ChoiceRewardConfig())(Problem("p", "?", reference, meta), text).reward == expected
 
 
 def test_options_of_another_shape_are_refused() -> None:
     with pytest.raises(UserError, match="problem p7: its options are 'A or B'; expected a list of at most 26 texts"):
-        make_reward(RewardConfig(kind="choice"))(Problem("p7", "?", "A", {"options": "A or B"}), "A")
+        make_reward(ChoiceRewardConfig())(Problem("p7", "?", "A", {"options": "A or B"}), "A")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +281,7 @@ def test_equal_by_rules(reference: str, answer: str, expected: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["math", "numeric", "exact", "choice"])
 def test_an_output_without_an_answer_is_wrong_and_said_to_be(kind: Any) -> None:
-    judged = make_reward(RewardConfig(kind=kind))
+    judged = make_reward(variants_of(RewardConfig)[kind]())
     for text in (r"7, so \boxed{}", "<think> It is 7", ""):
         assert judged(Problem("p", "?", "7"), text) == Verdict(0.0, None)
     assert judged(Problem("p", "?", "7"), r"<think>8</think>\boxed{7}") == Verdict(1.0, "7")
@@ -292,7 +297,7 @@ HOSTILE = [
 @pytest.mark.parametrize("kind", ["numeric", "exact", "choice"])
 def test_hostile_answers_are_wrong(kind: Any) -> None:
     """None makes a judge fail, and none evaluates a name."""
-    judged = make_reward(RewardConfig(kind=kind))
+    judged = make_reward(variants_of(RewardConfig)[kind]())
     for answer in HOSTILE:
         assert judged(Problem("p", "?", "7 kg"), f"\\boxed{{{answer}}}").reward == 0
 

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from ulorl.config.data_config import DataConfig
-from ulorl.config.reward_config import AnswerConfig, RewardConfig
+from ulorl.config.data_config import ReasoningGymDataConfig
+from ulorl.config.reward_config import (
+    AnswerConfig,
+    CountdownRewardConfig,
+    FunctionRewardConfig,
+    ReasoningGymRewardConfig,
+)
 from ulorl.data.problems import load_problems
 from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
@@ -44,20 +49,20 @@ def test_where_the_answer_to_a_task_is_found(text: str, reference: str, answer: 
 
 def test_the_recipe_may_say_where_the_answer_is() -> None:
     settings = AnswerConfig(find=("tags",), tag="final")
-    reward = make_reward(RewardConfig(kind="reasoning_gym", answer=settings))
+    reward = make_reward(ReasoningGymRewardConfig(answer=settings))
     (problem,) = problems("chain_sum", 1)
     assert reward(problem, f"<final>{problem.answer}</final> 1") == Verdict(1.0, problem.answer)
     assert reward(problem, problem.answer) == Verdict(0.0, None)
 
 
 def problems(task: str, size: int = 3, **settings: Any) -> list[Problem]:
-    return load_problems(DataConfig(kind="reasoning_gym", task=task, size=size, settings=settings))
+    return load_problems(ReasoningGymDataConfig(task=task, size=size, settings=settings))
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "basic_arithmetic", "gcd", "word_sorting", "sudoku", "arc_agi"])
 def test_reference_answers_score_one_and_others_zero(task: str) -> None:
     """arc_agi compares tuples: an entry that had been through JSON would not score."""
-    reward = make_reward(RewardConfig(kind="reasoning_gym"))
+    reward = make_reward(ReasoningGymRewardConfig())
     for problem in problems(task):
         stored = Problem(problem.id, problem.prompt, problem.answer, json.loads(json.dumps(dict(problem.meta))))
         assert reward(stored, f"<answer>{problem.answer}</answer>").reward == 1
@@ -67,7 +72,7 @@ def test_reference_answers_score_one_and_others_zero(task: str) -> None:
 
 def test_partial_credit_is_wrong() -> None:
     """chain_sum's scorer gives a part of the score to an answer that contains the right one."""
-    reward = make_reward(RewardConfig(kind="reasoning_gym"))
+    reward = make_reward(ReasoningGymRewardConfig())
     (problem,) = problems("chain_sum", 1)
     assert reward(problem, f"<answer>it is {problem.answer}</answer>").reward == 0
     assert reward(problem, f"it is {problem.answer}").reward == 1
@@ -75,7 +80,7 @@ def test_partial_credit_is_wrong() -> None:
 
 def test_a_task_without_reference_is_scored_by_its_rules() -> None:
     """graph_color has many right answers and gives none."""
-    reward = make_reward(RewardConfig(kind="reasoning_gym"))
+    reward = make_reward(ReasoningGymRewardConfig())
     (problem,) = problems("graph_color", 1, min_num_vertices=3, max_num_vertices=3, num_colors=3)
     assert problem.answer == ""
     assert reward(problem, 'So: <answer>{"0": 1, "1": 2, "2": 3}</answer>').reward == 1
@@ -84,11 +89,11 @@ def test_a_task_without_reference_is_scored_by_its_rules() -> None:
 
 def test_problems_of_another_kind_are_refused() -> None:
     with pytest.raises(UserError, match=r"problem p1: .*needs problems of data\.kind=reasoning_gym"):
-        make_reward(RewardConfig(kind="reasoning_gym"))(Problem("p1", "?", "1"), "1")
+        make_reward(ReasoningGymRewardConfig())(Problem("p1", "?", "1"), "1")
 
 
 def test_countdown() -> None:
-    reward = make_reward(RewardConfig(kind="countdown"))
+    reward = make_reward(CountdownRewardConfig())
     problem = Problem("c", "7,2,7,2>10\n", "10")
     assert reward(problem, "7-2=5+2=7+7=14,10>\n7+7=14-2=12-2=10,10").reward == 1
     assert reward(problem, "7-2=5+2=7+7=14,10>").reward == 0
@@ -117,7 +122,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_user_function(functions: str) -> None:
-    reward = make_reward(RewardConfig(kind="function", function=f"{functions}:Exact.score"))
+    reward = make_reward(FunctionRewardConfig(function=f"{functions}:Exact.score"))
     assert reward(Problem("p", "?", "7"), "7").reward == 1.0
     assert reward(Problem("p", "?", "7"), "8").reward == 0.0
 
@@ -136,11 +141,11 @@ def test_user_function(functions: str) -> None:
 @pytest.mark.usefixtures("functions")
 def test_a_function_that_cannot_be_used_is_refused(path: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make_reward(RewardConfig(kind="function", function=path))
+        make_reward(FunctionRewardConfig(function=path))
 
 
 @pytest.mark.parametrize(("name", "value"), [("half", "0.5"), ("nothing", "None")])
 def test_a_value_that_is_no_reward_is_refused(functions: str, name: str, value: str) -> None:
-    reward = make_reward(RewardConfig(kind="function", function=f"{functions}:{name}"))
+    reward = make_reward(FunctionRewardConfig(function=f"{functions}:{name}"))
     with pytest.raises(UserError, match=rf"{name}: returned {value} for problem p1, expected 0 or 1"):
         reward(Problem("p1", "?", "7"), "7")

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ulorl.clients.engine_client import EngineClient
-from ulorl.config.reward_config import VerifierConfig as Settings
+from ulorl.config.reward_config import EngineVerifierConfig
 from ulorl.errors import UserError
 from ulorl.rewards.verdict_prompt import VerdictPrompt
 from ulorl.rewards.verifier import Verifier
@@ -80,7 +80,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_reward_takes_the_folder_and_judges_new_pairs_right(trained: Path) -> None:
-    verifier = Verifier(Settings(kind="engine", name=str(trained), max_tokens=8), retries=0)
+    verifier = Verifier(EngineVerifierConfig(name=str(trained), max_tokens=8), retries=0)
     assert verifier.prompt == VerdictPrompt(PROMPT, 120)
     new = pairs(40, first=1000)
     asked = [(p.question, p.reference, p.answer) for p in new]
@@ -99,7 +99,7 @@ def test_training_and_engine_ask_with_the_same_tokens(trained: Path) -> None:
     set_chat(tokenizer, "plain", "base")
     some = pairs(3)
     examples = encode(some, tokenizer, VerdictPrompt(PROMPT), 64, lead=" ")
-    engine = EngineClient(Settings(kind="engine", name=str(trained), max_tokens=8))
+    engine = EngineClient(EngineVerifierConfig(name=str(trained), max_tokens=8))
     asked = engine._encoded([(VerdictPrompt(PROMPT).render(p.question, p.reference, p.answer), 0) for p in some])
     for ids, labels, prompt, p in zip(examples.input_ids, examples.labels, asked, some, strict=True):
         verdict = [*tokenizer(" yes" if p.equivalent else " no")["input_ids"], tokenizer.eos_token_id]
@@ -163,7 +163,7 @@ def test_an_interrupted_training_leaves_a_usable_folder(
     done = train(pairs(192), str(base), tmp_path / "v", quick(base))
     assert (done.interrupted, done.progress.steps) == (True, 2)
     assert json.loads((tmp_path / "v" / "verifier.json").read_text())["training"]["steps"] == 2
-    Verifier(Settings(kind="engine", name=str(tmp_path / "v")))
+    Verifier(EngineVerifierConfig(name=str(tmp_path / "v")))
     assert [path.name for path in tmp_path.iterdir()] == ["v"]
 
 

@@ -32,7 +32,7 @@ from transformers import PreTrainedModel
 
 from ulorl.bench.machine_facts import facts, installed
 from ulorl.bench.output_lengths import log_normal, read_lengths
-from ulorl.config.engine_config import EngineConfig, VllmConfig
+from ulorl.config.engine_config import VllmConfig, VllmEngineConfig
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.torch.torch_engine import TorchEngine
@@ -145,7 +145,7 @@ def _contestants(
     from ulorl.engines.vllm.vllm_engine import VllmEngine
 
     spec = EngineSpec(
-        engine=EngineConfig(kind="vllm", slots=batch, prefill_tokens=8192, vllm=VllmConfig(eager=True)),
+        engine=VllmEngineConfig(slots=batch, prefill_tokens=8192, vllm=VllmConfig(eager=True)),
         device=torch.device("cpu"),
         sampling=Sampling(),
         longest=max_tokens + PROMPT[1],

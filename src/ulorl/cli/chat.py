@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from ulorl.config.loading import from_json
+from ulorl.config.loading import load_saved
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
@@ -24,7 +24,7 @@ from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
 def chat(run_dir: Path, problem: str | None = None) -> None:
     """Answer one problem, or every problem typed until an empty line. Raises UserError when the run has no model."""
-    cfg = from_json(run_dir / "config.json")
+    cfg = load_saved(run_dir / "config.json")
     folder = run_dir / "model"
     if not folder.is_dir():
         raise UserError(

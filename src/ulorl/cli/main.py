@@ -19,7 +19,7 @@ from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
 from ulorl.cli.reward_commands import app as reward
 from ulorl.cli.verifier_commands import app as verifier
-from ulorl.config.loading import from_json, load
+from ulorl.config.loading import load, load_saved
 from ulorl.config.tree import Config
 from ulorl.errors import ErrorCollector, UserError
 
@@ -218,8 +218,10 @@ def _run_or_config(arguments: list[str]) -> Config:
     run_dir = Path(arguments[0])
     if not os.path.exists(run_dir / "config.json"):  # Path.exists raises for names that are too long
         return _config(arguments)
-    from ulorl.config.loading import overridden
+    from ulorl.config.loading import with_overrides
 
-    saved = from_json(run_dir / "config.json")
+    saved = load_saved(run_dir / "config.json")
     trained = saved.model_copy(update={"model": saved.model.model_copy(update={"path": str(run_dir / "model")})})
-    return overridden(trained, arguments[1:], may_change=("eval", "model", "engine", "seed"))
+    return with_overrides(
+        trained, arguments[1:], allowed=("eval", "model", "engine", "seed"), purpose="an evaluation of a run"
+    )

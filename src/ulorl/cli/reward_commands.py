@@ -7,13 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ConfigDict
 
 from ulorl.config.fields import StrictConfig
-from ulorl.config.reward_config import RewardConfig
+from ulorl.config.reward_config import MathRewardConfig, RewardConfig
+from ulorl.config.unions import variants_of
 from ulorl.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class _Recipe(StrictConfig):
     """[reward] of a recipe, or of a layer over one; what else a recipe says is for the run."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
-    reward: RewardConfig = RewardConfig()
+    reward: RewardConfig = MathRewardConfig()
 
 
 @app.callback()
@@ -96,7 +97,7 @@ def check(
 
 def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> RewardConfig | None:
     """None for rules."""
-    from ulorl.config.loading import load_as
+    from ulorl.config.loading import load_class
     from ulorl.rewards.judged_cases import RULES
 
     for override in overrides:
@@ -106,14 +107,14 @@ def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> Re
         raise UserError(f"{overrides[0]}: {RULES} has no settings")
     if kind == RULES:
         return None
-    kinds = get_args(RewardConfig.model_fields["kind"].annotation)
+    kinds = variants_of(RewardConfig)
     if not recipes and kind not in kinds:
         raise UserError(
             f"{kind or 'the first argument'}: neither a recipe (.toml) nor a kind of reward; the kinds are "
             f"{', '.join(kinds)} and {RULES}"
         )
     of_kind = [f'reward.kind="{kind}"'] if kind else []
-    return load_as(_Recipe, recipes, [*of_kind, *overrides]).reward
+    return load_class(_Recipe, recipes, [*of_kind, *overrides]).reward
 
 
 def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[Judged]:

@@ -62,10 +62,10 @@ def make(
         raise UserError('verifier data needs inflect: pip install "ulorl[verifier]"')
     from ulorl.cleaning.cleaning_config import Clean
     from ulorl.common.progress import ProgressBars
-    from ulorl.config.loading import load_as
+    from ulorl.config.loading import load_class
     from ulorl.verifier.make_pairs import write_pair_files
 
-    tables = load_as(Clean, config or []).sources
+    tables = load_class(Clean, config or []).sources
     with ProgressBars() as bars:
         done = write_pair_files(
             arguments or [],
@@ -241,14 +241,14 @@ def _verifiers(
     """By the names they have in the table. Raises UserError before any model is loaded."""
     if overrides and not trained:
         raise UserError(f"{overrides[0]}: belongs to --verifier, which is missing")
-    from ulorl.config.loading import load_as
-    from ulorl.config.reward_config import VerifierConfig as Settings
+    from ulorl.config.loading import load_class
+    from ulorl.config.reward_config import EngineVerifierConfig, VerifierConfig
     from ulorl.rewards.verdict_prompt import FOLDER_FILE
     from ulorl.rewards.verifier import Verifier
 
     models = {}
     if untrained:
-        settings = Settings(kind="engine", name=untrained, prompt=untrained_prompt, max_tokens=UNTRAINED_TOKENS)
+        settings = EngineVerifierConfig(name=untrained, prompt=untrained_prompt, max_tokens=UNTRAINED_TOKENS)
         models["untrained model"] = Verifier(settings, retries=0, cache=cache, key="--untrained")
     if trained:
         said = {override.partition("=")[0] for override in overrides}
@@ -256,8 +256,9 @@ def _verifiers(
             overrides = ["kind=engine", *overrides]
         if "max_tokens" not in said and (Path(trained).expanduser() / FOLDER_FILE).is_file():
             overrides = [f"max_tokens={VERDICT_TOKENS}", *overrides]
-        settings = load_as(Settings, [], overrides).model_copy(update={"name": trained})
-        models["verifier"] = Verifier(settings, cache=cache, key="--verifier")
+        overrides = [*overrides, f"name={json.dumps(trained)}"]
+        own: VerifierConfig = load_class(VerifierConfig, [], overrides)
+        models["verifier"] = Verifier(own, cache=cache, key="--verifier")
     return models
 
 

@@ -66,7 +66,7 @@ def model_identity(settings: ClientConfig) -> str:
     The model that a server or a hub calls by a name is assumed to stay the same.
     """
     names = ("kind", "name", "base_url", "system", "temperature", "top_p", "max_tokens", "seed", "retry_temperature")
-    values = settings.model_dump(include=set(names))
+    values = {"base_url": "", "seed": 0, **settings.model_dump(include=set(names))}
     if settings.kind == "engine":
         values["engine"] = settings.engine.model_dump(include={"kind", "dtype"})
         values |= {"chat": settings.chat} if settings.chat != "auto" else {}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.clients.client import Prompt, model_identity
-from ulorl.config.client_config import ClientConfig
+from ulorl.config.client_config import EngineClientConfig
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
@@ -27,7 +27,9 @@ class EngineClient:
     """Prompts go through the tokenizer's chat template, where it has one. A draw depends on (seed, prompt, sample)
     only, so that a run that goes on from the cache says what a run in one go says."""
 
-    def __init__(self, settings: ClientConfig, *, keep: bool = False, retry_temperature: float | None = None) -> None:
+    def __init__(
+        self, settings: EngineClientConfig, *, keep: bool = False, retry_temperature: float | None = None
+    ) -> None:
         """keep: the engine, from one call to the next. retry_temperature: of all samples of a prompt but the first;
         None: as of the first. Raises UserError for a model folder that cannot be used."""
         self._settings, self._keep = settings, keep

@@ -14,7 +14,7 @@ from typing import Any
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.clients.client import Prompt, model_identity
 from ulorl.clients.daemon_pool import DaemonPool
-from ulorl.config.client_config import ClientConfig
+from ulorl.config.client_config import EndpointClientConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
@@ -30,7 +30,7 @@ class ServerClient:
     prompt alone.
     """
 
-    def __init__(self, key: str, settings: ClientConfig, *, retry_temperature: float | None = None) -> None:
+    def __init__(self, key: str, settings: EndpointClientConfig, *, retry_temperature: float | None = None) -> None:
         """key: of the settings in the configuration, for messages. retry_temperature: of all samples of a prompt but
         the first; None: as of the first. Raises UserError without the openai package or an API key."""
         try:

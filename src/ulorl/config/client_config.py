@@ -1,48 +1,84 @@
-"""A model that is asked for whole outputs: it cleans data, or judges answers."""
+"""A model that answers prompts, to clean data or to judge answers: at a server, or in our own engine."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ulorl.config.engine_config import EngineConfig
-from ulorl.config.fields import Natural, Positive, Share, StrictConfig
+from ulorl.config.engine_config import EngineConfig, TorchEngineConfig
+from ulorl.config.fields import FIXED, MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, Share, StrictConfig
+from ulorl.config.unions import ByKind
 
 
-class ClientConfig(StrictConfig):
-    """A model that is asked for whole outputs: it cleans data, or judges answers."""
+class BaseClientConfig(StrictConfig):
+    """The keys of every client."""
 
-    kind: Literal["endpoint", "engine"] = Field(
-        default="endpoint", description="an OpenAI-compatible server, or our own rollout engine in this process"
-    )
     name: str = Field(
-        min_length=1, description="endpoint: the model's name there; engine: a transformers folder or hub name"
+        min_length=1,
+        description="the model: its name at the server, or with kind=engine a transformers folder or a hub name",
     )
-    base_url: str = Field(default="", description="endpoint: for example http://localhost:8000/v1; empty: OpenAI's own")
-    api_key_env: str = Field(default="OPENAI_API_KEY", description="endpoint: the environment variable with the key")
-    concurrency: Positive = Field(default=16, description="endpoint: requests at once")
-    timeout: float = Field(default=600, gt=0, description="endpoint: seconds a request may take")
-    retries: Natural = Field(default=4, description="endpoint: after time-outs, 408, 409, 429 and 5xx, with back-off")
-    max_failures: Positive = Field(default=16, description="endpoint: requests that fail in a row, then the run stops")
-    system: str = Field(default="", description="a system message")
-    chat: Literal["auto", "off"] = Field(
-        default="auto", description="engine: auto: through the tokenizer's chat template, where it has one"
+    system: str = Field(default="", description="the system message; empty: none")
+    temperature: float = Field(default=0.6, ge=0, description="the sampling temperature; 0 is greedy")
+    top_p: Share = Field(default=1.0, description="nucleus sampling; 1: off")
+    max_tokens: Positive = Field(default=8192, description="the longest output, its reasoning included")
+
+
+class EndpointClientConfig(BaseClientConfig):
+    """A model behind an OpenAI-compatible server."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    base_url: str = Field(
+        default="",
+        description="the server, for example http://localhost:8000/v1; empty: OpenAI",
+        json_schema_extra=MAY_CHANGE,
     )
-    temperature: float = Field(default=0.6, ge=0, description="0 is greedy")
-    top_p: Share = Field(default=1.0, description="nucleus; 1: off")
-    max_tokens: Positive = Field(default=8192, description="of an output")
-    seed: Natural = Field(default=0, description="engine: of the draws")
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="engine: auto, cpu, cuda or cuda:N"
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY",
+        description="the environment variable that holds the API key",
+        json_schema_extra=MAY_CHANGE,
     )
-    engine: EngineConfig = EngineConfig()
+    concurrency: Positive = Field(
+        default=16, description="how many requests run at the same time", json_schema_extra=MAY_CHANGE
+    )
+    timeout: float = Field(
+        default=600, gt=0, description="seconds that a request may take", json_schema_extra=MAY_CHANGE
+    )
+    retries: Natural = Field(
+        default=4,
+        description="retries of a request, with back-off, after a time-out or the status 408, 409, 429 or 5xx",
+        json_schema_extra=MAY_CHANGE,
+    )
+    max_failures: Positive = Field(
+        default=16, description="the run stops after so many failed requests in a row", json_schema_extra=MAY_CHANGE
+    )
 
     @model_validator(mode="after")
     def _no_secret_in_url(self) -> Self:
         if "@" in self.base_url.partition("//")[2].partition("/")[0]:
-            raise ValueError(
-                "base_url holds a user's name or password, and configurations are saved in plain text; put the key "
-                "into the environment variable that api_key_env names"
+            raise RefusedKeys(
+                Finding(
+                    "base_url",
+                    "holds a user name or a password, and configurations are saved as plain text; put the key into "
+                    "the environment variable that api_key_env names",
+                )
             )
         return self
+
+
+class EngineClientConfig(BaseClientConfig):
+    """A model that our own rollout engine decodes in this process."""
+
+    kind: Literal["engine"] = "engine"
+    chat: Literal["auto", "off"] = Field(
+        default="auto", description="auto: apply the chat template of the tokenizer, if it has one"
+    )
+    seed: Natural = Field(default=0, description="the seed of the samples")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    engine: EngineConfig = Field(default=TorchEngineConfig(), json_schema_extra=FIXED)
+
+
+ClientConfig: TypeAlias = Annotated[
+    EndpointClientConfig | EngineClientConfig,
+    ByKind("endpoint: an OpenAI-compatible server; engine: our own rollout engine in this process"),
+]

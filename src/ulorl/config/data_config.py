@@ -1,52 +1,91 @@
-"""[data]: where the problems come from and how they become prompts."""
+"""[data]: where the problems come from, and how they become prompts."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ulorl.config.fields import Natural, Positive, StrictConfig
+from ulorl.config.fields import Finding, Natural, Positive, RefusedKeys, StrictConfig
+from ulorl.config.unions import ByKind
 
 
-class DataConfig(StrictConfig):
-    kind: Literal["files", "hub", "reasoning_gym", "countdown"] = Field(
-        default="files", description="JSONL or Parquet files; a hub dataset; or problems made by a generator"
+class BaseDataConfig(StrictConfig):
+    """The keys of every source: prompts, and what happens to unusable problems."""
+
+    bad: Literal["refuse", "skip"] = Field(
+        default="refuse", description="bad records and prompts that are too long stop the run, or are skipped"
     )
-    path: str = Field(default="", description="files: a file, or a glob pattern; hub: the dataset's name")
-    split: str = Field(default="train", description="hub: which split")
-    subset: str = Field(default="", description="hub: which configuration of the dataset")
+    template: str = Field(default="{question}", description="the user message; {question} is replaced by the problem")
+    system: str = Field(default="", description="the system message, if the chat template has one; empty: none")
+    chat: Literal["auto", "off"] = Field(
+        default="auto", description="auto: apply the chat template of the tokenizer, if it has one"
+    )
+    max_prompt_tokens: Positive = Field(default=2048, description="a problem with a longer prompt is bad")
+
+    @model_validator(mode="after")
+    def _template_holds_the_question(self) -> Self:
+        if "{question}" not in self.template:
+            raise RefusedKeys(Finding("template", "must contain {question}"))
+        return self
+
+
+class RecordsDataConfig(BaseDataConfig):
+    """The keys of sources that consist of records: which fields hold what."""
+
     question: str = Field(default="problem", description="the field that holds the question")
     answer: str = Field(default="answer", description="the field that holds the reference answer")
-    answer_after: str = Field(default="", description="the reference is what follows the last of these, e.g. ####")
-    bad: Literal["refuse", "skip"] = Field(
-        default="refuse",
-        description="files and hub: what to do about bad records, prompts that are too long among them",
+    answer_after: str = Field(
+        default="", description="the reference is the text after the last occurrence of this mark, for example ####"
     )
     keep: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="further fields that a reward finds in problem.meta: yours, or options, for reward.kind=choice",
+        description="further fields that a reward finds in problem.meta: your own, or options for reward.kind=choice",
     )
-    task: str = Field(default="", description="reasoning_gym: the task's name")
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="generators: their settings by name; {} drops a recipe's"
-    )
-    size: Natural = Field(default=0, description="problems to take or make; 0: all there are (files and hub only)")
-    seed: int = Field(default=0, description="of generators")
-    template: str = Field(default="{question}", description="the user's message; {question} is the problem")
-    system: str = Field(default="", description="a system message, where the chat template takes one")
-    chat: Literal["auto", "off"] = Field(default="auto", description="auto: apply the tokenizer's chat template")
-    max_prompt_tokens: Positive = Field(default=2048, description="a problem with a longer prompt is bad")
+    size: Natural = Field(default=0, description="how many problems to take; 0: all")
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.kind in ("files", "hub") and not self.path:
-            raise ValueError(f"data.path is missing: data.kind={self.kind} needs one")
-        if self.kind == "reasoning_gym" and not self.task:
-            raise ValueError("data.task is missing: data.kind=reasoning_gym needs the name of a task")
-        if self.kind in ("reasoning_gym", "countdown") and not self.size:
-            raise ValueError(f"data.size is missing: data.kind={self.kind} needs the number of problems to make")
-        if "{question}" not in self.template:
-            raise ValueError("data.template must contain {question}")
-        return self
+
+class FilesDataConfig(RecordsDataConfig):
+    """JSONL, JSON, CSV or Parquet files."""
+
+    kind: Literal["files"] = "files"
+    path: str = Field(min_length=1, description="a file, or a glob pattern")
+
+
+class HubDataConfig(RecordsDataConfig):
+    """A dataset of the hub."""
+
+    kind: Literal["hub"] = "hub"
+    path: str = Field(min_length=1, description="the name of the dataset")
+    split: str = Field(default="train", description="the split of the dataset")
+    subset: str = Field(default="", description="the configuration of the dataset; empty: the default one")
+
+
+class GeneratorDataConfig(BaseDataConfig):
+    """The keys of problem generators."""
+
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="the generator's settings by name; {} drops those of earlier recipes"
+    )
+    size: Positive = Field(description="how many problems to generate")
+    seed: int = Field(default=0, description="the seed of the generator")
+
+
+class ReasoningGymDataConfig(GeneratorDataConfig):
+    """Problems of a task of reasoning-gym."""
+
+    kind: Literal["reasoning_gym"] = "reasoning_gym"
+    task: str = Field(min_length=1, description="the name of the task")
+
+
+class CountdownDataConfig(GeneratorDataConfig):
+    """Problems of the chain countdown, the task of the shipped tiny reasoner."""
+
+    kind: Literal["countdown"] = "countdown"
+
+
+DataConfig: TypeAlias = Annotated[
+    FilesDataConfig | HubDataConfig | ReasoningGymDataConfig | CountdownDataConfig,
+    ByKind("JSONL, JSON, CSV or Parquet files; a dataset of the hub; or problems that a generator makes"),
+]

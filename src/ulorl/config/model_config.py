@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ulorl.config.fields import Natural, StrictConfig
+from ulorl.config.fields import Finding, Natural, RefusedKeys, StrictConfig
+from ulorl.error_codes import ErrorCode
 
 
 class RopeConfig(StrictConfig):
@@ -26,13 +27,12 @@ class RopeConfig(StrictConfig):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.type == "none" and (self.factor or self.original_max_position_embeddings):
-            raise ValueError(
-                "model.rope.type=yarn is missing, which factor and original_max_position_embeddings go with"
-            )
+            raise RefusedKeys(Finding("type", "must be yarn for factor and original_max_position_embeddings"))
         if self.type == "yarn" and self.factor <= 1:
-            raise ValueError(f"model.rope.factor={self.factor:g} must be more than 1: the context grows by it")
+            raise RefusedKeys(Finding("factor", f"{self.factor:g} must be more than 1: the context grows by it"))
         if self.type == "yarn" and not self.original_max_position_embeddings:
-            raise ValueError("model.rope.original_max_position_embeddings is missing: positions before they grow")
+            text = "missing; the number of positions before they grow"
+            raise RefusedKeys(Finding("original_max_position_embeddings", text, ErrorCode.CONFIG_MISSING_KEY))
         return self
 
 
@@ -48,7 +48,8 @@ class LoraConfig(StrictConfig):
     @model_validator(mode="after")
     def _targets_named(self) -> Self:
         if not all(self.targets) or not self.targets:
-            raise ValueError('model.lora.targets names no layer; give all-linear, or a list as in ["q_proj", "v_proj"]')
+            text = 'names no layer; give all-linear, or a list as in ["q_proj", "v_proj"]'
+            raise RefusedKeys(Finding("targets", text, ErrorCode.CONFIG_BAD_VALUE))
         return self
 
 

@@ -6,18 +6,26 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ulorl.config.fields import Natural, Positive, Share, StrictConfig
+from ulorl.config.fields import MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, Share, StrictConfig
 
 PACKED_MASK_TOKENS = 16384  # of a packed row without flash-attention: its mask alone takes 256 MiB, its square
 
 
 class RunConfig(StrictConfig):
     dir: str = Field(default="runs/run", min_length=1, description="the run's folder")
-    checkpoint_every: Natural = Field(default=10, description="steps between checkpoints; 0: at the end only")
-    keep_last: Positive = Field(default=2, description="newest checkpoints kept")
-    keep_every: Natural = Field(default=0, description="checkpoints at multiples of this are kept for good; 0: none")
+    checkpoint_every: Natural = Field(
+        default=10, description="steps between checkpoints; 0: at the end only", json_schema_extra=MAY_CHANGE
+    )
+    keep_last: Positive = Field(default=2, description="newest checkpoints kept", json_schema_extra=MAY_CHANGE)
+    keep_every: Natural = Field(
+        default=0,
+        description="checkpoints at multiples of this are kept for good; 0: none",
+        json_schema_extra=MAY_CHANGE,
+    )
     async_checkpoint: bool = Field(
-        default=False, description="write checkpoints beside the run, from a copy in memory (weights and moments again)"
+        default=False,
+        description="write checkpoints beside the run, from a copy in memory (weights and moments again)",
+        json_schema_extra=MAY_CHANGE,
     )
 
 
@@ -37,9 +45,12 @@ class RolloutConfig(StrictConfig):
     @model_validator(mode="after")
     def _segments_divide(self) -> Self:
         if self.max_tokens % self.segments:
-            raise ValueError(
-                f"rollout.segments={self.segments} does not divide rollout.max_tokens={self.max_tokens}; "
-                "choose a divisor, a segment is max_tokens / segments tokens"
+            raise RefusedKeys(
+                Finding(
+                    "segments",
+                    f"{self.segments} does not divide rollout.max_tokens={self.max_tokens}; choose a divisor: a "
+                    "segment is max_tokens / segments tokens",
+                )
             )
         return self
 
@@ -74,7 +85,7 @@ class ObjectiveConfig(StrictConfig):
 
 
 class OptimConfig(StrictConfig):
-    lr: float = Field(default=1e-6, gt=0, description="learning rate of AdamW")
+    lr: float = Field(default=1e-6, gt=0, description="learning rate of AdamW", json_schema_extra=MAY_CHANGE)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.9, 0.999), strict=False, description="of AdamW"
     )
@@ -94,12 +105,18 @@ class OptimConfig(StrictConfig):
     )
     offload: bool = Field(default=False, description="AdamW's moments and its step on the CPU, for one GPU")
     max_skipped: Positive = Field(
-        default=3, description="mini-batches in a row whose loss or gradient is not finite, then the run stops"
+        default=3,
+        description="mini-batches in a row whose loss or gradient is not finite, then the run stops",
+        json_schema_extra=MAY_CHANGE,
     )
 
 
 class EvalConfig(StrictConfig):
-    every: Natural = Field(default=0, description="steps between evaluations; 0: before and after training only")
+    every: Natural = Field(
+        default=0,
+        description="steps between evaluations; 0: before and after training only",
+        json_schema_extra=MAY_CHANGE,
+    )
     problems: Positive = Field(default=500, description="held-out problems, at most")
     samples: Positive = Field(default=1, description="runs a problem: k of avg@k")
     temperature: float = Field(default=0.85, ge=0, description="0 is greedy")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from ulorl.config.data_config import DataConfig
-from ulorl.config.engine_config import EngineConfig
-from ulorl.config.fields import Natural, Positive, StrictConfig
-from ulorl.config.key_messages import explain
+from ulorl.config.engine_config import EngineConfig, TorchEngineConfig
+from ulorl.config.fields import MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, StrictConfig
+from ulorl.config.key_messages import findings_of
+from ulorl.config.layering import add_layer, without_other_kinds
 from ulorl.config.model_config import ModelConfig
-from ulorl.config.reward_config import RewardConfig
+from ulorl.config.reward_config import MathRewardConfig, RewardConfig
 from ulorl.config.training_config import (
     PACKED_MASK_TOKENS,
     EvalConfig,
@@ -22,104 +23,142 @@ from ulorl.config.training_config import (
     RolloutConfig,
     RunConfig,
 )
+from ulorl.config.unions import kind_in, variants_of
+
+_SOURCES = variants_of(DataConfig)
 
 
 class Config(StrictConfig):
-    """One run. Defaults are the paper's section 4.1."""
+    """The configuration of one run. The defaults are those of the paper's section 4.1."""
 
-    steps: Positive = Field(default=300, description="steps of Algorithm 1")
-    seed: Natural = Field(default=0, description="of every draw and of the order of the problems")
+    steps: Positive = Field(default=300, description="steps of Algorithm 1", json_schema_extra=MAY_CHANGE)
+    seed: Natural = Field(default=0, description="the seed of the samples and of the order of the problems")
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = TorchEngineConfig()
     rollout: RolloutConfig = RolloutConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
-    reward: RewardConfig = RewardConfig()
+    reward: RewardConfig = MathRewardConfig()
     data: DataConfig
     eval: EvalConfig = EvalConfig()
-    log: LogConfig = LogConfig()
+    log: LogConfig = Field(default=LogConfig(), json_schema_extra=MAY_CHANGE)
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if lines := [*self._impossible_engine(), *self._impossible_learner(), *self._impossible_problems()]:
-            raise ValueError("\n".join(lines))
+        if found := [*self._impossible_engine(), *self._impossible_learner(), *self._impossible_problems()]:
+            raise RefusedKeys(*found)
         return self
 
-    def _impossible_engine(self) -> Iterator[str]:
-        if self.objective.importance == "tois" and self.rollout.segments > 1:
-            yield (
-                f"objective.importance=tois needs rollout.segments=1 (found {self.rollout.segments}): with more "
-                "segments a sample's tokens come from several versions; use pois or sais"
+    def _impossible_engine(self) -> Iterator[Finding]:
+        rollout, objective = self.rollout, self.objective
+        if objective.importance == "tois" and rollout.segments > 1:
+            yield Finding(
+                "objective.importance",
+                f"tois needs rollout.segments=1 (found {rollout.segments}): with more segments the tokens of a sample "
+                "come from several versions; use pois or sais",
             )
-        if self.objective.tis_cap and self.objective.importance != "pois":
-            yield (
-                f"objective.tis_cap={self.objective.tis_cap} goes with objective.importance=pois: the old policy of "
-                f"{self.objective.importance} is the engine's already, its ratio would be counted twice"
+        if objective.tis_cap and objective.importance != "pois":
+            yield Finding(
+                "objective.tis_cap",
+                f"goes with objective.importance=pois only: the old policy of {objective.importance} is that of the "
+                "engine, so its ratio would count twice",
             )
-        truncated = self.rollout.top_p < 1 or self.rollout.top_k > 0
-        if self.engine.kind == "vllm" and truncated and self.rollout.temperature != 1:
-            yield (
-                f"engine.kind=vllm with rollout.temperature={self.rollout.temperature} needs rollout.top_p=1 and "
-                "rollout.top_k=0: vLLM gives log-probs either before temperature or after top-p and top-k, and "
-                "training needs those between"
-            )
-
-    def _impossible_learner(self) -> Iterator[str]:
-        flash, autocast = self.model.attention == "flash_attention_2", self.optim.autocast == "bfloat16"
-        if autocast and self.model.dtype == "bfloat16":
-            yield (
-                "optim.autocast=bfloat16 goes with model.dtype=float32: weights stay float32 and are rounded for each "
-                "product; those of model.dtype=bfloat16 are bfloat16 already"
-            )
-        if flash and not autocast and self.model.dtype == "float32":
-            yield "model.attention=flash_attention_2 needs bfloat16: optim.autocast=bfloat16, or model.dtype=bfloat16"
-        if self.optim.layout == "packed" and not flash and self.optim.microbatch_tokens > PACKED_MASK_TOKENS:
-            yield (
-                f"optim.layout=packed with model.attention={self.model.attention} needs optim.microbatch_tokens <= "
-                f"{PACKED_MASK_TOKENS} (found {self.optim.microbatch_tokens}): its mask takes tokens x tokens bytes; "
-                "take flash_attention_2, or optim.layout=padded, which needs no mask"
-            )
-        if self.optim.minibatches > self.rollout.prompts * self.rollout.group:
-            yield (
-                f"optim.minibatches={self.optim.minibatches} is more than rollout.prompts x rollout.group = "
-                f"{self.rollout.prompts * self.rollout.group} samples a step; a mini-batch holds at least one"
-            )
-        soft, buffer = self.objective.overlong == "soft", self.objective.overlong_buffer
-        if buffer >= self.rollout.max_tokens or (soft and not buffer):
-            yield (
-                f"objective.overlong_buffer must be less than rollout.max_tokens={self.rollout.max_tokens}, and "
-                f"objective.overlong=soft needs 0 < objective.overlong_buffer < rollout.max_tokens; found {buffer}"
+        truncated = rollout.top_p < 1 or rollout.top_k > 0
+        if self.engine.kind == "vllm" and truncated and rollout.temperature != 1:
+            yield Finding(
+                "engine.kind",
+                f"vllm with rollout.temperature={rollout.temperature} needs rollout.top_p=1 and rollout.top_k=0: vLLM "
+                "gives log-probs either before temperature or after top-p and top-k, and training needs those between",
             )
 
-    def _impossible_problems(self) -> Iterator[str]:
+    def _impossible_learner(self) -> Iterator[Finding]:
+        optim, model, samples = self.optim, self.model, self.rollout.prompts * self.rollout.group
+        flash, autocast = model.attention == "flash_attention_2", optim.autocast == "bfloat16"
+        if autocast and model.dtype == "bfloat16":
+            yield Finding(
+                "optim.autocast",
+                "bfloat16 goes with model.dtype=float32: it rounds float32 weights for each product; the weights of "
+                "model.dtype=bfloat16 are bfloat16 already",
+            )
+        if flash and not autocast and model.dtype == "float32":
+            yield Finding(
+                "model.attention",
+                "flash_attention_2 needs bfloat16: set optim.autocast=bfloat16, or model.dtype=bfloat16",
+            )
+        if optim.layout == "packed" and not flash and optim.microbatch_tokens > PACKED_MASK_TOKENS:
+            yield Finding(
+                "optim.layout",
+                f"packed with model.attention={model.attention} needs optim.microbatch_tokens <= {PACKED_MASK_TOKENS} "
+                f"(found {optim.microbatch_tokens}): its mask takes tokens x tokens bytes; use flash_attention_2, or "
+                "optim.layout=padded, which needs no mask",
+            )
+        if optim.minibatches > samples:
+            yield Finding(
+                "optim.minibatches",
+                f"{optim.minibatches} is more than rollout.prompts x rollout.group = {samples} samples of a step; a "
+                "mini-batch holds at least one",
+            )
+        buffer, longest = self.objective.overlong_buffer, self.rollout.max_tokens
+        if buffer >= longest or (self.objective.overlong == "soft" and not buffer):
+            yield Finding(
+                "objective.overlong_buffer",
+                f"must be less than rollout.max_tokens={longest}, and more than 0 for objective.overlong=soft; "
+                f"found {buffer}",
+            )
+
+    def _impossible_problems(self) -> Iterator[Finding]:
         try:
             sources = {"data": self.data, **({"eval.data": self.eval_data()} if self.eval.data else {})}
-        except ValueError as error:
-            yield str(error)
+        except RefusedKeys as error:
+            yield from error.findings
             return
         for key, data in sources.items():
             if self.reward.kind in ("countdown", "reasoning_gym") and data.kind != self.reward.kind:
-                yield (
-                    f"reward.kind={self.reward.kind} judges problems of {key}.kind={self.reward.kind} only, found "
-                    f"{key}.kind={data.kind}; for files and the hub take reward.kind=math, numeric, exact, choice, "
-                    "generative or function"
+                yield Finding(
+                    "reward.kind",
+                    f"{self.reward.kind} judges problems of {key}.kind={self.reward.kind} only, found "
+                    f"{key}.kind={data.kind}; for files and the hub use reward.kind=math, numeric, exact, choice, "
+                    "generative or function",
                 )
 
     @property
     def engine_dtype(self) -> Literal["float32", "bfloat16"]:
-        """Of the rollout's copy of the weights."""
+        """The dtype of the engine's copy of the weights."""
         return self.model.dtype if self.engine.dtype == "auto" else self.engine.dtype
 
     @property
     def learner_dtype(self) -> Literal["float32", "bfloat16"]:
-        """What the learner's forward pass computes in."""
+        """The dtype in which the learner's forward pass computes."""
         return "bfloat16" if self.optim.autocast == "bfloat16" else self.model.dtype
 
     def eval_data(self) -> DataConfig:
-        """The held-out problems: `data` with the keys of `eval.data` laid over it."""
+        """Return where the held-out problems come from: `data` with the keys of `eval.data` laid over it.
+
+        Where `eval.data` names another kind, only the keys of `data` that this kind has count.
+        """
         try:
-            return DataConfig.model_validate({**self.data.model_dump(), **self.eval.data})
+            return _DATA.validate_python(add_layer(_SOURCES, self.data.model_dump(), [self.eval.data]))
         except ValidationError as error:
-            lines = [explain(dict(e), within=("eval", "data"), section=DataConfig) for e in error.errors()]
-            raise ValueError("\n".join(lines)) from None
+            raise RefusedKeys(*findings_of(error, _SOURCES, ("eval", "data"))) from None
+
+
+_DATA: TypeAdapter[DataConfig] = TypeAdapter(DataConfig)
+
+
+def without_other_eval_kinds(
+    below: Mapping[str, Any], above: Mapping[str, Any], *, always: bool = False
+) -> dict[str, Any]:
+    """Return `below` without the keys of `eval.data` that apply only to other kinds of data than the one that `above`
+    chooses for the held-out problems: as `layering.without_other_kinds`, for a section whose kind may be `data.kind`.
+    """
+    section, source = below.get("eval"), above.get("data")
+    table, then = (
+        tree.get("eval", {}).get("data") if isinstance(tree.get("eval"), Mapping) else None for tree in (below, above)
+    )
+    if not isinstance(section, Mapping) or not isinstance(table, Mapping) or not isinstance(then, Mapping):
+        return dict(below)
+    before = {"kind": kind_in(_SOURCES, below.get("data")), **table}
+    after = {"kind": kind_in(_SOURCES, source), **then}
+    kept = without_other_kinds(_SOURCES, before, after, always=always)
+    return {**below, "eval": {**section, "data": {name: value for name, value in kept.items() if name in table}}}

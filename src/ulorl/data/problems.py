@@ -13,15 +13,23 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from ulorl.common.key_paths import look_up
-from ulorl.config.data_config import DataConfig
+from ulorl.config.data_config import (
+    CountdownDataConfig,
+    DataConfig,
+    FilesDataConfig,
+    HubDataConfig,
+    ReasoningGymDataConfig,
+    RecordsDataConfig,
+)
 from ulorl.data.canonical_tasks import canonical_key, has_rule
 from ulorl.data.record_files import Record, decimal, expand, first_line, is_number, read_hub, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
+_RecordSource: TypeAlias = FilesDataConfig | HubDataConfig
 HELD_OUT_SHARE = 0.2  # of a generator's problems
 _log = logging.getLogger(__name__)
 _ID_FIELDS = ("id", "unique_id")
@@ -39,29 +47,34 @@ def load_problems(data: DataConfig, *, held_out: bool = False) -> list[Problem]:
 
 def load_located(data: DataConfig, *, held_out: bool = False) -> tuple[list[Problem], dict[str, str]]:
     """As `load_problems`, with the place (file and line, or record) of each problem that has one, by its id."""
-    if data.kind == "countdown":
+    if isinstance(data, CountdownDataConfig):
         from ulorl.data import countdown
 
         return countdown.problems(data.size, data.seed, held_out=held_out, **data.settings), {}
-    if data.kind == "reasoning_gym":
+    if isinstance(data, ReasoningGymDataConfig):
         return list(_reasoning_gym(data, held_out)), {}
-    if data.kind == "hub":
+    if isinstance(data, HubDataConfig):
         records: Iterable[Record | UserError] = _hub(data)
     else:
         records = chain.from_iterable(map(read_records, expand(data.path)))
     return _collect(records, data)
 
 
+def source_of(data: DataConfig) -> str:
+    """Return the name of a source in messages: its path, or the kind of generator."""
+    return data.path if isinstance(data, _RecordSource) else f"data.kind={data.kind}"
+
+
 def leave_out(faults: Sequence[UserError], data: DataConfig) -> None:
     """What `data.bad` says about bad records: a warning when they are left out, else UserError listing them."""
     if faults and data.bad == "refuse":
         mend = "bad records; mend them, or leave them out with data.bad=skip"
-        raise UserError(f"{data.path}: {mend}:\n{listing(faults)}")
+        raise UserError(f"{source_of(data)}: {mend}:\n{listing(faults)}")
     if faults:
-        _log.warning("%s: %d bad records left out:\n%s", data.path, len(faults), listing(faults))
+        _log.warning("%s: %d bad records left out:\n%s", source_of(data), len(faults), listing(faults))
 
 
-def _collect(records: Iterable[Record | UserError], data: DataConfig) -> tuple[list[Problem], dict[str, str]]:
+def _collect(records: Iterable[Record | UserError], data: _RecordSource) -> tuple[list[Problem], dict[str, str]]:
     """The problems of the first good records, `data.size` of them or all, and a word on every bad one."""
     problems: list[Problem] = []
     places: dict[str, str] = {}  # by id
@@ -83,7 +96,7 @@ def _collect(records: Iterable[Record | UserError], data: DataConfig) -> tuple[l
     return problems, places
 
 
-def _problem(record: Record | UserError, data: DataConfig, places: dict[str, str]) -> Problem:
+def _problem(record: Record | UserError, data: RecordsDataConfig, places: dict[str, str]) -> Problem:
     if isinstance(record, UserError):
         raise record
     question = _field(record, data.question, "data.question")
@@ -149,12 +162,12 @@ def _check_json(meta: Mapping[str, Any], record: Record) -> None:
             raise UserError(_wrong(record, name, value, "JSON values (data.keep)")) from None
 
 
-def _hub(data: DataConfig) -> Iterator[Record]:
+def _hub(data: HubDataConfig) -> Iterator[Record]:
     mend = "check data.path, data.subset and data.split and the network, or use data.kind=files"
     return read_hub(data.path, data.subset, data.split, mend)
 
 
-def _reasoning_gym(data: DataConfig, held_out: bool) -> Iterator[Problem]:
+def _reasoning_gym(data: ReasoningGymDataConfig, held_out: bool) -> Iterator[Problem]:
     """`size` distinct questions of one side, in the order in which the task draws them.
 
     The side is a stable hash of what the question asks, whatever its words (`data.canonical`), so that sides are
@@ -190,7 +203,7 @@ def _reasoning_gym(data: DataConfig, held_out: bool) -> Iterator[Problem]:
     )
 
 
-def _warn_of_few(data: DataConfig, problems: int) -> None:
+def _warn_of_few(data: ReasoningGymDataConfig, problems: int) -> None:
     """A word on held-out questions that ask few problems: their accuracy says less than their number suggests."""
     if 2 * problems <= data.size:
         _log.warning(
@@ -212,7 +225,7 @@ def _survives(entry: Mapping[str, Any], literal: str) -> bool:
         return False
 
 
-def _dataset(data: DataConfig) -> Any:
+def _dataset(data: ReasoningGymDataConfig) -> Any:
     """reasoning-gym's dataset, long enough to draw `data.size` questions of either side from a task with repeats."""
     try:
         import reasoning_gym

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ulorl.answers import quantities
-from ulorl.config.reward_config import AnswerConfig, RewardConfig
+from ulorl.config.reward_config import AnswerConfig, AnswerRewardConfig, NumericRewardConfig, RewardConfig
 from ulorl.rewards.reward import RewardError, Verdict
 from ulorl.rewards.sandbox import shared_sandbox
 from ulorl.types import Problem
@@ -17,9 +17,9 @@ DIGITS = 6
 
 def why(settings: RewardConfig, problem: Problem, text: str, verdict: Verdict) -> str:
     """`verdict.reason` with what more can be found out: that thinking does not count, and how a quantity was read."""
-    if verdict.answer is None and verdict.reason:
+    if isinstance(settings, AnswerRewardConfig) and verdict.answer is None and verdict.reason:
         return verdict.reason + thinking(settings.answer, text)
-    if settings.kind != "numeric" or not verdict.answer or verdict.reason.startswith("too long"):
+    if not isinstance(settings, NumericRewardConfig) or not verdict.answer or verdict.reason.startswith("too long"):
         return verdict.reason
     try:
         read = shared_sandbox("reading", settings.timeout).text(

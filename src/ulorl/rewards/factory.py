@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ulorl.config import reward_config as kinds
 from ulorl.config.reward_config import RewardConfig
 from ulorl.rewards.reward import Reward, Verdict
 
@@ -15,22 +16,22 @@ def make_reward(settings: RewardConfig, cache: Path | None = None) -> Reward:
     or a setting cannot be used."""
     from ulorl.rewards import rules, tasks
 
-    match settings.kind:
-        case "math":
+    match settings:
+        case kinds.MathRewardConfig():
             return rules.MathReward(settings.answer, settings.timeout)
-        case "numeric":
+        case kinds.NumericRewardConfig():
             return rules.NumericReward(settings)
-        case "exact":
+        case kinds.ExactRewardConfig():
             return rules.ExactReward(settings.answer)
-        case "choice":
+        case kinds.ChoiceRewardConfig():
             return rules.ChoiceReward(settings.answer)
-        case "reasoning_gym":
+        case kinds.ReasoningGymRewardConfig():
             return tasks.ReasoningGymReward(settings.answer, settings.timeout)
-        case "countdown":
+        case kinds.CountdownRewardConfig():
             return tasks.CountdownReward()
-        case "function":
+        case kinds.FunctionRewardConfig():
             return tasks.FunctionReward(settings.function, settings.timeout)
-        case "generative":
+        case kinds.GenerativeRewardConfig():
             from ulorl.rewards.generative import GenerativeReward
 
             return GenerativeReward(settings, cache)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ulorl.answers.extraction import PROSE, locate
 from ulorl.cancellation import NEVER, CancelToken
-from ulorl.config.reward_config import RewardConfig
+from ulorl.config.reward_config import GenerativeRewardConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.reward import Reward, Verdict, completed, wait_for_verdict
@@ -23,7 +23,7 @@ class GenerativeReward(Reward):
     """1.0 when the verifier finds the output's answer equivalent to `problem.answer`. An output without an answer is
     wrong, and so is an answer of more than `max_answer_chars` characters: the model is not asked."""
 
-    def __init__(self, settings: RewardConfig, cache: Path | None = None) -> None:
+    def __init__(self, settings: GenerativeRewardConfig, cache: Path | None = None) -> None:
         """cache: where verdicts are kept, unless `settings.verifier.cache` says where. Raises UserError as
         `Verifier`."""
         own = Path(settings.verifier.cache) if settings.verifier.cache else None

@@ -9,7 +9,7 @@ from typing import Any
 from ulorl.answers.extraction import PROSE, locate
 from ulorl.common.intervals import Interval, rate
 from ulorl.common.progress import Advance
-from ulorl.config.reward_config import RewardConfig
+from ulorl.config.reward_config import AnswerRewardConfig, MathRewardConfig, RewardConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.case_files import Case, check_options
@@ -66,7 +66,7 @@ def judge_cases(
     Raises UserError as the reward, and after `reward.max_unscored` cases without a verdict in a row.
     """
     reward, bare = (make_reward(settings), None) if settings else (RulesReward(), BareRules())
-    settings = settings or RewardConfig()
+    settings = settings or MathRewardConfig()
     if settings.kind == "choice":
         check_options(cases)
     retries = 0 if settings.kind == "generative" else settings.retries  # it asks again by itself
@@ -100,9 +100,10 @@ def output_of(case: Case, settings: RewardConfig) -> str:
     default a \boxed{}. A reward that judges whole outputs gets the answer as it is."""
     if case.output is not None:
         return case.output
-    answer, find = case.answer or "", settings.answer.find
-    if settings.kind in ("function", "countdown"):
+    answer = case.answer or ""
+    if not isinstance(settings, AnswerRewardConfig):
         return answer
+    find = settings.answer.find
     if "boxed" in find or not find:
         answer = f"\\boxed{{{answer}}}"
     elif "tags" in find:

@@ -10,8 +10,7 @@ from enum import Enum
 from ulorl.answers.choices import chosen, options_of, stated_in
 from ulorl.answers.extraction import MATH, NUMERIC, PROSE, Found, after_thinking, locate
 from ulorl.answers.normalisation import exact_form
-from ulorl.config.reward_config import AnswerConfig, Place
-from ulorl.config.reward_config import RewardConfig as Settings
+from ulorl.config.reward_config import AnswerConfig, NumericRewardConfig, Place
 from ulorl.rewards.reward import Reward, Verdict
 from ulorl.rewards.sandbox import SECONDS, shared_sandbox
 from ulorl.types import Problem
@@ -64,7 +63,7 @@ class NumericReward(RuleReward):
     find = NUMERIC
     reasons = ("not the same number with unit", "the same number with unit, within the tolerance")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: NumericRewardConfig) -> None:
         super().__init__(settings.answer, settings.timeout)
         self._tolerance = {
             "relative": settings.tolerance,

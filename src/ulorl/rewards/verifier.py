@@ -77,7 +77,9 @@ class Verifier:
         self._rules_first = RulesFirst(accept=settings.rules_first, refuse=settings.rules_refuse)
         self._server: ServerClient | None = None
         self._engine: EngineClient | None = None
+        threads = 1
         if self.settings.kind == "endpoint":
+            threads = self.settings.concurrency
             self._server = ServerClient(key, self.settings, retry_temperature=settings.retry_temperature)
         else:
             from ulorl.clients.engine_client import EngineClient
@@ -85,7 +87,7 @@ class Verifier:
             self._engine = EngineClient(self.settings, keep=True, retry_temperature=settings.retry_temperature)
         self._identity = model_identity(self.settings)
         self._cache_path, self._cache = cache, None if cache else OutputCache(None)
-        self._pool = DaemonPool(self.settings.concurrency)
+        self._pool = DaemonPool(threads)
         self._lock = Lock()
         self._pending: dict[AnswerPair, _Judging] = {}
         self._stopped: UserError | None = None
@@ -287,4 +289,5 @@ def _as_trained(settings: VerifierConfig, key: str) -> tuple[VerifierConfig, Ver
             key=f"{key}.prompt",
         ) from error
     most = min(settings.max_tokens, TRAINED_TOKENS)
-    return settings.model_copy(update={"chat": chat, "max_tokens": most}), prompt
+    trained = {"max_tokens": most, **({"chat": chat} if settings.kind == "engine" else {})}
+    return settings.model_copy(update=trained), prompt

@@ -15,7 +15,9 @@ from filelock import FileLock, Timeout
 
 from ulorl.common import atomic_files
 from ulorl.common.key_paths import flatten
-from ulorl.config.loading import from_json
+from ulorl.config.data_config import FilesDataConfig, HubDataConfig
+from ulorl.config.loading import load_saved
+from ulorl.config.resume import may_change
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -23,13 +25,6 @@ from ulorl.errors import UserError
 CONFIG, FINISHED = "config.json", "finished.json"
 LOCK = "run.lock"  # empty; the operating system knows who holds it
 VERDICTS = "verifier.sqlite"  # of the generative verifier, which may have been paid for: they outlive the run
-MAY_CHANGE = (
-    "steps", "run.checkpoint_every", "run.keep_last", "run.keep_every", "run.async_checkpoint", "eval.every", "log",
-    "optim.lr", "optim.max_skipped", "engine.tolerance", "engine.max_faults", "engine.deadline", "reward.timeout",
-    "reward.retries", "reward.max_unscored", "reward.verifier.base_url", "reward.verifier.api_key_env",
-    "reward.verifier.concurrency", "reward.verifier.timeout", "reward.verifier.retries",
-    "reward.verifier.max_failures", "reward.verifier.cache",
-)  # fmt: skip
 _SECTIONS = {"run", "rollout", "objective", "optim"}  # of a config.json of ours, of any version
 
 
@@ -48,11 +43,14 @@ def holds_run(run_dir: Path) -> bool:
 def changes(cfg: Config) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ between the run in `run.dir` and `cfg`: those of the run, and those asked for. Raises
     UserError when there is one that may not change, for it is another run then."""
-    saved = from_json(Path(cfg.run.dir) / CONFIG)
+    saved = load_saved(Path(cfg.run.dir) / CONFIG)
     there, asked = flatten(saved.model_dump(mode="json")), flatten(cfg.model_dump(mode="json"))
     differ = {k: (there.get(k), asked.get(k)) for k in sorted(there | asked) if there.get(k) != asked.get(k)}
+    kinds = tuple(key.removesuffix("kind") for key in differ if key.endswith(".kind"))
+    for key in [k for k in differ if k.startswith(kinds) and not (k in there and k in asked)]:
+        del differ[key]  # only one of the two kinds has such a key; that the kinds differ is listed
     differ.pop("run.dir", None)  # the same folder by another name, or moved
-    if fixed := [key for key in differ if not _free(key)]:
+    if fixed := [key for key in differ if not may_change(key)]:
         raise UserError(
             f"{cfg.run.dir} holds another run: {spelled({key: differ[key] for key in fixed})}. Choose another run.dir, "
             "or --overwrite to replace it"
@@ -91,7 +89,10 @@ def check_free(cfg: Config) -> None:
         raise UserError(f"run.dir={run_dir} is a file; choose another run.dir")
     if not holds_run(run_dir) and {path.name for path in run_dir.iterdir()} - _BEGINNING:
         raise UserError(f"{run_dir} is not empty and not a run's folder; choose another run.dir")
-    for key, path in (("model.path", cfg.model.path), ("data.path", cfg.data.path)):
+    read = {"model.path": cfg.model.path}
+    if isinstance(cfg.data, FilesDataConfig | HubDataConfig):
+        read["data.path"] = cfg.data.path
+    for key, path in read.items():
         if Path(path).resolve().is_relative_to(run_dir.resolve()):
             raise UserError(f"{key}={path} lies in {run_dir}, which --overwrite would remove; choose another run.dir")
 
@@ -130,7 +131,3 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)

@@ -205,7 +205,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> str:
 
 def diverged(cfg: Config, step: int, last: Skipped | None) -> Diverged:
     """`optim.max_skipped` mini-batches in a row were skipped. Draws depend on the seed only, so resuming without a
-    change would meet the same numbers: the command lowers the learning rate, which `run.MAY_CHANGE` allows."""
+    change would meet the same numbers: the command lowers the learning rate, which a resumed run may change."""
     run_dir, mend = Path(cfg.run.dir), "start again with a lower optim.lr: there is no checkpoint yet"
     with suppress(UserError):
         newest = checkpoint.latest(run_dir)

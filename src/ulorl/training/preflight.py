@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from ulorl.answers.normalisation import comparable_question
 from ulorl.config.data_config import DataConfig
 from ulorl.config.tree import Config
-from ulorl.data.problems import leave_out, load_located
+from ulorl.data.problems import leave_out, load_located, source_of
 from ulorl.data.prompts import PromptLimits, encode_each
 from ulorl.engines.factory import check_decodable, check_engine, pick_device
 from ulorl.errors import ErrorCollector, UserError
@@ -220,7 +220,7 @@ def _prompted(
     leave_out([prompt for prompt in encoded if isinstance(prompt, UserError)], data)
     kept = [(p, prompt) for p, prompt in zip(problems, encoded, strict=True) if not isinstance(prompt, UserError)]
     if problems and not kept:
-        raise UserError(f"{data.path}: every problem's prompt is bad, as warned of above")
+        raise UserError(f"{source_of(data)}: every problem's prompt is bad, as warned of above")
     return kept
 
 

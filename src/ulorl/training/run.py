@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.common import atomic_files
-from ulorl.config.loading import from_json, overridden
+from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.model_config import LoraConfig
+from ulorl.config.resume import resumable_keys
 from ulorl.config.tree import Config
 from ulorl.data.stream import ProblemStream
 from ulorl.engines.engine import Engine
@@ -30,7 +31,6 @@ from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.runs import run_folder
-from ulorl.runs.run_folder import MAY_CHANGE
 from ulorl.runs.run_log import RunLog
 from ulorl.training import checkpoint
 from ulorl.training.checkpoint import Counters, Writer
@@ -80,15 +80,15 @@ def train(cfg: Config, *, overwrite: bool = False) -> Result:
 
 def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
     """Go on from the newest checkpoint, as if the run had never stopped; without one yet, from the beginning. Raises
-    UserError when there is no run, or when an override changes what the run is (only `MAY_CHANGE` may)."""
+    UserError when there is no run, or when an override changes what the run is (only `resumable_keys` may)."""
     if not run_folder.holds_run(run_dir):
-        from_json(run_dir / run_folder.CONFIG)  # says what is wrong with it
+        load_saved(run_dir / run_folder.CONFIG)  # says what is wrong with it
         raise UserError(f"{run_dir} is no run's folder")
     with run_folder.locked(run_dir):
         folder = checkpoint.newest(run_dir)
-        saved = from_json(run_dir / run_folder.CONFIG)
+        saved = load_saved(run_dir / run_folder.CONFIG)
         moved = saved.model_copy(update={"run": saved.run.model_copy(update={"dir": str(run_dir)})})
-        cfg = overridden(moved, overrides, may_change=MAY_CHANGE)
+        cfg = with_overrides(moved, overrides, allowed=resumable_keys(), purpose="a resumed run")
         _check_unfinished(cfg, folder)
         if folder:
             return _go_on(cfg, folder, f"{run_dir} goes on")
@@ -135,7 +135,7 @@ def _go_on(cfg: Config, folder: Path, said: str) -> Result:
             "put data.path back as it was"
         )
     rooms = build(cfg, inputs, folder, counters, pools)
-    if from_json(run_dir / run_folder.CONFIG).optim == cfg.optim:  # else it was changed to mend what was skipped
+    if load_saved(run_dir / run_folder.CONFIG).optim == cfg.optim:  # else it was changed to mend what was skipped
         rooms.learner.skipped_in_row = counters.skipped_in_row
     with atomic_files.writing(run_dir, lambda: checkpoint.mend(run_dir)):
         run_folder.save_config(cfg)

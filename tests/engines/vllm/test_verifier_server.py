@@ -20,7 +20,7 @@ import ulorl
 from paths import ROOT
 from ulorl.clients.engine_client import EngineClient
 from ulorl.clients.server_client import ServerClient
-from ulorl.config.reward_config import VerifierConfig as Settings
+from ulorl.config.reward_config import EndpointVerifierConfig, EngineVerifierConfig, VerifierConfig
 from ulorl.errors import UserError
 from ulorl.rewards.verdict_policy import AnswerPair
 from ulorl.rewards.verifier import Verifier
@@ -88,12 +88,14 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOPBACK_KEY", "sk-loopback")
 
 
-def served(url: str, **more: Any) -> Settings:
-    return Settings(name="judge", base_url=url, api_key_env="LOOPBACK_KEY", max_tokens=24, concurrency=8, **more)
+def served(url: str, **more: Any) -> VerifierConfig:
+    return EndpointVerifierConfig(
+        name="judge", base_url=url, api_key_env="LOOPBACK_KEY", max_tokens=24, concurrency=8, **more
+    )
 
 
-def own(**more: Any) -> Settings:
-    return Settings(kind="engine", name=str(SMOLLM2), max_tokens=24, **more)
+def own(**more: Any) -> VerifierConfig:
+    return EngineVerifierConfig(name=str(SMOLLM2), max_tokens=24, **more)
 
 
 def test_the_server_says_what_our_engine_says(server: str) -> None:

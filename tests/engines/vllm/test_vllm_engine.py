@@ -29,7 +29,7 @@ from transformers import (
 
 import ulorl
 from paths import ROOT
-from ulorl.config.engine_config import EngineConfig, VllmConfig
+from ulorl.config.engine_config import VllmConfig, VllmEngineConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
@@ -71,7 +71,7 @@ def _free_memory() -> Iterator[None]:
 
 def start(path: str = TINY, *, temperature: float = 0.85, eos: Sequence[int] = (EOS,), slots: int = 8, **vllm: object):
     spec = EngineSpec(
-        engine=EngineConfig(kind="vllm", slots=slots, prefill_tokens=512, vllm=VllmConfig(eager=True, **vllm)),
+        engine=VllmEngineConfig(slots=slots, prefill_tokens=512, vllm=VllmConfig(eager=True, **vllm)),
         device=torch.device("cpu"),
         sampling=Sampling(temperature),
         longest=320,
