@@ -19,6 +19,7 @@ import pytest
 import ulorl
 from fake_server import FAULTS, UNREADABLE, Judge, completion, serving
 from paths import ROOT
+from refusals import refused
 from ulorl.cancellation import Cancelled, CancelToken
 from ulorl.clients import engine_client
 from ulorl.clients.client import folder_fingerprint, model_identity
@@ -28,6 +29,7 @@ from ulorl.config.reward_config import (
     GenerativeRewardConfig,
     VerifierConfig,
 )
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.generative import GenerativeReward
