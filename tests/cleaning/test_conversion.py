@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ulorl.cleaning.conversion import Pending, convert, option_text
+from ulorl.cleaning.conversion_rules import Pending, convert, option_text
+from ulorl.cleaning.items import Drop, Item
 from ulorl.cleaning.question_shapes import Shape
-from ulorl.cleaning.record import Drop, Item
 
 
 def item(question: str, answer: str) -> Item:

@@ -11,8 +11,8 @@ import pytest
 
 from ulorl.cleaning import model_steps
 from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
+from ulorl.cleaning.items import Drop, Item, Outcome
 from ulorl.cleaning.question_shapes import Shape
-from ulorl.cleaning.record import Drop, Item, Outcome
 from ulorl.clients.client import CachedClient, ModelClient, Prompt
 from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT
@@ -148,7 +148,7 @@ def judged(by_model: list[str], folder: Path, answer: str = "1", agreement: floa
         CachedClient(f"m{n}", lambda said=said: Scripted(says(said.split())), OutputCache(folder / "cache.sqlite"))  # type: ignore[misc]
         for n, said in enumerate(by_model)
     ]
-    (outcome,) = model_steps.drop_wrong_references(settings, models, model_steps.Same(Exact()), SILENT)(
+    (outcome,) = model_steps.drop_wrong_references(settings, models, model_steps.SameAnswer(Exact()), SILENT)(
         [item("x?", answer)]
     )
     return outcome

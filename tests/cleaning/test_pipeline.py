@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from paths import ROOT, SHARED
-from ulorl.cleaning import filters, pipeline
+from ulorl.cleaning import length_and_language, pipeline
 from ulorl.cleaning.cleaning_config import Clean
 from ulorl.cli.data_commands import app
 from ulorl.clients.client import Prompt
@@ -57,7 +57,9 @@ def raw(tmp_path: Path) -> Path:
     return lines(tmp_path / "raw.jsonl", RECORDS)
 
 
-def run(out: Path, *sources: str, overwrite: bool = False, config: Path | None = None, **keys: Any) -> pipeline.Result:
+def run(
+    out: Path, *sources: str, overwrite: bool = False, config: Path | None = None, **keys: Any
+) -> pipeline.CleaningResult:
     overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in keys.items()]
     settings = load_class(Clean, [config] if config else [], overrides)
     return pipeline.clean(sources, out, settings, overwrite=overwrite)[0]
@@ -222,7 +224,7 @@ def test_the_folder_is_ours_or_empty(raw: Path, tmp_path: Path) -> None:
 
 def test_missing_packages_are_named(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
-    filters._classifier.cache_clear()
+    length_and_language._classifier.cache_clear()
     with pytest.raises(UserError, match=r'pip install "ulorl\[data\]"'):
         run(tmp_path / "out", str(raw))
     assert run(tmp_path / "out", str(raw), language__enabled=False).kept

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paths import FIXTURES
 from ulorl.cleaning.labelled_lists import labelled_lists
-from ulorl.cleaning.question_shapes import Shape, letter, shape
+from ulorl.cleaning.question_shapes import Shape, option_letter, question_shape
 
 QUESTIONS = [json.loads(line) for line in (FIXTURES / "questions.jsonl").open(encoding="utf-8")]
 
@@ -21,7 +21,7 @@ def test_precision_and_recall() -> None:
     counts = Counter(q["label"] for q in QUESTIONS)
     assert len(QUESTIONS) >= 200
     assert min(counts.values()) >= 35
-    told = [(q["label"], str(shape(q["question"]) or "fine")) for q in QUESTIONS]
+    told = [(q["label"], str(question_shape(q["question"]) or "fine")) for q in QUESTIONS]
     for label in counts:
         right = sum(a == b == label for a, b in told)
         wrong = [q["question"] for q, pair in zip(QUESTIONS, told, strict=True) if label in pair and len(set(pair)) > 1]
@@ -46,7 +46,7 @@ def test_precision_and_recall() -> None:
     ],
 )  # fmt: skip
 def test_what_tells(question: str, answer: str, expected: Shape | None) -> None:
-    assert shape(question, answer) is expected
+    assert question_shape(question, answer) is expected
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_no_list_in_arguments_and_pairs() -> None:
     ("answer", "expected"), [(r"\text{(D)}", "D"), ("{(B)}", "B"), ("c.", "C"), ("AB", ""), ("7", "")]
 )
 def test_letter(answer: str, expected: str) -> None:
-    assert letter(answer) == expected
+    assert option_letter(answer) == expected
 
 
 @given(st.text(max_size=300))
 def test_any_text(question: str) -> None:
     """Whatever the text, there is an answer, and it does not change."""
-    assert shape(question) is shape(str(question))
+    assert question_shape(question) is question_shape(str(question))

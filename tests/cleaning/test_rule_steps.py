@@ -10,10 +10,10 @@ from ulorl.answers.normalisation import clean_characters
 from ulorl.cleaning.cleaning_config import Contamination, Duplicates, Language, Lengths, ShortAnswers
 from ulorl.cleaning.contamination import drop_contaminated
 from ulorl.cleaning.duplicates import drop_duplicates
-from ulorl.cleaning.filters import check_language, check_length
+from ulorl.cleaning.items import Drop, Item, Outcome, Step
+from ulorl.cleaning.length_and_language import check_language, check_length
 from ulorl.cleaning.normalise_step import normalise
-from ulorl.cleaning.record import Drop, Item, Outcome, Step
-from ulorl.cleaning.reference_answers import check_short, extract, short_answer
+from ulorl.cleaning.reference_answers import check_short, short_answer, shorten_answer
 
 
 def item(question: str, answer: str = "1", name: str = "s/1") -> Item:
@@ -98,9 +98,9 @@ def test_short_answer(reference: str, answer: str) -> None:
 
 
 def test_extraction_is_recorded() -> None:
-    changed = extract(item("x?", "#### 7"))
+    changed = shorten_answer(item("x?", "#### 7"))
     assert (changed.answer, changed.original_answer, changed.changed_by) == ("7", "#### 7", ("answers",))
-    assert extract(item("x?", "7")).changed_by == ()
+    assert shorten_answer(item("x?", "7")).changed_by == ()
 
 
 def test_references_without_a_short_answer() -> None:
@@ -110,7 +110,7 @@ def test_references_without_a_short_answer() -> None:
         r"\left( 1,\quad 2 \right)",
         "Since x is even we know that it is no odd number",
     ]
-    given = [extract(item("x?", text)) for text in texts]
+    given = [shorten_answer(item("x?", text)) for text in texts]
     assert reasons(check_short(ShortAnswers()), given) == ["matrix", "long answer", "", "no short answer"]
     assert reasons(check_short(ShortAnswers(matrices="keep", max_chars=65)), given[:2]) == ["", ""]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ulorl.cleaning import pipeline
 from ulorl.cleaning.cleaning_config import Clean, SourceSettings
-from ulorl.cleaning.record import Item
+from ulorl.cleaning.items import Item
 from ulorl.cleaning.sources import Unreadable, read_source, sources
 from ulorl.config.data_config import FilesDataConfig
 from ulorl.data.problems import load_problems

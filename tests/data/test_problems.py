@@ -14,7 +14,7 @@ import pytest
 
 from paths import ROOT, SHARED
 from ulorl.config.data_config import CountdownDataConfig, FilesDataConfig, HubDataConfig, ReasoningGymDataConfig
-from ulorl.data.canonical_tasks import canonical_key, has_rule
+from ulorl.data.problem_keys import has_rule, problem_key
 from ulorl.data.problems import is_held_out, load_located, load_problems
 from ulorl.errors import UserError
 
@@ -190,7 +190,7 @@ def gym(task: str, size: int, *, held_out: bool = False, **keys: Any) -> Any:
 
 
 def keys_of(problems: Any) -> set[str]:
-    return {canonical_key(p.meta["task"], ast.literal_eval(p.meta["entry"])) for p in problems}
+    return {problem_key(p.meta["task"], ast.literal_eval(p.meta["entry"])) for p in problems}
 
 
 SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "operators": ["+"], "allow_negation": False}
@@ -215,7 +215,7 @@ def test_one_problem_in_other_words_is_on_one_side() -> None:
 def test_keys_of_one_problem_in_other_words_and_of_others() -> None:
     def key(question: str, expression: str, answer: str) -> str:
         entry = {"question": question, "answer": answer, "metadata": {"expression": expression, "num_terms": 2}}
-        return canonical_key("basic_arithmetic", entry)
+        return problem_key("basic_arithmetic", entry)
 
     one = key("Evaluate: 4 + 1.", "4 + 1", "5")
     assert one == key("Solve 4 + 1.", "4 + 1", "5") == key("What is 1 + 4?", "1 + 4", "5")
@@ -223,7 +223,7 @@ def test_keys_of_one_problem_in_other_words_and_of_others() -> None:
 
     def equation(letter: str) -> str:
         entry = {"question": f"Solve for {letter}: 2*{letter} = 6", "answer": "3"}
-        return canonical_key("simple_equations", {**entry, "metadata": {"equation": f"2*{letter} = 6"}})
+        return problem_key("simple_equations", {**entry, "metadata": {"equation": f"2*{letter} = 6"}})
 
     assert equation("m") == equation("k")
 

@@ -9,7 +9,7 @@ import pytest
 from paths import SHARED
 from ulorl.answers import quantities
 from ulorl.cleaning.cleaning_config import SourceSettings
-from ulorl.cleaning.record import Item
+from ulorl.cleaning.items import Item
 from ulorl.errors import UserError
 from ulorl.verifier.make_pairs import make_pairs, split, write_pair_files
 from ulorl.verifier.pairs import read_pairs

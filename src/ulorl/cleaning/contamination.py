@@ -9,9 +9,9 @@ from functools import partial
 
 from ulorl.answers.normalisation import HAN, comparable_question
 from ulorl.cleaning.cleaning_config import Contamination
+from ulorl.cleaning.items import Drop, Item, Outcome, Step
 from ulorl.cleaning.question_text import undrawn, words
-from ulorl.cleaning.record import Drop, Item, Outcome, Step
-from ulorl.cleaning.short_questions import Short
+from ulorl.cleaning.short_questions import ShortQuestions
 
 _HAN = re.compile(f"[{HAN}]")
 
@@ -30,7 +30,9 @@ class _Table:
     def __init__(self, evaluation: Sequence[Item], settings: Contamination) -> None:
         self.whole = {comparable_question(item.question): item.id for item in reversed(evaluation)}
         self.lengths: dict[str, int] = {}  # in words
-        self.short = Short([(item.id, item.question) for item in evaluation], settings.short, settings.similarity)
+        self.short = ShortQuestions(
+            [(item.id, item.question) for item in evaluation], settings.short, settings.similarity
+        )
         self.runs: dict[str, list[str]] = {}  # which problems it stands in
         for item in evaluation:
             tokens = words(undrawn(item.question))

@@ -13,16 +13,16 @@ import numpy as np
 
 from ulorl.answers.normalisation import comparable_answer, comparable_question
 from ulorl.cleaning.cleaning_config import Duplicates
+from ulorl.cleaning.items import Drop, Item, Outcome, Step
 from ulorl.cleaning.question_text import numbers, words
-from ulorl.cleaning.record import Drop, Item, Outcome, Step
 from ulorl.errors import UserError
 
-Same = Callable[[str, str], bool | None]  # whether two answers are equal; None when it cannot be told
+AnswersEqual = Callable[[str, str], bool | None]  # whether two answers are equal; None when it cannot be told
 _UNIT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{[^{}0-9]*\}|\{[a-z]{2,}\}|\^\{?\\circ\}?|\\?%|normal\{\w*\}")
 _WIDER = 0.8  # of the similarity: MinHash proposes from there on, the exact Jaccard decides
 
 
-def drop_duplicates(settings: Duplicates, same: Same) -> Step:
+def drop_duplicates(settings: Duplicates, same: AnswersEqual) -> Step:
     """Copies go; of copies whose references contradict each other all go, since nobody can say which one is right.
 
     Near-copies have a Jaccard similarity of `settings.similarity` or more, the same numbers and the same answer. Raises
@@ -33,7 +33,7 @@ def drop_duplicates(settings: Duplicates, same: Same) -> Step:
     return partial(_drop_duplicates, settings=settings, same=same)
 
 
-def _drop_duplicates(items: Sequence[Item], *, settings: Duplicates, same: Same) -> Iterable[Outcome]:
+def _drop_duplicates(items: Sequence[Item], *, settings: Duplicates, same: AnswersEqual) -> Iterable[Outcome]:
     outcomes: list[Outcome] = list(items)
     groups: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
@@ -50,7 +50,7 @@ def _drop_duplicates(items: Sequence[Item], *, settings: Duplicates, same: Same)
     return outcomes
 
 
-def _copies(group: Sequence[Item], same: Same) -> list[Outcome]:
+def _copies(group: Sequence[Item], same: AnswersEqual) -> list[Outcome]:
     first, outcomes, undecided = group[0], list[Outcome](group), False
     for index, item in enumerate(group[1:], 1):
         equal = _value(item.answer) == _value(first.answer) or same(first.answer, item.answer)
@@ -58,7 +58,7 @@ def _copies(group: Sequence[Item], same: Same) -> list[Outcome]:
             return [Drop("contradicting references", f"{_both(item, group)}") for item in group]
         undecided |= equal is None
         outcomes[index] = Drop("duplicate", f"of {first.id}")
-    outcomes[0] = first.undecided("duplicates") if undecided else first
+    outcomes[0] = first.marked_undecided("duplicates") if undecided else first
     return outcomes
 
 

@@ -47,7 +47,7 @@ _BULLET = re.compile(r"^\s*[-*•]\s+(?=\S)", re.M)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledList:
     """A list: what stands before it, its labels, what each labels, what stands after the last."""
 
     style: str  # A, a, 1, i or part
@@ -58,7 +58,7 @@ class Labelled:
 
 
 @lru_cache(maxsize=8192)
-def labelled_lists(question: str) -> tuple[Labelled, ...]:
+def labelled_lists(question: str) -> tuple[LabelledList, ...]:
     """The lists of a question, of each kind of label the longest."""
     text = _plain_labels(undrawn(question))
     return tuple(found for style, order, pattern in _COMPILED if (found := _longest(text, style, order, pattern)))
@@ -86,7 +86,7 @@ def _items(inside: str, option: str) -> str:
     return _ITEM.sub(lambda found: f" {found[1] or '(' + next(numbers, '') + ')'} ", inside) + "\n\n"
 
 
-def _longest(text: str, style: str, order: tuple[str, ...], pattern: re.Pattern[str]) -> Labelled | None:
+def _longest(text: str, style: str, order: tuple[str, ...], pattern: re.Pattern[str]) -> LabelledList | None:
     found = [match for match in pattern.finditer(text) if match[1] in order]
     chains = [_chain(found[i:], order) for i, match in enumerate(found) if match[1] == order[0]]
     chain = max(reversed(chains), key=len, default=[])  # the last of equals: an earlier (1) may be an argument
@@ -94,7 +94,7 @@ def _longest(text: str, style: str, order: tuple[str, ...], pattern: re.Pattern[
         return None
     bodies = [text[a.end() : b.start()] for a, b in pairwise(chain)]
     last, tail = _last_body(text[chain[-1].end() :], one_line=not any("\n" in body.strip() for body in bodies))
-    return Labelled(style, text[: chain[0].start()], tuple(m[1] for m in chain), (*bodies, last), tail)
+    return LabelledList(style, text[: chain[0].start()], tuple(m[1] for m in chain), (*bodies, last), tail)
 
 
 def _chain(found: list[re.Match[str]], order: tuple[str, ...]) -> list[re.Match[str]]:

@@ -14,9 +14,9 @@ from functools import partial
 from ulorl.answers.extraction import extract
 from ulorl.answers.normalisation import comparable_answer
 from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
-from ulorl.cleaning.conversion import Pending, convert
-from ulorl.cleaning.question_shapes import Shape, shape
-from ulorl.cleaning.record import Drop, Item, Outcome, Step
+from ulorl.cleaning.conversion_rules import Pending, convert
+from ulorl.cleaning.items import Drop, Item, Outcome, Step
+from ulorl.cleaning.question_shapes import Shape, question_shape
 from ulorl.clients.client import CachedClient, Prompt
 from ulorl.common.progress import ProgressBars
 from ulorl.rewards.reward import Reward, RewardError
@@ -47,7 +47,9 @@ def converting(of: Shape, *, yes_no: bool, model: CachedClient | None, bars: Pro
 def _convert_all(
     items: Sequence[Item], *, of: Shape, yes_no: bool, model: CachedClient | None, bars: ProgressBars
 ) -> Iterable[Outcome]:
-    ruled = [convert(item, of, yes_no=yes_no) if shape(item.question, item.answer) is of else item for item in items]
+    ruled = [
+        convert(item, of, yes_no=yes_no) if question_shape(item.question, item.answer) is of else item for item in items
+    ]
     waiting = [index for index, outcome in enumerate(ruled) if isinstance(outcome, Pending)]
     rewritten: dict[int, Outcome] = {}
     if model and waiting:
@@ -69,9 +71,9 @@ def _rewritten(item: Item, of: Shape, output: str | None) -> Outcome:
             return Drop("model finds no short-answer form", f"a {of} question")
         case {"question": str(question), "answer": str() | int() | float() as answer} if not isinstance(answer, bool):
             question, answer = question.strip(), str(answer).strip()
-            if question and answer and "\0" not in question + answer and shape(question, answer) is None:
-                return item.changed(of, question=question, answer=answer)
-    return item.undecided(of)
+            if question and answer and "\0" not in question + answer and question_shape(question, answer) is None:
+                return item.with_changes(of, question=question, answer=answer)
+    return item.marked_undecided(of)
 
 
 def _json(output: str) -> object:
@@ -85,7 +87,7 @@ def _json(output: str) -> object:
     return value
 
 
-class Same:
+class SameAnswer:
     """Whether two answers are equal by math-verify; None when it fails to tell. Asked once a pair."""
 
     def __init__(self, reward: Reward) -> None:
@@ -104,7 +106,7 @@ class Same:
 
 
 def drop_wrong_references(
-    settings: WrongReferences, models: Sequence[CachedClient], same: Same, bars: ProgressBars
+    settings: WrongReferences, models: Sequence[CachedClient], same: SameAnswer, bars: ProgressBars
 ) -> Step:
     """Deletes problems whose reference several models contradict with one voice: `agreement` of all their answers are
     the same one, of each model at least one, and not the reference."""
@@ -112,7 +114,7 @@ def drop_wrong_references(
 
 
 @dataclass
-class _Voice:
+class _AnswerGroup:
     """Equal answers: how many, and of which models."""
 
     answer: str
@@ -121,7 +123,12 @@ class _Voice:
 
 
 def _wrong_references(
-    items: Sequence[Item], *, settings: WrongReferences, models: Sequence[CachedClient], same: Same, bars: ProgressBars
+    items: Sequence[Item],
+    *,
+    settings: WrongReferences,
+    models: Sequence[CachedClient],
+    same: SameAnswer,
+    bars: ProgressBars,
 ) -> Iterator[Outcome]:
     prompts = [p for item in items for p in _solutions(item, settings.samples)]
     bar = bars.add("wrong_references: solving", len(prompts) * len(models))
@@ -131,10 +138,10 @@ def _wrong_references(
         yield _judged(item, [texts[span] for texts in outputs], settings.agreement, same)
 
 
-def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: float, same: Same) -> Outcome:
+def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: float, same: SameAnswer) -> Outcome:
     """by_model: the outputs of each model. Answers that are missing, or that cannot be compared, might have said
     anything: if they could tip the scales, nothing is decided."""
-    voices: list[_Voice] = []
+    voices: list[_AnswerGroup] = []
     total, unknown = sum(map(len, by_model)), 0
     for number, outputs in enumerate(by_model):
         for output in outputs:
@@ -145,16 +152,20 @@ def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: flo
                 continue
             voice = next((voice for voice, told in equal if told), None)
             if voice is None:
-                voices.append(voice := _Voice(answer))
+                voices.append(voice := _AnswerGroup(answer))
             voice.count += 1
             voice.models.add(number)
     against = [(voice, same(item.answer, voice.answer)) for voice in voices]
-    loudest = max((v for v, told in against if told is False), key=lambda v: v.count, default=_Voice(""))
+    loudest = max((v for v, told in against if told is False), key=lambda v: v.count, default=_AnswerGroup(""))
     if loudest.count >= agreement * total and len(loudest.models) == len(by_model):
         answers = f"reference {item.answer}, models {loudest.answer} ({loudest.count} of {total})"
         return Drop("wrong reference", answers)
     doubtful = loudest.count + unknown + sum(v.count for v, told in against if told is None)
-    return item.undecided("wrong_references") if doubtful >= agreement * total and doubtful > loudest.count else item
+    return (
+        item.marked_undecided("wrong_references")
+        if doubtful >= agreement * total and doubtful > loudest.count
+        else item
+    )
 
 
 def drop_too_easy(settings: TooEasy, model: CachedClient, reward: Reward, bars: ProgressBars) -> Step:
@@ -172,7 +183,7 @@ def _too_easy(
         if all(verdicts):
             yield Drop("too easy", f"{samples} of {samples} right")
         else:
-            yield item if False in verdicts else item.undecided("too_easy")
+            yield item if False in verdicts else item.marked_undecided("too_easy")
 
 
 def _verdict(item: Item, output: str | None, reward: Reward) -> bool | None:

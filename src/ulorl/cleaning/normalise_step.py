@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ulorl.answers.normalisation import clean_characters
-from ulorl.cleaning.record import Drop, Item, Outcome
+from ulorl.cleaning.items import Drop, Item, Outcome
 
 NAME = "normalise"
 _TEMPLATES = (  # of prompts, not of the problem
@@ -29,4 +29,4 @@ def normalise(item: Item) -> Outcome:
         return Drop("empty question")
     if not answer:
         return Drop("empty answer")
-    return item.changed(NAME, question=question.strip(), answer=answer)
+    return item.with_changes(NAME, question=question.strip(), answer=answer)

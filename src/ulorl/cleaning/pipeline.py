@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ulorl.cleaning import contamination, duplicates, filters, model_steps, reference_answers
+from ulorl.cleaning import contamination, duplicates, length_and_language, model_steps, reference_answers
 from ulorl.cleaning.cleaning_config import Clean
+from ulorl.cleaning.items import Drop, Dropped, Item, Step, StepReport, per_item
 from ulorl.cleaning.normalise_step import normalise
-from ulorl.cleaning.outputs import Fields, Written, check_out, write
 from ulorl.cleaning.question_shapes import Shape
-from ulorl.cleaning.record import Drop, Dropped, Item, Step, StepReport, each
+from ulorl.cleaning.result_files import Fields, ResultFiles, prepare_folder, write_result
 from ulorl.cleaning.sources import Source, Unreadable, read_source, sources
 from ulorl.clients.client import CachedClient, make_client, model_identity
 from ulorl.clients.output_cache import OutputCache
@@ -25,7 +25,7 @@ CACHE = "cache.sqlite"
 
 
 @dataclass
-class Result:
+class CleaningResult:
     """What a run of the pipeline came to."""
 
     kept: list[Item]
@@ -43,14 +43,14 @@ def clean(
     *,
     overwrite: bool = False,
     bars: ProgressBars = SILENT,
-) -> tuple[Result, Written]:
+) -> tuple[CleaningResult, ResultFiles]:
     """Clean the problems of `paths` (files, glob patterns, hub names, names of [sources]) into the folder `out`.
 
     The same input and settings give the same bytes. Model outputs are kept in `out`/cache.sqlite, so that an
     interrupted run goes on. Raises UserError naming the file and record, the key, or the model that is wrong.
     """
     todo = sources(paths, settings.sources)
-    check_out(out, overwrite=overwrite, ours=CACHE)
+    prepare_folder(out, overwrite=overwrite, ours=CACHE)
     with closing(OutputCache(out / CACHE)) as cache:
         models = {
             name: CachedClient(model_identity(m), partial(make_client, f"models.{name}", m), cache)
@@ -62,7 +62,7 @@ def clean(
         for name, step in plan:
             items = _take(name, step, items, result, settings.examples, bars)
         result.kept, result.models = items, models
-    return result, write(
+    return result, write_result(
         result.kept, result.dropped, result.steps, (result.sources, result.fields), settings, out, _asked(models)
     )
 
@@ -73,12 +73,12 @@ def steps(
     """The steps that are switched on, in their order: cheap ones before dear ones, and whatever changes a question
     before duplicates are looked for. Raises UserError when one lacks its package."""
     reward = MathReward()
-    same = model_steps.Same(reward)
+    same = model_steps.SameAnswer(reward)
     writer = models.get(settings.convert.model)
     if settings.normalise.enabled:
-        yield "normalise", each(normalise)
+        yield "normalise", per_item(normalise)
     if settings.answers.enabled:
-        yield "answers", each(reference_answers.extract)
+        yield "answers", per_item(reference_answers.shorten_answer)
     for shape in Shape:
         if getattr(settings, shape.value).enabled:
             yes_no = settings.true_false.plain == "yes_no"
@@ -86,9 +86,9 @@ def steps(
     if settings.short_answers.enabled:
         yield "short_answers", reference_answers.check_short(settings.short_answers)
     if settings.lengths.enabled:
-        yield "lengths", filters.check_length(settings.lengths)
+        yield "lengths", length_and_language.check_length(settings.lengths)
     if settings.language.enabled:
-        yield "language", filters.check_language(settings.language)
+        yield "language", length_and_language.check_language(settings.language)
     if settings.duplicates.enabled:
         yield "duplicates", duplicates.drop_duplicates(settings.duplicates, same)
     if settings.contamination.enabled and evaluation:
@@ -102,7 +102,7 @@ def steps(
 
 
 def _take(
-    name: str, step: Step, items: Sequence[Item], result: Result, examples: int, bars: ProgressBars
+    name: str, step: Step, items: Sequence[Item], result: CleaningResult, examples: int, bars: ProgressBars
 ) -> list[Item]:
     """One step over all items: those that stay, with the rest and the counts put into `result`."""
     report, kept, bar = StepReport(name, before=len(items)), list[Item](), bars.add(name, len(items))
@@ -131,11 +131,11 @@ def _example(report: StepReport, kind: str, item: Item, detail: str, most: int) 
         shown.append({"id": item.id, "question": item.question, "answer": item.answer, "detail": detail})
 
 
-def _read(todo: Sequence[Source], settings: Clean, bars: ProgressBars) -> tuple[list[Item], Result]:
+def _read(todo: Sequence[Source], settings: Clean, bars: ProgressBars) -> tuple[list[Item], CleaningResult]:
     """Every record of every source; those that cannot be read stop the run, or are dropped."""
     items: list[Item] = []
     bad: list[Unreadable] = []
-    result = Result([], [], [])
+    result = CleaningResult([], [], [])
     report, bar = StepReport("read"), bars.add("read")
     for source in todo:
         for record in read_source(source):

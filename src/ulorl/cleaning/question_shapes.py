@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from ulorl.answers.normalisation import HAN, comparable_answer
-from ulorl.cleaning.labelled_lists import Labelled, bullets, labelled_lists
+from ulorl.cleaning.labelled_lists import LabelledList, bullets, labelled_lists
 from ulorl.cleaning.question_text import MATH, prose, undrawn, words
 
 YES_NO = re.compile(r"yes|no|true|false|是|否|对|错|正确|错误")
@@ -27,7 +27,7 @@ class Shape(StrEnum):
 
 
 @lru_cache(maxsize=1 << 17)
-def shape(question: str, answer: str = "") -> Shape | None:
+def question_shape(question: str, answer: str = "") -> Shape | None:
     """The first shape that a question has, None for one that asks for a short answer.
 
     answer: its reference, if there is one: an option's letter, or Yes, tells the shape where the question does not.
@@ -128,7 +128,7 @@ def has_parts(question: str) -> bool:
     return sum(bool(_ASK.search(prose(line))) for line in bullets(question)) > 1
 
 
-def _asks_each(found: Labelled) -> bool:
+def _asks_each(found: LabelledList) -> bool:
     parts = [prose(body).strip() for body in found.bodies]
     asks = [bool(_ASK.search(part) or (found.style != "A" and _ASK_PART.search(part))) for part in parts]
     if (asks[0] and sum(asks) >= 2) or (sum(asks) >= 2 and found.style != "A" and asks[-1] and len(asks) <= 3):
@@ -200,16 +200,16 @@ def is_multiple_choice(question: str, answer: str = "") -> bool:
     text = prose(question)
     if _CHOOSE.search(text) and not _COUNTING.search(text):
         return True
-    return options(question, answer) is not None
+    return option_list(question, answer) is not None
 
 
-def letter(answer: str) -> str:
+def option_letter(answer: str) -> str:
     """The option's label that an answer is, as A; else nothing."""
     bare = comparable_answer(answer).strip("{}().:")
     return bare.upper() if len(bare) == 1 and bare in "abcdefghij" else ""
 
 
-def options(question: str, answer: str = "") -> Labelled | None:
+def option_list(question: str, answer: str = "") -> LabelledList | None:
     """The list of a question's options, if it has one: capital letters that label at least three things none of which
     asks, or others that label short values right after a question, or any if the answer is one of their letters."""
     for found in labelled_lists(question):
@@ -221,7 +221,9 @@ def options(question: str, answer: str = "") -> Labelled | None:
             continue
         if _ASK.search(prose(found.tail)) and not (compares or _CHOOSE.search(prose(found.tail))):
             continue
-        named = found.style in ("A", "a") and (letter(answer) in map(str.upper, found.labels) or _among(answer, bodies))
+        named = found.style in ("A", "a") and (
+            option_letter(answer) in map(str.upper, found.labels) or _among(answer, bodies)
+        )
         if named or compares or _CHOOSE.search(prose(question)):
             return found
         if len(bodies) < 3:

@@ -9,8 +9,8 @@ from functools import partial
 from ulorl.answers.extraction import last_boxed
 from ulorl.answers.normalisation import comparable_answer
 from ulorl.cleaning.cleaning_config import ShortAnswers
+from ulorl.cleaning.items import Drop, Item, Outcome, Step, per_item
 from ulorl.cleaning.question_text import prose
-from ulorl.cleaning.record import Drop, Item, Outcome, Step, each
 from ulorl.data.record_files import decimal
 
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
@@ -43,10 +43,10 @@ _LINKING = re.compile(
 )
 
 
-def extract(item: Item) -> Item:
+def shorten_answer(item: Item) -> Item:
     r"""Keeps the short answer of a reference: what follows ####, else the last \boxed{}, else what "the answer is"
     says, else the whole, without enclosing dollar signs."""
-    return item.changed("answers", answer=short_answer(item.answer))
+    return item.with_changes("answers", answer=short_answer(item.answer))
 
 
 def short_answer(reference: str) -> str:
@@ -86,7 +86,7 @@ def _closed(text: str) -> str:
 
 def check_short(settings: ShortAnswers) -> Step:
     """Deletes references that are matrices, too long, or an explanation."""
-    return each(partial(_check, settings=settings))
+    return per_item(partial(_check, settings=settings))
 
 
 def _check(item: Item, settings: ShortAnswers) -> Outcome:

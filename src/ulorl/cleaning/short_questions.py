@@ -41,7 +41,7 @@ class Content:
     def rare(self) -> bool:
         return sum(len(number) for number in set(self.numbers) if len(number) > 1) >= _RARE_DIGITS
 
-    def copies(self, other: Content, similarity: float) -> bool:
+    def is_copy_of(self, other: Content, similarity: float) -> bool:
         """Whether two contents with the same numbers are one question. Jaccard of their tokens, counted."""
         shared = sum((self.tokens & other.tokens).values()) / max(1, sum((self.tokens | other.tokens).values()))
         same_order = bool(self.numbers) and self.numbers == other.numbers
@@ -64,7 +64,7 @@ def _stem(token: str) -> str:
     return token[:-1] if len(token) > 3 and token.endswith("s") else token
 
 
-class Short:
+class ShortQuestions:
     """Evaluation problems of fewer than `below` words, by their numbers."""
 
     def __init__(self, questions: Iterable[tuple[str, str]], below: int, similarity: float) -> None:
@@ -79,4 +79,4 @@ class Short:
         """The name of a problem that the question is in other words, or nothing."""
         told = content(question)
         near = self._by_numbers.get(tuple(sorted(told.numbers)), ())
-        return next((name for name, other in near if told.copies(other, self._similarity)), "")
+        return next((name for name, other in near if told.is_copy_of(other, self._similarity)), "")

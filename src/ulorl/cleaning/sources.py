@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ulorl.cleaning.cleaning_config import SourceSettings
-from ulorl.cleaning.options import choices
-from ulorl.cleaning.record import Item
+from ulorl.cleaning.items import Item
+from ulorl.cleaning.option_fields import record_options
 from ulorl.common.key_paths import look_up
-from ulorl.data.record_files import Record, decimal, expand, is_number, read_csv, read_hub, read_records
+from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_csv, read_hub, read_records
 from ulorl.errors import UserError, bad_character
 
 QUESTIONS = ("problem", "question", "prompt", "input", "instruction")
@@ -77,7 +77,7 @@ def _files(path: str, settings: SourceSettings) -> list[str]:
     if settings.kind == "hub" or (settings.kind == "auto" and _is_hub(path)):
         return [path]
     try:
-        return [str(file) for file in expand(path)]
+        return [str(file) for file in expand_pattern(path)]
     except UserError as error:
         what = str(error).removeprefix("data.path=")
         raise UserError(f"source {what}; a hub dataset is named owner/name") from None
@@ -122,9 +122,9 @@ def _item(record: Record, source: Source, number: int, seen: dict[str, int], wit
         if not marker:
             raise UserError(f"{record.place}: field {answered!r} lacks {settings.answer_after!r}")
     original_answer = answer
-    if with_answers and (offered := choices(record, settings)):
-        answer = offered.resolved(record, answered, answer, look_up(record.fields, answered), source.name)
-        question = offered.added(question)
+    if with_answers and (offered := record_options(record, settings)):
+        answer = offered.resolve(record, answered, answer, look_up(record.fields, answered), source.name)
+        question = offered.add_to(question)
     changed = ("read",) if (question, answer) != (original, original_answer) else ()
     name = _name(record, source, number, seen)
     for text in (name, question, answer):
@@ -161,7 +161,7 @@ def _records(source: Source) -> Iterator[Record | UserError]:
         mend = f"check sources.{source.name} and the network"
         yield from _some(source.path, read_hub(source.path, settings.subset, settings.split, mend))
         return
-    for file in expand(source.path):
+    for file in expand_pattern(source.path):
         yield from _some(str(file), read_csv(file) if file.suffix == ".csv" else read_records(file))
 
 

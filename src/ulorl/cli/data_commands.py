@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ulorl.cleaning.record import StepReport
+    from ulorl.cleaning.items import StepReport
 
 app = typer.Typer(help="Problems to train on.", no_args_is_help=True)
 

@@ -208,7 +208,7 @@ def measure(
 
 def _pairs(paths: Sequence[str]) -> list[Pair]:
     """Of files of pairs, and of graded outputs that are known by their fields."""
-    from ulorl.data.record_files import expand, read_records
+    from ulorl.data.record_files import expand_pattern, read_records
     from ulorl.verifier.graded_outputs import columns_of, read_graded
     from ulorl.verifier.pairs import read_pairs
 
@@ -216,7 +216,7 @@ def _pairs(paths: Sequence[str]) -> list[Pair]:
     files: list[str] = []
     for path in paths:
         with suppress(UserError):  # `read_pairs` says what is wrong with it
-            files += map(str, expand(path))
+            files += map(str, expand_pattern(path))
             continue
         files.append(path)
     for path in files:

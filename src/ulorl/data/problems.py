@@ -24,8 +24,8 @@ from ulorl.config.data_config import (
     ReasoningGymDataConfig,
     RecordsDataConfig,
 )
-from ulorl.data.canonical_tasks import canonical_key, has_rule
-from ulorl.data.record_files import Record, decimal, expand, first_line, is_number, read_hub, read_records
+from ulorl.data.problem_keys import has_rule, problem_key
+from ulorl.data.record_files import Record, decimal, expand_pattern, first_line, is_number, read_hub, read_records
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
 
@@ -56,7 +56,7 @@ def load_located(data: DataConfig, *, held_out: bool = False) -> tuple[list[Prob
     if isinstance(data, HubDataConfig):
         records: Iterable[Record | UserError] = _hub(data)
     else:
-        records = chain.from_iterable(map(read_records, expand(data.path)))
+        records = chain.from_iterable(map(read_records, expand_pattern(data.path)))
     return _collect(records, data)
 
 
@@ -182,7 +182,7 @@ def _reasoning_gym(data: ReasoningGymDataConfig, held_out: bool) -> Iterator[Pro
     for index in range(len(dataset)):
         entry = dataset[index]
         question, answer = entry["question"], entry["answer"]
-        if question in seen or is_held_out(key := canonical_key(data.task, entry)) != held_out:
+        if question in seen or is_held_out(key := problem_key(data.task, entry)) != held_out:
             continue
         seen.add(question)
         keys.add(key)

@@ -31,13 +31,13 @@ class Record:
     fields: dict[str, Any]
 
 
-class Number(float):
+class WrittenNumber(float):
     """A number of a JSON file that also knows its spelling there: 2.50, and digits that a float has no place for."""
 
     spelling = ""
 
     @classmethod
-    def read(cls, spelling: str) -> Number:
+    def read(cls, spelling: str) -> WrittenNumber:
         number = cls(spelling)
         number.spelling = spelling
         return number
@@ -62,7 +62,7 @@ def decimal(number: float | Decimal) -> str:
     return f"{exact:f}" if exact.adjusted() > -_MAX_DIGITS else str(exact)
 
 
-def expand(pattern: str) -> list[Path]:
+def expand_pattern(pattern: str) -> list[Path]:
     """The files a path or a glob pattern names, sorted. Raises UserError when there are none."""
     path = os.path.expanduser(pattern)  # os.path finds nothing where Path raises: names too long, unknown users
     found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
@@ -161,7 +161,7 @@ def _is_array(path: Path) -> bool:
 
 def _parse(raw: bytes, place: str) -> Any:
     try:
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_distinct, parse_float=Number.read)
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_distinct, parse_float=WrittenNumber.read)
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 text: byte {error.start + 1} is 0x{raw[error.start]:02x}") from None
     except json.JSONDecodeError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ulorl.answers.choices import options_of
-from ulorl.data.record_files import Record, decimal, expand, is_number, read_records
+from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_records
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
@@ -35,7 +35,7 @@ def read_cases(paths: Sequence[str]) -> list[Case]:
     cases, faults = list[Case](), list[UserError]()
     for path in paths:
         try:
-            files = expand(path)
+            files = expand_pattern(path)
         except UserError as error:
             message = str(error).removeprefix("data.path=")
             raise UserError(message, code=error.code, file=error.file, record=error.record) from None

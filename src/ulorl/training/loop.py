@@ -15,7 +15,7 @@ from ulorl.algorithm import Step, ulorl_step
 from ulorl.cancellation import NEVER, Cancelled, CancelToken
 from ulorl.common import atomic_files
 from ulorl.config.tree import Config
-from ulorl.data.stream import ProblemStream
+from ulorl.data.problem_stream import ProblemStream
 from ulorl.engines.engine import Engine
 from ulorl.engines.guard import GuardedEngine
 from ulorl.errors import Diverged, UserError

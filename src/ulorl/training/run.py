@@ -16,7 +16,7 @@ from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.model_config import LoraConfig
 from ulorl.config.resume import resumable_keys
 from ulorl.config.tree import Config
-from ulorl.data.stream import ProblemStream
+from ulorl.data.problem_stream import ProblemStream
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_guarded, pick_device
 from ulorl.errors import UserError

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ulorl.answers.extraction import extract
+from ulorl.cleaning.items import Item
 from ulorl.cleaning.normalise_step import normalise
-from ulorl.cleaning.record import Item
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.common.key_paths import look_up
-from ulorl.data.record_files import Record, expand, read_records
+from ulorl.data.record_files import Record, expand_pattern, read_records
 from ulorl.errors import ErrorCollector, UserError
 from ulorl.verifier.pairs import Pair
 
@@ -67,7 +67,7 @@ def read_graded(path: str, columns: Columns, source: str = "") -> Graded:
 
 def _files(path: str) -> list[Path]:
     try:
-        return expand(path)
+        return expand_pattern(path)
     except UserError as error:
         raise UserError(f"graded outputs: {str(error).removeprefix('data.path=')}") from None
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from ulorl.answers.normalisation import clean_characters
 from ulorl.cleaning.cleaning_config import SourceSettings
-from ulorl.cleaning.record import Item
+from ulorl.cleaning.items import Item
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.cleaning.sources import Unreadable, read_source, sources
 from ulorl.common import atomic_files

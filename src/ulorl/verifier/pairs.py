@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ulorl.common import atomic_files
-from ulorl.data.record_files import Record, expand, read_records
+from ulorl.data.record_files import Record, expand_pattern, read_records
 from ulorl.errors import ErrorCollector, UserError, bad_character
 
 
@@ -87,7 +87,7 @@ def _parquet(pairs: Sequence[Pair]) -> bytes:
 
 def _files(path: str) -> list[Path]:
     try:
-        return expand(path)
+        return expand_pattern(path)
     except UserError as error:
         raise UserError(f"pairs: {str(error).removeprefix('data.path=')}") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ulorl.answers.normalisation import comparable_answer, comparable_question
 from ulorl.cleaning.cleaning_config import SourceSettings
-from ulorl.cleaning.question_shapes import letter
+from ulorl.cleaning.question_shapes import option_letter
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.data.record_files import Record, decimal
 from ulorl.errors import UserError
@@ -23,7 +23,7 @@ _INDEX = re.compile(r"\d{1,2}(?:\.0)?")
 
 
 @dataclass(frozen=True)
-class Choices:
+class RecordOptions:
     """Options in their order, with the label of each, and the field that held them."""
 
     field: str
@@ -31,14 +31,14 @@ class Choices:
     labels: tuple[str, ...]
     first: int  # the number of the first, where the answer is a number
 
-    def resolved(self, record: Record, name: str, answer: str, value: Any, source: str) -> str:
+    def resolve(self, record: Record, name: str, answer: str, value: Any, source: str) -> str:
         """The text of the option that the answer names by label, number or text. Raises UserError, naming the record,
         when it names none of them, or two: a number that is also another option's text."""
         if not answer.strip():
             return answer  # for step `normalise` to drop
         short = short_answer(answer)
         by_text = [text for text in self.texts if comparable_answer(text) == comparable_answer(short)]
-        label = letter(short) or short.strip("(). ")
+        label = option_letter(short) or short.strip("(). ")
         by_label = [text for text, own in zip(self.texts, self.labels, strict=True) if own.upper() == label.upper()]
         at = int(float(short)) - self.first if _INDEX.fullmatch(short) and not by_label else -1
         by_number = [self.texts[at]] if 0 <= at < len(self.texts) else []
@@ -63,7 +63,7 @@ class Choices:
     def labels_are_numbers(self) -> bool:
         return all(label.isdecimal() for label in self.labels)
 
-    def added(self, question: str) -> str:
+    def add_to(self, question: str) -> str:
         """The question with its options, lettered, unless it shows them already."""
         told = comparable_question(question)
         shown = all(comparable_question(text) in told for text in self.texts)
@@ -73,7 +73,7 @@ class Choices:
         return "\n".join([question.rstrip(), *lines])
 
 
-def choices(record: Record, settings: SourceSettings) -> Choices | None:
+def record_options(record: Record, settings: SourceSettings) -> RecordOptions | None:
     """The options of a record, in the field that the source names or a usual one, or in fields A, B, C...; None when it
     has none. Raises UserError when the field holds something else than options."""
     for field in [settings.choices] if settings.choices else CHOICES:
@@ -87,7 +87,7 @@ def choices(record: Record, settings: SourceSettings) -> Choices | None:
             if not settings.choices:
                 continue  # by a usual name, but no options
             raise UserError(f"{record.place}: field {field!r} holds no list of options (sources.NAME.choices)")
-        return Choices(field, tuple(texts), tuple(labels), settings.first_choice)
+        return RecordOptions(field, tuple(texts), tuple(labels), settings.first_choice)
     return None if settings.choices else _lettered(record, settings)
 
 
@@ -128,7 +128,7 @@ def _parsed(cell: str) -> Any:
     return None
 
 
-def _lettered(record: Record, settings: SourceSettings) -> Choices | None:
+def _lettered(record: Record, settings: SourceSettings) -> RecordOptions | None:
     """Fields A, B, C...: options if there are at least two of them from A on."""
     texts: list[str] = []
     for name in LETTERS:
@@ -137,7 +137,7 @@ def _lettered(record: Record, settings: SourceSettings) -> Choices | None:
             break
         texts.append(text)
     return (
-        Choices("A, B, ...", tuple(texts), tuple(LETTERS[: len(texts)]), settings.first_choice)
+        RecordOptions("A, B, ...", tuple(texts), tuple(LETTERS[: len(texts)]), settings.first_choice)
         if len(texts) > 1
         else None
     )

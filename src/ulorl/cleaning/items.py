@@ -22,14 +22,14 @@ class Item:
     meta: str = "{}"  # the fields that `keep` names, as JSON
     read_from: tuple[str, str] = ("", "")  # the fields that held the question and the reference
 
-    def changed(self, step: str, *, question: str | None = None, answer: str | None = None) -> Item:
+    def with_changes(self, step: str, *, question: str | None = None, answer: str | None = None) -> Item:
         """With another question or answer; itself when neither differs."""
         new = replace(self, question=question or self.question, answer=self.answer if answer is None else answer)
         if (new.question, new.answer) == (self.question, self.answer):
             return self
         return replace(new, changed_by=(*self.changed_by, step))
 
-    def undecided(self, step: str) -> Item:
+    def marked_undecided(self, step: str) -> Item:
         """Marked: this step could not tell."""
         return replace(self, undecided_by=(*self.undecided_by, step))
 
@@ -46,7 +46,7 @@ Outcome = Item | Drop
 Step = Callable[[Sequence[Item]], Iterable[Outcome]]  # an outcome for each item, in their order
 
 
-def each(of_one: Callable[[Item], Outcome]) -> Step:
+def per_item(of_one: Callable[[Item], Outcome]) -> Step:
     """A step that looks at one record at a time."""
     return lambda items: map(of_one, items)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulorl.data.stream import ProblemStream
+from ulorl.data.problem_stream import ProblemStream
 
 
 def take(stream: ProblemStream[int], n: int) -> list[int]:

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 
 from ulorl.answers.normalisation import comparable_answer
-from ulorl.cleaning.labelled_lists import Labelled
-from ulorl.cleaning.question_shapes import YES_NO, Shape, letter, options, shape
+from ulorl.cleaning.items import Drop, Item
+from ulorl.cleaning.labelled_lists import LabelledList
+from ulorl.cleaning.question_shapes import YES_NO, Shape, option_letter, option_list, question_shape
 from ulorl.cleaning.question_text import DRAWING, prose
-from ulorl.cleaning.record import Drop, Item
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ _SPACING = re.compile(
 def from_choice(item: Item) -> Item | Pending:
     """Options off, their letter replaced by what it labels. A stem that makes no sense without them is left alone."""
     drawings: list[str] = []
-    found = options(DRAWING.sub(lambda drawing: _put_by(drawing[0], drawings), item.question), item.answer)
+    found = option_list(DRAWING.sub(lambda drawing: _put_by(drawing[0], drawings), item.question), item.answer)
     if found is None or found.style not in ("A", "a"):
         return Pending("multiple choice without lettered options")
     if found.tail.strip() and _INSTRUCTION.search(_CHOOSE_SENTENCE.sub("", found.tail)):
@@ -102,11 +102,15 @@ def from_choice(item: Item) -> Item | Pending:
     answer = _chosen(item.answer, found)
     if answer is None:
         return Pending("multiple choice whose answer is no option's value")
-    if (letter(item.answer) or answer == item.answer) and _WORDS.fullmatch(answer) and not _NAMED.search(prose(stem)):
+    if (
+        (option_letter(item.answer) or answer == item.answer)
+        and _WORDS.fullmatch(answer)
+        and not _NAMED.search(prose(stem))
+    ):
         return Pending("multiple choice between descriptions")
     for number, drawing in enumerate(drawings):
         question = question.replace(f"⟦{number}⟧", drawing)
-    return item.changed(Shape.MULTIPLE_CHOICE, question=question, answer=answer)
+    return item.with_changes(Shape.MULTIPLE_CHOICE, question=question, answer=answer)
 
 
 def _put_by(drawing: str, drawings: list[str]) -> str:
@@ -123,12 +127,12 @@ def _standing_alone(stem: str) -> str | None:
     return stem if _ASKS.search(prose(stem)) else None
 
 
-def _chosen(answer: str, found: Labelled) -> str | None:
+def _chosen(answer: str, found: LabelledList) -> str | None:
     """What the answer's letter labels; an answer that is a value stays as it is."""
     labels = [name.upper() for name in found.labels]
     texts = [comparable_answer(option_text(body)) for body in found.bodies]
     said = comparable_answer(answer)
-    label = letter(answer) or (labels[texts.index(said)] if said in texts else "")
+    label = option_letter(answer) or (labels[texts.index(said)] if said in texts else "")
     if label and label in labels:
         body = found.bodies[labels.index(label)]
         text = option_text(body)
@@ -179,7 +183,7 @@ def from_true_false(item: Item) -> Item | Pending:
     question = item.question.rstrip()
     if not re.search(r"answer\W+(?:with )?\W*yes\W+or\W+no", question, re.I):
         question += "\nAnswer Yes or No."
-    return item.changed(Shape.TRUE_FALSE, question=question, answer="Yes" if right else "No")
+    return item.with_changes(Shape.TRUE_FALSE, question=question, answer="Yes" if right else "No")
 
 
 # Proof
@@ -206,7 +210,7 @@ _SHOWN = re.compile(
 def _given_away(item: Item) -> str:
     """What is X? Show that it is 588: without the last sentence, if that is the reference and the rest asks."""
     found = _SHOWN.fullmatch(item.question)
-    if not found or shape(found["asks"], item.answer) is not None or not _ASKS.search(prose(found["asks"])):
+    if not found or question_shape(found["asks"], item.answer) is not None or not _ASKS.search(prose(found["asks"])):
         return ""
     value = comparable_answer(found["value"].strip("$"))
     return found["asks"] if value == comparable_answer(item.answer) else ""
@@ -215,7 +219,7 @@ def _given_away(item: Item) -> str:
 def from_proof(item: Item) -> Item | Pending:
     r"""`Show that X = c.` becomes `Find X.` if c is a constant and the reference, and the claim is nothing but that."""
     if asked := _given_away(item):
-        return item.changed(Shape.PROOF, question=asked)
+        return item.with_changes(Shape.PROOF, question=asked)
     claim = _TO_SHOW.search(item.question)
     found = claim and (_FORMULA.fullmatch(claim["claim"]) or _PHRASE.fullmatch(claim["claim"]))
     if not claim or not found:
@@ -227,4 +231,4 @@ def from_proof(item: Item) -> Item | Pending:
     asked = left if left.startswith("the ") else f"${left}$"
     verb = "find" if claim["verb"][0].islower() else "Find"
     question = f"{item.question[: claim.start()]}{claim['lead']}{verb} {asked}."
-    return item.changed(Shape.PROOF, question=question)
+    return item.with_changes(Shape.PROOF, question=question)

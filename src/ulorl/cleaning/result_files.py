@@ -11,7 +11,7 @@ from typing import Any
 
 from ulorl import __version__
 from ulorl.cleaning.cleaning_config import Clean
-from ulorl.cleaning.record import Dropped, Item, StepReport
+from ulorl.cleaning.items import Dropped, Item, StepReport
 from ulorl.common import atomic_files
 from ulorl.common.markdown import table
 from ulorl.errors import UserError
@@ -25,7 +25,7 @@ Fields = dict[str, dict[str, int]]  # for question and answer: the fields that h
 
 
 @dataclass(frozen=True)
-class Written:
+class ResultFiles:
     """The files."""
 
     problems: Path
@@ -34,7 +34,7 @@ class Written:
     card: Path
 
 
-def check_out(out: Path, *, overwrite: bool, ours: str) -> None:
+def prepare_folder(out: Path, *, overwrite: bool, ours: str) -> None:
     """Make the folder. Raises UserError when it holds a finished result and `overwrite` is off, or anything else than
     ours."""
     known = {PROBLEMS, DROPPED, REPORT, CARD, ours, f"{ours}-wal", f"{ours}-shm"}
@@ -50,7 +50,7 @@ def check_out(out: Path, *, overwrite: bool, ours: str) -> None:
     (out / REPORT).unlink(missing_ok=True)  # from here on it is unfinished
 
 
-def write(
+def write_result(
     kept: Sequence[Item],
     dropped: Sequence[Dropped],
     steps: Sequence[StepReport],
@@ -58,13 +58,13 @@ def write(
     settings: Clean,
     out: Path,
     models: dict[str, dict[str, int]],
-) -> Written:
+) -> ResultFiles:
     """The four files, the report last: with it the result is complete. Nothing in them depends on time or machine.
 
     read: the records of each source, and how many of them used which field.
     """
     sources, fields = read
-    files = Written(out / PROBLEMS, out / DROPPED, out / REPORT, out / CARD)
+    files = ResultFiles(out / PROBLEMS, out / DROPPED, out / REPORT, out / CARD)
     report: dict[str, Any] = {
         "ulorl": __version__,
         "libraries": {name: number for name in _LIBRARIES if (number := _version(name))},

@@ -23,7 +23,7 @@ Rule = Callable[[Entry], object]
 _NUMBER = re.compile(r"\d*\.\d+|\d+")
 
 
-def canonical_key(task: str, entry: Entry) -> str:
+def problem_key(task: str, entry: Entry) -> str:
     """The problem of one entry, as text: equal for entries that ask the same problem. An entry of a mixture
     (`composite`) has the key of the task that it was drawn from. A task without a rule is keyed by its question."""
     rule = RULES.get(entry["metadata"].get("source_dataset", task), question)

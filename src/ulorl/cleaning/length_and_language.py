@@ -9,8 +9,8 @@ from functools import lru_cache, partial
 
 from ulorl.answers.normalisation import HAN
 from ulorl.cleaning.cleaning_config import Language, Lengths
+from ulorl.cleaning.items import Drop, Item, Outcome, Step, per_item
 from ulorl.cleaning.question_text import prose
-from ulorl.cleaning.record import Drop, Item, Outcome, Step, each
 from ulorl.errors import UserError
 
 _SCRIPTS = (  # of languages that need no statistics
@@ -24,7 +24,7 @@ _OWN_SHARE = 0.2  # of the letters, from which on a script names the language
 
 def check_length(settings: Lengths) -> Step:
     """Deletes questions that are too short or too long."""
-    return each(partial(_check_length, settings=settings))
+    return per_item(partial(_check_length, settings=settings))
 
 
 def _check_length(item: Item, settings: Lengths) -> Outcome:
@@ -39,7 +39,7 @@ def _check_length(item: Item, settings: Lengths) -> Outcome:
 def check_language(settings: Language) -> Step:
     """Deletes questions in other languages. Raises UserError when py3langid is missing."""
     classify = _classifier()
-    return each(partial(_check_language, settings=settings, classify=classify))
+    return per_item(partial(_check_language, settings=settings, classify=classify))
 
 
 def _check_language(item: Item, settings: Language, classify: Callable[[str], tuple[str, float]]) -> Outcome:
