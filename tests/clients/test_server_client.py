@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from fake_server import Server, completion, serving
+from refusals import refused
 from ulorl.clients.client import CachedClient
 from ulorl.clients.output_cache import OutputCache
 from ulorl.clients.server_client import ServerClient
 from ulorl.config.client_config import EndpointClientConfig
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 
 KEY = "sk-very-secret"
 
@@ -93,10 +94,10 @@ def test_no_hang(settings: EndpointClientConfig) -> None:
 
 @pytest.mark.parametrize("status", ["401", "404"])
 def test_what_no_try_mends_stops_at_once(settings: EndpointClientConfig, status: str) -> None:
-    with serving(Faulty) as (url, server), pytest.raises(UserError, match=r"models.judge: the server refuses") as told:
+    with serving(Faulty) as (url, server), refused(ErrorCode.SERVER_FAILED, key="models.judge") as caught:
         ask(url, settings, f"{status} x")
     assert server.seen[f"{status} x"] == 1
-    assert KEY not in str(told.value)
+    assert KEY not in str(caught.value)
 
 
 def test_too_many_failures_stop_the_run_and_lose_nothing(settings: EndpointClientConfig, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_too_many_failures_stop_the_run_and_lose_nothing(settings: EndpointClien
     with serving(Faulty) as (url, server):
         there = one.model_copy(update={"base_url": url})
         model = CachedClient("m", lambda: ServerClient("models.judge", there), OutputCache(tmp_path / "cache.sqlite"))
-        with pytest.raises(UserError, match=r"3 requests failed in a row.*cache"):
+        with refused(ErrorCode.SERVER_FAILED, key="models.judge"):
             model.complete(prompts)
         assert (model.asked, model.failed) == (8, 3)
         assert model.complete(prompts[:5]) == [f"answer to plain {n}" for n in range(5)]  # from the cache
@@ -118,5 +119,5 @@ def test_nobody_there(settings: EndpointClientConfig) -> None:
 
 def test_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch, settings: EndpointClientConfig) -> None:
     monkeypatch.delenv("TEST_KEY")
-    with pytest.raises(UserError, match=r"models.judge: the environment variable TEST_KEY"):
+    with refused(ErrorCode.API_KEY_MISSING, key="models.judge.api_key_env"):
         ServerClient("models.judge", settings)

@@ -30,7 +30,6 @@ from ulorl.config.reward_config import (
     VerifierConfig,
 )
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.generative import GenerativeReward
 from ulorl.rewards.reward import RewardError, Verdict, wait_for_verdict
@@ -179,7 +178,7 @@ def test_a_pair_that_is_never_answered_is_unscored(fault: str, tmp_path: Path) -
     with serving(Judge, honest=0.0) as (url, server):
         server.misbehave = lambda self, _, wrong: Judge.misbehave(self, fault, wrong)
         judged = reward(url, tmp_path, retries=2)
-        with pytest.raises(RewardError, match=r"no readable verdict|does not answer"):
+        with pytest.raises(RewardError):
             judged(P, r"\boxed{7}")
         told = judged.metrics()
         assert told["verifier/unscored"] == 1
@@ -198,17 +197,17 @@ def test_what_no_try_mends_stops_the_run(tmp_path: Path) -> None:
 
     with serving(Refusing) as (url, _):
         judged = reward(url, tmp_path)
-        with pytest.raises(UserError, match=r"reward.verifier: the server refuses") as told:
+        with refused(ErrorCode.SERVER_FAILED, key="reward.verifier") as caught:
             judged(P, r"\boxed{7}")
-        assert KEY not in str(told.value)
-        with pytest.raises(UserError, match="refuses"):  # at once, while other samples are still being decoded
+        assert KEY not in str(caught.value)
+        with refused(ErrorCode.SERVER_FAILED):  # at once, while other samples are still being decoded
             judged.submit(P, r"\boxed{8}")
 
 
 def test_a_server_that_is_not_there_stops_the_run(tmp_path: Path) -> None:
     judged = reward("http://127.0.0.1:9/v1", tmp_path, max_failures=2)
     futures = [judged.submit(P, text) for text in (r"\boxed{7}", r"\boxed{8}")]
-    with pytest.raises(UserError, match=r"2 requests failed in a row.*run the same command again"):  # noqa: PT012
+    with refused(ErrorCode.SERVER_FAILED, key="reward.verifier"):
         for future in futures:
             try:
                 wait_for_verdict(judged, future)
@@ -241,7 +240,7 @@ def test_a_wait_that_is_given_up(tmp_path: Path) -> None:
             wait_for_verdict(judged, futures[0], cancel)
         assert time.monotonic() - started < 1.5
         assert server.seen.total() <= 2
-        with pytest.raises(RewardError, match="given up"):  # no hang either
+        with pytest.raises(RewardError):  # no hang either
             wait_for_verdict(judged, futures[5])
 
 
@@ -348,7 +347,7 @@ def test_a_run_that_is_interrupted_while_verdicts_wait(tmp_path: Path) -> None:
 def test_a_run_whose_server_goes_away_stops_and_goes_on(tmp_path: Path) -> None:
     """It is saved, says how to go on, and may name another server."""
     quick = ["reward.verifier.max_failures=2", "reward.verifier.retries=0"]
-    with pytest.raises(UserError, match=r"reward.verifier: 2 requests failed in a row"):
+    with refused(ErrorCode.SERVER_FAILED, key="reward.verifier"):
         train(tmp_path / "r", "reward.verifier.base_url=http://127.0.0.1:9/v1", *quick)
     assert (tmp_path / "r" / "checkpoints" / "step_000000").is_dir()
     with serving(Judge) as (url, _):
@@ -455,7 +454,7 @@ def test_a_trained_verifier_is_asked_as_it_was_trained(tmp_path: Path) -> None:
     assert model_identity(own) != before
     assert folder_fingerprint(model_path()) == folder_fingerprint(model_path())
     (folder / "verifier.json").write_text('{"prompt": "x"}')
-    with pytest.raises(UserError, match=r"verifier.json: not what `ulorl verifier train` writes"):
+    with refused(ErrorCode.VERIFIER_PROMPT, file=folder / "verifier.json"):
         Verifier(own)
 
 
@@ -470,7 +469,7 @@ def test_a_run_with_the_verifier_in_its_process(tmp_path: Path) -> None:
         assert (line["verifier/judged"], line["verifier/unreadable_rate"]) == (0, 1.0)
         assert line["reward/unscored"] == line["verifier/pairs"]
     assert second["train/groups_unscored"] > 0  # type: ignore[operator]
-    with pytest.raises(UserError, match=r"reward failed for 3 samples in a row.*no readable verdict"):
+    with refused(ErrorCode.REWARD_FAILED, key="reward.max_unscored"):
         train(tmp_path / "s", *own, "reward.verifier.max_tokens=8", "reward.max_unscored=3")
 
 
@@ -507,14 +506,14 @@ def test_settings_that_cannot_be(override: str, code: ErrorCode, key: str) -> No
 
 def test_what_is_missing_is_told_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TEST_KEY")
-    with pytest.raises(UserError, match=r"reward.verifier: the environment variable TEST_KEY"):
+    with refused(ErrorCode.API_KEY_MISSING, key="reward.verifier.api_key_env"):
         reward("", tmp_path)
-    with pytest.raises(UserError, match=r"prompt nothing.txt cannot be read"):
+    with refused(ErrorCode.VERIFIER_PROMPT, file="nothing.txt", key="reward.verifier.prompt"):
         reward("http://127.0.0.1:9/v1", tmp_path, prompt="nothing.txt")
-    with pytest.raises(UserError, match=r"reward.verifier.cache=nowhere/v.sqlite: there is no folder nowhere"):
+    with refused(ErrorCode.CACHE_UNUSABLE, key="reward.verifier.cache"):
         reward("http://127.0.0.1:9/v1", tmp_path, cache="nowhere/v.sqlite")
     (tmp_path / "bad.sqlite").write_text("no database, just a text that is long enough to be read as a header " * 3)
     with serving(Judge) as (url, _):
         judged = reward(url, tmp_path, cache=str(tmp_path / "bad.sqlite"))
-        with pytest.raises(UserError, match=r"bad.sqlite: cannot be used"):
+        with refused(ErrorCode.CACHE_UNUSABLE, file=tmp_path / "bad.sqlite"):
             judged(P, r"\boxed{7}")
