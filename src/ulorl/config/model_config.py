@@ -65,6 +65,11 @@ class ModelConfig(StrictConfig):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         default="sdpa", description="the learner's kernel; flash_attention_2 needs a GPU, flash-attn and bfloat16"
     )
+    cpu_kernels: bool = Field(
+        default=True,
+        description="use oneDNN products and the fused decode step on a CPU; false: torch's generic path, with the "
+        "same results, slower",
+    )
     trust_remote_code: bool = Field(default=False, description="run Python code found in the model folder")
     rope: RopeConfig = RopeConfig()
     lora: LoraConfig = LoraConfig()

@@ -21,6 +21,7 @@ class EngineSpec:
     new weights from there. sampling: the one whose log-probs are trained on. longest: tokens of the longest prompt with
     its output; an engine that reserves memory reserves as much. weights_dtype: the learner's, before the engine rounds
     them to its own dtype. version: of the weights that the engine starts with.
+    cpu_kernels: whether the embedded engine uses the faster products and the fused decode step of `models/cpu`.
     """
 
     engine: EngineConfig
@@ -29,6 +30,7 @@ class EngineSpec:
     longest: int
     weights_dtype: Dtype = "float32"
     version: int = 0
+    cpu_kernels: bool = True
 
     @property
     def dtype(self) -> Dtype:

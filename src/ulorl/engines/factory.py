@@ -13,7 +13,7 @@ from ulorl.config.engine_config import EngineConfig
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.guard import GuardedEngine
-from ulorl.engines.torch.decodable import full_attention_layers, longest_row
+from ulorl.engines.torch.supported_models import full_attention_layers, longest_row
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.models.cpu.linear_products import has_bfloat16
 from ulorl.models.model_loading import load_model
@@ -40,6 +40,7 @@ def make_engine(spec: EngineSpec, source: ModelSource) -> Engine:
         slots=spec.engine.slots,
         prefill_tokens=spec.engine.prefill_tokens,
         version=spec.version,
+        cpu_kernels=spec.cpu_kernels,
     )
 
 

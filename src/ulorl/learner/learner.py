@@ -115,6 +115,7 @@ class Learner:
     temperature: the rollout's; log-probs and entropies are those of softmax(logits / temperature).
     max_tokens: the global maximum output length, for soft overlong punishment.
     seed: the run's, for the cut into mini-batches.
+    cpu_kernels: whether it multiplies through oneDNN where that is faster on a CPU.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Learner:
         pad_id: int,
         version: int = 0,
         seed: int = 0,
+        cpu_kernels: bool = True,
     ) -> None:
         self.model = model
         self.optim = optim
@@ -138,7 +140,9 @@ class Learner:
         self.version = version
         self.seed = seed
         self.skipped_in_row = 0  # mini-batches up to now
-        use_onednn(model)
+        self._cpu_kernels = cpu_kernels
+        if cpu_kernels:
+            use_onednn(model)
         if optim.recompute:
             recompute_activations(model)
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -289,7 +293,7 @@ class Learner:
         hidden_NH, head = hidden_BSH.flatten(0, 1)[batch.source_N], head_of(self.model)
         if autocast:  # the last norm gives float32: the head, a tenth of a model's arithmetic, would be too
             hidden_NH, head = hidden_NH.bfloat16(), replace(head, weight_VH=head.weight_VH.bfloat16())
-        return token_logprobs(hidden_NH, head, batch.targets_N, self.temperature)
+        return token_logprobs(hidden_NH, head, batch.targets_N, self.temperature, cpu_kernels=self._cpu_kernels)
 
     def _batches(self, experience: Sequence[Experience], cancel: CancelToken) -> Iterator[tuple[list[int], Batch]]:
         rows = [e.row for e in experience]

@@ -1,19 +1,22 @@
 """Log-probs and entropies from hidden states, without a [tokens x vocabulary] tensor.
 
-Logits exist for one tile (some tokens x some words) at a time, small enough to stay in a CPU's cache, and are
-recomputed in the backward pass, so memory grows with tokens x hidden. Only where all of them are few (`KEPT`) are they
-kept instead: that spares one of four products. This is one `autograd.Function`, not checkpointed
-chunks: the gradient of the head's weight is added up tile by tile, where checkpointing makes a new [V, H] tensor a
-chunk, and tokens without gradient (masked, clipped, in a group without advantage) cost nothing backward.
+Logits exist for one tile (some tokens x some words) at a time, small enough to stay in a CPU's cache. The backward pass
+recomputes them, so memory grows with tokens x hidden. A few logits (`KEPT`) are kept instead, which saves one of four
+products. This is one `autograd.Function` and not checkpointed chunks: the gradient of the head's weight is summed tile
+by tile, where checkpointing makes a new [V, H] tensor for each chunk, and tokens without gradient (masked, clipped, in
+a group without advantage) cost nothing in the backward pass.
 
 Logits are in bits (times log2 e, folded into the weight's tile), because torch's `exp2` on a CPU is 4 to 6 times as
-fast as its `exp`, and over 10 times where results underflow.
+fast as its `exp`, and over 10 times as fast where results underflow.
+
+Shapes: N tokens of a batch, C tokens of a tile, V vocabulary, v words of a tile, H hidden; M, N, K of a plain product.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,11 +26,11 @@ from ulorl.models.cpu import linear_products
 from ulorl.models.cpu.linear_products import has_onednn, onednn_product
 from ulorl.models.head import Head
 
-# Logits of one tile: 4 MiB in float32 stay in a CPU's cache, and malloc gives them no new pages; a GPU wants more work.
+# Logits of one tile: 4 MiB in float32 stay in a CPU's cache and need no new pages; a GPU needs larger products.
 TILE_CPU, TILE_GPU = 2**20, 2**24
-KEPT = 2**25  # logits (128 MiB) that are kept for the backward pass; of more, none is
-_FEW = 256  # tokens: copying a tile of the weight's gradient takes longer than oneDNN spares in computing it
-_NARROW = 64  # columns; MKL computes the transpose of such a product 3 to 5 times as fast
+KEPT = 2**25  # up to so many logits (128 MiB) are kept for the backward pass
+_FEW = 256  # tokens: below, copying a tile of the weight's gradient takes longer than oneDNN saves in computing it
+_NARROW = 64  # columns: below, MKL computes the transpose of a product 3 to 5 times as fast
 LN2 = math.log(2)
 _LEAST = -2000.0  # bits: 2 to this power is 0 in float64 too
 
@@ -40,8 +43,9 @@ def token_logprobs(
     *,
     chunk_tokens: int | None = None,
     chunk_words: int | None = None,
+    cpu_kernels: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Each target's log-prob under softmax(logits / temperature), and that distribution's entropy.
+    """Return each target's log-prob under softmax(logits / temperature), and that distribution's entropy.
 
     Gradients reach `hidden_NH` and the head's weight and bias, from the log-probs only.
 
@@ -51,6 +55,7 @@ def token_logprobs(
         targets_N: token ids, int64 [N].
         temperature: above 0.
         chunk_tokens, chunk_words: the tile of logits that exists at once; None: `TILE_CPU` or `TILE_GPU` logits.
+        cpu_kernels: multiply through oneDNN where that is faster on a CPU; False: always through torch.mm.
 
     Returns:
         log-probs [N] with gradient, and entropies in nats over the full vocabulary [N], detached; both float32
@@ -70,23 +75,24 @@ def token_logprobs(
     tile = TILE_CPU if hidden_NH.device.type == "cpu" else TILE_GPU
     words = chunk_words or min(V, math.isqrt(tile))  # 1,024 tokens x 1,024 words on a CPU
     tokens = chunk_tokens or tile // max(words, 256)  # of a small vocabulary no more hidden states than stay in cache
+    options = _Options(head.softcap, head.scale, temperature, tokens, words, cpu_kernels)
     logprobs_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_NH, head.weight_VH, head.bias_V, targets_N, head.softcap, head.scale, temperature, (tokens, words)
+        hidden_NH, head.weight_VH, head.bias_V, targets_N, options
     )
     return logprobs_N, entropy_N
 
 
 @torch.no_grad()
 def head_logits(head: Head, hidden_NH: Tensor) -> Tensor:
-    """Logits [N, V] of a few hidden states [N, H] at temperature 1, at least float32, without gradient."""
-    projection = _Projection(head, hidden_NH, 1.0, len(hidden_NH))
+    """Return the logits [N, V] of a few hidden states [N, H], in float32 or longer, without gradient."""
+    projection = _Projection(head, hidden_NH, 1.0, len(hidden_NH), cpu_kernels=False)
     return projection.logits(projection.hidden_NH, *projection.operands(slice(None)))
 
 
 class _Projection:
     """Hidden states to unit * logits and gradients back to both factors, for one tile after another."""
 
-    def __init__(self, head: Head, hidden_NH: Tensor, unit: float, tokens: int) -> None:
+    def __init__(self, head: Head, hidden_NH: Tensor, unit: float, tokens: int, *, cpu_kernels: bool) -> None:
         """tokens: of a tile."""
         weight_VH, hidden_dtype = head.weight_VH, hidden_NH.dtype
         self.head = head
@@ -94,7 +100,8 @@ class _Projection:
         # Only CUDA multiplies bf16 into float32; elsewhere the operands are made float32 first, tile by tile.
         self.mixed = weight_VH.is_cuda and weight_VH.dtype == hidden_dtype != self.dtype
         self.operand = hidden_dtype if self.mixed else self.dtype
-        self.onednn = weight_VH.device.type == "cpu" and self.dtype == torch.float32 and has_onednn()
+        on_cpu = weight_VH.device.type == "cpu"
+        self.onednn = cpu_kernels and on_cpu and self.dtype == torch.float32 and has_onednn()
         # unit * logits = inner * (weight @ hidden + bias), with a soft-cap outer * tanh(inner * (...))
         self.inner, self.outer = head.scale * unit, 1.0
         if head.softcap is not None:
@@ -164,7 +171,7 @@ def _plus(total: Tensor | None, term: Tensor) -> Tensor:
 
 
 class _Sums:
-    """Log-sum-exp and entropy of every token's logits z, in bits, built up over tiles as flash attention does."""
+    """Log-sum-exp and entropy of every token's logits z, in bits, accumulated over tiles as flash attention does."""
 
     def __init__(self, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         self.top_N = torch.full((tokens,), torch.finfo(dtype).min / 4, dtype=dtype, device=device)  # largest z so far
@@ -173,12 +180,12 @@ class _Sums:
         self.target_N = torch.zeros_like(self.top_N)  # z of the target
 
     def add(self, z_Cv: Tensor, rows: slice, targets_C: Tensor, words: slice) -> None:
-        """Take in a tile of logits, which is overwritten."""
+        """Add a tile of logits, which is overwritten."""
         columns_C1, inside_C1 = _locate(targets_C, words)
         self.target_N[rows] += z_Cv.gather(1, columns_C1).where(inside_C1, 0).squeeze(1)
         top_C = torch.maximum(self.top_N[rows], z_Cv.amax(1))
         # Far below the top 2^z is 0; there z may be -inf (a masked word), and 0 x -inf is no number.
-        fall_C = (self.top_N[rows] - top_C).clamp_(min=_LEAST)  # what is there is moved to the new top
+        fall_C = (self.top_N[rows] - top_C).clamp_(min=_LEAST)  # moves the sums so far to the new top
         kept_C = fall_C.exp2()
         weights_Cv = z_Cv.sub_(top_C[:, None]).clamp_(min=_LEAST).exp2()
         mass_C, moment_C = weights_Cv.sum(1), weights_Cv.mul_(z_Cv).sum(1)
@@ -194,33 +201,43 @@ class _Sums:
         return (self.target_N - self.top_N - log_mass_N) * LN2, entropy_N, self.top_N + log_mass_N
 
 
+@dataclass(frozen=True)
+class _Options:
+    """All that is no tensor. `tokens` x `words` is the size of a tile."""
+
+    softcap: float | None
+    scale: float
+    temperature: float
+    tokens: int
+    words: int
+    cpu_kernels: bool
+
+    def projection(self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> _Projection:
+        """To logits in bits."""
+        head, unit = Head(weight_VH, bias_V, self.softcap, self.scale), 1 / (LN2 * self.temperature)
+        return _Projection(head, hidden_NH, unit, self.tokens, cpu_kernels=self.cpu_kernels)
+
+
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden_NH: Tensor,
-        weight_VH: Tensor,
-        bias_V: Tensor | None,
-        targets_N: Tensor,
-        softcap: float | None,
-        scale: float,
-        temperature: float,
-        tile: tuple[int, int],
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
-        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH, 1 / (LN2 * temperature), tile[0])
+        projection = options.projection(hidden_NH, weight_VH, bias_V)
         sums = _Sums(len(targets_N), projection.dtype, hidden_NH.device)
-        few = len(targets_N) <= tile[0] and len(targets_N) * len(weight_VH) <= KEPT and any(ctx.needs_input_grad)
+        one_block = len(targets_N) <= options.tokens
+        few = one_block and len(targets_N) * len(weight_VH) <= KEPT and any(ctx.needs_input_grad)
         ctx.kept = [] if few else None  # logits [N, v] of each tile
-        for words in _slices(len(weight_VH), tile[1]):
+        for words in _slices(len(weight_VH), options.words):
             operands = projection.operands(words)
-            for rows in _slices(len(targets_N), tile[0]):
+            for rows in _slices(len(targets_N), options.tokens):
                 z_Cv = projection.logits(projection.hidden_NH[rows], *operands)
                 if few:
                     ctx.kept.append(z_Cv.clone())
                 sums.add(z_Cv, rows, targets_N[rows], words)
         logprobs_N, entropy_N, lse_N = sums.results()
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, lse_N)
-        ctx.settings = (softcap, scale, temperature, tile)
+        ctx.options = options
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
@@ -228,22 +245,23 @@ class _TokenLogprobs(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, weight_VH, bias_V, targets_N, lse_N = ctx.saved_tensors
-        softcap, scale, temperature, tile = ctx.settings
+        options: _Options = ctx.options
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
-        projection = _Projection(Head(weight_VH, bias_V, softcap, scale), hidden_NH, 1 / (LN2 * temperature), tile[0])
-        grad_N = grad_N * (-scale / temperature)  # d log-prob / d (weight @ hidden + bias) = this * excess
-        blocks = _blocks(grad_N, tile[0])
+        projection = options.projection(hidden_NH, weight_VH, bias_V)
+        # d log-prob / d (weight @ hidden + bias) = this * excess
+        grad_N = grad_N * (-options.scale / options.temperature)
+        blocks = _blocks(grad_N, options.tokens)
         to_blocks: list[Tensor | None] = [None] * len(blocks)
         grad_VH = (torch.empty_like if blocks else torch.zeros_like)(weight_VH) if to_weight else None
         grad_V = torch.zeros_like(bias_V, dtype=projection.dtype) if to_bias else None
         direct = len(blocks) == 1 and len(grad_N) <= _FEW and weight_VH.dtype == projection.dtype
-        for index, words in enumerate(_slices(len(weight_VH), tile[1])):
+        for index, words in enumerate(_slices(len(weight_VH), options.words)):
             weight_vH, bias_v = projection.operands(words)
             grad_vH: Tensor | None = None
             for i, rows in enumerate(blocks):
                 if ctx.kept is None:
                     z_Cv = projection.logits(projection.hidden_NH[rows], weight_vH, bias_v)
-                else:  # a copy, as a graph that is retained comes here again
+                else:  # a copy, because a retained graph comes here again
                     z_Cv = ctx.kept[index][rows].clone() if isinstance(rows, slice) else ctx.kept[index][rows]
                 grad_Cv = projection.excess(z_Cv, lse_N[rows], targets_N[rows], words).mul_(grad_N[rows, None])
                 if to_hidden:
@@ -259,4 +277,4 @@ class _TokenLogprobs(torch.autograd.Function):
         for rows, grad_CH in zip(blocks, to_blocks, strict=True):
             if grad_NH is not None and grad_CH is not None:
                 grad_NH[rows] = grad_CH.div_(projection.folded).to(grad_NH.dtype)
-        return grad_NH, grad_VH, None if grad_V is None else grad_V.to(bias_V.dtype), *(None,) * 5
+        return grad_NH, grad_VH, None if grad_V is None else grad_V.to(bias_V.dtype), None, None

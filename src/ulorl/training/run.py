@@ -168,6 +168,7 @@ def build(
         pad_id=_pad_id(inputs.tokenizer),
         version=counters.version,
         seed=cfg.seed,
+        cpu_kernels=cfg.model.cpu_kernels,
     )
     if folder:
         with checkpoint.reading(folder):

@@ -33,4 +33,5 @@ def engine_spec(cfg: Config, *, longest: int, version: int = 0) -> EngineSpec:
         longest=longest,
         weights_dtype=cfg.model.dtype,
         version=version,
+        cpu_kernels=cfg.model.cpu_kernels,
     )

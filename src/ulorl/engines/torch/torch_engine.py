@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from ulorl.engines.engine import EngineStats, check_request, empty_segment, require_idle
-from ulorl.engines.torch.decodable import check_decoding, full_attention_layers, longest_row
 from ulorl.engines.torch.sampling import draw
+from ulorl.engines.torch.supported_models import check_decoding, full_attention_layers, longest_row
 from ulorl.models.cpu.fused_decode import FusedDecoder, can_fuse, entries_read
 from ulorl.models.cpu.linear_products import use_onednn
-from ulorl.models.slot_cache import Place, SlotCache
+from ulorl.models.kv_cache import Place, SlotCache
 from ulorl.rng import uniforms
 from ulorl.types import Finish, Request, Segment
 
@@ -45,14 +45,15 @@ _ROW = np.dtype(
 
 
 class TorchEngine:
-    """`base.Engine` around `model`, which it owns from now on, on the model's device and in its dtype.
+    """An `Engine` around `model`, which it owns from now on, on the model's device and in its dtype.
 
-    `slots` rows decode at once. A prefill pass is at most `prefill_tokens` tokens, padding included. `max_length`
-    bounds prompt + output (default and limit: the model's `max_position_embeddings`). Keys and values take
-    slots x longest row x layers x 2 x KV heads x head dimension numbers.
+    `slots` rows decode at the same time. A prefill pass has at most `prefill_tokens` tokens, padding included.
+    `max_length` bounds prompt + output (default and limit: the model's `max_position_embeddings`). `cpu_kernels` allows
+    oneDNN products and the fused decode step on a CPU. Keys and values take slots x longest row x layers x 2 x KV heads
+    x head dimension numbers.
 
     Raises UserError when the model cannot be decoded exactly this way: sliding-window, linear or hybrid attention,
-    encoder-decoders, and whatever fails a small comparison with the model's own forward.
+    encoder-decoders, and models that fail a small comparison with their own forward pass.
     """
 
     def __init__(
@@ -64,14 +65,16 @@ class TorchEngine:
         prefill_tokens: int,
         version: int = 0,
         max_length: int | None = None,
+        cpu_kernels: bool = True,
     ) -> None:
         if slots < 1 or prefill_tokens < 1:
             raise ValueError(f"slots={slots} and prefill_tokens={prefill_tokens} must be at least 1")
         self.max_length = longest_row(model, max_length)
         self.version = version
         self._model = model.eval()
-        use_onednn(model)
-        fused = can_fuse(model)
+        if cpu_kernels:
+            use_onednn(model)
+        fused = cpu_kernels and can_fuse(model)
         self._cache = SlotCache(full_attention_layers(model, self.max_length), slots, transposed_keys=fused)
         self._fused = FusedDecoder(model, self._cache, slots, self.max_length) if fused else None
         self._slots, self._prefill_tokens = slots, prefill_tokens
@@ -86,7 +89,7 @@ class TorchEngine:
         with torch.inference_mode():
             check_decoding(model, slots, self._prefill, self._decode)
         self._cache.clear()
-        self.stats = EngineStats()  # the comparison is no one's work
+        self.stats = EngineStats()  # without the work of the comparison
 
     @property
     def pending(self) -> int:

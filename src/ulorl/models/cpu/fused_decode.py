@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from ulorl.models.cpu.linear_products import has_onednn, onednn_product, small_packed_product
-from ulorl.models.slot_cache import SlotCache
+from ulorl.models.kv_cache import SlotCache
 
 _FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _SPLIT = 512  # entries that one more attention call must spare
