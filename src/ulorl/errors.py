@@ -17,11 +17,11 @@ from types import TracebackType
 
 from ulorl.error_codes import ErrorCode
 
-MESSAGES = 10  # faults of one kind named one by one
+MESSAGES = 10  # of many faults of one kind, so many are listed
 
 
 class UserError(Exception):
-    """Says what is wrong, where, and how to fix it.
+    """An error that says what is wrong, where, and how to fix it.
 
     code: what kind of error it is. file: the path of the file or folder. key: the dotted key of the configuration, or
     the option of a command. record: the place of a record, for example `problems.jsonl:3`. "" where there is none.
@@ -44,12 +44,12 @@ class UserError(Exception):
         yield self
 
 
-class EngineMismatch(UserError):  # noqa: N818 - what it is, not that it is an error
-    """Engine and learner do not agree about the weights: restarting the engine would change nothing."""
+class EngineMismatch(UserError):  # noqa: N818
+    """Engine and learner disagree about the weights; restarting the engine would not help."""
 
 
-class Diverged(UserError):  # noqa: N818 - what it is, not that it is an error
-    """Losses that are not finite: something has to change before training can continue."""
+class Diverged(UserError):  # noqa: N818
+    """Losses were not finite several times in a row; a setting has to change before training can continue."""
 
 
 class CombinedError(UserError):
@@ -73,7 +73,7 @@ class CombinedError(UserError):
 class ErrorCollector:
     """Gathers the UserErrors of several `with` blocks, so that all are reported at once.
 
-    What a block that failed should have assigned does not exist: call `raise_errors` before such names are used.
+    Names that a failed block should have assigned do not exist: call `raise_errors` before they are used.
     """
 
     def __init__(self) -> None:
@@ -96,13 +96,13 @@ class ErrorCollector:
 
 
 def listing(faults: Sequence[object]) -> str:
-    """The first of many faults, an indented line each, and how many more there are."""
+    """Return the first of many faults as indented lines, and how many more there are."""
     more = [f"and {len(faults) - MESSAGES} more"] if len(faults) > MESSAGES else []
     return "\n".join(f"  {line}" for line in [*map(str, faults[:MESSAGES]), *more])
 
 
 def bad_character(text: str) -> str | None:
-    """What makes a text unfit to be stored or encoded; None for a fit one."""
+    """Return what makes a text impossible to store or encode, None for a usable one."""
     if "\0" in text:
         return f"holds a NUL character at position {text.index(chr(0)) + 1}"
     try:

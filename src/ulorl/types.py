@@ -1,7 +1,9 @@
-"""The plain values that cross between the rooms: problems, requests, segments, samples, groups.
+"""The plain values that the components exchange: problems, requests, segments, samples, groups.
 
-They are frozen, know no torch and no configuration, and can cross a process border. Token ids, log-probs and
-versions are numpy arrays of one length, checked wherever they are joined.
+They are immutable, need neither torch nor a configuration, and can be pickled. Token ids, log-probs and versions are
+numpy arrays of one length, which is checked wherever they are joined.
+
+Shapes: T output tokens of a sample, G group size.
 """
 
 from __future__ import annotations
@@ -30,19 +32,19 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with what its reward needs to judge an answer."""
+    """A question with what its reward needs to judge an answer."""
 
     id: str
-    prompt: str  # as the dataset has it; the chat template is applied by `data.prompts`
+    prompt: str  # as the dataset has it; `data.prompts` applies the chat template
     answer: str = ""  # the reference answer
-    meta: Mapping[str, Any] = field(default_factory=dict)  # whatever else the scorer needs, JSON values only
+    meta: Mapping[str, Any] = field(default_factory=dict)  # further values for the reward, JSON only
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Log-probs are always those of softmax(logits / temperature) over the full vocabulary,
-    before top-p and top-k, so that engine and learner speak of the same distribution. Temperature 0 is greedy
-    decoding, and its log-probs are those of temperature 1.
+    """How tokens are drawn. Log-probs are those of softmax(logits / temperature) over the full vocabulary, before top-p
+    and top-k, so that engine and learner use the same distribution. Temperature 0 is greedy decoding, with the
+    log-probs of temperature 1.
     """
 
     temperature: float = 1.0
@@ -52,11 +54,11 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What an engine is asked to decode: one segment of one sample.
+    """One segment of one sample for an engine to decode.
 
-    `tokens` are the prompt and everything decoded so far. `max_new_tokens` is this segment's budget, never
-    more than the sample's remaining budget. The draw for the output token at index i (0 is the first after the
-    prompt) depends on (`seed`, i) only.
+    `tokens` are the prompt and all output so far. `max_new_tokens` is the segment's budget, at most the sample's
+    remaining one. The draw of the output token at index i (0 is the first after the prompt) depends on (`seed`, i)
+    only.
     """
 
     sample_id: int
@@ -68,13 +70,13 @@ class Request:
 
     @property
     def output_length(self) -> int:
-        """Output tokens decoded before this request."""
+        """Return the number of output tokens decoded before this request."""
         return len(self.tokens) - self.prompt_length
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """What one request brought: the new tokens, each with its log-prob and the version that generated it."""
+    """The result of one request: the new tokens, each with its log-prob and the version that generated it."""
 
     sample_id: int
     tokens: Tokens
@@ -94,16 +96,16 @@ class Segment:
 
 
 class Status(StrEnum):
-    """Where a sample stands after its latest segment (Algorithm 1, line 9 on)."""
+    """The state of a sample after its latest segment (Algorithm 1, from line 9)."""
 
-    UNFINISHED = "unfinished"  # goes on next step, with the newest weights
+    UNFINISHED = "unfinished"  # continues in the next step, with the newest weights
     COMPLETE = "complete"  # ended by EOS
     TRUNCATED = "truncated"  # reached the global maximum output length
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One output in the making or made: [seg_1; ...; seg_t], each from its own policy version."""
+    """One output, finished or not: segments [seg_1; ...; seg_t], each from its own policy version."""
 
     id: int
     group_id: int
@@ -113,21 +115,21 @@ class Sample:
 
     @property
     def tokens(self) -> Tokens:
-        """All output tokens, [T]."""
+        """Return all output tokens, [T]."""
         return _joined([s.tokens for s in self.segments], np.int32)
 
     @property
     def logprobs(self) -> LogProbs:
-        """Each output token's log-prob under the version that generated it, [T]."""
+        """Return the log-prob of each output token under the version that generated it, [T]."""
         return _joined([s.logprobs for s in self.segments], np.float32)
 
     @property
     def versions(self) -> Versions:
-        """The version that generated each output token, [T]."""
+        """Return the version that generated each output token, [T]."""
         return _joined([s.versions for s in self.segments], np.int32)
 
     def __len__(self) -> int:
-        """Output tokens so far."""
+        """Return the number of output tokens so far."""
         return sum(map(len, self.segments))
 
 
@@ -138,13 +140,13 @@ class Scored:
     sample: Sample
     reward: float | None  # None: unscored, because the reward failed
     text: str
-    error: str = ""  # how it failed
-    answer: str | None = ""  # what was judged; "": the reward does not tell; None: the output holds no answer
+    error: str = ""  # why it is unscored
+    answer: str | None = ""  # that was judged; "": the reward does not say; None: the output has no answer
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The G finished samples of one problem, in the order of their ids: what GRPO compares (eq. 4)."""
+    """The G finished samples of one problem, in the order of their ids, which GRPO compares (eq. 4)."""
 
     id: int
     problem: Problem
@@ -152,7 +154,7 @@ class Group:
 
     @property
     def unscored(self) -> bool:
-        """Whether a member has no reward: then its siblings cannot be compared with it, and none is trained."""
+        """Return whether a member has no reward; no member is trained then, because they cannot be compared."""
         return any(member.reward is None for member in self.members)
 
 

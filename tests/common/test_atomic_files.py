@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from refusals import refused
 from ulorl.common import atomic_files
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 
 
 @pytest.fixture
@@ -70,10 +71,14 @@ def test_what_is_being_removed_has_lost_its_name(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_what_the_disk_says_becomes_a_message(error: Exception, message: str) -> None:
-    with pytest.raises(UserError) as told, atomic_files.writing(Path("/here"), lambda: "Do this"):
+    place = message.partition(":")[0]
+    with (
+        refused(ErrorCode.FILE_NOT_WRITABLE, file=place) as caught,
+        atomic_files.writing(Path("/here"), lambda: "Do this"),
+    ):
         raise error
-    assert str(told.value).startswith(message)
-    assert str(told.value).endswith("Do this")
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith("Do this")
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError(errno.ECONNREFUSED, "x"), ValueError("x"), OSError("x")])
@@ -85,7 +90,7 @@ def test_other_errors_pass(error: Exception) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here, which is a disk that is full")
 def test_a_disk_that_is_full() -> None:
     with (
-        pytest.raises(UserError, match="No space left on device"),
+        refused(ErrorCode.FILE_NOT_WRITABLE, file="/dev/full"),
         atomic_files.writing(Path("/dev/full"), lambda: ""),
         open("/dev/full", "w") as file,
     ):

@@ -3,9 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from ulorl.errors import UserError
+from refusals import refused
+from ulorl.error_codes import ErrorCode
 from ulorl.report.comparison import arms, write_comparison
 
 
@@ -48,7 +47,7 @@ def test_seeds_are_one_arm_and_settings_are_several(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a run"):
+    with refused(ErrorCode.RUN_NOT_FOUND, file=tmp_path):
         arms([tmp_path])
-    with pytest.raises(UserError, match="at least one run"):
+    with refused(ErrorCode.COMMAND_LINE):
         arms([])

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from refusals import refused
 from ulorl.config.loading import build
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.report.figures import figures
 from ulorl.report.html_report import write_report
-from ulorl.runs.records import read_run
+from ulorl.runs.saved_run import read_run
 from ulorl.runs.summary import duration, summarize
 
 METRICS: list[dict[str, Any]] = [
@@ -253,16 +254,16 @@ def test_a_gap_in_a_curve_is_left_out_of_its_numbers(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with refused(ErrorCode.RUN_NOT_FOUND, file=tmp_path / "nowhere"):
         write_report(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"not a run, it has no config\.json"):
+    with refused(ErrorCode.RUN_NOT_FOUND, file=tmp_path):
         write_report(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: not valid JSON"):
+    with refused(ErrorCode.RUN_DAMAGED, file=tmp_path / "config.json"):
         write_report(tmp_path)
     make_run(tmp_path, samples={1: [{}]})
     (tmp_path / "samples" / "step_000001.jsonl").write_text('{"sample": 1}\nnonsense\n')
-    with pytest.raises(UserError, match=r"step_000001\.jsonl, line 2"):
+    with refused(ErrorCode.RUN_DAMAGED, record="step_000001.jsonl:2"):
         write_report(tmp_path)
 
 

@@ -16,7 +16,6 @@ import ulorl
 from paths import QUICKSTART
 from refusals import refused
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
 from ulorl.runs import run_folder
 
 RECIPE = QUICKSTART
@@ -50,13 +49,13 @@ def test_what_may_change_is_told_and_the_rest_refused_by_name(tmp_path: Path) ->
         "log.progress": (True, False),
         "optim.lr": (1e-4, 3e-5),
     }
-    assert "steps=90 (was 45)" in run_folder.spelled(found)
+    assert "steps=90 (was 45)" in run_folder.changes_text(found)
     other = config(
         tmp_path / "a", "rollout.group=4", "steps=90", "data.settings={low=3}", "eval.data={}", "eval.every=3"
     )
-    with pytest.raises(UserError) as refused:
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, file=tmp_path / "a", key="data.settings") as caught:
         run_folder.changes(other)
-    message = str(refused.value)
+    message = str(caught.value)
     assert f"{tmp_path / 'a'} holds another run: " in message
     for part in ("rollout.group=4 (was 8)", "data.settings.low=3 (was null)", "eval.data={} (was null)", "--overwrite"):
         assert part in message
@@ -69,7 +68,7 @@ def test_other_folders_are_no_runs(tmp_path: Path, text: str) -> None:
     assert not run_folder.holds_run(tmp_path)
     (tmp_path / "config.json").write_text(text)
     assert not run_folder.holds_run(tmp_path)
-    with pytest.raises(UserError, match="not a run's folder"):
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, file=tmp_path, key="run.dir"):
         run_folder.check_free(config(tmp_path))
 
 
@@ -118,7 +117,7 @@ def test_a_file_system_without_locks_stops_no_run(tmp_path: Path, monkeypatch: p
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
-        pytest.raises(UserError, match=r"file/run: cannot be written: Not a directory\. Choose another run\.dir"),
+        refused(ErrorCode.FILE_NOT_WRITABLE, file=tmp_path / "file" / "run"),
         run_folder.locked(tmp_path / "file" / "run"),
     ):
         pass

@@ -16,12 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from refusals import refused
 from ulorl.config.loading import build
 from ulorl.config.tree import Config
-from ulorl.errors import UserError
-from ulorl.runs.records import read_metrics
-from ulorl.runs.run_log import HEADER, RunLog, metrics_line, require_trackers, truncate_to
+from ulorl.error_codes import ErrorCode
+from ulorl.runs.run_log import RunLog, truncate_to
 from ulorl.runs.samples import write_samples
+from ulorl.runs.saved_run import read_metrics
+from ulorl.runs.terminal_lines import HEADER, metrics_line
+from ulorl.runs.trackers import require_trackers
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status, Tokens
 
 
@@ -202,10 +205,10 @@ def test_truncate_to_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> N
 def test_a_damaged_metrics_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON"):
+    with refused(ErrorCode.RUN_DAMAGED, file=path, record="metrics.jsonl:2"):
         read_metrics(path)
     path.write_text('{"reward/mean": 1}\n')
-    with pytest.raises(UserError, match=r"line 1: no whole number under \"step\", found None"):
+    with refused(ErrorCode.RUN_DAMAGED, file=path, record="metrics.jsonl:1"):
         read_metrics(path)
 
 
@@ -312,7 +315,7 @@ def test_wandb_that_does_not_start_says_how_to_go_on(tmp_path: Path, monkeypatch
         raise RuntimeError("api_key not configured")
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=RuntimeError))
-    with pytest.raises(UserError, match=r"api_key not configured.*WANDB_MODE=offline"):
+    with refused(ErrorCode.TRACKER_UNAVAILABLE, key="log.wandb"):
         RunLog(tmp_path, make_config(wandb=True), console=piped())
 
 
@@ -333,7 +336,7 @@ def test_a_missing_tracker_is_refused_with_what_to_install(
     monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     cfg = make_config(**{name: True})
     for attempt in (lambda: require_trackers(cfg.log), lambda: RunLog(tmp_path, cfg, console=piped())):
-        with pytest.raises(UserError, match=rf'log\.{name}=true.*pip install "ulorl\[{name}\]"'):
+        with refused(ErrorCode.TRACKER_UNAVAILABLE, key=f"log.{name}"):
             attempt()
     require_trackers(make_config().log)
 

@@ -1,5 +1,5 @@
-"""Files that outlive a crash: written beside their place, flushed to the disk, renamed, and the rename flushed too. No
-torch."""
+"""Atomic writes: a file or folder is written under another name, flushed to the disk and renamed, and the rename is
+flushed too. After a crash there is the new version or the one before."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
-PARTIAL, REMOVED = ".partial", ".removed"  # suffixes of what is being written, and of what is being removed
+PARTIAL, REMOVED = ".partial", ".removed"  # suffixes of what is being written and removed
 
 _DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT,
     errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
 }  # fmt: skip
-_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell of one
+_RUST = re.compile(r"\(os error (\d+)\)")  # in the messages of safetensors and tokenizers
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder; none that lacks half of its files keeps its name meanwhile."""
+    """Remove a folder if it exists. It is renamed first, so that no folder of its name lacks some of its files."""
     removed = folder.with_name(folder.name + REMOVED)
     shutil.rmtree(removed, ignore_errors=True)
     if folder.exists():
@@ -68,7 +69,7 @@ def remove(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
+    """Flush a file, or the names in a folder, to the disk (not the files in the folder)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -77,16 +78,19 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush a folder with everything in it."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # names after what they name
+    """Flush a folder with everything in it to the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that name them
         sync(path)
     sync(folder)
 
 
 @contextmanager
-def writing(path: Path, mend: Callable[[], str]) -> Iterator[None]:
-    """Turn a full disk, missing permissions and the like into a UserError that names the file, or `path` when the error
-    names none. mend: what to do about it. Other errors pass."""
+def writing(path: Path, fix: Callable[[], str]) -> Iterator[None]:
+    """Turn errors of the disk (full, read-only, no permission) into a UserError that names the file, or `path` when the
+    error names none. Other errors pass.
+
+    fix: returns the sentence that says what to do; called only after an error.
+    """
     try:
         yield
     except Exception as error:
@@ -94,12 +98,14 @@ def writing(path: Path, mend: Callable[[], str]) -> Iterator[None]:
         if found is None:
             raise
         name = getattr(error, "filename", None) or path
-        raise UserError(f"{name}: cannot be written: {os.strerror(found)}. {mend()}") from error
+        raise UserError(
+            f"{name}: cannot be written: {os.strerror(found)}. {fix()}", code=ErrorCode.FILE_NOT_WRITABLE, file=name
+        ) from error
 
 
 def _disk_error(error: Exception) -> int | None:
-    """The errno of an error that the disk made."""
+    """Return the errno of an error of the disk, None for other errors."""
     code = error.errno if isinstance(error, OSError) else None
-    if code is None and (told := _RUST.search(str(error))):
-        code = int(told[1])
+    if code is None and (found := _RUST.search(str(error))):
+        code = int(found[1])
     return code if code in _DISK else None

@@ -1,10 +1,10 @@
-"""95% confidence intervals of shares. Answers to one problem are alike, so problems are the unit. No torch.
+"""95% confidence intervals of shares. Answers to one problem are correlated, so problems are the unit.
 
-All are Wilson's score interval (1927) at the effective number of answers, which is what Korn & Graubard (1998) do with
-the interval of Clopper and Pearson: p (1 - p) / variance, the variance taken over problems, times (z / t)² because that
-variance is itself an estimate. t has the degrees of freedom of Satterthwaite (1946): few where a few problems make up
-most of the variance. The effective number is at most that of the answers; and at least (Σ m)² / Σ m² for problems with
-m answers each (Kish 1965), which is what is left when all answers to a problem are the same.
+Each interval is Wilson's score interval (1927) at the effective number of answers, as Korn & Graubard (1998) compute
+that of Clopper and Pearson: p (1 - p) / variance, with the variance taken over problems, times (z / t)² because that
+variance is itself an estimate. t has the degrees of freedom of Satterthwaite (1946), which are few where a few problems
+make up most of the variance. The effective number is at most the number of answers, and at least (Σ m)² / Σ m² for
+problems with m answers each (Kish 1965), its value when all answers to a problem are equal.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ class Interval:
 
 
 def rate(hits: Sequence[bool], problems: Sequence[Hashable]) -> Interval | None:
-    """The share of `hits`; `problems` says which of them belong together, None and "" that one belongs to no other.
-    None for no hits. The variance is that of the ratio estimator."""
+    """Return the share of true values among `hits`, None where there are none. The variance is that of the ratio
+    estimator.
+
+    problems: the problem of each hit; None or "" for a hit that shares its problem with no other.
+    """
     if not hits:
         return None
     codes: dict[Hashable, int] = {}
@@ -47,8 +50,10 @@ def rate(hits: Sequence[bool], problems: Sequence[Hashable]) -> Interval | None:
 
 
 def mean_share(shares: Sequence[float], answers: int) -> Interval | None:
-    """The mean over problems of the share of right answers, each in [0, 1]. answers: to all problems together. None
-    for no problems."""
+    """Return the mean over problems of the share of right answers, None without problems.
+
+    shares: the share of each problem, in [0, 1]. answers: the number of answers to all problems together.
+    """
     if not shares:
         return None
     share, n = float(np.mean(shares)), len(shares)
@@ -56,7 +61,8 @@ def mean_share(shares: Sequence[float], answers: int) -> Interval | None:
 
 
 def _of_problems(share: float, parts: NDArray[np.float64], *, least: float, most: float) -> Interval:
-    """parts: what each problem adds to the estimate's error, [K]; least and most: effective answers."""
+    """Return the interval. parts: what each of K problems adds to the estimate's error, [K]. least, most: the limits of
+    the effective number of answers."""
     count, squares = len(parts), parts**2
     total, effective = float(squares.sum()), most
     if count == 1 or not 0 < share < 1:
@@ -69,8 +75,8 @@ def _of_problems(share: float, parts: NDArray[np.float64], *, least: float, most
 
 
 def student(freedom: float) -> float:
-    """The 97.5% quantile of Student's t: Abramowitz & Stegun 26.7.5, at most 0.8% too low from 2 degrees of freedom on;
-    exact for 1."""
+    """Return the 97.5% quantile of Student's t: Abramowitz & Stegun 26.7.5, at most 0.8% too low from 2 degrees of
+    freedom on, and exact for 1."""
     if freedom <= 1:
         return math.tan(math.pi * 0.475)
     z, v = Z, freedom
@@ -84,16 +90,19 @@ def student(freedom: float) -> float:
 
 
 def wilson(share: float, n: float) -> Interval:
-    """Wilson's score interval of a share of `n`."""
+    """Return Wilson's score interval of a share of `n`."""
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
 
 
 def mean_of(first: Interval | None, second: Interval | None) -> Interval | None:
-    """The mean of two rates (balanced accuracy is one) by MOVER: the squares of the distances from each rate to its own
-    limit add up (Newcombe 1998; Zou & Donner 2008). It takes the rates for independent; a judge that says yes more
-    readily to some problems makes them vary in opposite directions, and then the interval is too wide."""
+    """Return the mean of two rates, such as balanced accuracy, by MOVER: the squares of the distances from each rate to
+    its own limit add up (Newcombe 1998; Zou & Donner 2008). None where one of them is.
+
+    The rates are taken as independent. A judge that says yes more readily to some problems makes them vary in opposite
+    directions; the interval is then too wide.
+    """
     if first is None or second is None:
         return None
     value = (first.value + second.value) / 2
@@ -103,7 +112,7 @@ def mean_of(first: Interval | None, second: Interval | None) -> Interval | None:
 
 
 def difference(after: Interval, before: Interval) -> Interval:
-    """`after` - `before` by MOVER, as `mean_of`: from -1 to 1. Two rates over the same problems are taken as
+    """Return `after` - `before`, from -1 to 1, by MOVER as `mean_of` does. Rates over the same problems are taken as
     independent, which is conservative."""
     value = after.value - before.value
     low = value - math.hypot(after.value - after.low, before.high - before.value)

@@ -1,5 +1,5 @@
-"""Several runs in one figure: runs whose settings differ in the seed only are one line, the mean of the seeds, with the
-range from the lowest to the highest seed around it."""
+"""Draws several runs in one figure. Runs whose settings differ in the seed only are one line, the mean of the seeds,
+inside the range from the lowest to the highest seed."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from numpy.typing import NDArray
 from ulorl.common import markdown
 from ulorl.common.key_paths import flatten
 from ulorl.common.plot_style import STYLE
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.runs.records import RunRecord, read_run
+from ulorl.runs.saved_run import SavedRun, read_run
 
 PANELS = ("eval/accuracy", "entropy/mean", "reward/mean", "rollout/length_mean")
-_NO_DIFFERENCE = ("seed", "steps", "run.", "log.")  # keys that make no other arm of an experiment
+_NO_DIFFERENCE = ("seed", "steps", "run.", "log.")  # keys in which runs of one arm may differ
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs of one setting."""
+    """The runs of an experiment with the same settings and different seeds."""
 
     label: str
-    runs: tuple[RunRecord, ...]
+    runs: tuple[SavedRun, ...]
 
     def curve(self, key: str) -> tuple[list[int], NDArray[np.float64]]:
-        """Steps at which every seed has `key`, and the values there [seeds, steps]."""
+        """Return the steps at which every seed has the metric `key`, and its values there, [seeds, steps]."""
         series = [dict(zip(*run.series(key), strict=True)) for run in self.runs]
         steps = sorted(set.intersection(*(set(s) for s in series)))
         return steps, np.array([[s[step] for step in steps] for s in series]).reshape(len(series), -1)
 
 
 def arms(run_dirs: Sequence[Path]) -> list[Arm]:
-    """Group runs by what differs among their settings, in the order given. Raises UserError for what is not a run."""
+    """Group runs by the settings in which they differ, in the order given. Raises UserError for what is not a run."""
     if not run_dirs:
-        raise UserError("give the folders of at least one run")
+        raise UserError("give the folders of at least one run", code=ErrorCode.COMMAND_LINE)
     records = [read_run(path) for path in run_dirs]
     settings = [
         {key: value for key, value in flatten(record.config).items() if not key.startswith(_NO_DIFFERENCE)}
@@ -47,17 +48,19 @@ def arms(run_dirs: Sequence[Path]) -> list[Arm]:
     ]
     keys = sorted(set().union(*settings))
     differing = [k for k in keys if len({repr(s.get(k)) for s in settings}) > 1]
-    grouped: dict[str, list[RunRecord]] = {}
+    grouped: dict[str, list[SavedRun]] = {}
     for record, setting in zip(records, settings, strict=True):
         grouped.setdefault(", ".join(f"{k}={setting.get(k)}" for k in differing) or "all runs", []).append(record)
     return [Arm(label, tuple(runs)) for label, runs in grouped.items()]
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path, keys: Sequence[str] = PANELS) -> str:
-    """Draw the curves of `keys` to `out` (svg, png or pdf) and return a markdown table of the ends: first and last
-    value of each arm, mean over seeds, with the seeds' own values."""
+    """Draw the curves of the metrics `keys` to `out` (svg, png or pdf). Returns a Markdown table with the first and
+    last value of each arm: the mean over seeds, and the values of the seeds. Raises UserError for what is not a run and
+    for another file type."""
     if out.suffix not in (".svg", ".png", ".pdf"):
-        raise UserError(f"{out}: a figure's name ends in .svg, .png or .pdf")
+        message = f"{out}: a figure's name ends in .svg, .png or .pdf"
+        raise UserError(message, code=ErrorCode.COMMAND_LINE, key="--out", file=out)
     found = arms(run_dirs)
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=(10, 2.9 * -(-len(keys) // 2)), layout="constrained")

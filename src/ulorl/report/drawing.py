@@ -1,7 +1,8 @@
-"""How the curves of report.html are drawn: SVG that takes its colours from the page, for light and dark alike.
+"""Draws the curves of report.html as SVG that takes its colours from the page, so that it fits a light and a dark
+theme.
 
-Matplotlib draws with placeholder colours; `_themed` turns them into CSS variables of the template, drops what would
-differ between two drawings of the same numbers, and leaves text as text in the page's font.
+Matplotlib draws with placeholder colours; `_themed` replaces them by CSS variables of the template, removes what would
+differ between two drawings of the same numbers, and keeps text as text in the page's font.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ FEW_POINTS = 40  # up to so many points each gets a marker: a line alone hides s
 
 @dataclass(frozen=True)
 class Figure:
-    """`alt` says in words what the curve shows, for who cannot see it."""
+    """A figure of the page. `alt` describes it in words, for readers who cannot see it."""
 
     title: str
     note: str
@@ -59,6 +60,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curve:
+    """The values of one metric at some steps."""
+
     label: str
     steps: Sequence[int]
     values: Sequence[float]
@@ -66,7 +69,7 @@ class Curve:
 
 
 def plot_curve(axes: Any, curve: Curve) -> None:
-    """The values; over a long run faint, with their running mean."""
+    """Draw the values of a curve; those of a long run are faint, below their running mean."""
     smooth = smoothed(curve.values)
     if smooth is not None:
         axes.plot(curve.steps, curve.values, color=curve.color, alpha=0.35, linewidth=1)
@@ -77,10 +80,12 @@ def plot_curve(axes: Any, curve: Curve) -> None:
 
 
 def as_percent(value: float, _: object) -> str:
+    """Return an axis label in percent."""
     return f"{100 * value:.4g}%"
 
 
 def add_legend(axes: Any) -> None:
+    """Add a legend above the axes when a curve has a label."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(
@@ -92,7 +97,7 @@ def add_legend(axes: Any) -> None:
 def draw_figure(
     title: str, note: str, draw: Callable[..., None], alt: str, *, panels: int = 1, x_label: str = "step"
 ) -> Figure:
-    """`draw` gets the figure's axes, one or `panels` of them above each other."""
+    """Return a figure. draw: is called with its axes, one or `panels` of them one above the other."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):  # ids are the same each time, and unique in the page
         canvas = Canvas(figsize=(4.7, 2.7))
         canvas.subplots_adjust(left=0.115, right=0.985, top=0.9, bottom=0.155, hspace=0.5)  # alike in all: axes line up
@@ -117,8 +122,8 @@ def _themed(svg: str, label: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
 
 
-def told(name: str, steps: Sequence[int], values: Sequence[float], spec: str = ".3f") -> str:
-    """A curve in a sentence."""
+def description(name: str, steps: Sequence[int], values: Sequence[float], spec: str = ".3f") -> str:
+    """Return a curve described in words."""
     if len(values) == 1:
         return f"{name}: {values[0]:{spec}} at step {steps[0]}"
     return (
@@ -128,7 +133,7 @@ def told(name: str, steps: Sequence[int], values: Sequence[float], spec: str = "
 
 
 def smoothed(values: Sequence[float]) -> list[float] | None:
-    """Centred running mean over about a twelfth of the run; None when there is too little to smooth."""
+    """Return the centred running mean over about a twelfth of the run, None when there is too little to smooth."""
     half = len(values) // 24
     if half < 1:
         return None

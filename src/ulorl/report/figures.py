@@ -1,4 +1,4 @@
-"""The curves of report.html, one function each."""
+"""The figures of report.html, a function for each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ulorl.report.drawing import (
     Figure,
     add_legend,
     as_percent,
+    description,
     draw_figure,
     plot_curve,
-    told,
 )
-from ulorl.runs.records import RunRecord
+from ulorl.runs.saved_run import SavedRun
 from ulorl.runs.summary import accuracies
 
 
-def figures(record: RunRecord) -> list[Figure]:
-    """Every curve the run has numbers for."""
+def figures(record: SavedRun) -> list[Figure]:
+    """Return every figure for which the run has numbers."""
     makers = (
         _reward,
         _accuracy,
@@ -47,7 +47,7 @@ def figures(record: RunRecord) -> list[Figure]:
     return [figure for make in makers if (figure := make(record))]
 
 
-def _reward(record: RunRecord) -> Figure | None:
+def _reward(record: SavedRun) -> Figure | None:
     steps, values = record.series("reward/mean")
     if not values:
         return None
@@ -60,11 +60,11 @@ def _reward(record: RunRecord) -> Figure | None:
         "Reward",
         "Mean over the samples finished in the step; 1 is a right answer.",
         draw,
-        told("Mean reward", steps, values),
+        description("Mean reward", steps, values),
     )
 
 
-def _accuracy(record: RunRecord) -> Figure | None:
+def _accuracy(record: SavedRun) -> Figure | None:
     found = accuracies(record)
     if not found:
         return None
@@ -84,10 +84,10 @@ def _accuracy(record: RunRecord) -> Figure | None:
         if any(a.interval for a in found)
         else "Problems never trained on."
     )
-    return draw_figure("Held-out accuracy", note, draw, told("Held-out accuracy", steps, values, ".1%"))
+    return draw_figure("Held-out accuracy", note, draw, description("Held-out accuracy", steps, values, ".1%"))
 
 
-def _entropy(record: RunRecord) -> Figure | None:
+def _entropy(record: SavedRun) -> Figure | None:
     steps, values = record.series("entropy/mean")
     sigma, mask = record.setting("objective.mpt.sigma"), record.setting("objective.mpt.mask")
     target = float(sigma) if mask == "dynamic" and isinstance(sigma, int | float) else None
@@ -107,10 +107,10 @@ def _entropy(record: RunRecord) -> Figure | None:
         note += " Below the target, MPTs are masked."
     elif target is not None:
         note += " A sample whose mean is below the target has its MPTs masked (eq. 10)."
-    return draw_figure("Entropy", note, draw, told("Mean token entropy", steps, values))
+    return draw_figure("Entropy", note, draw, description("Mean token entropy", steps, values))
 
 
-def _mpt(record: RunRecord) -> Figure | None:
+def _mpt(record: SavedRun) -> Figure | None:
     return _curves(
         record,
         "Well-mastered positive tokens",
@@ -120,7 +120,7 @@ def _mpt(record: RunRecord) -> Figure | None:
     )
 
 
-def _importance(record: RunRecord) -> Figure | None:
+def _importance(record: SavedRun) -> Figure | None:
     ratio = Curve("ratio, mean", *record.series("importance/ratio_mean"), BLUE)
     clip = Curve("clipped tokens", *record.series("importance/clip_fraction"), ORANGE)
     if not ratio.values and not clip.values:
@@ -140,13 +140,13 @@ def _importance(record: RunRecord) -> Figure | None:
         for axes in (upper, lower):
             add_legend(axes)
 
-    alt = "; ".join(told(c.label.capitalize(), c.steps, c.values, ".4g") for c in (ratio, clip) if c.values)
+    alt = "; ".join(description(c.label.capitalize(), c.steps, c.values, ".4g") for c in (ratio, clip) if c.values)
     return draw_figure(
         "Importance ratio", "New over old probability, and the share of tokens clipped.", draw, alt, panels=2
     )
 
 
-def _lengths(record: RunRecord) -> Figure | None:
+def _lengths(record: SavedRun) -> Figure | None:
     lengths = record.stats.lengths
     if not lengths:
         return None
@@ -164,11 +164,11 @@ def _lengths(record: RunRecord) -> Figure | None:
         add_legend(axes)
 
     return draw_figure(
-        "Output length", "Tokens of the finished samples.", draw, told("Mean length", steps, mean, ",.0f")
+        "Output length", "Tokens of the finished samples.", draw, description("Mean length", steps, mean, ",.0f")
     )
 
 
-def _samples(record: RunRecord) -> Figure | None:
+def _samples(record: SavedRun) -> Figure | None:
     return _curves(
         record,
         "Samples a step",
@@ -181,7 +181,7 @@ def _samples(record: RunRecord) -> Figure | None:
     )
 
 
-def _segments(record: RunRecord) -> Figure | None:
+def _segments(record: SavedRun) -> Figure | None:
     return _curves(
         record,
         "Segments a sample",
@@ -191,7 +191,7 @@ def _segments(record: RunRecord) -> Figure | None:
     )
 
 
-def _mismatch(record: RunRecord) -> Figure | None:
+def _mismatch(record: SavedRun) -> Figure | None:
     trained = Curve("trained tokens", *record.series("mismatch/mean"), BLUE)
     probe = Curve("probe", *record.series("mismatch/probe_mean"), ORANGE)
     if not trained.values and not probe.values:
@@ -207,16 +207,16 @@ def _mismatch(record: RunRecord) -> Figure | None:
         "Engine against learner",
         "Mean difference of their log-probs of the same tokens under the same weights, in nats.",
         draw,
-        "; ".join(told(f"Mismatch, {c.label}", c.steps, c.values, ".2g") for c in (trained, probe) if c.values),
+        "; ".join(description(f"Mismatch, {c.label}", c.steps, c.values, ".2g") for c in (trained, probe) if c.values),
     )
 
 
-def _gradient(record: RunRecord) -> Figure | None:
+def _gradient(record: SavedRun) -> Figure | None:
     keys = (("", "train/grad_norm", PURPLE),)
     return _curves(record, "Gradient norm", "Of the update, before clipping.", keys)
 
 
-def _histogram(record: RunRecord) -> Figure | None:
+def _histogram(record: SavedRun) -> Figure | None:
     counts = record.stats.segments
     if not counts:
         return None
@@ -239,7 +239,7 @@ def _histogram(record: RunRecord) -> Figure | None:
     return draw_figure("Segments a sample, whole run", note, draw, alt, x_label="segments")
 
 
-def _speed(record: RunRecord) -> Figure | None:
+def _speed(record: SavedRun) -> Figure | None:
     tokens = dict(zip(*record.series("rollout/tokens"), strict=True))
     seconds = dict(zip(*record.series("time/rollout"), strict=True))
     steps = [s for s in tokens if seconds.get(s)]
@@ -253,11 +253,11 @@ def _speed(record: RunRecord) -> Figure | None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
     return draw_figure(
-        "Tokens a second", "Decoded while rolling out.", draw, told("Tokens a second", steps, speeds, ",.0f")
+        "Tokens a second", "Decoded while rolling out.", draw, description("Tokens a second", steps, speeds, ",.0f")
     )
 
 
-def _time(record: RunRecord) -> Figure | None:
+def _time(record: SavedRun) -> Figure | None:
     whole = dict(zip(*record.series("time/step"), strict=True))
     if not whole:
         return None
@@ -288,7 +288,7 @@ def _time(record: RunRecord) -> Figure | None:
 
 
 def _curves(
-    record: RunRecord,
+    record: SavedRun,
     title: str,
     note: str,
     keys: Sequence[tuple[str, str, str]],
@@ -296,7 +296,7 @@ def _curves(
     percent: bool = False,
     floor: float = 0,
 ) -> Figure | None:
-    """One figure of plain curves, (label, metric, colour) each."""
+    """Return one figure with a curve for each (label, metric, colour)."""
     curves = [Curve(label, *record.series(key), color) for label, key, color in keys]
     curves = [curve for curve in curves if curve.values]
     if not curves:
@@ -312,5 +312,5 @@ def _curves(
         add_legend(axes)
 
     spec = ".1%" if percent else ".4g"
-    alt = "; ".join(told(curve.label.capitalize() or title, curve.steps, curve.values, spec) for curve in curves)
+    alt = "; ".join(description(curve.label.capitalize() or title, curve.steps, curve.values, spec) for curve in curves)
     return draw_figure(title, note, draw, alt)

@@ -1,4 +1,4 @@
-"""report.html: one page with the curves and outputs of a run, which asks nothing of the network.
+"""Writes report.html: one page with the figures and some outputs of a run, which loads nothing from the network.
 
 The same run folder gives the same bytes. Outputs and configuration are untrusted text: the template escapes them.
 """
@@ -16,13 +16,13 @@ from markupsafe import Markup
 
 from ulorl.common import atomic_files
 from ulorl.report import figures
-from ulorl.runs import records, summary
+from ulorl.runs import saved_run, summary
 from ulorl.types import Metrics
 
 REPORT = "report.html"
 _HUES = 6  # colours of versions; version v has colour v mod 6
 _CLIP = 6000  # characters of one output that are shown
-_TABLE = (  # columns of the folded table: title, metric, format
+_TABLE = (  # columns of the table of all steps: title, metric, format
     ("reward", "reward/mean", ".3f"),
     ("entropy", "entropy/mean", ".3f"),
     ("held-out", "eval/accuracy", ".1%"),
@@ -42,7 +42,8 @@ _TABLE = (  # columns of the folded table: title, metric, format
 
 @dataclass(frozen=True)
 class Piece:
-    """Text one version wrote in one go. `left_out`: characters cut from its middle, between `text` and `tail`."""
+    """Text that one version wrote without a pause. `left_out`: characters cut from its middle, between `text` and
+    `tail`."""
 
     version: int | None
     tokens: int
@@ -52,6 +53,7 @@ class Piece:
 
     @property
     def hue(self) -> int | None:
+        """Return the number of the colour of the version."""
         return None if self.version is None else self.version % _HUES
 
 
@@ -68,17 +70,17 @@ class Example:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write run_dir/report.html, of a run finished or in progress. Raises UserError when `run_dir` is not a run or a
-    file in it is damaged."""
+    """Write run_dir/report.html for a run, finished or not, and return its path. Raises UserError when `run_dir` is not
+    a run or a file in it is damaged."""
     run_dir = Path(run_dir)
-    run = records.read_run(run_dir)
+    run = saved_run.read_run(run_dir)
     path = run_dir / REPORT
     atomic_files.write_text(path, render(run))
     return path
 
 
-def render(run: records.RunRecord) -> str:
-    """The page as text."""
+def render(run: saved_run.SavedRun) -> str:
+    """Return the page as text."""
     environment = Environment(
         loader=PackageLoader("ulorl", "report"),
         autoescape=True,
@@ -102,7 +104,7 @@ def render(run: records.RunRecord) -> str:
 
 
 def cards(s: summary.Summary) -> list[tuple[str, str, str]]:
-    """(label, number, what it is of) at the head of the page."""
+    """Return (label, number, explanation) of each card at the head of the page."""
     shown: list[tuple[str, str, str]] = []
     if s.gain is not None:
         limits = f"{s.gain_limits}, 95% interval" if s.gain_limits else ""
@@ -122,14 +124,14 @@ def cards(s: summary.Summary) -> list[tuple[str, str, str]]:
     return shown
 
 
-def examples(run: records.RunRecord) -> list[Example]:
-    """Outputs of the first and of the last stored step, right and wrong: of each kind the one in most segments."""
+def examples(run: saved_run.SavedRun) -> list[Example]:
+    """Return right and wrong outputs of the first and of the last stored step, each the one with the most segments."""
     files = run.sample_files()
     chosen = files[:1] + files[1:][-1:]
     shown = []
     for step, path in chosen:
         for right in (True, False):
-            alike = (sample for sample in records.read_samples(path) if _is_right(sample) is right)
+            alike = (sample for sample in saved_run.read_samples(path) if _is_right(sample) is right)
             best = max(alike, key=_segment_count, default=None)
             if best is not None:
                 shown.append(_example(step, best))
@@ -157,7 +159,7 @@ def _example(step: int, sample: Mapping[str, Any]) -> Example:
 
 
 def _pieces(output: str, segments: Sequence[Mapping[str, Any]]) -> Iterable[Piece]:
-    """The output cut where a new segment begins; in one piece when the characters of segments were not stored."""
+    """Yield the output cut where a segment begins, or in one piece when the characters of segments were not stored."""
     if not segments or any("chars" not in segment for segment in segments):
         segments = [{"version": None, "tokens": 0, "chars": len(output)}]
     room, position = max(300, _CLIP // len(segments)), 0
@@ -176,8 +178,8 @@ def _table_row(metrics: Metrics) -> list[str]:
     return [str(metrics["step"]), *("–" if value is None else format(value, spec) for value, spec in values)]
 
 
-def _lead(run: records.RunRecord, s: summary.Summary) -> str:
-    """The run in a sentence."""
+def _lead(run: saved_run.SavedRun, s: summary.Summary) -> str:
+    """Return the run in one line."""
     segments, limit = run.setting("rollout.segments"), run.setting("rollout.max_tokens")
     steps = f"{s.steps} of {s.planned} steps" if s.planned else f"{s.steps} steps"
     parts = [*filter(None, [run.setting("model.path")]), steps]

@@ -1,5 +1,4 @@
-"""A run's folder between two processes: whose run it is, whether it is finished, and that one process works in it.
-No torch."""
+"""The folder of a run: which run it holds, whether the run is finished, and the lock that admits one process."""
 
 from __future__ import annotations
 
@@ -24,15 +23,15 @@ from ulorl.errors import UserError
 
 CONFIG, FINISHED = "config.json", "finished.json"
 LOCK = "run.lock"  # empty; the operating system knows who holds it
-VERDICTS = "verifier.sqlite"  # of the generative verifier, which may have been paid for: they outlive the run
-_SECTIONS = {"run", "rollout", "objective", "optim"}  # of a config.json of ours, of any version
+VERDICTS = "verifier.sqlite"  # the generative verifier's verdicts, which may have cost money: --overwrite keeps them
+_SECTIONS = {"run", "rollout", "objective", "optim"}  # that the config.json of a run has, in every version
 
 
 _BEGINNING = {LOCK, CONFIG + atomic_files.PARTIAL}  # what a run that was killed in its first moments leaves
 
 
 def holds_run(run_dir: Path) -> bool:
-    """Whether a run has begun there. A model folder has a config.json too, with other keys."""
+    """Return whether the folder holds a run. A model folder has a config.json too, with other keys."""
     try:
         saved = json.loads((run_dir / CONFIG).read_text(encoding="utf-8"))
         return set(saved.keys()) >= _SECTIONS
@@ -41,8 +40,8 @@ def holds_run(run_dir: Path) -> bool:
 
 
 def changes(cfg: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ between the run in `run.dir` and `cfg`: those of the run, and those asked for. Raises
-    UserError when there is one that may not change, for it is another run then."""
+    """Return the keys whose values differ between the run in `run.dir` and `cfg`, with both values (run, cfg). Raises
+    UserError when a key differs that may not change on resume: the folder holds another run then."""
     saved = load_saved(Path(cfg.run.dir) / CONFIG)
     there, asked = flatten(saved.model_dump(mode="json")), flatten(cfg.model_dump(mode="json"))
     differ = {k: (there.get(k), asked.get(k)) for k in sorted(there | asked) if there.get(k) != asked.get(k)}
@@ -52,27 +51,32 @@ def changes(cfg: Config) -> dict[str, tuple[Any, Any]]:
     differ.pop("run.dir", None)  # the same folder by another name, or moved
     if fixed := [key for key in differ if not may_change(key)]:
         raise UserError(
-            f"{cfg.run.dir} holds another run: {spelled({key: differ[key] for key in fixed})}. Choose another run.dir, "
-            "or --overwrite to replace it"
+            f"{cfg.run.dir} holds another run: {changes_text({key: differ[key] for key in fixed})}. Choose another "
+            "run.dir, or --overwrite to replace it",
+            code=ErrorCode.RUN_FOLDER_TAKEN,
+            file=cfg.run.dir,
+            key=fixed[0],
         )
     return differ
 
 
-def spelled(differ: Mapping[str, tuple[Any, Any]]) -> str:
+def changes_text(differ: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return what `changes` found as text, such as `steps=90 (was 45)`."""
     return ", ".join(f"{key}={json.dumps(now)} (was {json.dumps(then)})" for key, (then, now) in differ.items())
 
 
 def save_config(cfg: Config) -> None:
+    """Write the configuration into `run.dir` atomically."""
     atomic_files.write_text(Path(cfg.run.dir) / CONFIG, cfg.model_dump_json(indent=2) + "\n")
 
 
 def finish(run_dir: Path, steps: int) -> None:
-    """Mark that the model after `steps` and the report are written."""
+    """Mark the run as finished: the model after `steps` and the report are written."""
     atomic_files.write_text(run_dir / FINISHED, json.dumps({"steps": steps}) + "\n")
 
 
 def finished(run_dir: Path) -> int | None:
-    """The steps after which the run was finished last, None when it never was."""
+    """Return the number of steps after which the run was last finished, None if it never was."""
     try:
         return int(json.loads((run_dir / FINISHED).read_text(encoding="utf-8"))["steps"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -80,27 +84,27 @@ def finished(run_dir: Path) -> int | None:
 
 
 def check_free(cfg: Config) -> None:
-    """A folder is taken only when it is new, empty or a run's, and holds nothing that this run reads. Raises UserError
-    otherwise."""
+    """Raise UserError unless `run.dir` is new, empty or a run folder, and holds nothing that this run reads."""
     run_dir = Path(cfg.run.dir)
     if not os.path.lexists(run_dir):
         return
     if not run_dir.is_dir():
-        raise UserError(f"run.dir={run_dir} is a file; choose another run.dir")
+        raise _taken(run_dir, f"run.dir={run_dir} is a file; choose another run.dir")
     if not holds_run(run_dir) and {path.name for path in run_dir.iterdir()} - _BEGINNING:
-        raise UserError(f"{run_dir} is not empty and not a run's folder; choose another run.dir")
+        raise _taken(run_dir, f"{run_dir} is not empty and not a run's folder; choose another run.dir")
     read = {"model.path": cfg.model.path}
     if isinstance(cfg.data, FilesDataConfig | HubDataConfig):
         read["data.path"] = cfg.data.path
     for key, path in read.items():
         if Path(path).resolve().is_relative_to(run_dir.resolve()):
-            raise UserError(f"{key}={path} lies in {run_dir}, which --overwrite would remove; choose another run.dir")
+            message = f"{key}={path} lies in {run_dir}, which --overwrite would remove; choose another run.dir"
+            raise _taken(run_dir, message, key)
 
 
 def clear(run_dir: Path) -> None:
-    """Empty a run's folder but for its verdicts and its config.json, which the next run's replaces: a crash meanwhile
-    leaves a run without a checkpoint, no folder of unknown things. Checkpoints go first, so none is left that lost its
-    logs."""
+    """Empty a run folder except for its verdicts, its lock and its config.json, which the next run replaces: after a
+    crash meanwhile it is a run without a checkpoint, not an unknown folder. Checkpoints are removed first, so that none
+    remains without its logs."""
     (run_dir / FINISHED).unlink(missing_ok=True)
     atomic_files.remove(run_dir / "checkpoints")
     for path in run_dir.iterdir():
@@ -112,8 +116,8 @@ def clear(run_dir: Path) -> None:
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process, however it ends. Makes the folder. Raises UserError when
-    another process has it, or it cannot be made."""
+    """Hold the lock of a run folder, which is created if needed. One process has it at a time; it ends with the
+    process, however that ends. Raises UserError when another process has it, or the folder cannot be created."""
     with atomic_files.writing(run_dir, lambda: "Choose another run.dir, or give permission"):
         run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run_dir / LOCK, timeout=0)
@@ -121,7 +125,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"{run_dir}: another process is at work in this run; wait for it, or choose another run.dir",
+            f"{run_dir}: another process uses this run folder; wait for it, or choose another run.dir",
             code=ErrorCode.RUN_LOCKED,
             file=run_dir,
         ) from None
@@ -131,3 +135,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _taken(run_dir: Path, message: str, key: str = "run.dir") -> UserError:
+    return UserError(message, code=ErrorCode.RUN_FOLDER_TAKEN, file=run_dir, key=key)

@@ -1,4 +1,4 @@
-"""The stored samples of a run: samples/step_<step>.jsonl, with the versions along each output."""
+"""Stores the finished samples of a step as samples/step_<step>.jsonl, with the versions along each output."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from ulorl.common import atomic_files
-from ulorl.runs.records import SAMPLES
+from ulorl.runs.saved_run import SAMPLES
 from ulorl.types import Group, Sample, Scored, Tokens
 
 Decode = Callable[[Tokens], str]
 
 
 def write_samples(run_dir: Path, step: int, groups: Sequence[Group], decode: Decode) -> Path:
-    """Store the samples of released groups as samples/step_<step>.jsonl, one JSON object a sample.
+    """Store the samples of released groups as samples/step_<step>.jsonl, one JSON object for each. Returns the path.
 
-    `segments` is the run of versions along the output: an entry a segment (two, should the version change within one)
-    with its `version`, `tokens` and `chars`, the number of characters of `output` it wrote; chars add up to
-    len(output). `decode` turns token ids into text as it was done for `Scored.text`.
+    `segments` of an object lists the versions along the output: an entry for each segment (two if the version changes
+    within it) with its `version`, `tokens` and `chars`, its number of characters of `output`; chars add up to
+    len(output).
+
+    decode: turns token ids into text, as it was done for `Scored.text`.
     """
     folder = run_dir / SAMPLES
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ def _sample_entry(group: Group, scored: Scored, prompt: str, decode: Decode) -> 
 
 
 def _version_runs(sample: Sample) -> list[tuple[int, int, int]]:
-    """(version, first token, end) of each maximal run of one version within one segment."""
+    """Return (version, first token, end) of each maximal run of one version within one segment."""
     runs, offset = [], 0
     for segment in sample.segments:
         versions = segment.versions.tolist()
@@ -71,9 +73,9 @@ def _version_runs(sample: Sample) -> list[tuple[int, int, int]]:
 
 
 def _spans(text: str, pieces: Sequence[str]) -> list[int]:
-    """Characters of `text` that belong to each piece. Pieces decoded on their own can differ from the text where they
-    meet (a character of several tokens is cut, a leading space is lost), so each is looked for near where it should
-    begin; the difference goes to the piece before."""
+    """Return the number of characters of `text` that belong to each piece. Pieces that were decoded apart can differ
+    from the text where they meet (a character of several tokens is cut, a leading space is lost), so each is searched
+    near its expected start; the difference belongs to the piece before."""
     starts, position = [], 0
     for piece in pieces:
         body = piece.strip("\ufffd")

@@ -1,4 +1,4 @@
-"""What a run came to, in numbers: the closing table of the terminal and the head of report.html."""
+"""The main numbers of a run, for the closing table on the terminal and the head of report.html."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ulorl.common.intervals import Interval, difference
-from ulorl.runs.records import RunRecord
+from ulorl.runs.saved_run import SavedRun
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Accuracy:
 
     @property
     def limits(self) -> str:
-        """Of the 95% interval, "" without one."""
+        """Return the 95% interval as text, "" without one."""
         return f"{self.interval.low:.1%} to {self.interval.high:.1%}" if self.interval else ""
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Summary:
-    """None wherever a run has no such number (yet)."""
+    """The main numbers of a run; None for a number that it does not have, or not yet."""
 
     steps: int  # done
     planned: int | None
@@ -59,21 +59,21 @@ class Summary:
 
     @property
     def gain(self) -> float | None:
-        """Points of accuracy."""
+        """Return the gain in accuracy from the first to the last evaluation, in points."""
         return 100 * (self.after.value - self.before.value) if self.before and self.after else None
 
     @property
     def gain_limits(self) -> str:
-        """Of the gain's 95% interval, points; "" without one. The two evaluations are taken as independent, which is
-        conservative: they share their problems."""
+        """Return the 95% interval of the gain as text, in points; "" without one. The two evaluations are taken as
+        independent, which is conservative: they share their problems."""
         if not (self.before and self.before.interval and self.after and self.after.interval):
             return ""
         gain = difference(self.after.interval, self.before.interval)
         return f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
 
 
-def summarize(record: RunRecord) -> Summary:
-    """The numbers of a run folder, finished or not."""
+def summarize(record: SavedRun) -> Summary:
+    """Compute the main numbers of a run, finished or not."""
     evaluations = accuracies(record)
     finished, rollout_seconds = record.total("rollout/finished"), record.total("time/rollout")
     planned = record.setting("steps")
@@ -96,8 +96,8 @@ def summarize(record: RunRecord) -> Summary:
     )
 
 
-def accuracies(record: RunRecord) -> list[Accuracy]:
-    """Every evaluation of the run, by step."""
+def accuracies(record: SavedRun) -> list[Accuracy]:
+    """Return every evaluation of the run, by step."""
     lows, highs = (dict(zip(*record.series(f"eval/accuracy_{end}"), strict=True)) for end in ("low", "high"))
     return [
         Accuracy(step, value, Interval(value, lows[step], highs[step]) if step in lows and step in highs else None)
@@ -106,7 +106,7 @@ def accuracies(record: RunRecord) -> list[Accuracy]:
 
 
 def rows(summary: Summary) -> list[tuple[str, str]]:
-    """(label, value) of the closing table; numbers that do not exist are left out."""
+    """Return (label, value) of each row of the closing table; numbers that do not exist are left out."""
     s = summary
     table: list[tuple[str, str | None]] = []
     for name, accuracy in ((" before" if s.after else "", s.before), (" after", s.after)):
@@ -128,17 +128,18 @@ def rows(summary: Summary) -> list[tuple[str, str]]:
 
 
 def evaluation_size(summary: Summary) -> str:
-    """`500 problems x 4`, or what is known of it."""
+    """Return the size of the evaluation as text, such as `500 problems x 4`."""
     problems = f"{summary.problems:,} problems" if summary.problems else "problems unknown"
     return f"{problems} x {summary.runs}" if summary.runs else problems
 
 
 def span(change: Change) -> str:
+    """Return what the two means of a change cover, as text."""
     return f"mean of first and last {change.window} steps" if change.window > 1 else "first and last step"
 
 
 def duration(seconds: float) -> str:
-    """`3 h 05 min`, `5 min 09 s` or `8.2 s`."""
+    """Return a time as text: `3 h 05 min`, `5 min 09 s` or `8.2 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -146,24 +147,24 @@ def duration(seconds: float) -> str:
 
 
 def _change(values: Sequence[float]) -> Change | None:
-    """A tenth of the steps at either end, at most 10."""
+    """Return the change between the means of a tenth of the steps at either end, at most 10."""
     if not values:
         return None
     window = min(10, max(1, len(values) // 10))
     return Change(math.fsum(values[:window]) / window, math.fsum(values[-window:]) / window, window)
 
 
-def _per_finished(record: RunRecord, key: str, stored: Callable[[], float | None]) -> float | None:
-    """A step's mean over its finished samples, as the mean over the run's. When the run did not log it: `stored`, the
-    mean over the stored samples, which takes reading them all."""
+def _per_finished(record: SavedRun, key: str, stored: Callable[[], float | None]) -> float | None:
+    """Return a metric that is a mean over finished samples as the mean over those of the whole run. When the run did
+    not log it: `stored()`, which reads all stored samples."""
     counts = dict(zip(*record.series("rollout/finished"), strict=True))
     pairs = [(value, counts.get(step, 0.0)) for step, value in zip(*record.series(key), strict=True)]
     total = sum(count for _, count in pairs)
     return sum(value * count for value, count in pairs) / total if total else stored()
 
 
-def _latest(record: RunRecord, metric: str, setting: str) -> int | None:
-    """A count the evaluation logged, else the configuration's."""
+def _latest(record: SavedRun, metric: str, setting: str) -> int | None:
+    """Return a count that the evaluation logged, else that of the configuration."""
     values = record.series(metric)[1]
     value = values[-1] if values else record.setting(setting)
     return int(value) if isinstance(value, int | float) else None

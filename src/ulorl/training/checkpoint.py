@@ -38,7 +38,7 @@ from ulorl.learner.learner import Learner
 from ulorl.models.lora import exact_state, save_exact
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
-from ulorl.runs.records import METRICS, SAMPLES, sample_files
+from ulorl.runs.saved_run import METRICS, SAMPLES, sample_files
 from ulorl.types import Metrics
 
 FORMAT = 2

@@ -23,7 +23,7 @@ from ulorl.evaluation.evaluate import Evaluation, evaluate
 from ulorl.learner.learner import Learner, Skipped
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.runs.run_log import RunLog, plain
+from ulorl.runs.run_log import RunLog, finite_metrics
 from ulorl.training import checkpoint
 from ulorl.training.checkpoint import Boundary, Counters, Writer
 from ulorl.training.interrupts import Interrupted, Interrupts
@@ -117,7 +117,7 @@ class Loop:
         with self._writing():
             self.log.samples(number, step.groups, partial(_decode, rooms.inputs.tokenizer))
         of_step = step_metrics(number, step, rooms.scheduler, rooms.learner.version)
-        return plain({**of_step, **rooms.inputs.scorer.metrics()})
+        return finite_metrics({**of_step, **rooms.inputs.scorer.metrics()})
 
     def _conclude(self, number: int, metrics: Metrics) -> None:
         """Evaluate when it is time to, log, save when it is time to. Raises UserError when the losses diverge."""
@@ -144,7 +144,9 @@ class Loop:
                 rooms.config, rooms.inputs, rooms.engine, watch=phase.advance, cancel=self.asked.cancel
             )
         of_reward = {f"eval/{name}": value for name, value in rooms.inputs.scorer.metrics().items()}
-        return evaluation, plain({**evaluation_metrics(evaluation, time.perf_counter() - started), **of_reward})
+        return evaluation, finite_metrics(
+            {**evaluation_metrics(evaluation, time.perf_counter() - started), **of_reward}
+        )
 
     def _mark(self, number: int, pending: Metrics | None = None) -> Boundary:
         """The run as it is now, `number` steps done."""

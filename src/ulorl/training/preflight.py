@@ -28,7 +28,7 @@ from ulorl.models.model_source import ModelSource, context_length
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.scorer import Scorer
 from ulorl.runs import run_folder
-from ulorl.runs.run_log import require_trackers
+from ulorl.runs.trackers import require_trackers
 from ulorl.training.specifications import model_source, prompt_format
 from ulorl.training.weight_check import PROBE_TOKENS
 from ulorl.types import Problem, Tokens

@@ -71,7 +71,7 @@ def train(cfg: Config, *, overwrite: bool = False) -> Result:
         changed = run_folder.changes(cfg)
         _check_unfinished(cfg, folder)
         if folder:
-            new = f" with {run_folder.spelled(changed)}" if changed else ""
+            new = f" with {run_folder.changes_text(changed)}" if changed else ""
             return _go_on(
                 cfg, folder, f"{run_dir} holds this run, unfinished (--overwrite begins anew). It goes on{new}"
             )

@@ -1,8 +1,7 @@
-"""A run folder as the report and the closing table read it: config.json, metrics.jsonl, samples/.
+"""Reads a run folder for the report and the closing table: config.json, metrics.jsonl, samples/.
 
-Reading is lenient about what a run may lack (no step yet, no evaluation, keys an older version did not write) and
-strict about what is damaged: that names the file and the line. A torn last line of metrics.jsonl, which a run that was
-killed can leave, is no damage.
+What a run may lack (a step, an evaluation, keys that an older version did not write) is no error. What is damaged is
+an error that names file and line, except an incomplete last line of metrics.jsonl, which a killed run can leave.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ulorl.common.key_paths import look_up
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.types import Metrics
 
@@ -26,52 +26,55 @@ SAMPLES = "samples"
 
 @dataclass
 class SampleStats:
-    """What the stored samples say in sum."""
+    """Counts over all stored samples."""
 
     segments: Counter[int] = field(default_factory=Counter)  # segments of a sample -> samples
     lengths: dict[int, list[int]] = field(default_factory=dict)  # step -> output tokens of each sample
 
     @property
     def count(self) -> int:
+        """Return the number of stored samples."""
         return self.segments.total()
 
     @property
     def segments_mean(self) -> float | None:
+        """Return the mean number of segments of a sample, None without samples."""
         return sum(n * c for n, c in self.segments.items()) / self.count if self.count else None
 
     @property
     def multi_segment_share(self) -> float | None:
-        """Share of samples that span two segments or more."""
+        """Return the share of samples with two segments or more, None without samples."""
         return sum(c for n, c in self.segments.items() if n >= 2) / self.count if self.count else None
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """The run folder `dir`. `config` is the plain tree; `metrics` one mapping a step, in the order of the steps."""
+class SavedRun:
+    """What is in the run folder `dir`: the configuration as plain values, and the metrics of each step, in order."""
 
     dir: Path
     config: Mapping[str, Any]
     metrics: tuple[Metrics, ...]
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """The steps at which `key` exists, and its values there."""
+        """Return the steps at which the metric `key` exists, and its values there."""
         points = [(int(m["step"] or 0), m[key]) for m in self.metrics if m.get(key) is not None]
         return [step for step, _ in points], [float(value) for _, value in points if value is not None]
 
     def total(self, key: str) -> float:
+        """Return the sum of the metric `key` over all steps."""
         return sum(self.series(key)[1])
 
     def setting(self, key: str) -> Any:
-        """The configuration's value at a dotted key, None when there is none."""
+        """Return the value of the configuration at a dotted key, None when there is none."""
         return look_up(self.config, key)
 
     def sample_files(self) -> list[tuple[int, Path]]:
-        """(step, file) of every stored step, rising."""
+        """Return (step, file) of every step whose samples are stored, in rising order."""
         return sample_files(self.dir)
 
     @cached_property
     def stats(self) -> SampleStats:
-        """One pass over all stored samples; only their lengths are kept in memory."""
+        """Return counts over all stored samples. They are read once; only their lengths are kept in memory."""
         stats = SampleStats()
         for step, path in self.sample_files():
             for sample in read_samples(path):
@@ -80,43 +83,50 @@ class RunRecord:
         return stats
 
 
-def read_run(run_dir: Path) -> RunRecord:
+def read_run(run_dir: Path) -> SavedRun:
     """Read a run folder. Raises UserError when it is not one or a file in it is damaged."""
     config_path = run_dir / "config.json"
+
+    def no_run(message: str) -> UserError:
+        return UserError(message, code=ErrorCode.RUN_NOT_FOUND, file=run_dir)
+
+    def damaged(message: str) -> UserError:
+        return UserError(message, code=ErrorCode.RUN_DAMAGED, file=config_path)
+
     if not run_dir.is_dir():
-        raise UserError(f"{run_dir}: no such folder; give the folder of a run (run.dir of its recipe)")
+        raise no_run(f"{run_dir}: no such folder; give the folder of a run (run.dir of its recipe)")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{run_dir}: not a run, it has no config.json; give the folder of a run") from None
+        raise no_run(f"{run_dir}: not a run, it has no config.json; give the folder of a run") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{config_path}: not valid JSON ({error})") from None
+        raise damaged(f"{config_path}: not valid JSON ({error})") from None
     if not isinstance(config, dict):
-        raise UserError(f"{config_path}: expected a JSON object, found {type(config).__name__}")
+        raise damaged(f"{config_path}: expected a JSON object, found {type(config).__name__}")
     if not (config.keys() >= {"run", "rollout"} or (run_dir / METRICS).exists()):  # a model folder has one too
-        raise UserError(f"{config_path}: not a run's configuration; give the folder of a run")
+        raise no_run(f"{config_path}: not a run's configuration; give the folder of a run")
     metrics = (m for m in read_metrics(run_dir / METRICS))
-    return RunRecord(run_dir, config, tuple(sorted(metrics, key=lambda m: m["step"] or 0)))
+    return SavedRun(run_dir, config, tuple(sorted(metrics, key=lambda m: m["step"] or 0)))
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """The lines of a metrics.jsonl that are whole; [] when there is no such file. Values that are not finite numbers
+    """Read the complete lines of a metrics.jsonl; [] when there is no such file. Values that are not finite numbers
     become None. Raises UserError naming the line when one is damaged or has no step."""
     if not path.exists():
         return []
     metrics = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
-            break  # torn by a kill in the middle of a write
+            break  # the run was killed while it wrote
         entry = _object(line, path, number)
         if not isinstance(entry.get("step"), int):
-            raise UserError(f'{path}, line {number}: no whole number under "step", found {entry.get("step")!r}')
+            raise _damaged(path, number, f'no whole number under "step", found {entry.get("step")!r}')
         metrics.append({key: _finite(value) for key, value in entry.items()})
     return metrics
 
 
 def sample_files(run_dir: Path) -> list[tuple[int, Path]]:
-    """(step, file) of every samples/step_<step>.jsonl of a run, rising."""
+    """Return (step, file) of every samples/step_<step>.jsonl of a run, in rising order."""
     found = []
     for path in (run_dir / SAMPLES).glob("step_*.jsonl"):
         digits = path.stem.removeprefix("step_")
@@ -126,7 +136,7 @@ def sample_files(run_dir: Path) -> list[tuple[int, Path]]:
 
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
-    """The samples of one step's file. Raises UserError naming the line when one is damaged."""
+    """Yield the samples of one step's file. Raises UserError naming the line when one is damaged."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             yield _object(line, path, number)
@@ -136,10 +146,16 @@ def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}, line {number}: not valid JSON ({error}); delete the line") from None
+        raise _damaged(path, number, f"not valid JSON ({error}); delete the line") from None
     if not isinstance(entry, dict):
-        raise UserError(f"{path}, line {number}: expected a JSON object, found {type(entry).__name__}")
+        raise _damaged(path, number, f"expected a JSON object, found {type(entry).__name__}")
     return entry
+
+
+def _damaged(path: Path, number: int, what: str) -> UserError:
+    return UserError(
+        f"{path}, line {number}: {what}", code=ErrorCode.RUN_DAMAGED, file=path, record=f"{path.name}:{number}"
+    )
 
 
 def _finite(value: Any) -> float | int | None:
