@@ -22,14 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 from unittest.mock import patch
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from paths import ROOT
+from ulorl.config.fields import StrictConfig
 from ulorl.config.tree import Config
+from ulorl.config.unions import variants_of
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 QUICKSTART = ROOT / "recipes" / "quickstart.toml"
@@ -122,18 +123,28 @@ def literal(value: Any) -> str:
 # Configurations
 
 
-def leaves(section: type[BaseModel] = Config, prefix: str = "") -> dict[str, FieldInfo]:
-    """Every key of the configuration."""
-    found: dict[str, FieldInfo] = {}
+Kinds = tuple[str, ...]  # overrides
+
+
+class Leaf(NamedTuple):
+    """A key of the configuration. kinds: the overrides that choose the kinds it goes with."""
+
+    field: FieldInfo
+    kinds: Kinds
+
+
+def leaves(section: type[StrictConfig] = Config, prefix: str = "", kinds: Kinds = ()) -> Iterator[tuple[str, Leaf]]:
+    """Every key of the configuration, of every kind."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= leaves(field.annotation, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = field
-    return found
+        variants = variants_of(field.annotation)
+        for kind, variant in variants.items():
+            chosen = (*kinds, f"{prefix}{name}.kind={kind}") if kind else kinds
+            yield from leaves(variant, f"{prefix}{name}.", chosen)
+        if not variants:
+            yield f"{prefix}{name}", Leaf(field, kinds)
 
 
-LEAVES = leaves()
+LEAVES = dict(leaves())  # of a key that several kinds have: as the last one has it
 SECTIONS = sorted({key.rpartition(".")[0] for key in LEAVES} - {""})
 WRONG: dict[Any, list[Any]] = {  # values that no key of this type takes
     int: [1.5, 3.0, "3", "many", True, [1], {"x": 1}, 10**25],
@@ -147,15 +158,20 @@ WRONG: dict[Any, list[Any]] = {  # values that no key of this type takes
 
 
 def given(rng: random.Random, folder: Path, key: str, value: Any, says: Sequence[str] = ()) -> Case:
-    """A recipe with one key changed, in a file of its own or on the command line."""
+    """A recipe with one key changed, in a file of its own or on the command line; the recipe has the kinds that the key
+    goes with, or not."""
     recipe = rng.choice(RECIPES)
+    leaf = LEAVES.get(key) or next((leaf for name, leaf in LEAVES.items() if name.startswith(f"{key}.")), None)
+    kinds = leaf.kinds if leaf and rng.random() < 0.8 else ()
+    kinds = tuple(kind for kind in kinds if not kind.startswith((f"{key}.", f"{key}=")))
     if rng.random() < 0.5:
-        return Case(("check", str(recipe), f"{key}={literal(value)}"), tuple(says) or (key,))
+        return Case(("check", str(recipe), *kinds, f"{key}={literal(value)}"), tuple(says) or (key,))
     tree: Any = {}
     for part in reversed(key.split(".")):
         tree = {part: tree or value}
     (folder / "more.toml").write_text(toml(tree) if isinstance(value, dict) else f"{key} = {literal(value)}\n")
-    return Case(("check", str(recipe), str(folder / "more.toml")), (*(tuple(says) or (key,)), "more.toml"))
+    more = str(folder / "more.toml")
+    return Case(("check", str(recipe), more, *kinds), (*(tuple(says) or (key,)), "more.toml"))
 
 
 def unknown_key(rng: random.Random, folder: Path) -> Case:
@@ -166,12 +182,12 @@ def unknown_key(rng: random.Random, folder: Path) -> Case:
     bad = f"{section}.{typo}" if section else typo
     if not typo or bad in LEAVES or bad in SECTIONS or typo in Config.model_fields:
         return unknown_key(rng, folder)
-    return given(rng, folder, bad, rng.choice([1, "x", True]), (f"{bad}: unknown key",))
+    return given(rng, folder, bad, rng.choice([1, "x", True]), (f"{bad}: ",))
 
 
 def wrong_type(rng: random.Random, folder: Path) -> Case:
     key = rng.choice(list(LEAVES))
-    kind = LEAVES[key].annotation
+    kind = LEAVES[key].field.annotation
     options = [kind, *get_args(kind)]
     kind = next((k for k in map(lambda o: get_origin(o) or o, options) if k in WRONG), tuple)
     value = rng.choice([v for v in WRONG[kind] if key != "model.lora.targets" or v != ["x"]])  # a list of names
@@ -180,7 +196,9 @@ def wrong_type(rng: random.Random, folder: Path) -> Case:
 
 
 def out_of_range(rng: random.Random, folder: Path) -> Case:
-    bounds = {key: [r for r in field.metadata if hasattr(r, "gt") or hasattr(r, "ge")] for key, field in LEAVES.items()}
+    bounds = {
+        key: [r for r in field.metadata if hasattr(r, "gt") or hasattr(r, "ge")] for key, (field, _) in LEAVES.items()
+    }
     key = rng.choice([key for key, rules in bounds.items() if rules])
     rule = bounds[key][0]
     low = getattr(rule, "gt", None) if hasattr(rule, "gt") else rule.ge - 1
@@ -188,14 +206,14 @@ def out_of_range(rng: random.Random, folder: Path) -> Case:
 
 
 def above_its_range(rng: random.Random, folder: Path) -> Case:
-    tops = {k: r for k, f in LEAVES.items() for r in f.metadata if hasattr(r, "le") or hasattr(r, "lt")}
+    tops = {k: r for k, (f, _) in LEAVES.items() for r in f.metadata if hasattr(r, "le") or hasattr(r, "lt")}
     key = rng.choice(list(tops))
     top = getattr(tops[key], "le", None) or tops[key].lt
     return given(rng, folder, key, rng.choice([float("inf"), float(top) + rng.choice([0.001, 0.5, 10])]))
 
 
 def not_finite(rng: random.Random, _: Path) -> Case:
-    key = rng.choice([key for key, field in LEAVES.items() if field.annotation is float])
+    key = rng.choice([key for key, (field, _) in LEAVES.items() if field.annotation is float])
     return Case(("check", str(rng.choice(RECIPES)), f"{key}={rng.choice(['nan', 'inf', '-inf'])}"), (key,))
 
 
@@ -206,42 +224,44 @@ def section_is_no_table(rng: random.Random, folder: Path) -> Case:
 
 def value_is_a_section(rng: random.Random, folder: Path) -> Case:
     free = (tuple, dict)
-    key = rng.choice([k for k, field in LEAVES.items() if (get_origin(field.annotation) or 0) not in free])
+    key = rng.choice([k for k, (field, _) in LEAVES.items() if (get_origin(field.annotation) or 0) not in free])
     return given(rng, folder, f"{key}.deep", 3, (key,))
 
 
 COMBINATIONS = [  # on quickstart: overrides, and what must be said
-    ("objective.importance=tois", "objective.importance=tois needs rollout.segments=1"),
+    ("objective.importance=tois", "objective.importance: tois needs rollout.segments=1"),
     ("objective.importance=sais objective.tis_cap=2.0", "objective.tis_cap"),
-    ("engine.kind=vllm rollout.temperature=0.5 rollout.top_k=5", "engine.kind=vllm with rollout.temperature=0.5"),
+    ("engine.kind=vllm rollout.temperature=0.5 rollout.top_k=5", "engine.kind: vllm with rollout.temperature=0.5"),
     ("engine.kind=vllm rollout.temperature=2.0 rollout.top_p=0.9", "rollout.top_p=1"),
-    ("model.dtype=bfloat16 optim.autocast=bfloat16", "optim.autocast=bfloat16"),
-    ("model.attention=flash_attention_2", "model.attention=flash_attention_2 needs bfloat16"),
+    ("model.dtype=bfloat16 optim.autocast=bfloat16", "optim.autocast: bfloat16"),
+    ("model.attention=flash_attention_2", "model.attention: flash_attention_2 needs bfloat16"),
     ("optim.layout=packed optim.microbatch_tokens=16385", "optim.microbatch_tokens"),
     ("objective.overlong=soft", "objective.overlong_buffer"),
     ("objective.overlong=soft objective.overlong_buffer=256", "objective.overlong_buffer"),
     ("objective.overlong_buffer=300", "objective.overlong_buffer"),
-    ("optim.minibatches=257", "optim.minibatches=257"),
+    ("optim.minibatches=257", "optim.minibatches: 257"),
     ("model.rope.factor=2", "model.rope"),
     ("model.rope.type=yarn", "model.rope.factor"),
     ("model.rope.type=yarn model.rope.factor=2", "model.rope.original_max_position_embeddings"),
     ("model.lora.targets=[]", "model.lora.targets"),
     ('model.lora.targets=[""]', "model.lora.targets"),
-    ("engine.vllm.transfer=direct engine.vllm.process=true", "engine.vllm.transfer=direct"),
-    ("engine.vllm.transfer=ipc", "engine.vllm.transfer=ipc"),
-    ("engine.vllm.transfer=nccl", "engine.vllm.transfer=nccl"),
-    ("engine.vllm.devices=[0,1]", "engine.vllm.devices"),
-    ("reward.kind=function", "reward.function"),
-    ("reward.function=a:b", "reward.function"),
-    ("reward.kind=reasoning_gym", "reward.kind=reasoning_gym"),
+    ("engine.kind=vllm engine.vllm.transfer=direct engine.vllm.process=true", "engine.vllm.transfer: direct"),
+    ("engine.kind=vllm engine.vllm.transfer=ipc", "engine.vllm.transfer: ipc"),
+    ("engine.kind=vllm engine.vllm.transfer=nccl", "engine.vllm.transfer: nccl"),
+    ("engine.kind=vllm engine.vllm.devices=[0,1]", "engine.vllm.devices: lists 2"),
+    ("reward.kind=function", "reward.function: missing"),
+    ("reward.function=a:b", "reward.function: goes with reward.kind=function only"),
+    ("engine.vllm.eager=true", "engine.vllm.eager: goes with engine.kind=vllm only"),
+    ("reward.kind=numeric reward.verifier.name=x", "reward.verifier.name: goes with reward.kind=generative only"),
+    ("reward.kind=reasoning_gym", "reward.kind: reasoning_gym"),
     ('reward.kind=countdown eval.data={kind="files",path="x"}', "eval.data.kind=files"),
-    ("data.kind=files reward.kind=math", "data.path is missing"),
-    ("data.kind=reasoning_gym", "data.task is missing"),
-    ("data.size=0", "data.size is missing"),
+    ("data.kind=files reward.kind=math", "data.path: missing"),
+    ("data.kind=reasoning_gym", "data.task: missing"),
+    ("data.size=0", "data.size: Input should be greater than 0"),
     ("data.template=solve", "data.template"),
     ("eval.data.sizes=3", "eval.data.sizes: unknown key"),
     ("eval.data.size=many", "eval.data.size"),
-    ("eval.data.size=0", "eval.data: data.size is missing"),
+    ("eval.data.size=0", "eval.data.size: Input should be greater than 0"),
     ("model.device=gpu", "model.device"),
     ("data=3", "data"),
 ]
@@ -256,7 +276,7 @@ def segments_that_do_not_divide(rng: random.Random, _: Path) -> Case:
     tokens = rng.randrange(50, 200_000)
     segments = rng.choice([n for n in range(2, 40) if tokens % n] + [tokens + 1])
     overrides = (f"rollout.max_tokens={tokens}", f"rollout.segments={segments}")
-    says = f"rollout.segments={segments} does not divide rollout.max_tokens={tokens}"
+    says = f"rollout.segments: {segments} does not divide rollout.max_tokens={tokens}"
     return Case(("check", str(rng.choice(RECIPES)), *overrides), (says,))
 
 

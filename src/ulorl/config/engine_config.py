@@ -61,7 +61,7 @@ class VllmConfig(StrictConfig):
         if self.devices and len(self.devices) != self.tensor_parallel:
             raise RefusedKeys(
                 Finding(
-                    "devices", f"names {len(self.devices)} GPUs; tensor_parallel={self.tensor_parallel} needs as many"
+                    "devices", f"lists {len(self.devices)} GPUs, but tensor_parallel={self.tensor_parallel}"
                 )
             )
         return self
