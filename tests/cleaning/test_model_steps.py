@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ulorl.cleaning import model_steps
-from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
+from ulorl.cleaning.cleaning_config import TooEasyConfig, WrongReferencesConfig
 from ulorl.cleaning.items import Drop, Item, Outcome
 from ulorl.cleaning.question_shapes import Shape
 from ulorl.clients.client import CachedClient, ModelClient, Prompt
@@ -143,7 +143,7 @@ def judged(by_model: list[str], folder: Path, answer: str = "1", agreement: floa
 
         return answered
 
-    settings = WrongReferences(models=(), samples=len(by_model[0].split()), agreement=agreement)
+    settings = WrongReferencesConfig(models=(), samples=len(by_model[0].split()), agreement=agreement)
     models = [
         CachedClient(f"m{n}", lambda said=said: Scripted(says(said.split())), OutputCache(folder / "cache.sqlite"))  # type: ignore[misc]
         for n, said in enumerate(by_model)
@@ -205,7 +205,7 @@ def test_too_easy(outputs: str, expected: str, tmp_path: Path) -> None:
         return {"!": None, "-": ""}.get(said[sample], f"\\boxed{{{said[sample]}}}")
 
     model = cached(Scripted(answer), tmp_path)
-    (outcome,) = model_steps.drop_too_easy(TooEasy(model="m", samples=4), model, Exact(), SILENT)([item("x?")])
+    (outcome,) = model_steps.drop_too_easy(TooEasyConfig(model="m", samples=4), model, Exact(), SILENT)([item("x?")])
     if expected == "dropped":
         assert outcome == Drop("too easy", "4 of 4 right")
     else:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from paths import ROOT, SHARED
 from ulorl.cleaning import length_and_language, pipeline
-from ulorl.cleaning.cleaning_config import Clean
+from ulorl.cleaning.cleaning_config import CleaningConfig
 from ulorl.cli.data_commands import app
 from ulorl.clients.client import Prompt
 from ulorl.config.data_config import FilesDataConfig
@@ -61,7 +61,7 @@ def run(
     out: Path, *sources: str, overwrite: bool = False, config: Path | None = None, **keys: Any
 ) -> pipeline.CleaningResult:
     overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in keys.items()]
-    settings = load_class(Clean, [config] if config else [], overrides)
+    settings = load_class(CleaningConfig, [config] if config else [], overrides)
     return pipeline.clean(sources, out, settings, overwrite=overwrite)[0]
 
 
@@ -301,7 +301,7 @@ def test_real_data(tmp_path: Path) -> None:
 
 def test_the_page_names_every_key() -> None:
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-    for name, field in Clean.model_fields.items():
+    for name, field in CleaningConfig.model_fields.items():
         keys = getattr(field.annotation, "model_fields", {}) if field.annotation else {}
         for key in [] if name in ("sources", "models", "examples") else {name, *keys} - {"enabled"}:
             assert f"`{key}`" in page or f"{key} =" in page or f"[{key}]" in page or f"{name}.{key}" in page, key

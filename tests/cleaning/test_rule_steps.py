@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ulorl.answers.normalisation import clean_characters
-from ulorl.cleaning.cleaning_config import Contamination, Duplicates, Language, Lengths, ShortAnswers
+from ulorl.cleaning.cleaning_config import (
+    ContaminationConfig,
+    DuplicatesConfig,
+    LanguageConfig,
+    LengthsConfig,
+    ShortAnswersConfig,
+)
 from ulorl.cleaning.contamination import drop_contaminated
 from ulorl.cleaning.duplicates import drop_duplicates
 from ulorl.cleaning.items import Drop, Item, Outcome, Step
@@ -111,12 +117,12 @@ def test_references_without_a_short_answer() -> None:
         "Since x is even we know that it is no odd number",
     ]
     given = [shorten_answer(item("x?", text)) for text in texts]
-    assert reasons(check_short(ShortAnswers()), given) == ["matrix", "long answer", "", "no short answer"]
-    assert reasons(check_short(ShortAnswers(matrices="keep", max_chars=65)), given[:2]) == ["", ""]
+    assert reasons(check_short(ShortAnswersConfig()), given) == ["matrix", "long answer", "", "no short answer"]
+    assert reasons(check_short(ShortAnswersConfig(matrices="keep", max_chars=65)), given[:2]) == ["", ""]
 
 
 def test_lengths() -> None:
-    step = check_length(Lengths(min_chars=5, max_chars=20))
+    step = check_length(LengthsConfig(min_chars=5, max_chars=20))
     assert reasons(step, items("1 + 1?", "Find 2+3.", "x" * 21)) == ["short question", "", "long question"]
 
 
@@ -130,8 +136,8 @@ def test_languages() -> None:
         "実数を求めよ。",
         r"$\int_0^1 x\,dx = ?$",
     )
-    assert reasons(check_language(Language()), given) == ["", "language", "language", "", "language", ""]
-    assert reasons(check_language(Language(allowed=("fr",))), given)[:3] == ["language", "", "language"]
+    assert reasons(check_language(LanguageConfig()), given) == ["", "language", "language", "", "language", ""]
+    assert reasons(check_language(LanguageConfig(allowed=("fr",))), given)[:3] == ["language", "", "language"]
 
 
 def same(reference: str, answer: str) -> bool | None:
@@ -150,7 +156,7 @@ def test_duplicates() -> None:
         "Find $x$ now.", "find x now", LONG.format(4, 3) + ".", LONG.format(4, 3) + " home.", LONG.format(5, 3) + ".",
         answers="1/2 0.5 12 12 12",
     )  # fmt: skip
-    found = outcomes(drop_duplicates(Duplicates(), same), given)
+    found = outcomes(drop_duplicates(DuplicatesConfig(), same), given)
     assert [isinstance(o, Item) for o in found] == [True, False, True, False, True]  # other numbers, another problem
     assert found[1] == Drop("duplicate", "of s/1")
     # 25 words and the runs of three among them, 23; " home" adds one: 23 of 24
@@ -159,13 +165,13 @@ def test_duplicates() -> None:
 
 def test_references_that_contradict_each_other_all_go() -> None:
     given = items("Find $x$ now.", "find x now", "Find x now!", answers="1 2 1")
-    found = outcomes(drop_duplicates(Duplicates(), same), given)
+    found = outcomes(drop_duplicates(DuplicatesConfig(), same), given)
     assert [o.reason for o in found if isinstance(o, Drop)] == ["contradicting references"] * 3
     assert found[0] == Drop("contradicting references", "s/2 has 2; s/3 has 1")
 
 
 def test_a_judge_that_fails_decides_nothing() -> None:
-    first, second = outcomes(drop_duplicates(Duplicates(), same), items("Find x.", "find x", answers="1 2?"))
+    first, second = outcomes(drop_duplicates(DuplicatesConfig(), same), items("Find x.", "find x", answers="1 2?"))
     assert isinstance(first, Item)
     assert first.undecided_by == ("duplicates",)
     assert second == Drop("duplicate", "of s/1")
@@ -173,14 +179,14 @@ def test_a_judge_that_fails_decides_nothing() -> None:
 
 def test_near_copies_with_other_answers_stay() -> None:
     given = items(LONG.format(4, 3) + ". How far?", LONG.format(4, 3) + ". How long?", answers="12 3")
-    assert reasons(drop_duplicates(Duplicates(), same), given) == ["", ""]
+    assert reasons(drop_duplicates(DuplicatesConfig(), same), given) == ["", ""]
 
 
 EVALUATION = [item("What is the sum of all the primes below one hundred that end in three, as an integer?", name="e/1")]
 
 
 def contaminated(questions: list[str], **settings: object) -> list[str]:
-    step = drop_contaminated(Contamination.model_validate(settings), [*EVALUATION, item("1 + 2?", name="e/2")])
+    step = drop_contaminated(ContaminationConfig.model_validate(settings), [*EVALUATION, item("1 + 2?", name="e/2")])
     return reasons(step, items(*questions))
 
 
@@ -211,9 +217,9 @@ def test_contamination() -> None:
     ],
 )  # fmt: skip
 def test_short_problems_in_other_words(known: str, question: str, copied: bool) -> None:
-    (found,) = reasons(drop_contaminated(Contamination(), [item(known, name="e/1")]), items(question))
+    (found,) = reasons(drop_contaminated(ContaminationConfig(), [item(known, name="e/1")]), items(question))
     assert found == ("evaluation problem in other words" if copied else "")
-    assert reasons(drop_contaminated(Contamination(short=0), [item(known, name="e/1")]), items(question)) == [""]
+    assert reasons(drop_contaminated(ContaminationConfig(short=0), [item(known, name="e/1")]), items(question)) == [""]
 
 
 def test_phrases_do_not_count() -> None:
@@ -233,6 +239,6 @@ def test_how_much_must_be_shared() -> None:
 
 def test_chinese_runs_are_characters() -> None:
     evaluation = [item("已知正整数数列满足对任意正整数都有相邻两项之和为平方数求首项的最小可能值", name="e/1")]
-    step = drop_contaminated(Contamination(run_han=20), evaluation)
+    step = drop_contaminated(ContaminationConfig(run_han=20), evaluation)
     given = items("已知正整数数列满足对任意正整数都有相邻两项之和为立方数", "已知正整数数列满足条件，求首项")
     assert reasons(step, given) == ["overlap with evaluation", ""]  # 23 characters in common, and 9

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ulorl.cleaning import pipeline
-from ulorl.cleaning.cleaning_config import Clean, SourceSettings
+from ulorl.cleaning.cleaning_config import CleaningConfig, SourceConfig
 from ulorl.cleaning.items import Item
 from ulorl.cleaning.sources import Unreadable, read_source, sources
 from ulorl.config.data_config import FilesDataConfig
@@ -30,7 +30,7 @@ def lines(path: Path, *records: Any) -> Path:
 
 
 def read(path: Path, **keys: Any) -> list[Item | Unreadable]:
-    table = {path.stem: SourceSettings(**keys)} if keys else {}
+    table = {path.stem: SourceConfig(**keys)} if keys else {}
     return [record for source in sources([str(path)], table) for record in read_source(source)]
 
 
@@ -48,7 +48,7 @@ def refused(path: Path, **keys: Any) -> str:
 def test_no_answer_column(unreadable: str, tmp_path: Path) -> None:
     path = tmp_path / "raw.csv"
     path.write_text("question,label\nWhat is 1 + 1?,2\nWhat is 2 + 2?,4\n")
-    config = Clean.model_validate({"unreadable": unreadable})
+    config = CleaningConfig.model_validate({"unreadable": unreadable})
     if unreadable == "refuse":
         with pytest.raises(
             UserError, match=r"record 2: no field is usual for the answer: give sources.raw.answer; .*label"
@@ -70,7 +70,7 @@ def test_fields_are_chosen_record_by_record(tmp_path: Path) -> None:
         {"problem": ASKED.format(4), "answer": None},
     )
     assert answers(path) == ["It is \\boxed{2}.", "3", "4", ""]
-    _, files = pipeline.clean([str(path)], tmp_path / "out", Clean())
+    _, files = pipeline.clean([str(path)], tmp_path / "out", CleaningConfig())
     report = json.loads(files.report.read_text(encoding="utf-8"))
     assert report["fields_by_source"] == {
         "raw": {"question": {"problem": 3, "question": 1}, "answer": {"solution": 1, "answer": 2, "final_answer": 1}}
@@ -136,7 +136,7 @@ def test_options_take_part_in_cleaning(tmp_path: Path) -> None:
         {"question": "Which of the following is prime?", "choices": ["11", "12", "14", "15"], "answer": 0},
         {"question": "What is the value of 3 + 4?", "choices": ["5", "6", "8", "none of these"], "answer": 3},
     )
-    result, _ = pipeline.clean([str(path)], tmp_path / "out", Clean())
+    result, _ = pipeline.clean([str(path)], tmp_path / "out", CleaningConfig())
     assert [(item.question, item.answer) for item in result.kept] == [("What is the smallest prime above 12?", "13")]
     assert {gone.step for gone in result.dropped} == {"multiple_choice"}
 
@@ -194,7 +194,7 @@ def test_long_cells_doubled_columns_and_empty_files(tmp_path: Path) -> None:
     for name, text in (("a.csv", ""), ("b.csv", "question,answer\n"), ("c.jsonl", "\n"), ("d.json", "[]")):
         (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match=rf"{name}: holds no records"):
-            pipeline.clean([str(tmp_path / name)], tmp_path / "out", Clean())
+            pipeline.clean([str(tmp_path / name)], tmp_path / "out", CleaningConfig())
 
 
 ODD = st.one_of(
@@ -239,7 +239,7 @@ def test_any_columns(tmp_path_factory: pytest.TempPathFactory, ending: str, reco
     path = folder / f"raw.{ending}"
     if not _write(path, records):
         return
-    config = Clean.model_validate({"unreadable": "drop", "language": {"enabled": False}})
+    config = CleaningConfig.model_validate({"unreadable": "drop", "language": {"enabled": False}})
     refusal = ""
     try:
         result, _ = pipeline.clean([str(path)], folder / "out", config)

@@ -21,13 +21,14 @@ from ulorl.rewards.verifier import Verifier
 from ulorl.verifier import fine_tune as module
 from ulorl.verifier.fine_tune import encode, set_chat, subset, train
 from ulorl.verifier.pairs import Pair
-from ulorl.verifier.verifier_config import Progress, Training
+from ulorl.verifier.verifier_card import TrainingProgress
+from ulorl.verifier.verifier_config import VerifierTrainingConfig
 
 pytest.importorskip("trl", reason="verifier train needs TRL (extra verifier)")
 from ulorl.verifier import verdict_trainer
 
 PROMPT = "{question}{reference}={answer}?"
-QUICK = Training(batch=16, lr=2e-2, max_tokens=64, save_minutes=0, epochs=4)
+QUICK = VerifierTrainingConfig(batch=16, lr=2e-2, max_tokens=64, save_minutes=0, epochs=4)
 
 
 def pair(number: int, *, equivalent: bool) -> Pair:
@@ -71,7 +72,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def quick(base: Path, **changes: object) -> Training:
+def quick(base: Path, **changes: object) -> VerifierTrainingConfig:
     return replace(QUICK, **{"prompt": str(base / "prompt.txt"), **changes})  # type: ignore[arg-type]
 
 
@@ -168,7 +169,7 @@ def test_an_interrupted_training_leaves_a_usable_folder(
 
 
 def test_minutes_end_the_training_and_saves_come_on_the_way(base: Path) -> None:
-    tokenizer, saved = make_tokenizer(), list[Progress]()
+    tokenizer, saved = make_tokenizer(), list[TrainingProgress]()
     set_chat(tokenizer, "plain", "base")
     examples = encode(pairs(64), tokenizer, VerdictPrompt(PROMPT), 64, lead=" ")
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -190,8 +191,12 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
 
 def test_pairs_are_drawn_with_the_seed() -> None:
     some = pairs(50)
-    drawn = subset(some, Training(max_pairs=10))
-    assert drawn == subset(some, Training(max_pairs=10)) != subset(some, Training(max_pairs=10, seed=1))
+    drawn = subset(some, VerifierTrainingConfig(max_pairs=10))
+    assert (
+        drawn
+        == subset(some, VerifierTrainingConfig(max_pairs=10))
+        != subset(some, VerifierTrainingConfig(max_pairs=10, seed=1))
+    )
     assert len(set(drawn) & set(some)) == 10
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from paths import SHARED
 from ulorl.answers import quantities
-from ulorl.cleaning.cleaning_config import SourceSettings
+from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.items import Item
 from ulorl.errors import UserError
 from ulorl.verifier.make_pairs import make_pairs, split, write_pair_files
@@ -134,7 +134,7 @@ def test_what_a_user_gets_wrong(tmp_path, problems):
     with pytest.raises(UserError, match=r"holds train\.jsonl"):
         write_pair_files([str(problems)], tmp_path / "out")
     with pytest.raises(UserError, match=r"no problem could be read:\n.*own\.jsonl:1: no field"):
-        write_pair_files([str(problems)], tmp_path / "new", tables={"own": SourceSettings(answer="nothing")})
+        write_pair_files([str(problems)], tmp_path / "new", tables={"own": SourceConfig(answer="nothing")})
     one = tmp_path / "one.jsonl"
     one.write_text(json.dumps({"question": PROBLEMS[0].question, "answer": "27"}))
     with pytest.raises(UserError, match="gave no pairs for"):
@@ -146,7 +146,7 @@ def test_real_references_give_pairs(tmp_path):
     lines = (TRAIN / "deepmath_subset.jsonl").read_text().splitlines()[:150]
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(lines))
-    table = {"few": SourceSettings(question="prompt", answer="ground_truth")}
+    table = {"few": SourceConfig(question="prompt", answer="ground_truth")}
     written = write_pair_files([str(few)], tmp_path / "out", tables=table, held_out=0.2)
     pairs = read_pairs([written.train, written.held_out])
     assert len(pairs) > 150

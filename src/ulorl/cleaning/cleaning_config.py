@@ -1,4 +1,4 @@
-"""What `ulorl data clean` can be told: sources, steps with their thresholds, models. No torch."""
+"""The configuration of `ulorl data clean`: sources, steps with their thresholds, and models."""
 
 from __future__ import annotations
 
@@ -7,164 +7,215 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ulorl.config.client_config import ClientConfig
-from ulorl.config.fields import Natural, Positive, Share, StrictConfig
+from ulorl.config.fields import Finding, Natural, Positive, RefusedKeys, Share, StrictConfig
 
 
-class SourceSettings(StrictConfig):
-    """One source: where it is, and which fields hold what. Empty field names are found by their usual names."""
+class SourceConfig(StrictConfig):
+    """One source: where it is, and which fields hold what. Fields that are not named are found by their usual names."""
 
     path: str = Field(
-        default="", description="a file or a glob pattern, or a hub dataset's name; else the table's name"
+        default="",
+        description="a file, a glob pattern, or the name of a hub dataset; empty: the name of this table",
     )
     kind: Literal["auto", "files", "hub"] = Field(
-        default="auto", description="auto: files if there are any by this name, else the hub if it looks like one's"
+        default="auto",
+        description="auto: files if the path names some, else the hub if it looks like the name of a dataset",
     )
-    subset: str = Field(default="", description="hub: which configuration of the dataset")
-    split: str = Field(default="train", description="hub: which split")
+    subset: str = Field(default="", description="hub: the configuration of the dataset")
+    split: str = Field(default="train", description="hub: the split of the dataset")
     question: str = Field(default="", description="the field that holds the question; dots lead into nested records")
-    answer: str = Field(default="", description="the field that holds the reference")
+    answer: str = Field(default="", description="the field that holds the reference answer")
     choices: str = Field(
         default="",
-        description="the field that holds the options of multiple choice; else choices, options, or A, B, ...",
+        description="the field that holds the options of multiple choice; empty: choices, options, or A, B, ...",
     )
     first_choice: Literal[0, 1] = Field(
-        default=0, description="the number of the first option, where the reference is an option's number"
+        default=0, description="the number of the first option, where the reference is the number of an option"
     )
-    id: str = Field(default="", description="the field that names a record; without one, its place does")
-    answer_after: str = Field(default="", description="the reference is what follows the last of these, e.g. ####")
+    id: str = Field(default="", description="the field that holds the id of a record; empty: its place is its id")
+    answer_after: str = Field(
+        default="", description="the reference is the text after the last occurrence of this mark, for example ####"
+    )
     keep: tuple[str, ...] = Field(
-        default=(), strict=False, description="further fields to carry along, as JSON in meta"
+        default=(), strict=False, description="further fields to keep, as JSON in the field meta"
     )
 
 
-class Switch(StrictConfig):
-    """A step that can be left out."""
+class StepConfig(StrictConfig):
+    """A step that can be switched off."""
 
-    enabled: bool = Field(default=True, description="false leaves the step out")
+    enabled: bool = Field(default=True, description="false switches the step off")
 
 
-class TrueFalse(Switch):
+class TrueFalseConfig(StepConfig):
+    """The step that rewrites or deletes true-or-false questions."""
+
     plain: Literal["drop", "yes_no"] = Field(
         default="drop",
-        description="what no model turns: drop, or ask for Yes or No, which a guess answers right half the time",
+        description="questions that no model rewrites: drop deletes them; yes_no asks for Yes or No, which a guess "
+        "answers correctly half the time",
     )
 
 
-class ShortAnswers(Switch):
+class ShortAnswersConfig(StepConfig):
+    """The step that deletes problems whose reference is long."""
+
     max_chars: Positive = Field(
-        default=64, description="of a reference without spaces and sizing commands; longer ones are deleted"
+        default=64, description="the longest reference that is kept, without spaces and sizing commands"
     )
-    matrices: Literal["drop", "keep"] = Field(default="drop", description="references that are matrices or tables")
+    matrices: Literal["drop", "keep"] = Field(
+        default="drop", description="what happens to references that are matrices or tables"
+    )
 
 
-class Lengths(Switch):
-    min_chars: Positive = Field(default=5, description="of a question, spaces and signs not counted")
-    max_chars: Positive = Field(default=4000, description="of a question")
+class LengthsConfig(StepConfig):
+    """The step that deletes very short and very long questions."""
+
+    min_chars: Positive = Field(
+        default=5, description="the shortest question that is kept, without spaces and punctuation"
+    )
+    max_chars: Positive = Field(default=4000, description="the longest question that is kept")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_chars > self.max_chars:
-            raise ValueError(f"lengths.min_chars={self.min_chars} is more than lengths.max_chars={self.max_chars}")
+            raise RefusedKeys(Finding("min_chars", f"{self.min_chars} is more than max_chars={self.max_chars}"))
         return self
 
 
-class Language(Switch):
-    allowed: tuple[str, ...] = Field(default=("en", "zh"), strict=False, description="ISO 639-1 codes")
-    min_words: Positive = Field(
-        default=8, description="of prose that a Latin-script language is told from, else it passes"
+class LanguageConfig(StepConfig):
+    """The step that deletes questions in other languages."""
+
+    allowed: tuple[str, ...] = Field(
+        default=("en", "zh"), strict=False, description="the ISO 639-1 codes of the languages that are kept"
     )
-    confidence: Share = Field(default=0.95, description="with which another language is told, else the question passes")
+    min_words: Positive = Field(
+        default=8,
+        description="how many words of prose a question in Latin script needs for its language to be recognised; "
+        "shorter ones are kept",
+    )
+    confidence: Share = Field(
+        default=0.95, description="a question is deleted only if its language is recognised with this confidence"
+    )
 
 
-class Duplicates(Switch):
+class DuplicatesConfig(StepConfig):
+    """The step that deletes near-duplicates."""
+
     similarity: Share = Field(
         default=0.8,
-        description="Jaccard, of a question's runs of words: from this on two questions are near-duplicates",
+        description="two questions with at least this Jaccard similarity of their runs of words are near-duplicates",
     )
-    run: Positive = Field(default=3, description="words of a run (Chinese: characters)")
-    permutations: Positive = Field(default=128, description="of MinHash")
-    seed: Natural = Field(default=1, description="of MinHash")
+    run: Positive = Field(default=3, description="how many words (Chinese: characters) a run has")
+    permutations: Positive = Field(default=128, description="how many permutations MinHash takes")
+    seed: Natural = Field(default=1, description="the seed of MinHash")
 
 
-class Contamination(Switch):
+class ContaminationConfig(StepConfig):
+    """The step that deletes problems of evaluation sets."""
+
     against: tuple[str, ...] = Field(
-        default=(), strict=False, description="evaluation sets: sources like those to clean; none switches the step off"
+        default=(),
+        strict=False,
+        description="the evaluation sets, named as the sources to clean; empty: the step is switched off",
     )
-    run: Positive = Field(default=13, description="words in a row that a question shares with an evaluation problem")
-    run_han: Positive = Field(default=20, description="characters in a row, for Chinese questions")
+    run: Positive = Field(
+        default=13, description="how many words in a row a question shares with a problem of an evaluation set"
+    )
+    run_han: Positive = Field(default=20, description="how many characters in a row, for Chinese questions")
     share: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="of the shorter of the two that such runs must cover; 0: any one run is enough",
+        description="the share of the shorter question that such runs must cover; 0: a single run is enough",
     )
     short: Natural = Field(
-        default=20, description="evaluation problems of fewer words are also looked for in other words; 0: none"
+        default=20,
+        description="evaluation problems with fewer words than this are also found in other wordings; 0: none",
     )
     similarity: Share = Field(
         default=0.6,
-        description="Jaccard of two short questions with the same numbers; less is enough if these are rare, more is "
-        "needed if they come in another order",
+        description="the Jaccard similarity at which two short questions with the same numbers are the same problem; "
+        "with rare numbers less is enough, in another order more is needed",
     )
     common: Positive = Field(
-        default=10,
-        description="a run that stands in more questions than this is a phrase, not a copy, and does not count",
+        default=10, description="a run that occurs in more questions than this is a phrase, and does not count"
     )
 
 
-class Convert(StrictConfig):
-    model: str = Field(default="", description="of [models]: rewrites what rules cannot; none: those are deleted")
+class ConvertConfig(StrictConfig):
+    """The step that lets a model rewrite what rules cannot."""
+
+    model: str = Field(
+        default="", description="a name of [models]; empty: problems that rules cannot rewrite are deleted"
+    )
 
 
-class WrongReferences(StrictConfig):
-    models: tuple[str, ...] = Field(default=(), strict=False, description="of [models]; none switches the step off")
-    samples: Positive = Field(default=4, description="answers of each model")
+class WrongReferencesConfig(StrictConfig):
+    """The step that deletes problems whose reference is wrong according to models."""
+
+    models: tuple[str, ...] = Field(
+        default=(), strict=False, description="names of [models]; empty: the step is switched off"
+    )
+    samples: Positive = Field(default=4, description="how many answers each model gives")
     agreement: Annotated[float, Field(gt=0.5, le=1)] = Field(
         default=0.75,
-        description="share of all answers that must be the same, and not the reference, for it to be wrong",
+        description="a reference is wrong if this share of all answers agree with each other and not with it",
     )
 
 
-class TooEasy(StrictConfig):
-    model: str = Field(default="", description="of [models], the one training starts from; none switches the step off")
-    samples: Positive = Field(default=8, description="a problem of which all these are right is deleted (paper: 8)")
+class TooEasyConfig(StrictConfig):
+    """The step that deletes problems that the starting model always solves."""
+
+    model: str = Field(
+        default="",
+        description="a name of [models]: the model that training starts from; empty: the step is switched off",
+    )
+    samples: Positive = Field(
+        default=8, description="a problem is deleted if so many answers are all right (the paper takes 8)"
+    )
 
 
-class Clean(StrictConfig):
+class CleaningConfig(StrictConfig):
     """The pipeline of section 3.4, in the order of its steps."""
 
-    sources: dict[str, SourceSettings] = Field(
-        default_factory=dict, description="by name: a file's name without its ending, or any with a path"
+    sources: dict[str, SourceConfig] = Field(
+        default_factory=dict,
+        description="sources by name: the name of a file without its extension, or any name together with a path",
     )
-    models: dict[str, ClientConfig] = Field(default_factory=dict, description="by name, for the steps that take one")
+    models: dict[str, ClientConfig] = Field(
+        default_factory=dict, description="models by name, for the steps that take one"
+    )
     unreadable: Literal["refuse", "drop"] = Field(
-        default="refuse", description="records that cannot be read: stop and name them, or drop them with the reason"
+        default="refuse",
+        description="unreadable records: refuse stops and lists them; drop deletes them and gives the reason",
     )
-    examples: Natural = Field(default=3, description="records shown in the report for each reason")
-    normalise: Switch = Switch()
-    answers: Switch = Switch()
-    subquestions: Switch = Switch()
-    multiple_choice: Switch = Switch()
-    true_false: TrueFalse = TrueFalse()
-    proof: Switch = Switch()
-    convert: Convert = Convert()
-    short_answers: ShortAnswers = ShortAnswers()
-    lengths: Lengths = Lengths()
-    language: Language = Language()
-    duplicates: Duplicates = Duplicates()
-    contamination: Contamination = Contamination()
-    wrong_references: WrongReferences = WrongReferences()
-    too_easy: TooEasy = TooEasy()
+    examples: Natural = Field(default=3, description="how many records the report shows for each reason")
+    normalise: StepConfig = StepConfig()
+    answers: StepConfig = StepConfig()
+    subquestions: StepConfig = StepConfig()
+    multiple_choice: StepConfig = StepConfig()
+    true_false: TrueFalseConfig = TrueFalseConfig()
+    proof: StepConfig = StepConfig()
+    convert: ConvertConfig = ConvertConfig()
+    short_answers: ShortAnswersConfig = ShortAnswersConfig()
+    lengths: LengthsConfig = LengthsConfig()
+    language: LanguageConfig = LanguageConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+    wrong_references: WrongReferencesConfig = WrongReferencesConfig()
+    too_easy: TooEasyConfig = TooEasyConfig()
 
     @model_validator(mode="after")
     def _models_known(self) -> Self:
         asked = {"convert.model": self.convert.model, "too_easy.model": self.too_easy.model}
         asked |= {f"wrong_references.models.{i}": name for i, name in enumerate(self.wrong_references.models)}
-        lines = [
-            f"{key}={name}: there is no [models.{name}]; those there are: {', '.join(self.models) or 'none'}"
+        there = ", ".join(self.models) or "none"
+        found = [
+            Finding(key, f"there is no [models.{name}]; the models are: {there}")
             for key, name in asked.items()
             if name and name not in self.models
         ]
-        if lines:
-            raise ValueError("\n".join(lines))
+        if found:
+            raise RefusedKeys(*found)
         return self

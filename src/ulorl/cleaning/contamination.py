@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from ulorl.answers.normalisation import HAN, comparable_question
-from ulorl.cleaning.cleaning_config import Contamination
+from ulorl.cleaning.cleaning_config import ContaminationConfig
 from ulorl.cleaning.items import Drop, Item, Outcome, Step
 from ulorl.cleaning.question_text import undrawn, words
 from ulorl.cleaning.short_questions import ShortQuestions
@@ -16,7 +16,7 @@ from ulorl.cleaning.short_questions import ShortQuestions
 _HAN = re.compile(f"[{HAN}]")
 
 
-def drop_contaminated(settings: Contamination, evaluation: Sequence[Item]) -> Step:
+def drop_contaminated(settings: ContaminationConfig, evaluation: Sequence[Item]) -> Step:
     """Deletes questions equal to one of `evaluation` but for typesetting, those that share runs of `settings.run` words
     with one, if the runs cover `settings.share` of the shorter question, and those that are one of fewer than
     `settings.short` words in other words. Runs that stand in more than `settings.common` of the questions are phrases
@@ -27,7 +27,7 @@ def drop_contaminated(settings: Contamination, evaluation: Sequence[Item]) -> St
 class _Table:
     """The evaluation problems by their whole text, and by their runs."""
 
-    def __init__(self, evaluation: Sequence[Item], settings: Contamination) -> None:
+    def __init__(self, evaluation: Sequence[Item], settings: ContaminationConfig) -> None:
         self.whole = {comparable_question(item.question): item.id for item in reversed(evaluation)}
         self.lengths: dict[str, int] = {}  # in words
         self.short = ShortQuestions(
@@ -41,7 +41,7 @@ class _Table:
                 self.runs.setdefault(run, []).append(item.id)
 
 
-def _drop(items: Sequence[Item], *, table: _Table, settings: Contamination) -> Iterable[Outcome]:
+def _drop(items: Sequence[Item], *, table: _Table, settings: ContaminationConfig) -> Iterable[Outcome]:
     tokens = [words(undrawn(item.question)) for item in items]
     count = Counter(run for own in tokens for run in set(_runs(own, settings)) if run in table.runs)
     for item, own in zip(items, tokens, strict=True):
@@ -55,7 +55,7 @@ def _drop(items: Sequence[Item], *, table: _Table, settings: Contamination) -> I
             yield item
 
 
-def _overlap(tokens: Sequence[str], table: _Table, count: Counter[str], settings: Contamination) -> str:
+def _overlap(tokens: Sequence[str], table: _Table, count: Counter[str], settings: ContaminationConfig) -> str:
     """The evaluation problem with which a question shares most, if that is enough, and the first run it shares."""
     runs = _runs(tokens, settings)
     covered: dict[str, set[int]] = {}
@@ -70,7 +70,7 @@ def _overlap(tokens: Sequence[str], table: _Table, count: Counter[str], settings
     return f"{name}, {shares[name]:.0%} of the shorter: {runs[min(covered[name])]}"
 
 
-def _runs(tokens: Sequence[str], settings: Contamination) -> list[str]:
+def _runs(tokens: Sequence[str], settings: ContaminationConfig) -> list[str]:
     """Every run of words, in their order; of a question that is mostly Chinese, of characters."""
     han = sum(bool(_HAN.match(token)) for token in tokens)
     n = settings.run_han if 2 * han > len(tokens) else settings.run

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from ulorl.answers.normalisation import comparable_answer, comparable_question
-from ulorl.cleaning.cleaning_config import Duplicates
+from ulorl.cleaning.cleaning_config import DuplicatesConfig
 from ulorl.cleaning.items import Drop, Item, Outcome, Step
 from ulorl.cleaning.question_text import numbers, words
 from ulorl.errors import UserError
@@ -22,7 +22,7 @@ _UNIT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{[^{}0-9]*\}|\{[a-z]{2,}\}|\^\
 _WIDER = 0.8  # of the similarity: MinHash proposes from there on, the exact Jaccard decides
 
 
-def drop_duplicates(settings: Duplicates, same: AnswersEqual) -> Step:
+def drop_duplicates(settings: DuplicatesConfig, same: AnswersEqual) -> Step:
     """Copies go; of copies whose references contradict each other all go, since nobody can say which one is right.
 
     Near-copies have a Jaccard similarity of `settings.similarity` or more, the same numbers and the same answer. Raises
@@ -33,7 +33,7 @@ def drop_duplicates(settings: Duplicates, same: AnswersEqual) -> Step:
     return partial(_drop_duplicates, settings=settings, same=same)
 
 
-def _drop_duplicates(items: Sequence[Item], *, settings: Duplicates, same: AnswersEqual) -> Iterable[Outcome]:
+def _drop_duplicates(items: Sequence[Item], *, settings: DuplicatesConfig, same: AnswersEqual) -> Iterable[Outcome]:
     outcomes: list[Outcome] = list(items)
     groups: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
@@ -71,7 +71,7 @@ def _both(item: Item, group: Sequence[Item]) -> str:
     return "; ".join(f"{other.id} has {other.answer}" for other in group if other is not item)
 
 
-def _near(items: Sequence[Item], settings: Duplicates) -> Iterator[tuple[int, int, float]]:
+def _near(items: Sequence[Item], settings: DuplicatesConfig) -> Iterator[tuple[int, int, float]]:
     """Pairs (later, earlier, similarity). An item that goes stands for none after it."""
     from datasketch import MinHash, MinHashLSH
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from ulorl.answers.normalisation import HAN
-from ulorl.cleaning.cleaning_config import Language, Lengths
+from ulorl.cleaning.cleaning_config import LanguageConfig, LengthsConfig
 from ulorl.cleaning.items import Drop, Item, Outcome, Step, per_item
 from ulorl.cleaning.question_text import prose
 from ulorl.errors import UserError
@@ -22,12 +22,12 @@ _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 _OWN_SHARE = 0.2  # of the letters, from which on a script names the language
 
 
-def check_length(settings: Lengths) -> Step:
+def check_length(settings: LengthsConfig) -> Step:
     """Deletes questions that are too short or too long."""
     return per_item(partial(_check_length, settings=settings))
 
 
-def _check_length(item: Item, settings: Lengths) -> Outcome:
+def _check_length(item: Item, settings: LengthsConfig) -> Outcome:
     telling = sum(map(str.isalnum, item.question))
     if telling < settings.min_chars:
         return Drop("short question", f"{telling} letters and digits")
@@ -36,13 +36,13 @@ def _check_length(item: Item, settings: Lengths) -> Outcome:
     return item
 
 
-def check_language(settings: Language) -> Step:
+def check_language(settings: LanguageConfig) -> Step:
     """Deletes questions in other languages. Raises UserError when py3langid is missing."""
     classify = _classifier()
     return per_item(partial(_check_language, settings=settings, classify=classify))
 
 
-def _check_language(item: Item, settings: Language, classify: Callable[[str], tuple[str, float]]) -> Outcome:
+def _check_language(item: Item, settings: LanguageConfig, classify: Callable[[str], tuple[str, float]]) -> Outcome:
     told = language(item.question, classify, min_words=settings.min_words)
     if told is None or told[0] in settings.allowed or told[1] < settings.confidence:
         return item

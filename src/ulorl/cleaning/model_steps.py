@@ -13,7 +13,7 @@ from functools import partial
 
 from ulorl.answers.extraction import extract
 from ulorl.answers.normalisation import comparable_answer
-from ulorl.cleaning.cleaning_config import TooEasy, WrongReferences
+from ulorl.cleaning.cleaning_config import TooEasyConfig, WrongReferencesConfig
 from ulorl.cleaning.conversion_rules import Pending, convert
 from ulorl.cleaning.items import Drop, Item, Outcome, Step
 from ulorl.cleaning.question_shapes import Shape, question_shape
@@ -106,7 +106,7 @@ class SameAnswer:
 
 
 def drop_wrong_references(
-    settings: WrongReferences, models: Sequence[CachedClient], same: SameAnswer, bars: ProgressBars
+    settings: WrongReferencesConfig, models: Sequence[CachedClient], same: SameAnswer, bars: ProgressBars
 ) -> Step:
     """Deletes problems whose reference several models contradict with one voice: `agreement` of all their answers are
     the same one, of each model at least one, and not the reference."""
@@ -125,7 +125,7 @@ class _AnswerGroup:
 def _wrong_references(
     items: Sequence[Item],
     *,
-    settings: WrongReferences,
+    settings: WrongReferencesConfig,
     models: Sequence[CachedClient],
     same: SameAnswer,
     bars: ProgressBars,
@@ -168,7 +168,7 @@ def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: flo
     )
 
 
-def drop_too_easy(settings: TooEasy, model: CachedClient, reward: Reward, bars: ProgressBars) -> Step:
+def drop_too_easy(settings: TooEasyConfig, model: CachedClient, reward: Reward, bars: ProgressBars) -> Step:
     """Deletes problems that the model solves every time of `samples` (section 3.4: 8 of 8 by the starting model)."""
     return partial(_too_easy, samples=settings.samples, model=model, reward=reward, bars=bars)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ulorl.answers.normalisation import comparable_answer, comparable_question
-from ulorl.cleaning.cleaning_config import SourceSettings
+from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.question_shapes import option_letter
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.data.record_files import Record, decimal
@@ -73,7 +73,7 @@ class RecordOptions:
         return "\n".join([question.rstrip(), *lines])
 
 
-def record_options(record: Record, settings: SourceSettings) -> RecordOptions | None:
+def record_options(record: Record, settings: SourceConfig) -> RecordOptions | None:
     """The options of a record, in the field that the source names or a usual one, or in fields A, B, C...; None when it
     has none. Raises UserError when the field holds something else than options."""
     for field in [settings.choices] if settings.choices else CHOICES:
@@ -128,7 +128,7 @@ def _parsed(cell: str) -> Any:
     return None
 
 
-def _lettered(record: Record, settings: SourceSettings) -> RecordOptions | None:
+def _lettered(record: Record, settings: SourceConfig) -> RecordOptions | None:
     """Fields A, B, C...: options if there are at least two of them from A on."""
     texts: list[str] = []
     for name in LETTERS:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ulorl.cleaning import contamination, duplicates, length_and_language, model_steps, reference_answers
-from ulorl.cleaning.cleaning_config import Clean
+from ulorl.cleaning.cleaning_config import CleaningConfig
 from ulorl.cleaning.items import Drop, Dropped, Item, Step, StepReport, per_item
 from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.question_shapes import Shape
@@ -39,7 +39,7 @@ class CleaningResult:
 def clean(
     paths: Sequence[str],
     out: Path,
-    settings: Clean,
+    settings: CleaningConfig,
     *,
     overwrite: bool = False,
     bars: ProgressBars = SILENT,
@@ -68,7 +68,7 @@ def clean(
 
 
 def steps(
-    settings: Clean, models: dict[str, CachedClient], evaluation: Sequence[Item], bars: ProgressBars
+    settings: CleaningConfig, models: dict[str, CachedClient], evaluation: Sequence[Item], bars: ProgressBars
 ) -> Iterator[tuple[str, Step]]:
     """The steps that are switched on, in their order: cheap ones before dear ones, and whatever changes a question
     before duplicates are looked for. Raises UserError when one lacks its package."""
@@ -131,7 +131,7 @@ def _example(report: StepReport, kind: str, item: Item, detail: str, most: int) 
         shown.append({"id": item.id, "question": item.question, "answer": item.answer, "detail": detail})
 
 
-def _read(todo: Sequence[Source], settings: Clean, bars: ProgressBars) -> tuple[list[Item], CleaningResult]:
+def _read(todo: Sequence[Source], settings: CleaningConfig, bars: ProgressBars) -> tuple[list[Item], CleaningResult]:
     """Every record of every source; those that cannot be read stop the run, or are dropped."""
     items: list[Item] = []
     bad: list[Unreadable] = []
@@ -163,7 +163,7 @@ def _read(todo: Sequence[Source], settings: Clean, bars: ProgressBars) -> tuple[
     return items, result
 
 
-def _evaluation(path: str, settings: Clean) -> Iterator[Item]:
+def _evaluation(path: str, settings: CleaningConfig) -> Iterator[Item]:
     """The problems of evaluation sets; here every record must be readable, or it would not be kept apart."""
     for source in sources([path], {name: s for name, s in settings.sources.items() if name in (path, Path(path).stem)}):
         for record in read_source(source, with_answers=False):

@@ -8,7 +8,7 @@ from functools import partial
 
 from ulorl.answers.extraction import last_boxed
 from ulorl.answers.normalisation import comparable_answer
-from ulorl.cleaning.cleaning_config import ShortAnswers
+from ulorl.cleaning.cleaning_config import ShortAnswersConfig
 from ulorl.cleaning.items import Drop, Item, Outcome, Step, per_item
 from ulorl.cleaning.question_text import prose
 from ulorl.data.record_files import decimal
@@ -84,12 +84,12 @@ def _closed(text: str) -> str:
     return text
 
 
-def check_short(settings: ShortAnswers) -> Step:
+def check_short(settings: ShortAnswersConfig) -> Step:
     """Deletes references that are matrices, too long, or an explanation."""
     return per_item(partial(_check, settings=settings))
 
 
-def _check(item: Item, settings: ShortAnswers) -> Outcome:
+def _check(item: Item, settings: ShortAnswersConfig) -> Outcome:
     answer = item.answer
     if settings.matrices == "drop" and _MATRIX.search(answer):
         return Drop("matrix", answer[:200])

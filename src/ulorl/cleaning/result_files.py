@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ulorl import __version__
-from ulorl.cleaning.cleaning_config import Clean
+from ulorl.cleaning.cleaning_config import CleaningConfig
 from ulorl.cleaning.items import Dropped, Item, StepReport
 from ulorl.common import atomic_files
 from ulorl.common.markdown import table
@@ -55,7 +55,7 @@ def write_result(
     dropped: Sequence[Dropped],
     steps: Sequence[StepReport],
     read: tuple[dict[str, int], dict[str, Fields]],
-    settings: Clean,
+    settings: CleaningConfig,
     out: Path,
     models: dict[str, dict[str, int]],
 ) -> ResultFiles:

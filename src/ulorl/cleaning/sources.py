@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ulorl.cleaning.cleaning_config import SourceSettings
+from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.items import Item
 from ulorl.cleaning.option_fields import record_options
 from ulorl.common.key_paths import look_up
@@ -43,10 +43,10 @@ class Unreadable:
 class Source:
     name: str
     path: str
-    settings: SourceSettings
+    settings: SourceConfig
 
 
-def sources(paths: Sequence[str], settings: Mapping[str, SourceSettings]) -> list[Source]:
+def sources(paths: Sequence[str], settings: Mapping[str, SourceConfig]) -> list[Source]:
     """What is to be read, in the order given: `paths` from the command line, then the tables that have a path of their
     own. A path takes the settings of the table by its name (a file's without its ending), or by the path itself.
 
@@ -57,9 +57,9 @@ def sources(paths: Sequence[str], settings: Mapping[str, SourceSettings]) -> lis
         if path in settings and settings[path].path:
             found.append(Source(path, settings[path].path, settings[path]))
             continue
-        for file in _files(path, settings.get(path, SourceSettings())):
+        for file in _files(path, settings.get(path, SourceConfig())):
             name = Path(file).stem if file != path or os.path.exists(path) else path
-            chosen = settings.get(path) or settings.get(name) or SourceSettings()
+            chosen = settings.get(path) or settings.get(name) or SourceConfig()
             found.append(Source(_unlike(name, found), file, chosen))
     named = {source.name for source in found} | set(paths)
     for name, table in settings.items():
@@ -73,7 +73,7 @@ def sources(paths: Sequence[str], settings: Mapping[str, SourceSettings]) -> lis
     return found
 
 
-def _files(path: str, settings: SourceSettings) -> list[str]:
+def _files(path: str, settings: SourceConfig) -> list[str]:
     if settings.kind == "hub" or (settings.kind == "auto" and _is_hub(path)):
         return [path]
     try:

@@ -37,12 +37,12 @@ def clean(
 
     ulorl data clean raw/*.jsonl 'contamination.against=["eval/*.jsonl"]' --out cleaned
     """
-    from ulorl.cleaning.cleaning_config import Clean
+    from ulorl.cleaning.cleaning_config import CleaningConfig
     from ulorl.config.loading import load_class, overrides_among
 
     given = arguments or []
     overrides = overrides_among(given)
-    settings = load_class(Clean, config or [], overrides)
+    settings = load_class(CleaningConfig, config or [], overrides)
     from ulorl.cleaning import pipeline
     from ulorl.common.progress import ProgressBars
 

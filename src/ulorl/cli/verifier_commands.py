@@ -60,12 +60,12 @@ def make(
     """
     if find_spec("inflect") is None:
         raise UserError('verifier data needs inflect: pip install "ulorl[verifier]"')
-    from ulorl.cleaning.cleaning_config import Clean
+    from ulorl.cleaning.cleaning_config import CleaningConfig
     from ulorl.common.progress import ProgressBars
     from ulorl.config.loading import load_class
     from ulorl.verifier.make_pairs import write_pair_files
 
-    tables = load_class(Clean, config or []).sources
+    tables = load_class(CleaningConfig, config or []).sources
     with ProgressBars() as bars:
         done = write_pair_files(
             arguments or [],
@@ -123,9 +123,9 @@ def train(
 
     given = read_pairs(pairs)  # before anything slow is imported
     from ulorl.verifier.fine_tune import train as fit
-    from ulorl.verifier.verifier_config import Training
+    from ulorl.verifier.verifier_config import VerifierTrainingConfig
 
-    settings = Training(
+    settings = VerifierTrainingConfig(
         prompt=prompt,
         question_chars=question_chars,
         chat=chat,

@@ -60,9 +60,7 @@ class VllmConfig(StrictConfig):
             raise RefusedKeys(Finding("transfer", "nccl needs process=true; use auto"))
         if self.devices and len(self.devices) != self.tensor_parallel:
             raise RefusedKeys(
-                Finding(
-                    "devices", f"lists {len(self.devices)} GPUs, but tensor_parallel={self.tensor_parallel}"
-                )
+                Finding("devices", f"lists {len(self.devices)} GPUs, but tensor_parallel={self.tensor_parallel}")
             )
         return self
 

@@ -28,7 +28,8 @@ from ulorl.models.model_source import ModelSource
 from ulorl.rewards.verdict_prompt import FOLDER_FILE, VerdictPrompt, load_prompt
 from ulorl.rng import Stream, generator
 from ulorl.types import Problem
-from ulorl.verifier.verifier_config import Progress, Training, write_card
+from ulorl.verifier.verifier_card import TrainingProgress, write_card
+from ulorl.verifier.verifier_config import VerifierTrainingConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,12 +56,14 @@ class Trained:
     """What is in the folder."""
 
     out: Path
-    progress: Progress
+    progress: TrainingProgress
     interrupted: bool
     too_long: int  # pairs left out
 
 
-def train(pairs: Sequence[Pair], base: str, out: Path, settings: Training, *, overwrite: bool = False) -> Trained:
+def train(
+    pairs: Sequence[Pair], base: str, out: Path, settings: VerifierTrainingConfig, *, overwrite: bool = False
+) -> Trained:
     """Fine-tune the model at `base` (folder or hub name) on `pairs` and save it in `out`: a plain transformers folder
     with tokenizer, chat template and `verifier.json`.
 
@@ -84,7 +87,7 @@ def train(pairs: Sequence[Pair], base: str, out: Path, settings: Training, *, ov
     model = _model(source, settings)
     facts = {"count": len(chosen), "equivalent": sum(pair.equivalent for pair in chosen), "sha256": digest(chosen)}
 
-    def save(progress: Progress) -> None:
+    def save(progress: TrainingProgress) -> None:
         with writing(out, lambda: "make room, or give another --out"), replacing_folder(out) as partial:
             save_merged(model, partial)
             tokenizer.save_pretrained(partial)
@@ -141,7 +144,7 @@ def set_chat(tokenizer: PreTrainedTokenizerBase, chat: str, base: str) -> None:
     tokenizer.chat_template = ("{{ bos_token }}" if starts else "") + PLAIN
 
 
-def subset(pairs: Sequence[Pair], settings: Training) -> list[Pair]:
+def subset(pairs: Sequence[Pair], settings: VerifierTrainingConfig) -> list[Pair]:
     """`max_pairs` of them, drawn with the seed."""
     chosen = list(pairs)
     generator(Stream.TRAINED_PAIRS, settings.seed).shuffle(chosen)
@@ -154,7 +157,7 @@ def digest(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(pairs: Sequence[Pair], out: Path, settings: Training, overwrite: bool) -> None:
+def _check(pairs: Sequence[Pair], out: Path, settings: VerifierTrainingConfig, overwrite: bool) -> None:
     if find_spec("trl") is None:
         raise UserError('verifier train needs TRL, which is not installed: pip install "ulorl[verifier]"')
     require_peft(LoraConfig(rank=settings.lora_rank))
@@ -174,7 +177,7 @@ def _check(pairs: Sequence[Pair], out: Path, settings: Training, overwrite: bool
         raise UserError(f"--out {out}: is a file; name a new folder")
 
 
-def _model(source: ModelSource, settings: Training) -> PreTrainedModel:
+def _model(source: ModelSource, settings: VerifierTrainingConfig) -> PreTrainedModel:
     """In float32, with gradients where `settings` says, dropout off as everywhere here."""
     import torch
 

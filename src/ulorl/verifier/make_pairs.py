@@ -11,7 +11,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from ulorl.answers.normalisation import clean_characters
-from ulorl.cleaning.cleaning_config import SourceSettings
+from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.items import Item
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.cleaning.sources import Unreadable, read_source, sources
@@ -140,7 +140,7 @@ def write_pair_files(
     paths: Sequence[str],
     out: Path,
     *,
-    tables: Mapping[str, SourceSettings] | None = None,
+    tables: Mapping[str, SourceConfig] | None = None,
     per_problem: int = 4,
     seed: int = 0,
     plain: float = 0.2,

@@ -21,7 +21,8 @@ from ulorl.common.progress import ProgressBars
 from ulorl.errors import UserError
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.models.head import head_of, hidden_states
-from ulorl.verifier.verifier_config import Progress, Training
+from ulorl.verifier.verifier_card import TrainingProgress
+from ulorl.verifier.verifier_config import VerifierTrainingConfig
 
 LINES = 20  # of progress, where there is no terminal for a bar
 _HALF = math.log(0.5)
@@ -32,9 +33,9 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     input_ids: Sequence[list[int]],
     labels: Sequence[list[int]],
-    settings: Training,
-    save: Callable[[Progress], None],
-) -> tuple[Progress, bool]:
+    settings: VerifierTrainingConfig,
+    save: Callable[[TrainingProgress], None],
+) -> tuple[TrainingProgress, bool]:
     """Train on examples of equal importance, -100 in `labels` where nothing is learnt; `save` is called on the way, at
     the end and when interrupted. Returns what was done, and whether it was interrupted.
 
@@ -61,13 +62,13 @@ def fit(
     return watch.progress, interrupted
 
 
-def _arguments(settings: Training, folder: str) -> SFTConfig:
+def _arguments(settings: VerifierTrainingConfig, folder: str) -> SFTConfig:
     with warnings.catch_warnings():  # transformers renamed TRL's gradient_checkpointing
         warnings.simplefilter("ignore", FutureWarning)
         return _config(settings, folder)
 
 
-def _config(settings: Training, folder: str) -> SFTConfig:
+def _config(settings: VerifierTrainingConfig, folder: str) -> SFTConfig:
     return SFTConfig(
         output_dir=folder,
         save_strategy="no",
@@ -92,13 +93,13 @@ def _config(settings: Training, folder: str) -> SFTConfig:
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """Counts, shows, saves, and ends the training in time."""
 
-    def __init__(self, settings: Training, save: Callable[[Progress], None]) -> None:
+    def __init__(self, settings: VerifierTrainingConfig, save: Callable[[TrainingProgress], None]) -> None:
         self._settings, self._save = settings, save
         self.bf16 = settings.bf16
         self._console = Console(stderr=True)
         self.bars = ProgressBars(self._console)
         self._bar = self.bars.add("verifier")
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self._steps = 1
         self._recent: deque[tuple[float, float]] = deque(maxlen=1)  # loss and share of right verdicts, of each step
         self._started = self._saved = time.monotonic()
@@ -130,7 +131,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         now = time.monotonic()
         minutes = (now - self._started) / 60
         loss, right = (sum(values) / len(self._recent) for values in zip(*self._recent, strict=True))
-        self.progress = Progress(state.global_step, self._pairs, self._tokens, minutes, loss, right)
+        self.progress = TrainingProgress(state.global_step, self._pairs, self._tokens, minutes, loss, right)
         told = f"loss {loss:.3f}, {right:.1%} right"
         self._bar.show(completed=state.global_step, status=told)
         every = max(1, self._steps // LINES)
