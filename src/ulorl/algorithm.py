@@ -1,27 +1,25 @@
-"""Algorithm 1 of the paper: one step of UloRL. The numbers at the right are the paper's lines.
+"""Algorithm 1 of the paper: one step of UloRL. The numbers at the right are the lines of the paper's listing.
 
-state: unfinished pool, experience pool, global maximum output length L, maximum segment count k
-a sample ends its segment by EOS (complete), by the segment length L / k (unfinished), or by L (truncated)
+State: the unfinished pool, the experience pool, the global maximum output length L and the maximum segment count k.
+A sample ends its segment by EOS (complete), at the segment length L / k (unfinished), or at L (truncated).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.engines.decode import rollout
-from ulorl.engines.engine import Engine, EngineStats
+from ulorl.engines.engine import Engine
 from ulorl.learner.learner import Learner, Update
-from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Group, Problem, Sample, Scored, Status, Tokens
 
 
-class Scorer(Protocol):
+class SampleScorer(Protocol):
     """Judges finished samples. The reward is 1 for a right answer, 0 for a wrong, missing or truncated one, None when
     the reward fails."""
 
@@ -38,50 +36,36 @@ class Scorer(Protocol):
 class Step:
     """What one step did."""
 
-    segments: tuple[Sample, ...]  # every sample that was decoded in this step, as it stands after its segment
+    segments: tuple[Sample, ...]  # every sample that was decoded in this step, as its segment left it
     finished: tuple[Scored, ...]  # the complete and truncated ones among them
     groups: tuple[Group, ...]  # the groups released to the update
     update: Update
-    probe: Mismatch | None  # of engine and learner with the new weights; None when they did not change
-    work: EngineStats  # of the rollout; the faults are those of the whole step
-    rollout_seconds: float
-    update_seconds: float
-    sync_seconds: float  # new weights to the engine, and the probe
-
-
-Watch = Callable[[Sample], None]  # told of every sample that ends its segment: progress bars
-Check = Callable[[Engine, Learner], Mismatch | None]  # do engine and learner agree on the new weights? raises if not
 
 
 def ulorl_step(
     scheduler: Scheduler,
     engine: Engine,
-    scorer: Scorer,
+    scorer: SampleScorer,
     learner: Learner,
     new: Sequence[tuple[Problem, Tokens]],
-    watch: Watch = lambda _: None,
-    check: Check = lambda _, __: None,
     cancel: CancelToken = NEVER,
 ) -> Step:
-    started, stats = time.perf_counter(), replace(engine.stats)
-    segments, submitted, finished = list[Sample](), list[Future[Scored]](), list[Scored]()
-    for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}, a segment  8
-        sample = scheduler.end_segment(segment)  # unfinished: to the unfinished pool, goes on next step
+    """Make one step of Algorithm 1 with `new` problems and their encoded prompts.
+
+    Raises Cancelled as long as the weights have not changed; the pools are then in the midst of the step.
+    """
+    segments, judged, finished = list[Sample](), list[Future[Scored]](), list[Scored]()
+    for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}             8
+        sample = scheduler.end_segment(segment)  # neither EOS nor L: to the unfinished pool, until the next step    9
         segments.append(sample)
-        if sample.status is not Status.UNFINISHED:  # EOS, or L reached: to the experience pool
-            submitted.append(scorer.submit(scheduler.experience.problem(sample.group_id), sample))
-        watch(sample)
-    for scored in scorer.wait(submitted, cancel):
+        if sample.status is not Status.UNFINISHED:  # EOS or L: to the experience pool, with its reward
+            judged.append(scorer.submit(scheduler.experience.problem(sample.group_id), sample))
+    for scored in scorer.wait(judged, cancel):
         finished.append(scored)
         scheduler.experience.add(scored)
-    rolled_out, work = time.perf_counter(), engine.stats.since(stats)
     engine.sleep()
-    groups = scheduler.experience.release()  # groups whose siblings are all finished
-    update = learner.update(groups, cancel)  # on whatever is ready                                            11
-    updated, probe = time.perf_counter(), None
+    groups = scheduler.experience.release()  # the groups whose samples are all finished
+    update = learner.update(groups, cancel)  # on the experience that is ready                                      11
     if update.steps:
-        engine.load_weights(learner.weights(), learner.version)
-        probe = check(engine, learner)
-    seconds = (rolled_out - started, updated - rolled_out, time.perf_counter() - updated)
-    work = work.with_faults(engine.stats.since(stats))
-    return Step(tuple(segments), tuple(finished), tuple(groups), update, probe, work, *seconds)
+        engine.load_weights(learner.weights(), learner.version)  # the next segments come from the new weights
+    return Step(tuple(segments), tuple(finished), tuple(groups), update)

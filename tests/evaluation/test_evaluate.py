@@ -10,7 +10,7 @@ import pytest
 from scorers import ScorerOf
 from ulorl.common.intervals import wilson
 from ulorl.engines.scripted import ScriptedEngine
-from ulorl.evaluation.evaluate import evaluate
+from ulorl.evaluation.evaluate import EvaluationSettings, evaluate
 from ulorl.types import Problem, Sample, Sampling, Scored, Status
 
 EOS = 0
@@ -37,11 +37,8 @@ def test_avg_at_k_by_hand() -> None:
         engine,
         BeginsRight(),
         problems,
-        samples=2,
-        sampling=Sampling(),
-        max_tokens=4,
-        seed=0,
-        watch=lambda: watched.append(1),
+        EvaluationSettings(samples=2, sampling=Sampling(), max_tokens=4, seed=0),
+        on_answer=lambda: watched.append(1),
     )
     assert result.by_problem == (1.0, 0.5, 0.0)
     assert result.accuracy == 0.5
@@ -58,14 +55,13 @@ def test_draws_are_paired_between_versions_and_apart_from_training() -> None:
     seeds = []
     for version in (0, 5):
         engine = ScriptedEngine({0: [1, EOS], 1: [1, EOS]}, eos_id=EOS, version=version)
-        evaluate(engine, BeginsRight(), problems, samples=2, sampling=Sampling(), max_tokens=4, seed=3)
+        evaluate(engine, BeginsRight(), problems, EvaluationSettings(2, Sampling(), 4, seed=3))
         seeds.append([r.seed for r in engine.requests])
     assert seeds[0] == seeds[1]
     from ulorl.rng import Stream, sample_seed
 
-    assert not set(seeds[0]) & {
-        sample_seed(3, i, stream) for i in range(2) for stream in Stream if stream != Stream.EVALUATION
-    }
+    others = [stream for stream in Stream if isinstance(stream.value, int) and stream is not Stream.EVALUATION]
+    assert not set(seeds[0]) & {sample_seed(3, i, stream) for i in range(2) for stream in others}
 
 
 def test_evaluation_refuses_a_busy_engine() -> None:
@@ -74,4 +70,4 @@ def test_evaluation_refuses_a_busy_engine() -> None:
     engine = ScriptedEngine({0: [1, EOS]}, eos_id=EOS)
     engine.add(Request(0, PROMPT, 1, 2, Sampling(), 0))
     with pytest.raises(RuntimeError, match="1 requests are pending"):
-        evaluate(engine, BeginsRight(), [], samples=1, sampling=Sampling(), max_tokens=4, seed=0)
+        evaluate(engine, BeginsRight(), [], EvaluationSettings(1, Sampling(), 4, seed=0))

@@ -1,4 +1,4 @@
-"""The mismatch of engine and learner, by hand; truncated importance weights against it; the probe that stops a run."""
+"""The mismatch of engine and learner by hand, truncated importance weights, and the weight check that stops a run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from refusals import refused
 from tiny_learner import V, tiny_model
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.torch.torch_engine import TorchEngine
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.learner.learner import Learner
 from ulorl.objective.importance import engine_weights
 from ulorl.objective.mismatch import mismatch
-from ulorl.training.weight_check import SEGMENT_TOKENS, Probe
+from ulorl.training.weight_check import SEGMENT_TOKENS, WeightCheck
 from ulorl.types import Finish, Group, Problem, Request, Sample, Sampling, Scored, Segment
 
 
@@ -117,7 +118,7 @@ def test_truncated_importance_sampling_scales_the_gradient() -> None:
     assert norms["capped"] == pytest.approx(norms["off"] / 4, rel=1e-3)
 
 
-# The probe
+# The weight check
 
 
 PROMPTS = [np.array(p, np.int32) for p in ([3, 4], [5, 6, 7], [8], [9, 10, 11, 12], [13])]
@@ -127,28 +128,30 @@ def engine(eos: tuple[int, ...] = (), slots: int = 4) -> TorchEngine:
     return TorchEngine(tiny_model(), eos_ids=eos, slots=slots, prefill_tokens=64, version=3)
 
 
-def probe(tolerance: float = 1e-4) -> Probe:
-    return Probe(PROMPTS, Sampling(0.85), seed=0, tolerance=tolerance)
+def weight_check(tolerance: float = 1e-4) -> WeightCheck:
+    return WeightCheck(PROMPTS, Sampling(0.85), seed=0, tolerance=tolerance)
 
 
-def test_the_probe_passes_when_engine_and_learner_agree() -> None:
-    found = probe()(engine(), learner())
+def test_the_weight_check_passes_when_engine_and_learner_agree() -> None:
+    found = weight_check()(engine(), learner())
     assert found.tokens == 4 * 2 * SEGMENT_TOKENS  # 4 prompts, 2 segments
     assert found.max < 1e-4
-    ended = probe()(engine(eos=tuple(range(V))), learner())  # every token ends the output: one segment of one token
+    ended = weight_check()(
+        engine(eos=tuple(range(V))), learner()
+    )  # every token ends the output: one segment of one token
     assert ended.tokens == 4
 
 
-def test_the_probe_stops_a_run_whose_engine_kept_old_weights() -> None:
+def test_the_weight_check_stops_a_run_whose_engine_kept_old_weights() -> None:
     trained, stale = learner(), engine()
     trained.update([group([[3] * 4, [3] * 4])])
-    with pytest.raises(UserError, match=r"about version 4.*64 probe tokens are .* nats apart.*tolerated are 0.0001"):
-        probe()(stale, trained)
+    with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance"):
+        weight_check()(stale, trained)
     stale.load_weights(trained.weights(), trained.version)
-    assert probe()(stale, trained).max < 1e-4
+    assert weight_check()(stale, trained).max < 1e-4
 
 
-def test_the_probe_stops_a_run_whose_engine_gives_no_numbers() -> None:
+def test_the_weight_check_stops_a_run_whose_engine_gives_no_numbers() -> None:
     class Broken(TorchEngine):
         def step(self) -> list[Segment]:
             return [
@@ -156,12 +159,12 @@ def test_the_probe_stops_a_run_whose_engine_gives_no_numbers() -> None:
                 for s in super().step()
             ]
 
-    with pytest.raises(UserError, match="nan nats"):
-        probe()(Broken(tiny_model(), eos_ids=(), slots=4, prefill_tokens=64), learner())
+    with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance"):
+        weight_check()(Broken(tiny_model(), eos_ids=(), slots=4, prefill_tokens=64), learner())
 
 
-def test_the_probe_needs_a_cache_of_the_same_version() -> None:
-    """An engine that keeps keys and values over a load of weights is found out, by the same prompts every time."""
+def test_the_weight_check_needs_a_cache_of_the_same_version() -> None:
+    """An engine that keeps keys and values over a load of weights is noticed: the prompts are the same every time."""
 
     class Remembers(TorchEngine):
         """Gives a request it has seen before the log-probs of then."""
@@ -178,8 +181,8 @@ def test_the_probe_needs_a_cache_of_the_same_version() -> None:
 
     trained = learner()
     cached = Remembers(tiny_model(), eos_ids=(), slots=4, prefill_tokens=64, version=3)
-    probe()(cached, trained)
+    weight_check()(cached, trained)
     trained.update([group([[3] * 4, [3] * 4])])
     cached.load_weights(trained.weights(), trained.version)
-    with pytest.raises(UserError, match="about version 4"):
-        probe()(cached, trained)
+    with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance"):
+        weight_check()(cached, trained)

@@ -104,8 +104,8 @@ def test_mask(batch: Batch) -> None:
     assert masked(mask="all") == every_mpt
     assert not any(masked(mask="off"))
     batch_entropy = 4.03 / 13  # 0.31
-    assert not any(masked(mask="dynamic", gate="batch", batch_entropy=batch_entropy))
-    assert masked(mask="dynamic", gate="batch", batch_entropy=batch_entropy, sigma=0.35) == every_mpt
+    assert not any(masked(mask="dynamic", batch_entropy=batch_entropy))
+    assert masked(mask="dynamic", batch_entropy=batch_entropy, sigma=0.35) == every_mpt
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,11 @@ import pytest
 import ulorl
 from paths import QUICKSTART
 from refusals import refused
-from ulorl.algorithm import ulorl_step
 from ulorl.config.reward_config import FunctionRewardConfig
 from ulorl.config.training_config import ObjectiveConfig
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
-from ulorl.evaluation.evaluate import evaluate
+from ulorl.evaluation.evaluate import EvaluationSettings, evaluate
 from ulorl.learner.learner import Update, prepare
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import Reward, RewardError, Verdict
@@ -30,6 +29,7 @@ from ulorl.rewards.sandbox import Sandbox
 from ulorl.rewards.scorer import Scorer
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.runs.samples import write_samples
+from ulorl.training.measured_step import measured_step
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
 from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
 
@@ -272,13 +272,14 @@ def test_a_group_with_an_unscored_sample_is_released_whole_counted_and_stored(tm
         calls.append(problem.id)
         return failing_for("7")(problem, text) if problem.id == "p2" else failing_for()(problem, text)
 
-    step = ulorl_step(scheduler, engine, scorer(reward), Learner(), new)  # type: ignore[arg-type]
+    measured = measured_step(scheduler, engine, scorer(reward), Learner(), new)  # type: ignore[arg-type]
+    step = measured.step
     assert calls == ["p1", "p1", "p2", "p2", "p2", "p2"]  # 2 retries
     assert [[m.reward for m in group.members] for group in step.groups] == [[1.0, 0.0], [1.0, None]]
     assert [group.unscored for group in step.groups] == [False, True]
     assert (len(scheduler.experience), scheduler.in_flight) == (0, 0)
 
-    metrics = step_metrics(1, step, scheduler, 0)
+    metrics = step_metrics(1, measured, scheduler, 0)
     assert metrics["reward/unscored"] == metrics["train/groups_unscored"] == 1
     assert metrics["reward/mean"] == pytest.approx(2 / 3)  # of the three that were scored
     assert metrics["train/groups"] == 2
@@ -292,25 +293,25 @@ def test_a_group_with_an_unscored_sample_is_released_whole_counted_and_stored(tm
 
 def test_the_learner_leaves_the_whole_group_out(tmp_path: Path) -> None:
     """Three groups: one informative, one unscored, one of equal rewards: 2 samples train."""
+    from ulorl.training.build import build
     from ulorl.training.preflight import load_inputs
-    from ulorl.training.run import build
 
     recipe = QUICKSTART
     cfg = ulorl.load([recipe], ["model.threads=1", "data.size=4", "eval.data={}", f"run.dir={tmp_path / 'r'}"])
-    rooms = build(cfg, load_inputs(cfg))
+    parts = build(cfg, load_inputs(cfg))
     score = scorer(failing_for("8"), retries=0)
     texts = ("79", "78", "77")
     groups = [
         Group(g, P, tuple(scored(score, sample(text, 2 * g + i)) for i, text in enumerate(pair)))
         for g, pair in enumerate(texts)
     ]
-    update = rooms.learner.update(groups)
+    update = parts.learner.update(groups)
     assert (update.samples, update.groups_dropped, update.groups_unscored) == (2, 1, 1)
-    none = rooms.learner.update(groups[1:2])
+    none = parts.learner.update(groups[1:2])
     assert (none.steps, none.groups_dropped, none.groups_unscored) == (0, 0, 1)
     with pytest.raises((TypeError, RuntimeError)):
         prepare(groups[1:2], ObjectiveConfig(), 16)  # None is no number: it cannot slip in as a 0
-    rooms.engine.close()
+    parts.engine.close()
 
 
 def test_evaluation_states_what_could_not_be_scored() -> None:
@@ -319,7 +320,7 @@ def test_evaluation_states_what_could_not_be_scored() -> None:
     engine = ScriptedEngine({i: [ord(letter), EOS] for i, letter in enumerate("797888")}, EOS)
     result = evaluate(
         engine, scorer(failing_for("8"), retries=0), [(P, PROMPT)] * 3,
-        samples=2, sampling=Sampling(), max_tokens=4, seed=0,
+        EvaluationSettings(samples=2, sampling=Sampling(), max_tokens=4, seed=0),
     )  # fmt: skip
     assert result.by_problem == (0.5, 1.0, None)
     assert (result.accuracy, result.stderr) == pytest.approx((0.75, 0.25))
@@ -328,7 +329,7 @@ def test_evaluation_states_what_could_not_be_scored() -> None:
     assert (metrics["eval/unscored"], metrics["eval/problems"]) == (3, 3)
     none = evaluate(
         ScriptedEngine({0: [ord("8"), EOS]}, EOS), scorer(failing_for("8"), retries=0), [(P, PROMPT)],
-        samples=1, sampling=Sampling(), max_tokens=4, seed=0,
+        EvaluationSettings(samples=1, sampling=Sampling(), max_tokens=4, seed=0),
     )  # fmt: skip
     assert np.isnan(none.accuracy)
     json.dumps(evaluation_metrics(none, 1.0), allow_nan=False)

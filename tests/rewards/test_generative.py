@@ -398,8 +398,8 @@ def test_the_engine_is_made_once_and_a_verdict_does_not_depend_on_the_batch(monk
     """What the tiny reasoner says is no verdict; read as one, it shows whether equal pairs are answered equally."""
 
     made: list[Any] = []
-    honest = engine_client.make_guarded
-    monkeypatch.setattr(engine_client, "make_guarded", lambda *a, **k: made.append(honest(*a, **k)) or made[-1])
+    honest = engine_client.make_retrying_engine
+    monkeypatch.setattr(engine_client, "make_retrying_engine", lambda *a, **k: made.append(honest(*a, **k)) or made[-1])
     (verifier, alone), said = (Verifier(engine(), retries=0), Verifier(engine(), retries=0)), dict[str, list[bool]]()
 
     def read(output: str) -> bool:

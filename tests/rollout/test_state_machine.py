@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from safetensors.numpy import load, save
 
-from ulorl.engines.guard import GuardedEngine
+from ulorl.engines.request_checks import SegmentChecks
+from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
@@ -82,11 +83,10 @@ class World:
             group=GROUP, segment_tokens=SEGMENT, max_tokens=LIMIT, sampling=Sampling(), seed=1,
             unfinished=pools.unfinished, experience=pools.experience, next_group=next_group,
         )  # fmt: skip
-        self.engine = GuardedEngine(
-            self._engine(), remake=self._engine, eos_ids=[EOS], vocabulary=10_000, sampling=Sampling(),
-            version=self.version, max_faults=10_000,
+        self.engine = RetryingEngine(
+            self._engine(), remake=self._engine, checks=SegmentChecks([EOS], 10_000, Sampling()),
+            version=self.version, max_faults=10_000, on_fault=lambda _: None,
         )  # fmt: skip
-        self.engine.tell = lambda _: None
 
     def _engine(self) -> FaultyEngine:
         engine = ScriptedEngine(script, EOS, self.version, slots=SLOTS)

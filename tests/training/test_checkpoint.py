@@ -19,18 +19,18 @@ from ulorl.config.training_config import EvalConfig, RunConfig
 from ulorl.errors import UserError
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
-from ulorl.training import checkpoint, run
-from ulorl.training.checkpoint import Boundary, Counters, Writer
-from ulorl.training.loop import Rooms
+from ulorl.training import checkpoint
+from ulorl.training.build import Components, build
+from ulorl.training.checkpoint import Boundary, CheckpointWriter, Counters
 from ulorl.training.preflight import load_inputs
 
 RECIPE = QUICKSTART
 
 
 @pytest.fixture(scope="module")
-def rooms() -> Iterator[Rooms]:
+def components() -> Iterator[Components]:
     cfg = ulorl.load([RECIPE], ["rollout.prompts=2", "rollout.max_tokens=32", "data.size=20", "model.threads=1"])
-    built = run.build(cfg, load_inputs(cfg.model_copy(update={"eval": EvalConfig()})))
+    built = build(cfg, load_inputs(cfg.model_copy(update={"eval": EvalConfig()})))
     yield built
     built.engine.close()
 
@@ -39,9 +39,9 @@ def boundary(step: int) -> Boundary:
     return Boundary(Counters(step=step, logged=0), Pools(UnfinishedPool(), ExperiencePool(2)), updates=0)
 
 
-def writer(rooms: Rooms, run_dir: Path, **settings: object) -> Writer:
+def writer(components: Components, run_dir: Path, **settings: object) -> CheckpointWriter:
     run_dir.mkdir(exist_ok=True)
-    return Writer(run_dir, rooms.inputs.tokenizer, RunConfig(**settings))  # type: ignore[arg-type]
+    return CheckpointWriter(run_dir, components.inputs.tokenizer, RunConfig(**settings))  # type: ignore[arg-type]
 
 
 def names(run_dir: Path) -> list[str]:
@@ -53,10 +53,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_the_newest_and_the_multiples_are_kept(rooms: Rooms, tmp_path: Path, beside: bool) -> None:
-    with writer(rooms, tmp_path, keep_last=2, keep_every=3, async_checkpoint=beside) as writing:
+def test_the_newest_and_the_multiples_are_kept(components: Components, tmp_path: Path, beside: bool) -> None:
+    with writer(components, tmp_path, keep_last=2, keep_every=3, async_checkpoint=beside) as writing:
         for step in range(9):
-            writing.save(boundary(step), rooms.learner)
+            writing.save(boundary(step), components.learner)
     assert names(tmp_path) == [f"step_{step:06d}" for step in (3, 6, 7, 8)]
     (tmp_path / "checkpoints" / "step_000010.partial").mkdir()
     (tmp_path / "checkpoints" / "step_000009.removed").mkdir()
@@ -64,18 +64,18 @@ def test_the_newest_and_the_multiples_are_kept(rooms: Rooms, tmp_path: Path, bes
 
 
 def test_written_beside_the_run_it_is_the_same_and_of_its_own_moment(
-    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread is held until weights and moments have changed; what it writes are those of before, byte for byte."""
-    learner = rooms.learner
+    learner = components.learner
     for parameter in learner.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     learner.optimizer.step()
-    with writer(rooms, tmp_path / "straight") as writing:
+    with writer(components, tmp_path / "straight") as writing:
         writing.save(boundary(1), learner)
     go, honest = threading.Event(), checkpoint.save_exact
     monkeypatch.setattr(checkpoint, "save_exact", lambda *a: (go.wait(20), honest(*a)))
-    with writer(rooms, tmp_path / "beside", async_checkpoint=True) as writing:
+    with writer(components, tmp_path / "beside", async_checkpoint=True) as writing:
         writing.save(boundary(1), learner)
         assert writing.metrics() == {}  # not written yet
         learner.optimizer.step()
@@ -94,7 +94,7 @@ def test_written_beside_the_run_it_is_the_same_and_of_its_own_moment(
 
 
 def test_everything_is_flushed_before_a_checkpoint_is_one(
-    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "samples").mkdir()
     for name in ("metrics.jsonl", "samples/step_000001.jsonl", "samples/step_000002.jsonl"):
@@ -103,15 +103,15 @@ def test_everything_is_flushed_before_a_checkpoint_is_one(
     sync, rename = atomic_files.sync, Path.rename
     monkeypatch.setattr(atomic_files, "sync", lambda path: (made.append(path.name), sync(path)))
     monkeypatch.setattr(Path, "rename", lambda self, to: (made.append(f"{self.name} to {to.name}"), rename(self, to)))
-    with writer(rooms, tmp_path, keep_last=1) as writing:
-        writing.save(boundary(1), rooms.learner)
+    with writer(components, tmp_path, keep_last=1) as writing:
+        writing.save(boundary(1), components.learner)
         renamed = made.index("step_000001.partial to step_000001")
         whole = {Path(name).name for name in files(checkpoint.latest(tmp_path))}
         assert {"model.safetensors", "optimizer.safetensors", "pools.safetensors", "state.json"} <= whole
         assert set(made[:renamed]) >= whole | {"metrics.jsonl", "step_000001.jsonl", "samples", "step_000001.partial"}
         assert made[renamed + 1] == "checkpoints"
         made.clear()
-        writing.save(boundary(2), rooms.learner)
+        writing.save(boundary(2), components.learner)
     assert "step_000002.jsonl" in made
     assert "step_000001.jsonl" not in made  # it is on the disk already
     assert made[-1] == "step_000001 to step_000001.removed"  # the old one goes when the new one is there
@@ -119,10 +119,10 @@ def test_everything_is_flushed_before_a_checkpoint_is_one(
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_full_disk_leaves_the_checkpoints_before_it(
-    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+    components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
-    with writer(rooms, tmp_path, async_checkpoint=beside) as writing:
-        writing.save(boundary(1), rooms.learner)
+    with writer(components, tmp_path, async_checkpoint=beside) as writing:
+        writing.save(boundary(1), components.learner)
         writing.wait()
         before = files(checkpoint.latest(tmp_path))
 
@@ -131,22 +131,25 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(
 
         monkeypatch.setattr(checkpoint, "save_file", full)
         with pytest.raises(UserError) as told:  # noqa: PT012 - beside the run, the next call tells
-            writing.save(boundary(2), rooms.learner)
+            writing.save(boundary(2), components.learner)
             while not writing.metrics():
                 pass
     message = str(told.value)
     assert f"{tmp_path / 'checkpoints' / 'step_000002.partial'}: cannot be written: No space left on device" in message
-    assert f"step_000001 is whole. Make room or give permission, then go on with: ulorl train --resume {tmp_path}" in (
-        message
+    assert (
+        f"step_000001 is complete. Free space or give permission, then resume with: ulorl train --resume {tmp_path}"
+        in (message)
     )
     assert names(tmp_path) == ["step_000001"]  # what was half written takes no room
     assert files(checkpoint.latest(tmp_path)) == before
 
 
 @pytest.mark.parametrize(("found", "age"), [(1, "an older"), (99, "another"), ("x", "another")])
-def test_another_format_is_refused_with_both_named(rooms: Rooms, tmp_path: Path, found: object, age: str) -> None:
-    with writer(rooms, tmp_path) as writing:
-        writing.save(boundary(1), rooms.learner)
+def test_another_format_is_refused_with_both_named(
+    components: Components, tmp_path: Path, found: object, age: str
+) -> None:
+    with writer(components, tmp_path) as writing:
+        writing.save(boundary(1), components.learner)
     state = checkpoint.latest(tmp_path) / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "format": found}))
     for read in (checkpoint.newest, checkpoint.latest, lambda _: checkpoint.load(state.parent, 2)):
@@ -157,9 +160,9 @@ def test_another_format_is_refused_with_both_named(rooms: Rooms, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["state.json", "pools.safetensors"])
-def test_a_damaged_one_is_refused_by_name(rooms: Rooms, tmp_path: Path, name: str) -> None:
-    with writer(rooms, tmp_path) as writing:
-        writing.save(boundary(1), rooms.learner)
+def test_a_damaged_one_is_refused_by_name(components: Components, tmp_path: Path, name: str) -> None:
+    with writer(components, tmp_path) as writing:
+        writing.save(boundary(1), components.learner)
     path = checkpoint.latest(tmp_path) / name
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"step_000001: damaged checkpoint .* remove it to use the one before"):

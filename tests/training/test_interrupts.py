@@ -18,7 +18,7 @@ from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.learner.learner import Learner
 from ulorl.learner.optimizer import Optimizer
 from ulorl.training import checkpoint, run
-from ulorl.training.interrupts import Interrupted, interrupts
+from ulorl.training.interrupts import Interrupted, catching_signals
 
 RECIPE = QUICKSTART
 SMALL = [
@@ -69,9 +69,9 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     return patch
 
 
-# The first decode steps are the probe's (16), those of the evaluation before training (up to 96) and of step 1 (32).
+# The first decode steps are of the weight check (16), of the evaluation before training (up to 96), of step 1 (32).
 @pytest.mark.parametrize(
-    ("call", "last"), [(5, 16), (30, 30), (130, 130)], ids=["first probe", "first evaluation", "first rollout"]
+    ("call", "last"), [(5, 16), (30, 30), (130, 130)], ids=["first weight check", "first evaluation", "first rollout"]
 )
 def test_before_the_first_step_ends(
     finished: Path, tmp_path: Path, send: Callable[..., list[int]], call: int, last: int
@@ -79,7 +79,7 @@ def test_before_the_first_step_ends(
     calls = send(TorchEngine, "step", call, signal.SIGTERM)
     with pytest.raises(Interrupted, match=r"stopped before the first step.* ulorl train --resume") as stopped:
         ulorl.train(config(tmp_path / "r"))
-    assert calls[0] == last  # not one decode step more; a probe is finished, it is short
+    assert calls[0] == last  # not one decode step more; the weight check is finished, it is short
     assert stopped.value.exit_code == 143
     assert checkpoint.latest(tmp_path / "r").name == "step_000000"
     assert facts(run.resume(tmp_path / "r").dir) == facts(finished)
@@ -139,7 +139,7 @@ def test_within_an_evaluation(
     with pytest.raises(Interrupted, match=f"stopped after step {step}"):
         ulorl.train(config(tmp_path / "r"))
     assert counted[0] == 3
-    counters, _ = checkpoint.load(checkpoint.latest(tmp_path / "r"), 2)
+    counters = checkpoint.load(checkpoint.latest(tmp_path / "r"), 2).counters
     assert counters.pending is not None
     assert counters.pending["step"] == step
     assert not (tmp_path / "r" / "finished.json").exists()
@@ -167,10 +167,10 @@ def test_a_boundary_that_is_saved_is_not_saved_again(
 
 def test_handlers_are_given_back() -> None:
     before = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
-    with interrupts() as asked:
-        assert asked.received == 0
+    with catching_signals() as caught:
+        assert caught.received == 0
         signal.raise_signal(signal.SIGTERM)
-        assert asked.received == signal.SIGTERM
+        assert caught.received == signal.SIGTERM
     assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -178,8 +178,8 @@ def test_handlers_are_given_back() -> None:
 def test_the_second_signal_ends_the_process_in_the_midst_of_a_call(signum: int, code: int) -> None:
     """The main thread is inside one call of C that takes minutes, where Python runs no handler."""
     script = (
-        "import hashlib; from ulorl.training.interrupts import interrupts\n"
-        "with interrupts(): print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+        "import hashlib; from ulorl.training.interrupts import catching_signals\n"
+        "with catching_signals(): print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

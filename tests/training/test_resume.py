@@ -85,13 +85,13 @@ def test_the_same_command_goes_on(
         patched.setattr(run_folder, "finish", killed_at_the_end)
         with pytest.raises(KeyboardInterrupt):
             ulorl.train(config(target))
-    assert f"{target} holds this run without a checkpoint yet: it begins anew" in capsys.readouterr().out
+    assert f"{target} holds this run without a checkpoint yet: it starts again" in capsys.readouterr().out
     assert checkpoint.latest(target).name == "step_000004"
     shutil.rmtree(target / "model")
     ulorl.train(config(target, "run.keep_last=5"))
     said = capsys.readouterr().out
     assert (
-        f"{target} holds this run, unfinished (--overwrite begins anew). It goes on with run.keep_last=5 (was 2)"
+        f"{target} holds this run, unfinished (--overwrite starts again). It resumes with run.keep_last=5 (was 2)"
         in said
     )
     assert "from step 4 of 4" in said
@@ -126,7 +126,7 @@ def test_a_disk_that_takes_no_more_ends_with_code_2_and_everything_before_it(
         assert "Traceback" not in done.stderr
         assert "step_000003.partial: cannot be written: File too large" in done.stderr
         assert (
-            f"step_000002 is whole. Make room or give permission, then go on with: ulorl train --resume {target}"
+            f"step_000002 is complete. Free space or give permission, then resume with: ulorl train --resume {target}"
             in (done.stderr)
         )
         assert [path.name for path in (target / "checkpoints").iterdir()] == ["step_000002"]

@@ -53,7 +53,7 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
 def test_nothing_is_lost(finished: run.Result) -> None:
     """Every sample that entered is released (stored), waiting or unfinished, and the books of each step balance."""
     folder = checkpoint.latest(finished.dir)
-    counters, pools = checkpoint.load(folder, 2)
+    counters, pools = (saved := checkpoint.load(folder, 2)).counters, saved.pools
     stored = [json.loads(line) for text in samples(finished.dir).values() for line in text.splitlines()]
     ids = [s["sample"] for s in stored] + [s.id for s in pools.unfinished]
     ids += [i for g in pools.experience.open_groups.values() for i in g.members]
@@ -126,7 +126,7 @@ def test_checkpoints_rotate_and_partial_ones_do_not_count(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_holds_every_field(finished: run.Result) -> None:
-    _, pools = checkpoint.load(checkpoint.latest(finished.dir), 2)
+    pools = checkpoint.load(checkpoint.latest(finished.dir), 2).pools
     assert len(pools.unfinished) > 0
     for sample in pools.unfinished:
         assert len(sample.tokens) == len(sample.logprobs) == len(sample.versions) == 32 * len(sample.segments)

@@ -51,7 +51,7 @@ def lines(path: str | Path) -> Lines:
 def test_a_resumed_run_goes_on_as_the_version_that_stored_it() -> None:
     before = lines("run/metrics.jsonl")
     said = ulorl("train", "--resume", "run", "steps=4")
-    assert "run goes on, from step 2 of 4" in said
+    assert "run resumes, from step 2 of 4" in said
     metrics = lines("run/metrics.jsonl")
     assert metrics[:3] == before
     assert [m["step"] for m in metrics] == [0, 1, 2, 3, 4]

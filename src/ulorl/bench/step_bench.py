@@ -37,12 +37,12 @@ from typing import Any
 import torch
 import transformers
 
-from ulorl.algorithm import ulorl_step
 from ulorl.bench.machine_facts import facts, installed
 from ulorl.config import loading
 from ulorl.data.countdown import problems as countdown
+from ulorl.training.build import build
+from ulorl.training.measured_step import measured_step
 from ulorl.training.preflight import load_inputs
-from ulorl.training.run import build
 from ulorl.types import Problem
 from ulorl.warmup.countdown_tokenizer import build as build_tokenizer
 
@@ -150,16 +150,18 @@ def _ours(path: Path, prompts: int, max_tokens: int, segments: int) -> Generator
                 "log": {"progress": False},
             }
         )  # fmt: skip
-        rooms = build(cfg, load_inputs(cfg))
-    with closing(rooms.engine):
-        rooms.probe(rooms.engine, rooms.learner)
+        parts = build(cfg, load_inputs(cfg))
+    with closing(parts.engine):
+        parts.weight_check(parts.engine, parts.learner)
         for number in count():
-            new = [rooms.stream.next() for _ in range(prompts)]
+            new = [parts.stream.next() for _ in range(prompts)]
             started = time.process_time()
-            step = ulorl_step(rooms.scheduler, rooms.engine, rooms.inputs.scorer, rooms.learner, new, check=rooms.probe)
+            step = measured_step(
+                parts.scheduler, parts.engine, parts.inputs.scorer, parts.learner, new, parts.weight_check
+            )
             if number >= segments:
                 phases = (step.rollout_seconds, step.update_seconds, step.sync_seconds)
-                figures = (*phases, sum(phases), time.process_time() - started, step.update.tokens)
+                figures = (*phases, sum(phases), time.process_time() - started, step.step.update.tokens)
                 yield dict(zip((*PHASES, "cpu", "tokens"), figures, strict=True))
 
 

@@ -17,7 +17,7 @@ from ulorl.engines.factory import make_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rng import Stream, sample_seed
-from ulorl.training.run import set_threads
+from ulorl.training.build import set_threads
 from ulorl.training.specifications import engine_spec, model_source, prompt_format
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
@@ -33,7 +33,7 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
             file=run_dir,
         )
     source = model_source(cfg, str(folder))
-    set_threads(cfg)
+    set_threads(cfg.model.threads)
     max_tokens = cfg.eval.max_tokens or cfg.rollout.max_tokens
     limits = PromptLimits(cfg.data.max_prompt_tokens, source.context_length or sys.maxsize, max_tokens)
     sampling = Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k)

@@ -14,7 +14,7 @@ from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
-from ulorl.engines.factory import make_guarded, pick_device
+from ulorl.engines.factory import make_retrying_engine, pick_device
 from ulorl.errors import UserError
 from ulorl.models.model_source import ModelSource
 from ulorl.rng import Stream, sample_seed
@@ -75,7 +75,7 @@ class EngineClient:
                 sampling=Sampling(self._settings.temperature or 1.0, self._settings.top_p),
                 longest=self._longest,
             )
-            self._engine = make_guarded(spec, self._source)
+            self._engine = make_retrying_engine(spec, self._source)
         whole = False
         try:
             yield self._engine

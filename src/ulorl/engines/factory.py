@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from ulorl.config.engine_config import EngineConfig
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
-from ulorl.engines.guard import GuardedEngine
+from ulorl.engines.request_checks import SegmentChecks
+from ulorl.engines.retrying import RetryingEngine, print_to_stderr
 from ulorl.engines.torch.supported_models import full_attention_layers, longest_row
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.models.cpu.linear_products import has_bfloat16
@@ -44,19 +45,21 @@ def make_engine(spec: EngineSpec, source: ModelSource) -> Engine:
     )
 
 
-def make_guarded(
+def make_retrying_engine(
     spec: EngineSpec,
     source: ModelSource,
     *,
     original: ModelSource | None = None,
     renew: Callable[[Engine], None] | None = None,
     resume: str = "",
-) -> GuardedEngine:
-    """Make the engine of `make_engine`, checked and restarted after faults.
+    on_fault: Callable[[str], None] = print_to_stderr,
+) -> RetryingEngine:
+    """Make the engine of `make_engine`, checked, with retries and restarts after faults.
 
     original: what to restart it from when the folder of `source`, a checkpoint, is removed meanwhile. renew: loads the
     present weights into a restarted engine and checks them; None when those of `source` are the present ones and
     nothing is trained on the engine's log-probs. resume: the command that resumes the run, for messages.
+    on_fault: called with a line of text at every fault.
     """
 
     def remake() -> Engine:
@@ -70,16 +73,15 @@ def make_guarded(
             raise
         return engine
 
-    return GuardedEngine(
+    return RetryingEngine(
         make_engine(spec, source),
         remake=remake,
-        eos_ids=source.eos_ids,
-        vocabulary=source.vocabulary,
-        sampling=spec.sampling if renew else None,
+        checks=SegmentChecks(source.eos_ids, source.vocabulary, spec.sampling if renew else None),
         version=spec.version,
         max_faults=spec.engine.max_faults,
         deadline=spec.engine.deadline,
         resume=resume,
+        on_fault=on_fault,
     )
 
 

@@ -1,4 +1,4 @@
-"""A thread that watches calls into an engine, because a call that hangs cannot watch itself."""
+"""Notices calls into an engine that hang, from a thread, and calls that return without any progress."""
 
 from __future__ import annotations
 
@@ -8,12 +8,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Watchdog:
-    """Calls `on_hang(seconds)` when a call made under `watching()` shows no sign of life for `deadline` seconds.
+class StallCheck:
+    """Notices an engine whose calls return while it decodes nothing for longer than `deadline` seconds; 0: never."""
 
-    sign: changes as long as the call gets on. ended: whether what the call waits for has ended meanwhile, in which case
-    `on_hang` is called at once. After `on_hang` the clock starts anew. Everything is looked at once a second, or four
-    times a deadline when that is shorter. deadline 0 never expires.
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self.restart(0)
+
+    def restart(self, tokens: int) -> None:
+        """Start the clock at a count of `tokens` decoded and prefilled."""
+        self._tokens, self._since = tokens, time.monotonic()
+
+    def check(self, tokens: int, *, waiting: bool) -> None:
+        """Raise TimeoutError when the count of tokens is the same for too long while requests are waiting."""
+        if tokens != self._tokens or not waiting:
+            self.restart(tokens)
+        elif self._deadline and time.monotonic() - self._since > self._deadline:
+            self.restart(tokens)
+            raise TimeoutError(f"no token in {self._deadline:g} seconds (engine.deadline)")
+
+
+class Watchdog:
+    """Calls `on_hang(seconds)` from a thread when a call made under `watching()` shows no sign of life for `deadline`
+    seconds.
+
+    sign: returns a value that changes while the call makes progress. ended: returns whether the process that the call
+    waits for has ended, in which case `on_hang` is called at once. After `on_hang` the clock restarts. Both are called
+    once a second, or four times a deadline when that is shorter. deadline 0 never expires.
     """
 
     def __init__(
@@ -35,6 +56,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
+        """Watch the call that the block makes."""
         self._calls += 1
         self._inside = True
         try:
@@ -44,15 +66,16 @@ class Watchdog:
 
     @contextmanager
     def patient(self, seconds: float) -> Iterator[None]:
-        """At least so many seconds, for a part of a call."""
+        """Let the block, a part of a call, take at least so many seconds, whatever the deadline."""
         self._least = seconds
         try:
             yield
         finally:
             self._least = 0.0
-            self._calls += 1  # the clock starts anew
+            self._calls += 1  # the clock restarts
 
     def close(self) -> None:
+        """End the thread."""
         self._closed.set()
 
     def _watch(self) -> None:

@@ -116,6 +116,7 @@ class Learner:
     max_tokens: the global maximum output length, for soft overlong punishment.
     seed: the run's, for the cut into mini-batches.
     cpu_kernels: whether it multiplies through oneDNN where that is faster on a CPU.
+    skipped_in_row: mini-batches skipped in a row up to now, from a checkpoint.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Learner:
         version: int = 0,
         seed: int = 0,
         cpu_kernels: bool = True,
+        skipped_in_row: int = 0,
     ) -> None:
         self.model = model
         self.optim = optim
@@ -139,7 +141,7 @@ class Learner:
         self.pad_id = pad_id
         self.version = version
         self.seed = seed
-        self.skipped_in_row = 0  # mini-batches up to now
+        self.skipped_in_row = skipped_in_row
         self._cpu_kernels = cpu_kernels
         if cpu_kernels:
             use_onednn(model)
@@ -260,7 +262,7 @@ class Learner:
             advantages_N = advantages_N * weights_N
         left_out_N = masked_tokens(
             logprobs_N, entropy_N, batch.sample_N, correct_B,
-            mask=mpt.mask, tau=mpt.tau, sigma=mpt.sigma, gate=mpt.gate, batch_entropy=update_entropy,
+            mask=mpt.mask, tau=mpt.tau, sigma=mpt.sigma, batch_entropy=update_entropy,
         )  # fmt: skip
         loss_sum, seen = clipped_objective_sum(
             logprobs_N, old_N, advantages_N, ~left_out_N,

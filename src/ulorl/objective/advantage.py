@@ -1,4 +1,4 @@
-"""Group advantages (eq. 4), dynamic sampling and DAPO's soft overlong punishment."""
+"""Group advantages (eq. 4), dynamic sampling and DAPO's soft overlong punishment. Shapes: G samples of one problem."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def group_advantages(rewards_G: Tensor) -> Tensor:
-    """GRPO's advantage (eq. 4): (r - mean) / std over the G samples of one problem.
+    """Return GRPO's advantages (eq. 4): (r - mean) / std over the G samples of one problem.
 
     The standard deviation has Bessel's correction (divides by G - 1), as in TRL and verl; unlike there no epsilon is
     added to it. A group whose rewards are all equal gets zeros.
@@ -17,6 +17,9 @@ def group_advantages(rewards_G: Tensor) -> Tensor:
 
     Returns:
         advantages [G], in the rewards' dtype.
+
+    Raises:
+        ValueError: fewer than 2 rewards, or another shape.
     """
     if rewards_G.ndim != 1 or len(rewards_G) < 2:
         raise ValueError(f"a group needs the rewards of at least 2 samples, found shape {tuple(rewards_G.shape)}")
@@ -27,13 +30,13 @@ def group_advantages(rewards_G: Tensor) -> Tensor:
 
 
 def is_informative(rewards_G: Tensor) -> bool:
-    """Dynamic sampling (DAPO): whether a group is neither all right nor all wrong, judged on its {0, 1} rewards [G]
+    """Return whether a group is neither all right nor all wrong (dynamic sampling, DAPO), from its {0, 1} rewards [G]
     before any overlong punishment."""
     return bool((rewards_G != rewards_G[0]).any())
 
 
 def soft_overlong_penalty(length: int, max_tokens: int, buffer: int) -> float:
-    """DAPO's soft overlong punishment (DAPO eq. 13), added to the reward.
+    """Return DAPO's soft overlong punishment (DAPO eq. 13), which is added to the reward.
 
     Args:
         length: output tokens of the sample.
@@ -42,6 +45,9 @@ def soft_overlong_penalty(length: int, max_tokens: int, buffer: int) -> float:
 
     Returns:
         0 up to `max_tokens - buffer` tokens, then linear to -1 at `max_tokens`, and -1 beyond.
+
+    Raises:
+        ValueError: a buffer outside 1 to `max_tokens`.
     """
     if not 0 < buffer <= max_tokens:
         raise ValueError(f"the overlong buffer must be 1 to {max_tokens} (max_tokens), found {buffer}")

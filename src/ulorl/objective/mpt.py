@@ -1,6 +1,6 @@
 """Well-mastered positive tokens (MPTs, eq. 9) and their dynamic masking (DMMPTs, eq. 10; section 3.2).
 
-All that is computed here is a constant to the gradient.
+Every result is a constant to the gradient. Shapes: N tokens of a batch, B samples.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 Mask = Literal["off", "all", "dynamic"]
-Gate = Literal["sample", "batch"]
 
 
 def mpt_tokens(logprobs_N: Tensor, correct_N: Tensor, tau: float) -> Tensor:
-    """Eq. 9: the tokens of right samples whose probability is at least tau.
+    """Return which tokens are MPTs (eq. 9): tokens of right samples whose probability is at least tau.
 
     Args:
         logprobs_N: log-probs of the tokens [N] under the forward pass that trains.
@@ -31,7 +30,7 @@ def mpt_tokens(logprobs_N: Tensor, correct_N: Tensor, tau: float) -> Tensor:
 
 
 def sample_mean(values_N: Tensor, sample_N: Tensor, B: int) -> Tensor:
-    """Mean of a per-token value over each sample's tokens: H_i of eq. 10 when given entropies.
+    """Return the mean of a per-token value over each sample's tokens: H_i of eq. 10 when given entropies.
 
     Args:
         values_N: one value a token [N].
@@ -56,10 +55,9 @@ def masked_tokens(
     mask: Mask,
     tau: float,
     sigma: float,
-    gate: Gate = "sample",
     batch_entropy: float | None = None,
 ) -> Tensor:
-    """I_msk of eq. 10: the tokens left out of the loss. They stay in its denominator.
+    """Return I_msk of eq. 10: the tokens left out of the loss. They stay in its denominator.
 
     Args:
         logprobs_N: log-probs of the tokens [N] under the forward pass that trains.
@@ -70,12 +68,14 @@ def masked_tokens(
         mask: `off` no token; `all` every MPT; `dynamic` MPTs while the entropy is below sigma (DMMPTs).
         tau: an MPT has at least this probability.
         sigma: target entropy in nats.
-        gate: whose entropy is held against sigma: `sample` H_i (eq. 10), `batch` the mean over the update.
-        batch_entropy: mean entropy in nats over all tokens of the update, needed by `gate="batch"` only: a number
-            handed in, because the tokens here may be one micro-batch of many.
+        batch_entropy: mean entropy in nats over all tokens of the update, which is compared with sigma in place of
+            each sample's H_i; None: H_i (eq. 10). A number, because the tokens here may be one micro-batch of many.
 
     Returns:
         bool [N], True where the token is left out.
+
+    Raises:
+        ValueError: unknown mask.
     """
     if mask == "off":
         return torch.zeros_like(logprobs_N, dtype=torch.bool)
@@ -84,10 +84,6 @@ def masked_tokens(
         return mpt_N
     if mask != "dynamic":
         raise ValueError(f"the mask is off, all or dynamic, found {mask!r}")
-    if gate == "sample":
-        return mpt_N & (sample_mean(entropy_N, sample_N, len(correct_B)) < sigma)[sample_N]
-    if gate != "batch":
-        raise ValueError(f"the gate is sample or batch, found {gate!r}")
     if batch_entropy is None:
-        raise ValueError("gate='batch' needs batch_entropy, the mean entropy over all tokens of the update")
+        return mpt_N & (sample_mean(entropy_N, sample_N, len(correct_B)) < sigma)[sample_N]
     return mpt_N if batch_entropy < sigma else torch.zeros_like(mpt_N)

@@ -1,4 +1,4 @@
-"""The clipped token-level objective (eqs. 7 and 10), as a sum over tokens."""
+"""The clipped token-level objective (eqs. 7 and 10), as a sum over tokens. Shapes: N tokens of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossSums:
-    """Detached sums over the kept tokens of one call, 0-dim tensors; they add up over micro-batches."""
+    """Detached sums over the kept tokens of one call, as 0-dim tensors; they can be added over micro-batches."""
 
     ratio: Tensor  # of importance ratios, float64
     clipped: Tensor  # tokens where the clipped branch is active, int64
@@ -26,7 +26,7 @@ def clipped_objective_sum(
     clip_low: float,
     clip_high: float,
 ) -> tuple[Tensor, LossSums]:
-    """The numerator of eq. 10 with its sign turned: -sum of (1 - I_msk) * min(r*A, clip(r, 1-low, 1+high)*A).
+    """Return the negated numerator of eq. 10: -sum of (1 - I_msk) * min(r*A, clip(r, 1-low, 1+high)*A).
 
     A sum, because a micro-batch knows only its own tokens: the caller divides by the number of **all** tokens of the
     update, masked ones included, so that gradient accumulation equals one big batch. A token that is not kept adds

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,10 @@ def clear(run_dir: Path) -> None:
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Hold the lock of a run folder, which is created if needed. One process has it at a time; it ends with the
-    process, however that ends. Raises UserError when another process has it, or the folder cannot be created."""
+    process, however that ends. Raises UserError when another process has it, or the folder cannot be created.
+    At the end a folder that it created is removed if nothing was put into it."""
     with atomic_files.writing(run_dir, lambda: "Choose another run.dir, or give permission"):
+        made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
         run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run_dir / LOCK, timeout=0)
     try:
@@ -135,6 +137,17 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if made:
+            _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove a run folder that holds nothing but its lock, and its parents, innermost first."""
+    with suppress(OSError):
+        if {path.name for path in folders[0].iterdir()} <= {LOCK}:
+            (folders[0] / LOCK).unlink(missing_ok=True)
+            for folder in folders:
+                folder.rmdir()
 
 
 def _taken(run_dir: Path, message: str, key: str = "run.dir") -> UserError:

@@ -1,4 +1,4 @@
-"""A checkpoint is everything a run is, at a step boundary: weights, optimizer, both pools, counters, data cursor.
+"""Checkpoints: the whole state of a run between two steps (weights, optimizer, both pools, counters, data cursor).
 
     checkpoints/step_000010/
         model/                  a transformers folder, tokenizer included
@@ -8,7 +8,7 @@
         state.json              counters, and what each sample is
 
 Draws are counter-based, so no generator state is kept. Nothing is pickled. A checkpoint is written to a folder
-`.partial`, flushed to the disk with the logs that it counts on, and renamed when it is whole.
+`.partial`, flushed to the disk together with the logs that belong to it, and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ulorl.common import atomic_files
 from ulorl.config.training_config import RunConfig
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.learner import Learner
 from ulorl.models.lora import exact_state, save_exact
@@ -47,33 +48,46 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Counters:
-    """What a run counts besides its pools."""
+    """The counters of a run: its state besides weights, moments and pools."""
 
     step: int = 0  # steps done
     version: int = 0  # of the weights
     cursor: int = 0  # problems issued
     next_group: int = 0
     skipped_in_row: int = 0  # mini-batches whose loss or gradient was not finite
-    problems: str = ""  # fingerprint of the training problems that the cursor counts in
+    problems: str = ""  # fingerprint of the training problems that the cursor indexes
     logged: int = 0  # bytes of metrics.jsonl
-    pending: Metrics | None = None  # of this step, which is logged when its evaluation, not done yet, is added
+    pending: Metrics | None = None  # metrics of this step, which are logged after its evaluation, not done yet
+
+
+NEW_RUN = Counters()
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """A run between two steps. Weights and moments are the learner's, as long as no gradient update was made."""
+    """The state of a run between two steps. The weights and moments that belong to it are those of the learner, as long
+    as no further gradient update was made."""
 
     counters: Counters
     pools: Pools
     updates: int  # gradient updates made so far
 
 
-class Writer:
-    """Writes the checkpoints of a run, and drops old ones. With `run.async_checkpoint` it copies weights and moments
-    and writes beside the run; the next checkpoint, and the end of the `with` block, wait for it.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says of a run; the learner reads its own files from `folder`."""
 
-    Raises UserError when the disk is full or the folder cannot be written, from a write beside the run at the next
-    call. What was half written is removed, the checkpoints before it stay.
+    folder: Path
+    counters: Counters
+    pools: Pools
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run and removes old ones. With `run.async_checkpoint` it copies weights and moments
+    and writes in a thread; the next checkpoint, and the end of the `with` block, wait for it.
+
+    Raises UserError when the disk is full or the folder cannot be written; an error of the thread is raised by the next
+    call. An incomplete checkpoint is removed; earlier checkpoints stay.
     """
 
     def __init__(self, run_dir: Path, tokenizer: PreTrainedTokenizerBase, run: RunConfig) -> None:
@@ -90,7 +104,7 @@ class Writer:
             self._thread.shutdown()
 
     def save(self, boundary: Boundary, learner: Learner) -> None:
-        """One checkpoint, unless there is one of this step: no second life of a run has another one."""
+        """Write a checkpoint, unless one of this step exists: a resumed run would write the same."""
         started = time.perf_counter()
         self.wait()
         if folder(self.run_dir, boundary.counters.step).exists():
@@ -106,15 +120,15 @@ class Writer:
         self._metrics["checkpoint/seconds"] = time.perf_counter() - started
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written. Raises UserError when the write failed."""
         if self._job:
             job, self._job = self._job, None
             job.result()
 
     def metrics(self) -> Metrics:
-        """Of the checkpoint written since the last call: its step, its bytes, the seconds the run stood still for it
-        and those of writing it. Raises what a write beside the run met. Empty when there was none, or it is still being
-        written."""
+        """Return the metrics of the checkpoint written since the last call: its step, its bytes, the seconds that the
+        run waited and those of writing. Empty without one, or while it is still being written. Raises UserError when
+        the write failed."""
         if self._job and not self._job.done():
             return {}
         self.wait()
@@ -128,7 +142,7 @@ class Writer:
         final = folder(self.run_dir, boundary.counters.step)
         unfinished = final.with_name(final.name + atomic_files.PARTIAL)
         try:
-            with atomic_files.writing(unfinished, lambda: mend(self.run_dir)):
+            with atomic_files.writing(unfinished, lambda: advice(self.run_dir)):
                 rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir(parents=True)
                 save_exact(learner.model, unfinished, (weights, adapters))
@@ -143,7 +157,7 @@ class Writer:
                 atomic_files.publish(unfinished, final)
                 self._drop_old()
         except UserError:
-            rmtree(unfinished, ignore_errors=True)  # it takes room that is missing
+            rmtree(unfinished, ignore_errors=True)  # it takes space that is missing
             raise
         seconds = time.perf_counter() - started
         self._metrics |= {
@@ -151,7 +165,7 @@ class Writer:
         }  # fmt: skip
 
     def _sync_logs(self) -> None:
-        """Whatever the run has logged up to a checkpoint is on the disk before it; what came before the last one is."""
+        """Flush everything logged since the checkpoint before this one."""
         before = max((step_of(path) for path in _all(self.run_dir)), default=-1)
         logs = [self.run_dir / METRICS, *(path for step, path in sample_files(self.run_dir) if step > before)]
         for path in [*logs, self.run_dir / SAMPLES, self.run_dir]:
@@ -167,11 +181,12 @@ class Writer:
 
 
 def folder(run_dir: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
     return run_dir / "checkpoints" / f"step_{step:06d}"
 
 
 def newest(run_dir: Path) -> Path | None:
-    """The newest whole checkpoint, None when there is none. Raises UserError for one that this version cannot read."""
+    """Return the newest complete checkpoint, None without one. Raises UserError when this version cannot read it."""
     found = _all(run_dir)
     if not found:
         return None
@@ -181,27 +196,39 @@ def newest(run_dir: Path) -> Path | None:
 
 
 def latest(run_dir: Path) -> Path:
-    """The newest whole checkpoint. Raises UserError when there is none, or one that this version cannot read."""
+    """Return the newest complete checkpoint. Raises UserError without one, or when this version cannot read it."""
     found = newest(run_dir)
     if found is None:
-        raise UserError(f"{run_dir}: there is no checkpoint yet")
+        raise UserError(f"{run_dir}: there is no checkpoint yet", code=ErrorCode.CHECKPOINT_MISSING, file=run_dir)
     return found
 
 
-def load(folder: Path, group: int) -> tuple[Counters, Pools]:
-    """Counters and pools; the learner reads its own files from `folder`. Raises UserError for a damaged or foreign
-    checkpoint."""
+def load(folder: Path, group: int) -> Checkpoint:
+    """Read the counters and pools of a checkpoint of a run with `group` samples a problem. Raises UserError when it is
+    damaged or has another format."""
     with reading(folder):
         state = _state(folder)
         pools = pool_io.read(state, load_file(folder / "pools.safetensors"), group)
-        return Counters(**state["counters"]), pools
+        return Checkpoint(folder, Counters(**state["counters"]), pools)
 
 
-def mend(run_dir: Path) -> str:
-    """What to do when something could not be written."""
+def resume_command(run_dir: Path) -> str:
+    """Return the command that resumes a run."""
+    return f"ulorl train --resume {run_dir}"
+
+
+def advice(run_dir: Path) -> str:
+    """Return what a user can do when a file of a run could not be written."""
     found = _all(run_dir)
-    lost = f"{found[-1]} is whole" if found else "There is no checkpoint yet"
-    return f"{lost}. Make room or give permission, then go on with: ulorl train --resume {run_dir}"
+    kept = f"{found[-1]} is complete" if found else "There is no checkpoint yet"
+    return f"{kept}. Free space or give permission, then resume with: {resume_command(run_dir)}"
+
+
+@contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission, met while a file of the run is written, into a UserError."""
+    with atomic_files.writing(run_dir, lambda: advice(run_dir)):
+        yield
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -209,20 +236,24 @@ def _state(folder: Path) -> dict[str, Any]:
     if (found := state["format"]) != FORMAT:
         age = "an older" if isinstance(found, int) and found < FORMAT else "another"
         raise UserError(
-            f"{folder}: checkpoint format {found}, of {age} version of ulorl; this one reads format {FORMAT}. Go on "
-            f"with that version, or begin a new run from these weights: model.path={folder / 'model'}, another run.dir"
+            f"{folder}: checkpoint format {found}, of {age} version of ulorl; this one reads format {FORMAT}. Resume "
+            f"with that version, or start a new run from these weights: model.path={folder / 'model'}, another run.dir",
+            code=ErrorCode.CHECKPOINT_FORMAT,
+            file=folder,
         )
     return state
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Turn what reading a damaged checkpoint raises into one UserError."""
+    """Turn the errors of reading a damaged checkpoint into a UserError."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
-            f"{folder}: damaged checkpoint ({type(error).__name__}: {error}); remove it to use the one before"
+            f"{folder}: damaged checkpoint ({type(error).__name__}: {error}); remove it to use the one before",
+            code=ErrorCode.CHECKPOINT_DAMAGED,
+            file=folder,
         ) from None
 
 
@@ -232,12 +263,13 @@ def _all(run_dir: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """The steps that were done when a checkpoint was made."""
+    """Return the number of steps that were done when a checkpoint was written, from its name."""
     return int(folder.name.removeprefix("step_"))
 
 
 def _copies(tensors: Tensors) -> Tensors:
-    """In the CPU's memory. Tensors that share memory, such as a tied head, still do: that is how it is found out."""
+    """Copy tensors into the memory of the CPU. Copies of tensors that share memory, such as a tied head, share it too:
+    writing them depends on it."""
     made: dict[tuple[object, ...], Tensor] = {}
     for tensor in tensors.values():
         if _place(tensor) not in made:

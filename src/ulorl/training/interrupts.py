@@ -1,5 +1,4 @@
-"""What stops a run before its last step, and how to go on. Ctrl-C and SIGTERM: the step in progress is abandoned, and
-the boundary that it began at is saved. Losses that are not finite: the newest checkpoint is the place to go back to."""
+"""Ctrl-C and SIGTERM during a run: the first signal cancels the work in progress, the second ends the process."""
 
 from __future__ import annotations
 
@@ -18,11 +17,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to stop; it is saved and can be resumed."""
+    """A signal stopped the run; it is saved and can be resumed."""
 
     def __init__(self, run_dir: Path, step: int, signum: int) -> None:
         when = f"after step {step}" if step else "before the first step"
-        super().__init__(f"stopped {when}; everything is saved. Go on with: ulorl train --resume {run_dir}")
+        super().__init__(f"stopped {when}; everything is saved. Resume with: ulorl train --resume {run_dir}")
         self.exit_code = 128 + signum
 
 
@@ -34,7 +33,7 @@ class Interrupts:
         self.received = 0
 
     def signalled(self, signum: int, _: FrameType | None = None) -> None:
-        """The handler: the second signal ends the process at once."""
+        """Handle a signal: the first one cancels the work in progress, the second one ends the process at once."""
         if self.received:
             _leave(signum)
         self.received = signum
@@ -42,17 +41,18 @@ class Interrupts:
 
 
 @contextmanager
-def interrupts() -> Iterator[Interrupts]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop; the second ends the process at once, with its exit code.
+def catching_signals() -> Iterator[Interrupts]:
+    """Cancel the token of the yielded `Interrupts` at the first SIGINT or SIGTERM; the second one ends the process at
+    once, with its exit code.
 
     Python calls handlers between two instructions of the main thread, and a backward pass or a write is a single one.
-    So a thread of its own counts the signals too.
+    Therefore a thread counts the signals too.
     """
-    asked = Interrupts()
+    caught = Interrupts()
     try:
-        previous = {which: signal.signal(which, asked.signalled) for which in SIGNALS}
-    except ValueError:  # not in the main thread: signals are the caller's business
-        yield asked
+        previous = {which: signal.signal(which, caught.signalled) for which in SIGNALS}
+    except ValueError:  # not in the main thread: the caller handles signals
+        yield caught
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -60,7 +60,7 @@ def interrupts() -> Iterator[Interrupts]:
     counting = threading.Thread(target=_count, args=(reader,), name="signals", daemon=True)
     counting.start()
     try:
-        yield asked
+        yield caught
     finally:
         signal.set_wakeup_fd(wakeup)
         for which, handler in previous.items():
@@ -72,7 +72,7 @@ def interrupts() -> Iterator[Interrupts]:
 
 
 def _count(reader: int) -> None:
-    """Read the numbers of arriving signals, a byte each, up to a 0; the second of ours ends the process."""
+    """Read the numbers of arriving signals, a byte each, up to a 0; the second one in SIGNALS ends the process."""
     seen = 0
     while signum := os.read(reader, 1)[0]:
         seen += signum in SIGNALS
@@ -81,8 +81,8 @@ def _count(reader: int) -> None:
 
 
 def _leave(signum: int) -> None:
-    for child in multiprocessing.active_children():  # vLLM's, which would go on decoding
+    for child in multiprocessing.active_children():  # vLLM's, which would continue to decode
         child.kill()
     if os.isatty(1):
-        os.write(1, b"\x1b[?25h\n")  # the progress bars have hidden the cursor
+        os.write(1, b"\x1b[?25h\n")  # progress bars hide the cursor
     os._exit(128 + signum)

@@ -1,4 +1,4 @@
-"""What a run is given: reward, problems, tokenizer and prompts, checked before any model is loaded."""
+"""Preflight: reward, problems, tokenizer and prompts of a run, checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from ulorl.config.tree import Config
 from ulorl.data.problems import leave_out, load_located, source_of
 from ulorl.data.prompts import PromptLimits, encode_each
 from ulorl.engines.factory import check_decodable, check_engine, pick_device
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
 from ulorl.models.attention import require_attention, set_attention
 from ulorl.models.lora import add_lora, require_peft
 from ulorl.models.model_loading import check_model, recompute_activations
 from ulorl.models.model_source import ModelSource, context_length
 from ulorl.rewards.factory import make_reward
+from ulorl.rewards.reward import Reward
 from ulorl.rewards.scorer import Scorer
 from ulorl.runs import run_folder
 from ulorl.runs.trackers import require_trackers
 from ulorl.training.specifications import model_source, prompt_format
-from ulorl.training.weight_check import PROBE_TOKENS
+from ulorl.training.weight_check import CHECK_TOKENS
 from ulorl.types import Problem, Tokens
 
 Prompted = tuple[Problem, Tokens]
@@ -38,7 +40,7 @@ Prompted = tuple[Problem, Tokens]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is checked before any model is loaded."""
+    """What a run needs besides its model, checked."""
 
     source: ModelSource
     problems: Sequence[Prompted]
@@ -52,36 +54,27 @@ class Inputs:
 
     @property
     def fingerprint(self) -> str:
-        """Of the training problems and their order: what a data cursor means depends on it."""
+        """A hash of the training problems and their order, on which the meaning of a data cursor depends."""
         return hashlib.sha256("\n".join(problem.id for problem, _ in self.problems).encode()).hexdigest()[:16]
 
     def longest(self, cfg: Config) -> int:
-        """Tokens of the longest prompt with the longest output that a run or an evaluation can ask for."""
-        rollout = max(len(prompt) for _, prompt in self.problems) + max(cfg.rollout.max_tokens, PROBE_TOKENS)
+        """Return the tokens of the longest prompt with the longest output that a run or an evaluation can need."""
+        rollout = max(len(prompt) for _, prompt in self.problems) + max(cfg.rollout.max_tokens, CHECK_TOKENS)
         held_out = max((len(prompt) for _, prompt in self.held_out), default=0)
         return max(rollout, held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens))
 
 
 def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
-    """Reward, problems, tokenizer and prompts: everything a user can get wrong, checked without loading a model, and as
-    much as possible told at once. What costs nothing comes first, then files, then what needs them all.
+    """Check reward, problems, tokenizer and prompts, all that a user can get wrong, without loading a model.
 
-    folder: the one whose tokenizer and config.json count, when it is not `model.path` (a checkpoint's).
-    Raises UserError, which names the key, file, record or tensor."""
+    What costs nothing is checked first, then files, then what needs them all; as many errors as possible are reported
+    at once. folder: the folder of the tokenizer and config.json, when it is not `model.path` (a checkpoint's). Raises
+    UserError, which names the key, file, record or tensor.
+    """
     source = model_source(cfg, folder)
-    disable_progress_bar()  # transformers' own, of loading and saving; ours are the run's
-    settings, files, prompts = ErrorCollector(), ErrorCollector(), ErrorCollector()
-    with settings:
-        _check_device(cfg)
-    with settings:
-        require_trackers(cfg.log)
-    with settings:
-        check_engine(cfg.engine)
-    with settings:
-        require_peft(cfg.model.lora)
-    with settings:
-        reward = make_reward(cfg.reward, cache=Path(cfg.run.dir) / run_folder.VERDICTS)
-    settings.raise_errors()
+    disable_progress_bar()  # of transformers, for loading and saving
+    reward = _check_settings(cfg)
+    files, prompts = ErrorCollector(), ErrorCollector()
     with files:
         problems, places = load_located(cfg.data)
     with files, _named("eval.data"):
@@ -101,57 +94,92 @@ def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
         held_out = held_out[: cfg.eval.problems]
         asked = _prompted(held_out, held_out_places, tokenizer, cfg.eval_data(), model, longest)
     prompts.raise_errors()
-    scorer = Scorer(
+    return Inputs(source, without_held_out(prompted, asked), asked, _scorer(cfg, reward, tokenizer))
+
+
+def _check_settings(cfg: Config) -> Reward:
+    """Check what needs no files, and return the reward. Raises UserError."""
+    errors = ErrorCollector()
+    with errors:
+        _check_device(cfg)
+    with errors:
+        require_trackers(cfg.log)
+    with errors:
+        check_engine(cfg.engine)
+    with errors:
+        require_peft(cfg.model.lora)
+    with errors:
+        reward = make_reward(cfg.reward, cache=Path(cfg.run.dir) / run_folder.VERDICTS)
+    errors.raise_errors()
+    return reward
+
+
+def _scorer(cfg: Config, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+    return Scorer(
         reward,
         tokenizer,
-        retries=0 if cfg.reward.kind == "generative" else cfg.reward.retries,  # it asks again by itself
+        retries=0 if cfg.reward.kind == "generative" else cfg.reward.retries,  # it retries by itself
         max_unscored=cfg.reward.max_unscored,
         resume=f"ulorl train --resume {cfg.run.dir}",
     )
-    return Inputs(source, without_held_out(prompted, asked), asked, scorer)
 
 
 def check_run_dir(cfg: Config) -> str:
-    """A line on `run.dir`. Raises UserError when it cannot be written, or holds something else than this run."""
+    """Return a line that says what `run.dir` holds. Raises UserError when it cannot be written, or holds anything but
+    this run."""
     path = Path(cfg.run.dir)
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise UserError(f"run.dir={path}: cannot be used ({error.strerror})") from None
+        raise _unusable(path, f"cannot be used ({error.strerror})") from None
     there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
-        raise UserError(f"run.dir={path}: {there} is a file, no folder")
+        raise _unusable(path, f"{there} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"run.dir={path}: {there} is not writable")
+        raise _unusable(path, f"{there} is not writable")
     if not run_folder.holds_run(path):
         run_folder.check_free(cfg)
         return f"run folder: {path}, new"
     run_folder.changes(cfg)
     if run_folder.finished(path) == cfg.steps:
-        raise UserError(f"run.dir={path}: holds this run, finished; choose another run.dir, or train with --overwrite")
-    return f"run folder: {path}, which holds this run, unfinished: training goes on"
+        raise UserError(
+            f"run.dir={path}: holds this run, finished; choose another run.dir, or train with --overwrite",
+            code=ErrorCode.RUN_FOLDER_TAKEN,
+            file=path,
+            key="run.dir",
+        )
+    return f"run folder: {path}, which holds this run, unfinished: training resumes"
+
+
+def _unusable(path: Path, why: str) -> UserError:
+    return UserError(f"run.dir={path}: {why}", code=ErrorCode.FILE_NOT_WRITABLE, file=path, key="run.dir")
 
 
 def repetition(problems: Sequence[Prompted]) -> str:
-    """A word on questions that several problems ask. That may be meant, to give them weight; answers that differ are
-    suspect, but the same answer can be written in many ways."""
+    """Return a remark on questions that several problems ask, "" without any.
+
+    Repetition may be intended, to give questions weight. Different answers are suspect, but one answer can be written
+    in many ways.
+    """
     answers: dict[str, list[str]] = {}
     for problem, _ in problems:
         answers.setdefault(problem.prompt, []).append(problem.answer)
     repeated = [given for given in answers.values() if len(given) > 1]
     differ = sum(len(set(given)) > 1 for given in repeated)
-    return f"; {len(repeated)} questions stand there more than once, {differ} with different answers" * bool(repeated)
+    return f"; {len(repeated)} questions occur more than once, {differ} with different answers" * bool(repeated)
 
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
-    """What is raised inside says that it is about `key`."""
+    """Put `key` in front of the message of a UserError raised in the block; its code and place stay."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{key}: {error}") from error
+        raise UserError(
+            f"{key}: {error}", code=error.code, file=error.file, key=error.key or key, record=error.record
+        ) from error
 
 
 def _check_device(cfg: Config) -> None:
@@ -159,14 +187,19 @@ def _check_device(cfg: Config) -> None:
     if name.startswith("cuda"):
         there, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
         if not there:
-            raise UserError(f"model.device={name}: torch finds no CUDA device here; use auto or cpu")
+            raise _no_device(name, "torch finds no CUDA device here; use auto or cpu")
         if number >= there:
-            raise UserError(f"model.device={name}: torch finds {there} CUDA devices here, counted from 0")
+            raise _no_device(name, f"torch finds {there} CUDA devices here, counted from 0")
     require_attention(cfg.model.attention, pick_device(name))
 
 
+def _no_device(name: str, why: str) -> UserError:
+    return UserError(f"model.device={name}: {why}", code=ErrorCode.DEVICE_UNAVAILABLE, key="model.device")
+
+
 def _check_model(cfg: Config, source: ModelSource) -> PreTrainedModel:
-    """The model without weights, after everything that a run will do to it and that this can show to be impossible."""
+    """Return the model without weights, after every change that a run makes to it. Raises UserError when one of them
+    is impossible."""
     model = check_model(source)
     with _named(source.path):
         check_decodable(cfg.engine, model)
@@ -179,20 +212,25 @@ def _check_model(cfg: Config, source: ModelSource) -> PreTrainedModel:
 
 
 def _check_ids(cfg: Config, source: ModelSource, model: PreTrainedModel) -> None:
-    """That the tokenizer is this model's, and that the outputs asked for are not too long for it with any prompt."""
+    """Raise UserError when the tokenizer belongs to another model, or outputs of the longest length do not fit the
+    model's context with any prompt."""
     _ = source.eos_ids  # raises when there are none
     vocabulary, pad = model.get_input_embeddings().weight.shape[0], source.tokenizer.pad_token_id
     if pad is not None and pad >= vocabulary:
         raise UserError(
             f"{source.path}: the tokenizer's pad token has the id {pad}, but the model's vocab_size is {vocabulary}: "
-            "the tokenizer in the folder is another model's"
+            "the tokenizer in the folder is another model's",
+            code=ErrorCode.MODEL_TOKENIZER,
+            file=source.path,
         )
     context = source.context_length or sys.maxsize
     for key, longest in (("rollout", cfg.rollout.max_tokens), ("eval", cfg.eval.max_tokens if cfg.eval.data else 0)):
         if longest >= context:
             raise UserError(
                 f"{key}.max_tokens={longest}: a prompt and so long an output do not fit the model's context of "
-                f"{context} (max_position_embeddings of {source.path}); lower it, or see model.rope"
+                f"{context} (max_position_embeddings of {source.path}); lower it, or see model.rope",
+                code=ErrorCode.MODEL_CONTEXT,
+                key=f"{key}.max_tokens",
             )
 
 
@@ -204,7 +242,7 @@ def _prompted(
     model: PreTrainedModel,
     max_tokens: int,
 ) -> list[Prompted]:
-    """The problems with their prompts, those without the ones that `data.bad=skip` leaves out."""
+    """Return the problems with their prompts, without those that `data.bad=skip` leaves out."""
     encoded = encode_each(
         problems,
         tokenizer,
@@ -220,17 +258,23 @@ def _prompted(
     leave_out([prompt for prompt in encoded if isinstance(prompt, UserError)], data)
     kept = [(p, prompt) for p, prompt in zip(problems, encoded, strict=True) if not isinstance(prompt, UserError)]
     if problems and not kept:
-        raise UserError(f"{source_of(data)}: every problem's prompt is bad, as warned of above")
+        raise UserError(
+            f"{source_of(data)}: every problem's prompt is bad, as warned of above",
+            code=ErrorCode.PROMPT_UNUSABLE,
+            file=source_of(data),
+        )
     return kept
 
 
 def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Prompted]) -> list[Prompted]:
-    """Problems that ask no held-out question. Spaces, closing punctuation, letter case and dollar signs make no other
-    question. Raises UserError when no problem is left."""
+    """Return the problems that ask no held-out question, whatever their spaces, closing punctuation, letter case and
+    dollar signs. Raises UserError when no problem is left."""
     asked = {comparable_question(problem.prompt) for problem, _ in held_out}
     left = [pair for pair in prompted if comparable_question(pair[0].prompt) not in asked]
     if not left:
         raise UserError(
-            "eval.data: every training problem is also a held-out problem; give eval.data another path, split or seed"
+            "eval.data: every training problem is also a held-out problem; give eval.data another path, split or seed",
+            code=ErrorCode.DATA_HELD_OUT,
+            key="eval.data",
         )
     return left

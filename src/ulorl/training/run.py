@@ -1,52 +1,42 @@
-"""Builds the rooms from a configuration and hands them to the loop; begins runs, finds them again and ends them."""
+"""Starts, resumes and finishes runs, and evaluates a model without training."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedTokenizerBase
+from rich.console import Console
 
 from ulorl.common import atomic_files
 from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.model_config import LoraConfig
 from ulorl.config.resume import resumable_keys
 from ulorl.config.tree import Config
-from ulorl.data.problem_stream import ProblemStream
-from ulorl.engines.engine import Engine
-from ulorl.engines.factory import make_guarded, pick_device
+from ulorl.engines.factory import make_retrying_engine
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.evaluation.evaluate import Evaluation
-from ulorl.learner.learner import Learner
-from ulorl.learner.model_checks import check_head, check_packing
-from ulorl.models.attention import set_attention
-from ulorl.models.lora import add_lora
-from ulorl.models.model_loading import load_model
+from ulorl.evaluation.evaluate import Evaluation, evaluate
 from ulorl.report.html_report import write_report
-from ulorl.rollout.pool_io import Pools
-from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
-from ulorl.rollout.scheduler import Scheduler
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
+from ulorl.runs.terminal_lines import print_line
 from ulorl.training import checkpoint
-from ulorl.training.checkpoint import Counters, Writer
-from ulorl.training.interrupts import interrupts
-from ulorl.training.loop import Loop, Rooms, run_evaluation
-from ulorl.training.preflight import Inputs, load_inputs
-from ulorl.training.specifications import engine_spec, model_source
-from ulorl.training.weight_check import TOLERANCE, Probe
-from ulorl.types import Metrics, Sampling
-
-NEW_RUN = Counters()
+from ulorl.training.build import Components, build, set_threads
+from ulorl.training.checkpoint import CheckpointWriter, Counters
+from ulorl.training.interrupts import catching_signals
+from ulorl.training.loop import Loop
+from ulorl.training.preflight import load_inputs
+from ulorl.training.specifications import engine_spec, evaluation_settings
+from ulorl.types import Metrics
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run."""
+    """A finished run. `before` and `after` are its evaluations before and after training."""
 
     dir: Path
     model: Path  # a transformers folder
@@ -54,36 +44,40 @@ class Result:
     after: Evaluation | None
 
     @property
-    def metrics(self) -> list[dict[str, float | int | None]]:
+    def metrics(self) -> list[Metrics]:
         """The lines of metrics.jsonl."""
         return [json.loads(line) for line in (self.dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def train(cfg: Config, *, overwrite: bool = False) -> Result:
-    """Train from the start, or go on with the run in `run.dir` when it is this one, unfinished. Raises UserError for
-    anything wrong with recipe, data or model folder, before the model is loaded; and when `run.dir` holds a finished
-    run, another one (`overwrite` removes it), or anything else."""
+    """Train a new run, or resume the run in `run.dir` when it is this one and unfinished.
+
+    Raises UserError for anything wrong with recipe, data or model folder, before the model is loaded; and when
+    `run.dir` holds a finished run, another run (`overwrite` replaces it), or anything else.
+    """
     run_dir = Path(cfg.run.dir)
     if overwrite or not run_folder.holds_run(run_dir):
-        return _begin(cfg, overwrite=overwrite)
+        run_folder.check_free(cfg)
     with run_folder.locked(run_dir):
+        if overwrite or not run_folder.holds_run(run_dir):
+            return _start(cfg)
         folder = checkpoint.newest(run_dir)  # before config.json, whose keys another version may have named otherwise
         changed = run_folder.changes(cfg)
         _check_unfinished(cfg, folder)
-        if folder:
-            new = f" with {run_folder.changes_text(changed)}" if changed else ""
-            return _go_on(
-                cfg, folder, f"{run_dir} holds this run, unfinished (--overwrite begins anew). It goes on{new}"
-            )
-    return _begin(cfg, f"{run_dir} holds this run without a checkpoint yet: it begins anew")
+        if not folder:
+            return _start(cfg, f"{run_dir} holds this run without a checkpoint yet: it starts again")
+        new = f" with {run_folder.changes_text(changed)}" if changed else ""
+        return _resume(cfg, folder, f"{run_dir} holds this run, unfinished (--overwrite starts again). It resumes{new}")
 
 
 def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
-    """Go on from the newest checkpoint, as if the run had never stopped; without one yet, from the beginning. Raises
-    UserError when there is no run, or when an override changes what the run is (only `resumable_keys` may)."""
+    """Resume a run from its newest checkpoint, as if it had never stopped; without a checkpoint, start it again.
+
+    Raises UserError when there is no run, or when an override changes a setting that a run must keep.
+    """
     if not run_folder.holds_run(run_dir):
         load_saved(run_dir / run_folder.CONFIG)  # says what is wrong with it
-        raise UserError(f"{run_dir} is no run's folder")
+        raise UserError(f"{run_dir} is not the folder of a run", code=ErrorCode.RUN_NOT_FOUND, file=run_dir)
     with run_folder.locked(run_dir):
         folder = checkpoint.newest(run_dir)
         saved = load_saved(run_dir / run_folder.CONFIG)
@@ -91,174 +85,106 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
         cfg = with_overrides(moved, overrides, allowed=resumable_keys(), purpose="a resumed run")
         _check_unfinished(cfg, folder)
         if folder:
-            return _go_on(cfg, folder, f"{run_dir} goes on")
-    return _begin(cfg, f"{run_dir} has no checkpoint yet: it begins anew")
+            return _resume(cfg, folder, f"{run_dir} resumes")
+        return _start(cfg, f"{run_dir} has no checkpoint yet: it starts again")
+
+
+def evaluate_config(cfg: Config) -> Evaluation:
+    """Measure avg@k of `model.path` on the held-out problems of a configuration, without training."""
+    if not cfg.eval.data:
+        raise UserError(
+            "eval.data is missing: it says which problems are held out, for example eval.data.split=test",
+            code=ErrorCode.CONFIG_MISSING_KEY,
+            key="eval.data",
+        )
+    merged = cfg.model.model_copy(update={"lora": LoraConfig()})  # a trained model has its adapters merged in
+    inputs = load_inputs(cfg.model_copy(update={"model": merged}))
+    set_threads(cfg.model.threads)
+    with closing(make_retrying_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)) as engine:
+        return evaluate(engine, inputs.scorer, inputs.held_out, evaluation_settings(cfg))
 
 
 def _check_unfinished(cfg: Config, folder: Path | None) -> None:
-    """Raises UserError when there is nothing left to do."""
+    """Raise UserError when nothing is left to do."""
     run_dir, done = Path(cfg.run.dir), checkpoint.step_of(folder) if folder else 0
     if not folder and run_folder.finished(run_dir):
         raise UserError(
-            f"{run_dir} holds a finished run without its checkpoints; choose another run.dir, or --overwrite"
+            f"{run_dir} holds a finished run without its checkpoints; choose another run.dir, or --overwrite",
+            code=ErrorCode.CHECKPOINT_MISSING,
+            file=run_dir,
         )
     if done > cfg.steps or run_folder.finished(run_dir) == cfg.steps:
         raise UserError(
             f"{run_dir} holds a run already: all {cfg.steps} steps are done. To train longer: ulorl train --resume "
-            f"{run_dir} steps={2 * max(done, cfg.steps)}; to start anew: another run.dir, or --overwrite"
+            f"{run_dir} steps={2 * max(done, cfg.steps)}; to start again: another run.dir, or --overwrite",
+            code=ErrorCode.RUN_FOLDER_TAKEN,
+            file=run_dir,
+            key="run.dir",
         )
 
 
-def _begin(cfg: Config, said: str = "", *, overwrite: bool = False) -> Result:
-    run_dir = Path(cfg.run.dir)
+def _start(cfg: Config, message: str = "") -> Result:
+    """Train a new run. A run whose components cannot be made leaves the folder as it was."""
+    run_dir, console = Path(cfg.run.dir), Console()
     run_folder.check_free(cfg)
     inputs = load_inputs(cfg)
-    rooms = build(cfg, inputs)
-    with run_folder.locked(run_dir):
-        if not overwrite and checkpoint.newest(run_dir):  # of a run that began meanwhile
-            raise UserError(f"{run_dir} holds a run by now, of another process; choose another run.dir, or --overwrite")
-        with atomic_files.writing(run_dir, lambda: checkpoint.mend(run_dir)):
+    components = build(cfg, inputs, on_fault=_warn(console))
+    with closing(components.engine):
+        with checkpoint.writing(run_dir):
             run_folder.clear(run_dir)
             run_folder.save_config(cfg)
+            log = RunLog(run_dir, cfg, console=console)
         # The evaluation before training is what step 0 still lacks.
         pending: Metrics | None = {"step": 0, "version": 0} if inputs.held_out else None
-        return _go(rooms, Counters(problems=inputs.fingerprint, pending=pending), said, resumed=False)
+        return _run(components, Counters(problems=inputs.fingerprint, pending=pending), log, message)
 
 
-def _go_on(cfg: Config, folder: Path, said: str) -> Result:
-    run_dir = Path(cfg.run.dir)
-    counters, pools = checkpoint.load(folder, cfg.rollout.group)
+def _resume(cfg: Config, folder: Path, message: str) -> Result:
+    """Train from the checkpoint in `folder` to the last step."""
+    run_dir, console = Path(cfg.run.dir), Console()
+    saved = checkpoint.load(folder, cfg.rollout.group)
     inputs = load_inputs(cfg, folder=str(folder / "model"))
-    if inputs.fingerprint != counters.problems:
+    if inputs.fingerprint != saved.counters.problems:
         raise UserError(
             f"{run_dir}: the training problems are not those the run began with (other number, ids or order); "
-            "put data.path back as it was"
+            "restore data.path as it was",
+            code=ErrorCode.RUN_PROBLEMS_CHANGED,
+            file=run_dir,
+            key="data.path",
         )
-    rooms = build(cfg, inputs, folder, counters, pools)
-    if load_saved(run_dir / run_folder.CONFIG).optim == cfg.optim:  # else it was changed to mend what was skipped
-        rooms.learner.skipped_in_row = counters.skipped_in_row
-    with atomic_files.writing(run_dir, lambda: checkpoint.mend(run_dir)):
-        run_folder.save_config(cfg)
-    return _go(rooms, counters, f"{said}, from step {counters.step} of {cfg.steps}", resumed=True)
+    if load_saved(run_dir / run_folder.CONFIG).optim != cfg.optim:  # changed to fix what made mini-batches be skipped
+        saved = replace(saved, counters=replace(saved.counters, skipped_in_row=0))
+    counters = saved.counters
+    components = build(cfg, inputs, saved, _warn(console))
+    with closing(components.engine):
+        with checkpoint.writing(run_dir):
+            run_folder.save_config(cfg)
+            log = RunLog(run_dir, cfg, counters.step, console=console, logged=counters.logged)
+        return _run(components, counters, log, f"{message}, from step {counters.step} of {cfg.steps}")
 
 
-def build(
-    cfg: Config,
-    inputs: Inputs,
-    folder: Path | None = None,
-    counters: Counters = NEW_RUN,
-    pools: Pools | None = None,
-) -> Rooms:
-    """The rooms of a run, new or as a checkpoint `folder` left them."""
-    set_threads(cfg)
-    torch.manual_seed(cfg.seed)
-    policy = load_model(inputs.source, dtype=getattr(torch, cfg.model.dtype), device=pick_device(cfg.model.device))
-    if cfg.model.lora.rank:
-        add_lora(policy, cfg.model.lora, checkpoint=folder)
-    set_attention(policy, cfg.model.attention)
-    check_head(policy)
-    if cfg.optim.layout == "packed":
-        check_packing(policy, autocast=cfg.optim.autocast == "bfloat16")
-    learner = Learner(
-        policy,
-        optim=cfg.optim,
-        objective=cfg.objective,
-        temperature=cfg.rollout.temperature,
-        max_tokens=cfg.rollout.max_tokens,
-        pad_id=_pad_id(inputs.tokenizer),
-        version=counters.version,
-        seed=cfg.seed,
-        cpu_kernels=cfg.model.cpu_kernels,
-    )
-    if folder:
-        with checkpoint.reading(folder):
-            learner.load_optimizer(folder / "optimizer.safetensors")
-    sampling = Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k)
-    probe = Probe(
-        [prompt for _, prompt in inputs.problems],
-        sampling,
-        seed=cfg.seed,
-        tolerance=cfg.engine.tolerance or max(TOLERANCE[cfg.engine_dtype], TOLERANCE[cfg.learner_dtype]),
-    )
-
-    def renew(engine: Engine) -> None:
-        engine.load_weights(learner.weights(), learner.version)
-        probe(engine, learner)
-
-    engine = make_guarded(
-        engine_spec(cfg, longest=inputs.longest(cfg), version=counters.version),
-        inputs.source,
-        original=model_source(cfg),
-        renew=renew,
-        resume=f"ulorl train --resume {cfg.run.dir}",
-    )
-    if folder and cfg.model.lora.rank:  # a checkpoint's model is without its adapters
-        engine.load_weights(learner.weights(), counters.version)
-    scheduler = Scheduler(
-        group=cfg.rollout.group,
-        segment_tokens=cfg.rollout.segment_tokens,
-        max_tokens=cfg.rollout.max_tokens,
-        sampling=sampling,
-        seed=cfg.seed,
-        unfinished=pools.unfinished if pools else UnfinishedPool(),
-        experience=pools.experience if pools else ExperiencePool(cfg.rollout.group),
-        next_group=counters.next_group,
-    )
-    return Rooms(
-        config=cfg,
-        inputs=inputs,
-        stream=ProblemStream(inputs.problems, cfg.seed, counters.cursor),
-        scheduler=scheduler,
-        engine=engine,
-        learner=learner,
-        probe=probe,
-    )
-
-
-def _go(rooms: Rooms, counters: Counters, said: str, *, resumed: bool) -> Result:
-    """From `counters` to the end. The end can be made again, until `rundir.finish` marks it."""
-    cfg, run_dir = rooms.config, Path(rooms.config.run.dir)
-    model = run_dir / "model"
-    with closing(rooms.engine):
-        with atomic_files.writing(run_dir, lambda: checkpoint.mend(run_dir)):
-            log = RunLog(run_dir, cfg, counters.step if resumed else None, logged=counters.logged if resumed else None)
-        with log, interrupts() as asked, Writer(run_dir, rooms.inputs.tokenizer, cfg.run) as writer:
-            if said:
-                log.print(said)
-            loop = Loop(rooms, log, writer, asked, counters)
-            loop.run()
-            with atomic_files.writing(run_dir, lambda: checkpoint.mend(run_dir)):
-                _save_model(rooms, model)
-                report = write_report(run_dir)
-                run_folder.finish(run_dir, cfg.steps)
-            log.summary(model=model, report=report)
+def _run(components: Components, counters: Counters, log: RunLog, message: str) -> Result:
+    """Train from `counters` to the last step and finish the run. Finishing can be repeated until it is marked."""
+    cfg, run_dir = components.config, Path(components.config.run.dir)
+    model, tokenizer = run_dir / "model", components.inputs.tokenizer
+    with log, catching_signals() as interrupts, CheckpointWriter(run_dir, tokenizer, cfg.run) as writer:
+        if message:
+            log.print(message)
+        loop = Loop(components, log, writer, interrupts, counters)
+        loop.run()
+        with checkpoint.writing(run_dir):
+            _save_model(components, model)
+            report = write_report(run_dir)
+            run_folder.finish(run_dir, cfg.steps)
+        log.summary(model=model, report=report)
     return Result(run_dir, model, loop.before, loop.after)
 
 
-def _save_model(rooms: Rooms, model: Path) -> None:
-    """Written beside its place, so that what stands there is a whole model."""
+def _save_model(components: Components, model: Path) -> None:
     with atomic_files.replacing_folder(model) as partial:
-        rooms.learner.save_model(partial)
-        rooms.inputs.tokenizer.save_pretrained(partial)
+        components.learner.save_model(partial)
+        components.inputs.tokenizer.save_pretrained(partial)
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Padding is masked everywhere, so any token will do where the tokenizer has none."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
-
-
-def evaluate_config(cfg: Config) -> Evaluation:
-    """avg@k of `model.path` on the held-out problems of a configuration, without training."""
-    if not cfg.eval.data:
-        raise UserError("eval.data is missing: it says which problems are held out, for example eval.data.split=test")
-    saved = cfg.model.model_copy(update={"lora": LoraConfig()})  # a trained model has its adapters merged in
-    inputs = load_inputs(cfg.model_copy(update={"model": saved}))
-    set_threads(cfg)
-    with closing(make_guarded(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)) as engine:
-        return run_evaluation(cfg, inputs, engine)
-
-
-def set_threads(cfg: Config) -> None:
-    """torch's CPU threads, as `model.threads` says; 0 leaves them alone."""
-    if cfg.model.threads:
-        torch.set_num_threads(cfg.model.threads)
+def _warn(console: Console) -> partial[None]:
+    return partial(print_line, console, style="yellow")

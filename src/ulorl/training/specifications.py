@@ -7,6 +7,7 @@ from ulorl.config.tree import Config
 from ulorl.data.prompts import PromptFormat
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import pick_device
+from ulorl.evaluation.evaluate import EvaluationSettings
 from ulorl.models.model_source import ModelSource
 from ulorl.types import Sampling
 
@@ -29,9 +30,24 @@ def engine_spec(cfg: Config, *, longest: int, version: int = 0) -> EngineSpec:
     return EngineSpec(
         engine=cfg.engine,
         device=pick_device(cfg.model.device),
-        sampling=Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k),
+        sampling=rollout_sampling(cfg),
         longest=longest,
         weights_dtype=cfg.model.dtype,
         version=version,
         cpu_kernels=cfg.model.cpu_kernels,
+    )
+
+
+def rollout_sampling(cfg: Config) -> Sampling:
+    """Return how the rollout draws tokens."""
+    return Sampling(cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k)
+
+
+def evaluation_settings(cfg: Config) -> EvaluationSettings:
+    """Return how held-out problems are answered."""
+    return EvaluationSettings(
+        samples=cfg.eval.samples,
+        sampling=Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k),
+        max_tokens=cfg.eval.max_tokens or cfg.rollout.max_tokens,
+        seed=cfg.seed,
     )

@@ -1,4 +1,4 @@
-"""The numbers of a step, by the names that metrics.jsonl, TensorBoard and the report share. No torch."""
+"""The metrics of a step, by the names that metrics.jsonl, TensorBoard and the report share. No torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import numpy as np
 from ulorl.types import Metrics, Status
 
 if TYPE_CHECKING:
-    from ulorl.algorithm import Step
     from ulorl.evaluation.evaluate import Evaluation
     from ulorl.rollout.scheduler import Scheduler
+    from ulorl.training.measured_step import MeasuredStep
 
 
-def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) -> Metrics:
-    """One line of metrics.jsonl. A mean over nothing is None. `version` is that of the weights after the step."""
+def step_metrics(number: int, measured: MeasuredStep, scheduler: Scheduler, version: int) -> Metrics:
+    """Return the metrics of a step, one line of metrics.jsonl. A mean over nothing is None.
+
+    scheduler: as the step left it. version: of the weights after the step.
+    """
+    step, work, mismatch = measured.step, measured.work, measured.weight_mismatch
+    seconds = (measured.rollout_seconds, measured.update_seconds, measured.sync_seconds)
     finished = [scored.sample for scored in step.finished]
     decoded = sum(len(sample.segments[-1]) for sample in step.segments)
     return {
@@ -33,9 +38,9 @@ def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) ->
         "rollout/length_mean": _mean([len(sample) for sample in finished]),
         "rollout/segments_mean": _mean([len(sample.segments) for sample in finished]),
         "rollout/multi_segment_fraction": _mean([len(sample.segments) > 1 for sample in finished]),
-        "rollout/decode_steps": step.work.decode_steps,
-        "rollout/prefill_tokens": step.work.prefill_tokens,
-        "rollout/tokens_per_second": decoded / step.rollout_seconds,
+        "rollout/decode_steps": work.decode_steps,
+        "rollout/prefill_tokens": work.prefill_tokens,
+        "rollout/tokens_per_second": decoded / measured.rollout_seconds,
         "train/groups": len(step.groups),
         "train/groups_dropped": step.update.groups_dropped,
         "train/groups_unscored": step.update.groups_unscored,
@@ -44,14 +49,14 @@ def step_metrics(number: int, step: Step, scheduler: Scheduler, version: int) ->
         "train/samples": step.update.samples,
         "train/tokens": step.update.tokens,
         **{name: step.update.means.get(name) for name in UPDATE_MEANS},
-        "engine/faults": step.work.faults,
-        "engine/retried": step.work.retried,
-        "mismatch/probe_mean": step.probe.mean if step.probe else None,
-        "mismatch/probe_max": step.probe.max if step.probe else None,
-        "time/rollout": step.rollout_seconds,
-        "time/update": step.update_seconds,
-        "time/sync": step.sync_seconds,
-        "time/step": step.rollout_seconds + step.update_seconds + step.sync_seconds,
+        "engine/faults": work.faults,
+        "engine/retried": work.retried,
+        "mismatch/probe_mean": mismatch.mean if mismatch else None,
+        "mismatch/probe_max": mismatch.max if mismatch else None,
+        "time/rollout": measured.rollout_seconds,
+        "time/update": measured.update_seconds,
+        "time/sync": measured.sync_seconds,
+        "time/step": sum(seconds),
     }
 
 
@@ -73,6 +78,7 @@ UPDATE_MEANS = (
 
 
 def evaluation_metrics(evaluation: Evaluation, seconds: float) -> Metrics:
+    """Return the metrics of an evaluation that took `seconds`."""
     interval = evaluation.interval
     return {
         "eval/accuracy": interval.value if interval else None,

@@ -1,7 +1,7 @@
-"""The numerical guard: after every load of weights, engine and learner must give the same tokens the same log-probs.
+"""The weight check: after every load of weights, engine and learner must give the same tokens the same log-probs.
 
-An engine that keeps old weights, old packed copies of them, or old keys and values decodes on without an error. So
-it is asked for a few tokens through the ordinary seam, and the learner is asked what it thinks of them.
+An engine that keeps old weights, old packed copies of them, or old keys and values continues to decode without an
+error. Therefore the engine decodes a few tokens as in a rollout, and the learner computes their log-probs too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import EngineMismatch
 from ulorl.learner.batching import Row
 from ulorl.learner.learner import Experience, Learner
@@ -21,17 +22,18 @@ from ulorl.types import Finish, Request, Sampling, Segment, Tokens
 
 PROMPTS = 4
 SEGMENT_TOKENS = 8  # of each of two segments: the second one prefills what the first one decoded
-PROBE_TOKENS = 2 * SEGMENT_TOKENS
+CHECK_TOKENS = 2 * SEGMENT_TOKENS
 
-# Nats, mean over the probe's tokens. float32 on two CPU engines differs by 1e-6; a head one step of 1e-4 old by 1e-3.
+# Nats, mean over the decoded tokens. float32 on two CPU engines differs by 1e-6; a head one step of 1e-4 old by 1e-3.
 # bfloat16 rounds logits near 20 to multiples of 0.125, and engines sum in different orders.
 TOLERANCE = {"float32": 2e-4, "bfloat16": 0.05}
 
 
-class Probe:
-    """`prompts` and draws are the same at every call, so that a prefix cache that should be empty would be hit.
+class WeightCheck:
+    """Compares the log-probs of engine and learner. Prompts and draws are the same at every call, so that a prefix
+    cache that should be empty is noticed.
 
-    tolerance: nats, of the mean difference. sampling: the rollout's.
+    tolerance: of the mean difference, in nats. sampling: the rollout's. seed: of the run.
     """
 
     def __init__(self, prompts: Sequence[Tokens], sampling: Sampling, *, seed: int, tolerance: float) -> None:
@@ -41,7 +43,8 @@ class Probe:
         self._seeds = [sample_seed(seed, index, Stream.PROBE) for index in range(len(self._prompts))]
 
     def __call__(self, engine: Engine, learner: Learner) -> Mismatch:
-        """Raises UserError when they differ by more than the tolerance, or by something that is no number."""
+        """Return how far engine and learner differ. Raises EngineMismatch when the mean difference is above the
+        tolerance, or is not a number."""
         outputs = self._decode(engine)
         rows = [
             Row(
@@ -57,15 +60,17 @@ class Probe:
         assert found is not None  # every output has at least one token
         if not found.mean <= self.tolerance:
             raise EngineMismatch(
-                f"engine and learner disagree about version {learner.version}: their log-probs of {found.tokens} probe "
+                f"engine and learner disagree about version {learner.version}: their log-probs of {found.tokens} "
                 f"tokens are {found.mean:.2g} nats apart on average (largest {found.max:.2g}), tolerated are "
                 f"{self.tolerance:.2g} (engine.tolerance). The engine decodes with other weights, another dtype or "
-                "another context scaling than the learner trains; training on would go wrong silently"
+                "another context scaling than the learner trains; continuing would train on wrong log-probs",
+                code=ErrorCode.ENGINE_MISMATCH,
+                key="engine.tolerance",
             )
         return found
 
     def _decode(self, engine: Engine) -> list[list[Segment]]:
-        """Each prompt's segments."""
+        """Return the segments of each prompt."""
         outputs: list[list[Segment]] = [[] for _ in self._prompts]
         for _ in range(2):
             requests = [

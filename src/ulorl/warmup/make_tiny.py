@@ -23,7 +23,7 @@ from ulorl.data import countdown
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.errors import UserError
-from ulorl.evaluation.evaluate import Evaluation, evaluate
+from ulorl.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from ulorl.rewards.scorer import Scorer
 from ulorl.rewards.tasks import CountdownReward
 from ulorl.rng import Stream, generator
@@ -188,9 +188,6 @@ def held_out(
         engine,
         Scorer(CountdownReward(), vocabulary),
         list(zip(problems, prompts, strict=True)),
-        samples=1,
-        sampling=Sampling(temperature),
-        max_tokens=max_tokens,
-        seed=0,
-        watch=watch,
+        EvaluationSettings(samples=1, sampling=Sampling(temperature), max_tokens=max_tokens, seed=0),
+        on_answer=watch,
     )

@@ -36,19 +36,20 @@ from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import make_engine
 from ulorl.errors import UserError
-from ulorl.evaluation.evaluate import Evaluation, evaluate
+from ulorl.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from ulorl.learner.learner import Learner
 from ulorl.models.model_source import ModelSource
 from ulorl.models.tiny import model_path
 from ulorl.rng import sample_seed
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.training import run
-from ulorl.training.weight_check import Probe
+from ulorl.training.weight_check import WeightCheck
 from ulorl.types import Finish, Problem, Request, Sampling, Segment, Status
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
 
-from ulorl.engines.guard import GuardedEngine
+from ulorl.engines.request_checks import SegmentChecks
+from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.vllm.vllm_engine import VllmEngine
 from ulorl.engines.vllm.weight_transfer import WeightLoader
 from ulorl.training.preflight import Inputs, load_inputs
@@ -261,20 +262,20 @@ def test_a_killed_process_is_started_anew_and_its_requests_decode_the_same() -> 
     """SIGKILL while 4 requests decode. Eager decoding in float32: the second process draws the first one's tokens."""
     requests = [request(index, 24) for index in range(4)]
     model = load()
-    guard = GuardedEngine(
-        start(eos=(), process=True), remake=lambda: start(eos=(), process=True), eos_ids=(), sampling=WARM,
-        vocabulary=model.config.vocab_size, deadline=120,
+    retrying = RetryingEngine(
+        start(eos=(), process=True), remake=lambda: start(eos=(), process=True),
+        checks=SegmentChecks((), model.config.vocab_size, WARM), deadline=120,
     )  # fmt: skip
-    with closing(guard):
-        undisturbed = play(guard, requests)
+    with closing(retrying):
+        undisturbed = play(retrying, requests)
         for one in requests:
-            guard.add(one)
-        ended = guard.step()
-        (process,) = guard._engine._llm.engine_core.resources.engine_manager.processes
+            retrying.add(one)
+        ended = retrying.step()
+        (process,) = retrying._engine._llm.engine_core.resources.engine_manager.processes
         process.kill()
-        while guard.pending:
-            ended += guard.step()
-        assert guard.stats.faults == 1
+        while retrying.pending:
+            ended += retrying.step()
+        assert retrying.stats.faults == 1
         assert sorted(segment.sample_id for segment in ended) == [0, 1, 2, 3]
         for segment in ended:
             assert segment.tokens.tolist() == undisturbed[segment.sample_id].tokens.tolist()
@@ -285,7 +286,7 @@ def test_a_killed_process_is_started_anew_and_its_requests_decode_the_same() -> 
 
 @pytest.mark.parametrize("family", ["llama_untied", "llama_tied", "qwen2", "qwen3_moe"])
 def test_new_weights_reach_every_family(family: str, tmp_path: Path) -> None:
-    """Tied and untied heads, biases, experts: after each load the probe agrees."""
+    """Tied and untied heads, biases, experts: after each load the weight check passes."""
     torch.manual_seed(0)
     shape = {
         "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -301,15 +302,15 @@ def test_new_weights_reach_every_family(family: str, tmp_path: Path) -> None:
         ),
     }
     makers[family]().save_pretrained(tmp_path)
-    trained, probe = learner(str(tmp_path)), tight_probe()
+    trained, check = learner(str(tmp_path)), tight_check()
     with closing(start(str(tmp_path))) as engine:
-        assert probe(engine, trained).max < PARITY
+        assert check(engine, trained).max < PARITY
         for trained.version in (1, 2):
             perturb(trained.model, trained.version)
             with pytest.raises(UserError, match=f"about version {trained.version}"):
-                probe(engine, trained)  # before the load: the probe would notice
+                check(engine, trained)  # before the load: the check would notice
             engine.load_weights(trained.weights(), trained.version)
-            assert probe(engine, trained).max < PARITY
+            assert check(engine, trained).max < PARITY
 
 
 @pytest.mark.parametrize("where", ["recipe", "config.json"])
@@ -382,8 +383,8 @@ def test_wrong_weights_are_refused() -> None:
         assert engine.version == 0
 
 
-def tight_probe() -> Probe:
-    return Probe([prompt(i) for i in range(4)], WARM, seed=0, tolerance=2e-4)
+def tight_check() -> WeightCheck:
+    return WeightCheck([prompt(i) for i in range(4)], WARM, seed=0, tolerance=2e-4)
 
 
 def test_the_stale_weights_trap_would_fail_the_parity_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +395,7 @@ def test_the_stale_weights_trap_would_fail_the_parity_test(monkeypatch: pytest.M
 
 
 def test_the_stale_weights_trap_would_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe notices it at a change as small as one step of the quickstart makes: AdamW moves each weight by about
+    """The check notices it at a change as small as one step of the quickstart makes: AdamW moves each weight by about
     its rate, 1e-4."""
 
     def one_step(model: PreTrainedModel, seed: int) -> None:
@@ -410,10 +411,10 @@ def test_the_stale_weights_trap_would_stop_the_run(monkeypatch: pytest.MonkeyPat
         one_step(trained.model, 1)
         engine.load_weights(trained.weights(), 1)
         with pytest.raises(UserError, match=r"about version 1: .* nats apart"):
-            tight_probe()(engine, trained)
+            tight_check()(engine, trained)
         monkeypatch.undo()
         engine.load_weights(trained.weights(), 1)
-        assert tight_probe()(engine, trained).max < PARITY
+        assert tight_check()(engine, trained).max < PARITY
 
 
 def test_wrong_settings_are_refused_before_anything_starts() -> None:
@@ -447,7 +448,7 @@ def answers(kind: str, sampling: Sampling, problems: int) -> tuple[Inputs, Evalu
     inputs = load_inputs(cfg)
     with closing(make_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)) as engine:
         return inputs, evaluate(
-            engine, inputs.scorer, inputs.held_out, samples=1, sampling=sampling, max_tokens=256, seed=0
+            engine, inputs.scorer, inputs.held_out, EvaluationSettings(1, sampling, max_tokens=256, seed=0)
         )
 
 

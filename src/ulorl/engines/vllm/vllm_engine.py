@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from ulorl.config.engine_config import VllmConfig
-from ulorl.engines.engine import EngineStats, check_request, require_idle
+from ulorl.engines.engine import EngineStats, require_idle
 from ulorl.engines.engine_spec import EngineSpec
+from ulorl.engines.request_checks import check_request
 from ulorl.engines.vllm.weight_transfer import WeightLoader, pick_transfer, sender
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError

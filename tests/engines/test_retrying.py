@@ -23,8 +23,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 import ulorl
 from paths import QUICKSTART
 from ulorl.engines.decode import rollout
-from ulorl.engines.engine import check_segment
-from ulorl.engines.guard import HUNG, GuardedEngine
+from ulorl.engines.request_checks import SegmentChecks, check_segment
+from ulorl.engines.retrying import HUNG, RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.errors import UserError
@@ -47,16 +47,15 @@ def scripted() -> ScriptedEngine:
     return ScriptedEngine(SCRIPTS, EOS, VERSION, slots=2)
 
 
-def guarded(
+def retrying_engine(
     engine: Any, remake: Callable[[], Any] | None = scripted, **settings: Any
-) -> tuple[GuardedEngine, list[str]]:
-    guard = GuardedEngine(
-        engine, remake=remake, eos_ids=[EOS], vocabulary=VOCABULARY, sampling=Sampling(), version=VERSION,
-        resume="ulorl train --resume runs/r", **settings,
+) -> tuple[RetryingEngine, list[str]]:
+    reported: list[str] = []
+    retrying = RetryingEngine(
+        engine, remake=remake, checks=SegmentChecks([EOS], VOCABULARY, Sampling()), version=VERSION,
+        resume="ulorl train --resume runs/r", on_fault=reported.append, **settings,
     )  # fmt: skip
-    told: list[str] = []
-    guard.tell = told.append
-    return guard, told
+    return retrying, reported
 
 
 def play(engine: Any) -> dict[int, tuple[list[int], list[float], list[int], Finish]]:
@@ -92,8 +91,8 @@ def raises(_: list[Segment]) -> list[Segment]:
     raise RuntimeError("CUDA error: an illegal memory access was encountered\nand many lines more")
 
 
-FAULTS: dict[str, tuple[int, Alter, str]] = {  # the step it happens in, what happens, what is told
-    "raises": (2, raises, r"RuntimeError: CUDA error: an illegal memory access was encountered \(test_faults"),
+FAULTS: dict[str, tuple[int, Alter, str]] = {  # the step it happens in, what happens, what is reported
+    "raises": (2, raises, r"RuntimeError: CUDA error: an illegal memory access was encountered \(test_retrying"),
     "raises and takes a segment with it": (1, raises, "CUDA error"),
     "no list": (1, lambda _: None, "TypeError"),  # type: ignore[dict-item,return-value]
     "unknown sample": (1, altered(sample_id=99), "sample 99 came back, which was not pending"),
@@ -127,11 +126,11 @@ def test_requests_of_a_fault_are_given_out_again(name: str) -> None:
     """One fault: the engine is stopped and goes on, and every sample is as it would have been."""
     step, alter, message = FAULTS[name]
     engine = FaultyEngine(scripted(), {step: alter})
-    guard, told = guarded(engine, remake=None)
-    assert play(guard) == UNDISTURBED
-    assert guard.stats.faults == len(told) == 1
-    assert re.search(message, told[0]), told
-    assert guard.stats.retried >= 1
+    retrying, reported = retrying_engine(engine, remake=None)
+    assert play(retrying) == UNDISTURBED
+    assert retrying.stats.faults == len(reported) == 1
+    assert re.search(message, reported[0]), reported
+    assert retrying.stats.retried >= 1
     assert engine.steps > 8
 
 
@@ -149,11 +148,11 @@ def test_a_fault_anywhere_changes_nothing() -> None:
                 made[-1].steps = max(steps.steps, *(m.steps for m in made))  # the plan goes on
                 return made[-1]
 
-            guard, told = guarded(engine, remake, max_faults=4)
-            assert play(guard) == UNDISTURBED
-            assert len(told) == guard.stats.faults
+            retrying, reported = retrying_engine(engine, remake, max_faults=4)
+            assert play(retrying) == UNDISTURBED
+            assert len(reported) == retrying.stats.faults
             if start < 8:
-                assert len(told) == length
+                assert len(reported) == length
 
 
 def test_the_run_stops_after_max_faults_in_a_row() -> None:
@@ -164,15 +163,15 @@ def test_the_run_stops_after_max_faults_in_a_row() -> None:
         made.append(FaultyEngine(scripted(), dict.fromkeys(range(99), raises)))
         return made[-1]
 
-    guard, told = guarded(remake(), remake)
+    retrying, reported = retrying_engine(remake(), remake)
     with pytest.raises(UserError) as stopped:
-        play(guard)
+        play(retrying)
     assert len(made) == 2
-    assert guard.stats.faults == len(told) == 3
+    assert retrying.stats.faults == len(reported) == 3
     assert re.fullmatch(
         r"the engine failed 3 times in a row \(engine\.max_faults\), at last with: RuntimeError: CUDA error: an "
-        r"illegal memory access was encountered \(test_faults_engine\.py:\d+\)\. Everything up to the last "
-        r"checkpoint is safe\. Go on with: ulorl train --resume runs/r",
+        r"illegal memory access was encountered \(test_retrying\.py:\d+\)\. Everything up to the last "
+        r"checkpoint is safe\. Resume with: ulorl train --resume runs/r",
         str(stopped.value),
     )
 
@@ -180,9 +179,9 @@ def test_the_run_stops_after_max_faults_in_a_row() -> None:
 def test_segments_between_faults_start_the_count_anew() -> None:
     """Slots 1: the four samples end in steps 1, 5, 11 and 15; a fault after each."""
     engine = FaultyEngine(ScriptedEngine(SCRIPTS, EOS, VERSION, slots=1), dict.fromkeys((2, 7, 14), raises))
-    guard, told = guarded(engine, remake=None, max_faults=2)
-    assert play(guard) == UNDISTURBED
-    assert len(told) == 3
+    retrying, reported = retrying_engine(engine, remake=None, max_faults=2)
+    assert play(retrying) == UNDISTURBED
+    assert len(reported) == 3
 
 
 class Failing(ScriptedEngine):
@@ -234,25 +233,25 @@ class Failing(ScriptedEngine):
 )
 def test_every_call_may_fail(times: dict[str, int], faults: int, anew: bool) -> None:
     first = Failing(**times)
-    guard, told = guarded(first)
-    assert play(guard) == UNDISTURBED
-    assert (first.closed, first is not guard._engine) == (anew, anew)
-    assert len(told) == faults
+    retrying, reported = retrying_engine(first)
+    assert play(retrying) == UNDISTURBED
+    assert (first.closed, first is not retrying._engine) == (anew, anew)
+    assert len(reported) == faults
 
 
 def test_an_engine_that_cannot_load_is_made_anew_with_the_present_weights() -> None:
     first, asleep = Failing(load_weights=1), Failing(sleep=1)
-    guard, told = guarded(first, lambda: ScriptedEngine(SCRIPTS, EOS, version=VERSION + 1))
-    guard.load_weights(iter(()), VERSION + 1)
+    retrying, reported = retrying_engine(first, lambda: ScriptedEngine(SCRIPTS, EOS, version=VERSION + 1))
+    retrying.load_weights(iter(()), VERSION + 1)
     assert first.closed
-    assert {s for _, _, versions, _ in play(guard).values() for s in versions} == {VERSION + 1}
-    guard.sleep()
-    assert len(told) == 1
-    guard, told = guarded(asleep)
-    guard.sleep()
+    assert {s for _, _, versions, _ in play(retrying).values() for s in versions} == {VERSION + 1}
+    retrying.sleep()
+    assert len(reported) == 1
+    retrying, reported = retrying_engine(asleep)
+    retrying.sleep()
     assert asleep.closed
-    assert play(guard) == UNDISTURBED
-    assert len(told) == 1
+    assert play(retrying) == UNDISTURBED
+    assert len(reported) == 1
 
 
 def test_the_old_engine_is_gone_before_the_new_one_is_made() -> None:
@@ -264,9 +263,9 @@ def test_the_old_engine_is_gone_before_the_new_one_is_made() -> None:
         was_gone.append(gone() is None)
         return scripted()
 
-    guard, _ = guarded(first, remake)
+    retrying, _ = retrying_engine(first, remake)
     del first
-    assert play(guard) == UNDISTURBED
+    assert play(retrying) == UNDISTURBED
     assert was_gone == [True]
 
 
@@ -279,33 +278,33 @@ def test_a_new_engine_that_does_not_come_up_is_tried_again() -> None:
             raise answer
         return answer
 
-    guard, told = guarded(Failing(step=99), remake, max_faults=4)
-    assert play(guard) == UNDISTURBED
-    assert [line.split(":")[1].strip() for line in told] == ["OSError", "OSError", "UserError"]
+    retrying, reported = retrying_engine(Failing(step=99), remake, max_faults=4)
+    assert play(retrying) == UNDISTURBED
+    assert [line.split(":")[1].strip() for line in reported] == ["OSError", "OSError", "UserError"]
 
 
 def test_what_the_caller_got_wrong_is_no_fault() -> None:
-    guard, told = guarded(scripted())
+    retrying, reported = retrying_engine(scripted())
     with pytest.raises(ValueError, match="max_new_tokens=0"):
-        guard.add(request(0, budget=0))
-    guard.add(request(0))
+        retrying.add(request(0, budget=0))
+    retrying.add(request(0))
     with pytest.raises(ValueError, match="being decoded already"):
-        guard.add(request(0))
+        retrying.add(request(0))
     with pytest.raises(RuntimeError, match="load_weights with 1 requests pending"):
-        guard.load_weights(iter(()), 4)
-    assert (told, guard.pending, guard.stats.faults) == ([], 1, 0)
+        retrying.load_weights(iter(()), 4)
+    assert (reported, retrying.pending, retrying.stats.faults) == ([], 1, 0)
 
 
 def test_abort_returns_every_request_once_whatever_happens() -> None:
     for first, tokens in ((scripted(), {0: [1], 1: [2], 2: []}), (Failing(abort=1), {0: [], 1: [], 2: []})):
-        guard, told = guarded(first)
+        retrying, reported = retrying_engine(first)
         for id in tokens:
-            guard.add(request(id))
-        guard.step()
-        assert {s.sample_id: s.tokens.tolist() for s in guard.abort()} == tokens
-        assert guard.pending == 0
-        assert len(told) == bool(isinstance(first, Failing))
-        assert play(guard) == UNDISTURBED  # the one that failed is another by now
+            retrying.add(request(id))
+        retrying.step()
+        assert {s.sample_id: s.tokens.tolist() for s in retrying.abort()} == tokens
+        assert retrying.pending == 0
+        assert len(reported) == bool(isinstance(first, Failing))
+        assert play(retrying) == UNDISTURBED  # the one that failed is another by now
 
 
 def test_log_probs_that_nobody_trains_on_may_be_missing() -> None:
@@ -320,11 +319,11 @@ def test_log_probs_that_nobody_trains_on_may_be_missing() -> None:
 
 def test_work_counts_on_when_the_engine_is_another() -> None:
     """Slots 2: two faults after step 0, so 2 tokens are drawn in vain in the first engine."""
-    guard, _ = guarded(FaultyEngine(scripted(), {1: raises, 2: raises}))
-    play(guard)
+    retrying, _ = retrying_engine(FaultyEngine(scripted(), {1: raises, 2: raises}))
+    play(retrying)
     clean = scripted()
     play(clean)
-    assert guard.stats.decode_tokens == clean.stats.decode_tokens + 2 * 2 + 2  # steps 0, 1; then step 0 once more
+    assert retrying.stats.decode_tokens == clean.stats.decode_tokens + 2 * 2 + 2  # steps 0, 1; then step 0 once more
 
 
 # Hanging
@@ -356,27 +355,27 @@ class Stuck(ScriptedEngine):
 
 
 def test_steps_that_decode_nothing_are_a_fault_after_the_deadline() -> None:
-    guard, told = guarded(Stuck(at=3, waits=False), deadline=0.2)
-    assert play(guard) == UNDISTURBED
-    assert all("no token in 0.2 seconds" in line for line in told)
-    assert len(told) == 2
+    retrying, reported = retrying_engine(Stuck(at=3, waits=False), deadline=0.2)
+    assert play(retrying) == UNDISTURBED
+    assert all("no token in 0.2 seconds" in line for line in reported)
+    assert len(reported) == 2
 
 
 def test_an_engine_in_a_process_of_its_own_is_killed_after_the_deadline_and_made_anew() -> None:
     first = Stuck(at=3, waits=True)
     made = iter([scripted()])
-    guard, told = guarded(first, lambda: next(made), deadline=0.3)
-    assert play(guard) == UNDISTURBED
-    assert "killed after 0 seconds without a sign of life; RuntimeError: the engine's process is gone" in told[0]
+    retrying, reported = retrying_engine(first, lambda: next(made), deadline=0.3)
+    assert play(retrying) == UNDISTURBED
+    assert "killed after 0 seconds without a sign of life; RuntimeError: the engine's process is gone" in reported[0]
     assert first.killed.is_set()
 
 
 def test_a_process_that_died_is_noticed_long_before_the_deadline() -> None:
-    guard, told = guarded(Stuck(at=3, waits=True, dies=True), deadline=600)
+    retrying, reported = retrying_engine(Stuck(at=3, waits=True, dies=True), deadline=600)
     started = time.monotonic()
-    assert play(guard) == UNDISTURBED
+    assert play(retrying) == UNDISTURBED
     assert time.monotonic() - started < 10
-    assert "its process died" in told[0]
+    assert "its process died" in reported[0]
 
 
 def test_a_new_engine_may_take_longer_than_the_deadline() -> None:
@@ -386,9 +385,9 @@ def test_a_new_engine_may_take_longer_than_the_deadline() -> None:
         time.sleep(0.8)
         return scripted()
 
-    guard, told = guarded(Failing(step=2), remake, deadline=0.2)
-    assert play(guard) == UNDISTURBED
-    assert len(told) == 2
+    retrying, reported = retrying_engine(Failing(step=2), remake, deadline=0.2)
+    assert play(retrying) == UNDISTURBED
+    assert len(reported) == 2
 
 
 def test_an_engine_that_hangs_in_our_process_ends_it() -> None:
@@ -396,7 +395,8 @@ def test_an_engine_that_hangs_in_our_process_ends_it() -> None:
     code = """
 import time
 import numpy as np
-from ulorl.engines.guard import GuardedEngine
+from ulorl.engines.request_checks import SegmentChecks
+from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.types import Request, Sampling
 
@@ -404,12 +404,12 @@ def deadlock(segments):
     time.sleep(60)
 
 engine = FaultyEngine(ScriptedEngine({0: [1] * 9}, 0), {2: deadlock})
-guard = GuardedEngine(
-    engine, remake=None, eos_ids=[0], vocabulary=9, sampling=None, deadline=0.5, resume="ulorl train --resume runs/r"
+retrying = RetryingEngine(
+    engine, remake=None, checks=SegmentChecks([0], 9, None), deadline=0.5, resume="ulorl train --resume runs/r"
 )
-guard.add(Request(0, np.array([5], np.int32), 1, 8, Sampling(), 0))
-while guard.pending:
-    guard.step()
+retrying.add(Request(0, np.array([5], np.int32), 1, 8, Sampling(), 0))
+while retrying.pending:
+    retrying.step()
 """
     started = time.monotonic()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -418,7 +418,7 @@ while guard.pending:
     assert "in deadlock" in found.stderr
     assert found.stderr.splitlines()[-1].startswith("error: the engine hangs: no token in ")
     assert found.stderr.endswith(
-        "Everything up to the last checkpoint is safe. Go on with: ulorl train --resume runs/r\n"
+        "Everything up to the last checkpoint is safe. Resume with: ulorl train --resume runs/r\n"
     )
 
 
@@ -439,9 +439,9 @@ def test_a_slow_engine_that_gets_on_is_left_alone() -> None:
         def kill(self) -> bool:
             raise AssertionError
 
-    guard, told = guarded(Slow(SCRIPTS, EOS, VERSION, slots=2), deadline=0.3)
-    assert play(guard) == UNDISTURBED
-    assert told == []
+    retrying, reported = retrying_engine(Slow(SCRIPTS, EOS, VERSION, slots=2), deadline=0.3)
+    assert play(retrying) == UNDISTURBED
+    assert reported == []
 
 
 # The embedded engine
@@ -482,13 +482,12 @@ def test_the_embedded_engine_draws_the_same_tokens_again(anew: bool) -> None:
         engine.__class__ = Breaking
         return engine
 
-    guard = GuardedEngine(
-        breaking(), remake=breaking, eos_ids=[EOS], vocabulary=VOCABULARY, sampling=Sampling(0.9), version=VERSION,
-        max_faults=9,
+    retrying = RetryingEngine(
+        breaking(), remake=breaking, checks=SegmentChecks([EOS], VOCABULARY, Sampling(0.9)), version=VERSION,
+        max_faults=9, on_fault=lambda _: None,
     )  # fmt: skip
-    guard.tell = lambda _: None
-    retried = {s.sample_id: s for s in rollout(guard, requests)}
-    assert guard.stats.faults == (5 if anew else 3)
+    retried = {s.sample_id: s for s in rollout(retrying, requests)}
+    assert retrying.stats.faults == (5 if anew else 3)
     assert retried.keys() == straight.keys()
     for id, segment in straight.items():
         assert retried[id].tokens.tolist() == segment.tokens.tolist()
@@ -554,7 +553,7 @@ def test_a_run_goes_on_through_faults(
     found = ulorl.train(config(tmp_path / "r", "engine.max_faults=5"))
     assert sum(m["engine/faults"] for m in found.metrics) == 4
     assert sum(m["engine/retried"] for m in found.metrics) > 4
-    assert capsys.readouterr().out.count("engine: RuntimeError: an illegal memory access (test_guard.py") == 3
+    assert capsys.readouterr().out.count("engine: RuntimeError: an illegal memory access (test_retrying.py") == 3
     assert [m["engine/faults"] for m in straight.metrics] == [0, 0, 0]
     for ours, theirs in zip(found.metrics, straight.metrics, strict=True):
         for name in ("version", "rollout/tokens", "rollout/finished", "rollout/carried", "train/samples"):

@@ -1,0 +1,257 @@
+"""An engine that survives faults of the engine inside it: it checks every segment, and decodes again what a fault lost.
+
+A fault is a call that raises, hangs or returns a segment that its request did not ask for. Nothing is lost or
+duplicated, and because draws depend on (seed, position) only, a retried request draws the same tokens. The first fault
+in a row aborts the pending requests and adds them again; the next one replaces the engine by a new one with the present
+weights; after `max_faults` faults without a segment between them the run stops. An engine that hangs in its own process
+is killed, and its call then raises. One that hangs in this process cannot be stopped from within it: the process exits
+with `HUNG`, and the run can be resumed.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ulorl.engines.engine import Engine, EngineStats, OwnProcess, empty_segment, require_idle
+from ulorl.engines.request_checks import PendingRequests, SegmentChecks
+from ulorl.engines.watchdog import StallCheck, Watchdog
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import EngineMismatch, UserError
+from ulorl.types import Request, Segment
+
+if TYPE_CHECKING:
+    import torch
+
+HUNG = 75  # the exit code (EX_TEMPFAIL: try again)
+START_SECONDS = 1800.0  # for making a new engine, whatever the deadline of its calls
+
+
+def print_to_stderr(line: str) -> None:
+    """Print a line to stderr."""
+    print(line, file=sys.stderr)
+
+
+class RetryingEngine:
+    """`Engine` around another engine, which is replaced by one of `remake` when it stays broken.
+
+    remake: makes an idle engine with the present weights; None when that is impossible. checks: of the segments.
+    deadline: seconds without a token or an answer after which a call counts as hanging; 0: never. resume: the command
+    that resumes the run, for messages. on_fault: is called with a line of text at every fault, as it happens.
+
+    Every call raises UserError after `max_faults` faults in a row.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        remake: Callable[[], Engine] | None,
+        checks: SegmentChecks,
+        version: int = 0,
+        max_faults: int = 3,
+        deadline: float = 0,
+        resume: str = "",
+        on_fault: Callable[[str], None] = print_to_stderr,
+    ) -> None:
+        self.version = version
+        self._engine: Engine | None = engine  # None while it is replaced
+        self._remake, self._on_fault = remake, on_fault
+        self._max_faults, self._resume = max_faults, resume
+        self._requests = PendingRequests(checks)
+        self._past = EngineStats()  # faults, and the work of engines that were replaced
+        self._in_row = 0  # faults since the last segment
+        self._broken = False  # to be replaced before it is used again
+        self._killed = ""  # why the engine's process was killed
+        self._stall = StallCheck(deadline)
+        self._watchdog = Watchdog(deadline, sign=self._tokens, ended=self._died, on_hang=self._hung)
+
+    @property
+    def stats(self) -> EngineStats:
+        """The work of this engine and of those that it replaced."""
+        return self._past.plus(self._engine.stats) if self._engine else self._past
+
+    @property
+    def pending(self) -> int:
+        """The number of requests added and not yet returned as a segment."""
+        return len(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Queue one request. Raises ValueError when it does not fit the engine's context length, or when its sample is
+        pending already."""
+        self._requests.require_new(request)
+        fault = ""
+        try:
+            with self._watchdog.watching():
+                self._usable().add(request)
+        except Exception as error:
+            if isinstance(error, ValueError) and not self._broken:  # the caller's error
+                raise
+            fault = self._described(error)
+        self._requests.add(request)
+        self._stall.restart(self._tokens())
+        if fault:
+            self._recover(fault)
+
+    def step(self) -> list[Segment]:
+        """Decode a little and return the segments that ended; at a fault, those that were correct before it."""
+        correct: list[Segment] = []
+        fault = ""
+        try:
+            self._collect(correct)
+        except Exception as error:
+            fault = self._described(error)
+        if correct:
+            self._in_row = 0
+        if fault:
+            self._recover(fault)
+        return correct
+
+    def _collect(self, correct: list[Segment]) -> None:
+        """Add the segments of one step to `correct`. A separate frame: a local variable would keep an engine alive that
+        is to be replaced."""
+        with self._watchdog.watching():
+            engine = self._usable()
+            returned = engine.step()
+        for segment in returned:
+            correct.append(self._requests.take(segment, self.version))
+        self._requests.check_number(engine.pending)
+        self._stall.check(self._tokens(), waiting=len(self._requests) > 0)
+
+    def abort(self) -> list[Segment]:
+        """Stop every pending request and return the partial segments; those that a fault loses are empty."""
+        requests, partial = list(self._requests), dict[int, Segment]()
+        try:
+            with self._watchdog.watching():
+                returned = self._engine.abort() if self._engine and not self._broken else []
+            for segment in returned:
+                partial[segment.sample_id] = self._requests.take(segment, self.version, aborted=True)
+        except Exception as error:
+            self._broken = True
+            self._count(self._described(error))
+        self._requests.clear()
+        return [partial.get(request.sample_id) or empty_segment(request) for request in requests]
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Load new weights. When that fails, the engine is replaced by one with the present weights."""
+        require_idle(self, "load_weights")
+        self.version = version
+        self._idle_call(lambda engine: engine.load_weights(weights, version), again=False)
+
+    def sleep(self) -> None:
+        """Release memory until the next `add` or `load_weights`."""
+        require_idle(self, "sleep")
+        self._idle_call(lambda engine: engine.sleep(), again=True)
+
+    def close(self) -> None:
+        """Release memory, threads and processes. The engine cannot be used afterwards."""
+        self._watchdog.close()
+        if self._engine:
+            self._engine.close()
+
+    def _idle_call(self, call: Callable[[Engine], None], *, again: bool) -> None:
+        """Call an idle engine. Raises what the call raises when no new engine can be made."""
+        try:
+            with self._watchdog.watching():
+                call(self._usable())
+            return
+        except Exception as error:
+            if self._remake is None:
+                raise
+            fault = self._described(error)
+        self._broken = True
+        self._recover(fault)
+        if again:
+            self._idle_call(call, again=True)
+
+    def _recover(self, fault: str) -> None:
+        """Add everything pending again, to this engine or a new one. Raises UserError after too many faults.
+
+        Called outside of `except`: a traceback would keep the memory of the old engine from the new one.
+        """
+        while fault:
+            self._count(fault)
+            if self._in_row >= self._max_faults:
+                raise UserError(
+                    f"the engine failed {self._in_row} times in a row (engine.max_faults), at last with: {fault}. "
+                    + self._advice(),
+                    code=ErrorCode.ENGINE_FAILED,
+                    key="engine.max_faults",
+                )
+            try:
+                with self._watchdog.watching():
+                    self._add_again()
+                fault = ""
+            except EngineMismatch:
+                raise
+            except Exception as error:
+                fault = self._described(error)
+
+    def _add_again(self) -> None:
+        if self._in_row > 1 or self._killed:
+            self._broken = True
+        if self._engine and (self._remake is None or not self._broken):
+            self._engine.abort()  # partial segments are dropped: the same tokens will be drawn again
+            self._broken = False
+        engine = self._usable()
+        if engine.pending:
+            raise ValueError(f"{engine.pending} requests pending after all were stopped")
+        for request in self._requests:
+            engine.add(request)
+        self._past.retried += len(self._requests)
+
+    def _usable(self) -> Engine:
+        """Return the engine, replaced by a new one where necessary."""
+        if (self._broken and self._remake) or self._engine is None:
+            assert self._remake is not None
+            self._past, old, self._engine = self.stats, self._engine, None
+            with suppress(Exception):  # a broken engine may fail to close
+                if old:
+                    old.close()
+            del old  # its memory is needed
+            with self._watchdog.patient(START_SECONDS):
+                self._engine, self._killed = self._remake(), ""
+        self._broken = False
+        return self._engine
+
+    def _count(self, fault: str) -> None:
+        self._in_row += 1
+        self._past.faults += 1
+        self._on_fault(f"engine: {fault}; {len(self._requests)} requests had not come back")
+
+    def _described(self, error: Exception) -> str:
+        """Return in one line what went wrong, and where."""
+        lines = str(error).splitlines() or [""]
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {lines[0]} ({os.path.basename(where.filename)}:{where.lineno})"
+        return f"{self._killed}; {text}" if self._killed else text
+
+    def _advice(self) -> str:
+        return f"Everything up to the last checkpoint is safe. Resume with: {self._resume}" if self._resume else ""
+
+    def _tokens(self) -> int:
+        now = self._engine.stats if self._engine else EngineStats()
+        return now.decode_tokens + now.prefill_tokens
+
+    def _died(self) -> bool:
+        return isinstance(self._engine, OwnProcess) and not self._killed and self._engine.died()
+
+    def _hung(self, seconds: float) -> None:
+        """In the thread of the watchdog: make the call that hangs raise, or end this process."""
+        if isinstance(engine := self._engine, OwnProcess) and not self._killed:
+            why = "its process died" if engine.died() else f"killed after {seconds:.0f} seconds without a sign of life"
+            self._killed = why
+            if engine.kill():
+                return
+        faulthandler.dump_traceback(file=2)
+        for child in multiprocessing.active_children():  # of an engine, which would outlive this process
+            child.kill()
+        message = f"error: the engine hangs: no token in {seconds:.0f} seconds (engine.deadline). {self._advice()}\n"
+        os.write(2, message.encode())
+        os._exit(HUNG)

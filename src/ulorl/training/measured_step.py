@@ -1,0 +1,103 @@
+"""A step of Algorithm 1, measured from outside: the seconds of its phases, the work of the engine, its progress, and
+whether engine and learner agree about the new weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ulorl.algorithm import SampleScorer, Step, ulorl_step
+from ulorl.cancellation import NEVER, CancelToken
+from ulorl.engines.engine import Engine, EngineStats
+from ulorl.learner.learner import Learner
+from ulorl.objective.mismatch import Mismatch
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.types import Problem, Request, Segment, Tokens
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """A step and what was measured about it."""
+
+    step: Step
+    work: EngineStats  # of the rollout; the faults are those of the whole step
+    weight_mismatch: Mismatch | None  # of engine and learner with the new weights; None when they did not change
+    rollout_seconds: float
+    update_seconds: float
+    sync_seconds: float  # new weights into the engine, and their check
+
+
+def measured_step(
+    scheduler: Scheduler,
+    engine: Engine,
+    scorer: SampleScorer,
+    learner: Learner,
+    new: Sequence[tuple[Problem, Tokens]],
+    weight_check: Callable[[Engine, Learner], Mismatch] | None = None,
+    on_segment: Callable[[], None] = lambda: None,
+    cancel: CancelToken = NEVER,
+) -> MeasuredStep:
+    """Make one step of Algorithm 1 and measure it.
+
+    weight_check: is called when the weights have changed, and raises if the engine decodes with others. on_segment: is
+    called for every segment that ends. Raises Cancelled before the weights have changed, and what the parts raise.
+    """
+    recorder = _Recorder(engine, on_segment)
+    step = ulorl_step(scheduler, recorder, scorer, learner, new, cancel)
+    updated = recorder.updated or time.perf_counter()
+    mismatch = weight_check(engine, learner) if weight_check and step.update.steps else None
+    return MeasuredStep(
+        step=step,
+        work=recorder.work.with_faults(engine.stats.since(recorder.before)),
+        weight_mismatch=mismatch,
+        rollout_seconds=recorder.rolled_out - recorder.started,
+        update_seconds=updated - recorder.rolled_out,
+        sync_seconds=time.perf_counter() - updated,
+    )
+
+
+class _Recorder:
+    """An `Engine` that passes every call on, and records when the phases of a step end: the rollout before `sleep`, the
+    update before `load_weights`."""
+
+    def __init__(self, engine: Engine, on_segment: Callable[[], None]) -> None:
+        self._engine, self._on_segment = engine, on_segment
+        self.before, self.work = replace(engine.stats), EngineStats()
+        self.started = self.rolled_out = time.perf_counter()
+        self.updated = 0.0  # 0: no new weights
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats
+
+    @property
+    def pending(self) -> int:
+        return self._engine.pending
+
+    def add(self, request: Request) -> None:
+        self._engine.add(request)
+
+    def step(self) -> list[Segment]:
+        segments = self._engine.step()
+        for _ in segments:
+            self._on_segment()
+        return segments
+
+    def abort(self) -> list[Segment]:
+        return self._engine.abort()
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        self.updated = time.perf_counter()
+        self._engine.load_weights(weights, version)
+
+    def sleep(self) -> None:
+        self.rolled_out, self.work = time.perf_counter(), self._engine.stats.since(self.before)
+        self._engine.sleep()
+
+    def close(self) -> None:
+        self._engine.close()
