@@ -32,7 +32,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.case_files import case_of, read_cases
 from ulorl.rewards.factory import make_reward
-from ulorl.rewards.judged_cases import agreement, judge_cases, output_of
+from ulorl.rewards.judged_cases import agreement, judge_cases
 
 GENERATIVE = ROOT / "recipes/rewards/generative.toml"
 HALF = {"output": r"So it is \boxed{0.5}.", "reference": "1/2"}
@@ -226,7 +226,7 @@ def test_verdicts_are_those_of_training(tmp_path: Path) -> None:
         settings = variants_of(RewardConfig)[kind]()
         reward = make_reward(settings)
         said = [found.verdict for found in judge_cases(settings, cases)]
-        assert said == [reward(case.problem, output_of(case, settings)) for case in cases]
+        assert said == [reward(case.problem, case.output or "") for case in cases]
 
 
 def test_records_of_one_question_are_one_problem(tmp_path: Path) -> None:

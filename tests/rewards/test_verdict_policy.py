@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ulorl.answers.extraction import Found, locate
+from ulorl.answers.extraction import locate
 from ulorl.rewards.reward import Verdict
 from ulorl.rewards.rules import RulesVerdict
-from ulorl.rewards.verdict_policy import PairVerdict, RulesFirst, Tally, refuse
+from ulorl.rewards.verdict_policy import PairVerdict, Refusal, RulesFirst, Tally, refuse
 
 EQUAL, DIFFERENT, OPEN = RulesVerdict.EQUAL, RulesVerdict.DIFFERENT, RulesVerdict.OPEN
 
@@ -41,29 +41,19 @@ def test_reasons(equivalent: bool, by_model: bool, reason: str) -> None:
     assert PairVerdict(equivalent, by_model=by_model).reason == reason
 
 
-def found(text: str) -> Found | None:
-    return locate(text)
-
-
-def test_outputs_that_no_verifier_is_asked_about() -> None:
+def test_answers_that_no_verifier_is_asked_about() -> None:
     """At most 10 characters, or twice the reference."""
 
-    def of(text: str, reference: str = "7") -> tuple[Verdict, bool] | None:
-        return refuse(found(text), reference, searched="boxed, line", max_chars=10)
+    def refused(answer: str, reference: str = "7") -> Refusal | None:
+        found = locate(rf"\boxed{{{answer}}}")
+        assert found is not None
+        return refuse(found, reference, max_chars=10)
 
-    missing = of("")
-    assert missing is not None
-    assert missing == (Verdict(0.0, None), False)
-    assert missing[0].reason == "no answer found in boxed, line"
-
-    long = of(r"\boxed{12345678901}")
-    assert long == (Verdict(0.0, "12345678901"), True)
-    assert of(r"\boxed{1234567890}") is None
-    assert of(r"\boxed{12345678901}", reference="123456") is None  # 11 of 12 characters
-
-    tags = of(r"\boxed{</s>}")
-    assert tags == (Verdict(0.0, None), False)  # nothing that a prompt may hold
-    assert of(r"\boxed{7}") is None
+    assert refused("12345678901") == Refusal(Verdict(0.0, "12345678901"), too_long=True)
+    assert refused("1234567890") is None
+    assert refused("12345678901", reference="123456") is None  # 11 of 12 characters
+    assert refused("</s>") == Refusal(Verdict(0.0, None))  # nothing that a prompt may hold
+    assert refused("7") is None
 
 
 def test_counts_add_up() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ulorl.answers.choices import options_of
 from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_records
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, bad_character, listing
@@ -45,22 +44,10 @@ def read_cases(paths: Sequence[str]) -> list[Case]:
             except UserError as error:
                 faults.append(error)
     if faults:
-        raise _bad_records(faults)
+        raise bad_records(faults)
     if not cases:
         raise UserError(f"{' '.join(paths)}: no records", code=ErrorCode.DATA_TOO_FEW, file=paths[0])
     return cases
-
-
-def check_options(cases: Sequence[Case]) -> None:
-    """Check that reward.kind=choice can read every case's options. Raises UserError naming those that it cannot."""
-    faults = list[UserError]()
-    for case in cases:
-        try:
-            options_of(case.problem)
-        except UserError as error:
-            faults.append(UserError(f"{case.place}: {error}", code=error.code, record=case.place))
-    if faults:
-        raise _bad_records(faults)
 
 
 def case_of(record: Record | UserError) -> Case:
@@ -97,7 +84,8 @@ def _bad(record: Record, message: str) -> UserError:
     return UserError(f"{record.place}: {message}", code=ErrorCode.DATA_BAD_RECORD, record=record.place)
 
 
-def _bad_records(faults: Sequence[UserError]) -> UserError:
+def bad_records(faults: Sequence[UserError]) -> UserError:
+    """Return one error that names several bad records; its place is that of the first one."""
     message = f"{len(faults)} bad records:\n{listing(faults)}"
     return UserError(message, code=faults[0].code, file=faults[0].file, record=faults[0].record)
 

@@ -1,4 +1,4 @@
-"""Why a verdict is what it is, in words, where that costs more than training should pay. No torch."""
+"""Explains verdicts in words, where that costs more time than training should pay. It imports no torch."""
 
 from __future__ import annotations
 
@@ -6,32 +6,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ulorl.answers import quantities
-from ulorl.config.reward_config import AnswerConfig, AnswerRewardConfig, NumericRewardConfig, RewardConfig
-from ulorl.rewards.reward import RewardError, Verdict
-from ulorl.rewards.sandbox import shared_sandbox
-from ulorl.types import Problem
+from ulorl.config.reward_config import AnswerConfig
 
 ANY_DISTANCE = 1e300  # a tolerance that refuses no number
 DIGITS = 6
 
 
-def why(settings: RewardConfig, problem: Problem, text: str, verdict: Verdict) -> str:
-    """`verdict.reason` with what more can be found out: that thinking does not count, and how a quantity was read."""
-    if isinstance(settings, AnswerRewardConfig) and verdict.answer is None and verdict.reason:
-        return verdict.reason + thinking(settings.answer, text)
-    if not isinstance(settings, NumericRewardConfig) or not verdict.answer or verdict.reason.startswith("too long"):
-        return verdict.reason
-    try:
-        read = shared_sandbox("reading", settings.timeout).text(
-            reference=problem.answer, answer=verdict.answer, strict=settings.units == "strict"
-        )
-    except RewardError:
-        read = ""
-    return f"{verdict.reason}: {read}" if read else verdict.reason
-
-
 def thinking(settings: AnswerConfig, text: str) -> str:
-    """What an output's thinking has to do with its lack of an answer; "" for nothing."""
+    """Return how an output's thinking explains that it has no answer; "" when it does not."""
     opening, closing = f"<{settings.think_tag}>", f"</{settings.think_tag}>"
     if settings.thinking == "off":
         return ""
@@ -43,7 +25,10 @@ def thinking(settings: AnswerConfig, text: str) -> str:
 
 
 def reading(reference: str, answer: str, strict: bool) -> str:
-    """What `numeric_score` reads, in the judge's process."""
+    """Return how `equality.numeric_score` reads both sides. It runs in the sandbox.
+
+    strict: whether the answer must name the unit of the reference.
+    """
     expected, found = quantities.read(reference), quantities.read(answer)
     if expected is None:
         return "the reference is no number with unit, so both are compared as text"
@@ -59,7 +44,7 @@ def reading(reference: str, answer: str, strict: bool) -> str:
 
 
 def shown(read: quantities.Quantity) -> str:
-    """`3/4 mile`, `1.5e+30 meter second^-2`, `5 (no unit)`."""
+    """Return a quantity in words: `3/4 mile`, `1.5e+30 meter second^-2`, `5 (no unit)`."""
     value = read.value
     small = max(abs(value.numerator), value.denominator) < 10**DIGITS
     try:

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from functools import partial
-from pathlib import Path
 
-from ulorl.answers.extraction import PROSE, locate
 from ulorl.cancellation import NEVER, CancelToken
-from ulorl.config.reward_config import GenerativeRewardConfig
-from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
-from ulorl.rewards.reward import Reward, Verdict, completed, wait_for_verdict
-from ulorl.rewards.rules import compare_by_rules
+from ulorl.config.reward_config import AnswerConfig
+from ulorl.rewards.answer_reward import AnswerReward
+from ulorl.rewards.reward import Verdict, completed, wait_for_verdict
 from ulorl.rewards.verdict_policy import AnswerPair, PairVerdict, refuse
-from ulorl.rewards.verifier import KEY, Verifier
+from ulorl.rewards.verifier import Verifier
 from ulorl.types import Problem
 
 
-class GenerativeReward(Reward):
-    """1.0 when the verifier finds the output's answer equivalent to `problem.answer`. An output without an answer is
-    wrong, and so is an answer of more than `max_answer_chars` characters: the model is not asked."""
+class GenerativeReward(AnswerReward):
+    """1.0 when the verifier finds the output's answer equivalent to `problem.answer`, else 0.0.
 
-    def __init__(self, settings: GenerativeRewardConfig, cache: Path | None = None) -> None:
-        """cache: where verdicts are kept, unless `settings.verifier.cache` says where. Raises UserError as
-        `Verifier`."""
-        own = Path(settings.verifier.cache) if settings.verifier.cache else None
-        if own and not own.parent.is_dir():
-            raise UserError(
-                f"{KEY}.cache={own}: there is no folder {own.parent}",
-                code=ErrorCode.CACHE_UNUSABLE,
-                file=own,
-                key=f"{KEY}.cache",
-            )
-        self._answer, self._max_chars = settings.answer, settings.verifier.max_answer_chars
-        self._verifier = Verifier(
-            settings.verifier,
-            retries=settings.retries,
-            cache=own or cache,
-            rules=partial(compare_by_rules, timeout=settings.timeout),
-        )
+    An output without an answer is wrong, and so is one whose answer is too long: the model is not asked.
+    """
+
+    retries_itself = True
+
+    def __init__(self, verifier: Verifier, answer: AnswerConfig | None = None, *, max_answer_chars: int = 500) -> None:
+        """answer: where the answer is looked for. max_answer_chars: a longer answer, which is also more than twice as
+        long as the reference, is wrong."""
+        super().__init__(answer)
+        self._verifier, self._max_chars = verifier, max_answer_chars
         self._too_long = 0
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
@@ -49,11 +35,10 @@ class GenerativeReward(Reward):
 
     def submit(self, problem: Problem, text: str) -> Future[Verdict]:
         """Begin to judge one output, and return the future of its verdict."""
-        found = locate(text, self._answer)
-        searched = ", ".join(self._answer.find or PROSE)
-        refusal = refuse(found, problem.answer, searched=searched, max_chars=self._max_chars)
-        if refusal or found is None:
-            assert refusal  # `refuse` refuses what was not found
+        found = self.locate(text)
+        if found is None:
+            return completed(self.without_answer())
+        if refusal := refuse(found, problem.answer, max_chars=self._max_chars):
             self._too_long += refusal.too_long
             return completed(refusal.verdict)
         verdict, (answer, place) = Future[Verdict](), (found.answer, found.place)

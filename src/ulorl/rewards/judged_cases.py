@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ulorl.answers.extraction import PROSE, locate
 from ulorl.common.intervals import Interval, rate
 from ulorl.common.progress import Advance
-from ulorl.config.reward_config import AnswerRewardConfig, MathRewardConfig, RewardConfig
+from ulorl.config.reward_config import MathRewardConfig, RewardConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.rewards.case_files import Case, check_options
-from ulorl.rewards.explanation import why
+from ulorl.rewards.answer_reward import AnswerReward
+from ulorl.rewards.case_files import Case, bad_records
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import Reward, Verdict, verdict_with_retries
 from ulorl.rewards.rules import RulesVerdict, compare_by_rules
@@ -65,25 +64,33 @@ def judge_cases(
 
     Raises UserError as the reward, and after `reward.max_unscored` cases without a verdict in a row.
     """
-    reward, bare = (make_reward(settings), None) if settings else (RulesReward(), BareRules())
+    reward, of_answers = (make_reward(settings), None) if settings else (RulesReward(), BareRules())
     settings = settings or MathRewardConfig()
-    if settings.kind == "choice":
-        check_options(cases)
-    retries = 0 if settings.kind == "generative" else settings.retries  # it asks again by itself
+    _check(cases, reward)
+    yield from _judge(
+        cases, reward, of_answers, retries=settings.retries, max_unscored=settings.max_unscored, advance=advance
+    )
+
+
+def _judge(
+    cases: Sequence[Case],
+    reward: Reward,
+    of_answers: Reward | None,
+    *,
+    retries: int,
+    max_unscored: int,
+    advance: Advance,
+) -> Iterator[Judged]:
+    """of_answers: judges answers that are extracted already, in place of `reward`."""
     unscored = 0  # in a row
     for start in range(0, len(cases), BATCH):
-        some = cases[start : start + BATCH]
-        asked = [bare if bare and case.answer is not None else reward for case in some]
-        texts = [
-            case.answer or "" if ask is bare else output_of(case, settings)
-            for case, ask in zip(some, asked, strict=True)
-        ]
-        futures = [ask.submit(case.problem, text) for case, ask, text in zip(some, asked, texts, strict=True)]
-        for case, ask, text, future in zip(some, asked, texts, futures, strict=True):
-            verdict, error = verdict_with_retries(ask, case.problem, text, future, retries=retries, pause=PAUSE)
+        batch = [_given(case, reward, of_answers) for case in cases[start : start + BATCH]]
+        futures = [judge.submit(case.problem, text) for case, judge, text in batch]
+        for (case, judge, text), future in zip(batch, futures, strict=True):
+            verdict, error = verdict_with_retries(judge, case.problem, text, future, retries=retries, pause=PAUSE)
             unscored = 0 if verdict else unscored + 1
             failure = f"{type(error).__name__}: {error}"
-            if unscored >= settings.max_unscored:
+            if unscored >= max_unscored:
                 raise UserError(
                     f"the reward failed for {unscored} records in a row (reward.max_unscored), at last at {case.place} "
                     f"with: {failure}",
@@ -92,23 +99,27 @@ def judge_cases(
                     record=case.place,
                 )
             advance(1)
-            yield Judged(case, verdict, why(settings, case.problem, text, verdict) if verdict else failure)
+            yield Judged(case, verdict, judge.explain(case.problem, text, verdict) if verdict else failure)
 
 
-def output_of(case: Case, settings: RewardConfig) -> str:
-    r"""Return a case's output; for an answer alone, an output that holds it in the first place that is searched, by
-    default a \boxed{}. A reward that judges whole outputs gets the answer as it is."""
+def _given(case: Case, reward: Reward, of_answers: Reward | None) -> tuple[Case, Reward, str]:
+    """Return the case, what judges it, and the text that it is given."""
     if case.output is not None:
-        return case.output
+        return case, reward, case.output
     answer = case.answer or ""
-    if not isinstance(settings, AnswerRewardConfig):
-        return answer
-    find = settings.answer.find
-    if "boxed" in find or not find:
-        answer = f"\\boxed{{{answer}}}"
-    elif "tags" in find:
-        answer = f"<{settings.answer.tag}>{answer}</{settings.answer.tag}>"
-    return f"</{settings.answer.think_tag}>\n{answer}" if settings.answer.thinking == "required" else answer
+    return (case, of_answers, answer) if of_answers else (case, reward, reward.output_with(answer))
+
+
+def _check(cases: Sequence[Case], reward: Reward) -> None:
+    """Raise UserError naming the cases that the reward cannot judge."""
+    faults = list[UserError]()
+    for case in cases:
+        try:
+            reward.check(case.problem)
+        except UserError as error:
+            faults.append(UserError(f"{case.place}: {error}", code=error.code, key=error.key, record=case.place))
+    if faults:
+        raise bad_records(faults)
 
 
 def agreement(found: Sequence[Judged]) -> Agreement:
@@ -133,32 +144,30 @@ def agreement(found: Sequence[Judged]) -> Agreement:
 
 
 class BareRules(Reward):
-    """The rules that judge an answer before a verifier is asked: `RULES`."""
+    """The rules that judge an extracted answer before a verifier is asked: `RULES`."""
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Judge an extracted answer."""
-        return self.judge_answer(problem, text)
-
-    def judge_answer(self, problem: Problem, answer: str, place: str = "") -> Verdict:
-        """Judge an extracted answer. place: where it was found."""
-        ruled = compare_by_rules(problem.answer, answer)
-        said = {
-            RulesVerdict.EQUAL: "equal by the rules",
-            RulesVerdict.DIFFERENT: "plain numbers in like units that differ",
-            RulesVerdict.OPEN: "not equal by the rules: with rules_first, the verifier would be asked",
-        }
-        return Verdict(float(ruled is RulesVerdict.EQUAL), answer, place, said[ruled])
+        return _by_rules(problem, text)
 
 
-class RulesReward(BareRules):
+class RulesReward(AnswerReward):
     """The same rules for whole outputs, whose answer is found as `GenerativeReward` finds it."""
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Judge a whole output."""
-        found = locate(text)
-        if found is None:
-            return Verdict(0.0, None, reason=f"no answer found in {', '.join(PROSE)}")
-        return self.judge_answer(problem, found.answer, found.place)
+        found = self.locate(text)
+        return self.without_answer() if found is None else _by_rules(problem, found.answer, found.place)
+
+
+def _by_rules(problem: Problem, answer: str, place: str = "") -> Verdict:
+    verdict = compare_by_rules(problem.answer, answer)
+    reasons = {
+        RulesVerdict.EQUAL: "equal by the rules",
+        RulesVerdict.DIFFERENT: "plain numbers in like units that differ",
+        RulesVerdict.OPEN: "not equal by the rules: with rules_first, the verifier would be asked",
+    }
+    return Verdict(float(verdict is RulesVerdict.EQUAL), answer, place, reasons[verdict])
 
 
 def as_json(found: Sequence[Judged], summary: Agreement) -> dict[str, Any]:

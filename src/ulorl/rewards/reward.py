@@ -34,6 +34,8 @@ class Verdict:
 class Reward(ABC):
     """Judges finished outputs. Truncated samples are not submitted: the scorer gives them 0."""
 
+    retries_itself = False  # whether the reward repeats what fails, so that nobody else does
+
     @abstractmethod
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Judge one output. `text` is the decoded output without special tokens; one without an answer is wrong.
@@ -57,6 +59,17 @@ class Reward(ABC):
 
     def drop_pending(self) -> None:  # noqa: B027 - most rewards have nothing in the background
         """Give up what was submitted and not started yet; its futures raise RewardError."""
+
+    def check(self, problem: Problem) -> None:  # noqa: B027 - most rewards can judge every problem
+        """Check that the reward can judge a problem. Raises UserError."""
+
+    def explain(self, problem: Problem, text: str, verdict: Verdict) -> str:  # noqa: ARG002
+        """Return the reason of a verdict on an output, with details that cost more time than training should pay."""
+        return verdict.reason
+
+    def output_with(self, answer: str) -> str:
+        """Return an output that this reward reads `answer` from: the answer itself, if it judges whole outputs."""
+        return answer
 
     def metrics(self) -> Mapping[str, float | int | None]:
         """Return the reward's own numbers since the last call, for metrics.jsonl."""
@@ -116,12 +129,12 @@ def verdict_with_retries(
     pause: float,
 ) -> tuple[Verdict | None, Exception | None]:
     """Wait for a verdict, and submit the output again, at most `retries` times, `pause` seconds apart, when the reward
-    fails.
+    fails and does not retry itself.
 
     Returns the verdict and None, or None and the last failure. Raises UserError as the reward, and Cancelled.
     """
     failure: Exception | None = None
-    for attempt in range(1 + retries):
+    for attempt in range(1 if reward.retries_itself else 1 + retries):
         try:
             if attempt:
                 time.sleep(pause)

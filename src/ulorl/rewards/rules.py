@@ -1,36 +1,40 @@
-"""Rewards by rules: mathematics, numbers with units, the same text, multiple choice. docs/rewards.md says which is for
-which data."""
+"""Rewards by rules: mathematics, numbers with units, the same text, multiple choice.
+
+docs/rewards.md says which reward goes with which data.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from enum import Enum
 
 from ulorl.answers.choices import chosen, options_of, stated_in
-from ulorl.answers.extraction import MATH, NUMERIC, PROSE, Found, after_thinking, locate
+from ulorl.answers.extraction import MATH, NUMERIC, Found, after_thinking
 from ulorl.answers.normalisation import exact_form
-from ulorl.config.reward_config import AnswerConfig, NumericRewardConfig, Place
-from ulorl.rewards.reward import Reward, Verdict
+from ulorl.config.reward_config import AnswerConfig
+from ulorl.rewards.answer_reward import AnswerReward
+from ulorl.rewards.reward import RewardError, Verdict
 from ulorl.rewards.sandbox import SECONDS, shared_sandbox
 from ulorl.types import Problem
 
-MAX_CHARACTERS = 4000  # of an answer; a longer one is wrong, whatever it may be equal to
+MAX_CHARACTERS = 4000  # of an answer; a longer one is wrong, even where it is equal
 
 
-class RuleReward(Reward):
-    """Extracts the answer and compares it with `problem.answer`. An output without an answer is wrong."""
+class RuleReward(AnswerReward):
+    """Extracts the answer and compares it with `problem.answer`."""
 
-    find: Sequence[Place] = PROSE  # where `reward.answer.find` names nothing
     reasons = ("another text than the reference", "the same text as the reference")  # of 0 and of 1
 
-    def __init__(self, settings: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
-        self._settings, self._timeout = settings or AnswerConfig(), timeout
+    def __init__(self, answer: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
+        """answer: where the answer is looked for. timeout: seconds by the clock that judging one answer may take."""
+        super().__init__(answer)
+        self._timeout = timeout
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
-        found = locate(text, self._settings, self.find)
+        """Judge one output. Raises RewardError when its answer takes longer than the timeout."""
+        found = self.locate(text)
         if found is None:
-            return Verdict(0.0, None, reason=f"no answer found in {', '.join(self._settings.find or self.find)}")
+            return self.without_answer()
         if len(found.answer) > MAX_CHARACTERS:
             return Verdict(0.0, found.answer, found.place, f"too long: more than {MAX_CHARACTERS} characters")
         score = self.score(problem, found)
@@ -38,69 +42,103 @@ class RuleReward(Reward):
 
     @abstractmethod
     def score(self, problem: Problem, found: Found) -> float:
-        """1.0 when the answer is right, else 0.0."""
+        """Return 1.0 when the answer is right, else 0.0."""
 
 
 class MathReward(RuleReward):
-    """Equal mathematically, as math-verify says; it does not look at units. One that takes more than 4 seconds of CPU
-    time to compare is wrong. Works from any thread.
+    """1.0 when math-verify finds the answer equal to the reference, else 0.0. It does not look at units.
 
-    timeout: seconds by the clock, after which a judge that does not answer has failed.
+    An answer that takes more than 4 seconds of CPU time to compare is wrong. Works from any thread.
     """
 
-    find = MATH
+    places = MATH
     reasons = ("not shown equal by math-verify", "equal by math-verify")
 
     def score(self, problem: Problem, found: Found) -> float:
+        """Return 1.0 when math-verify finds both equal, else 0.0."""
         compare = shared_sandbox("math", self._timeout).score
         sides = {"reference": problem.answer, "answer": found.answer, "question": problem.prompt}
         return compare(**sides, prose=found.prose, whole=found.whole)
 
 
 class NumericReward(RuleReward):
-    """The same number with unit, as `quantity.equal`."""
+    """1.0 when answer and reference are the same number with unit, as `quantities.equal` says, else 0.0."""
 
-    find = NUMERIC
+    places = NUMERIC
     reasons = ("not the same number with unit", "the same number with unit, within the tolerance")
 
-    def __init__(self, settings: NumericRewardConfig) -> None:
-        super().__init__(settings.answer, settings.timeout)
-        self._tolerance = {
-            "relative": settings.tolerance,
-            "absolute": settings.absolute_tolerance,
-            "strict": settings.units == "strict",
-        }
+    def __init__(
+        self,
+        answer: AnswerConfig | None = None,
+        timeout: float = SECONDS,
+        *,
+        relative: float = 0.0,
+        absolute: float = 0.0,
+        strict: bool = False,
+    ) -> None:
+        """relative, absolute: the largest difference, relative to the reference and in its unit. strict: whether the
+        answer must name the unit of the reference."""
+        super().__init__(answer, timeout)
+        self._relative, self._absolute, self._strict = relative, absolute, strict
 
     def score(self, problem: Problem, found: Found) -> float:
-        compare = shared_sandbox("numeric", self._timeout).score
-        return compare(reference=problem.answer, answer=found.answer, **self._tolerance)
+        """Return 1.0 when both are the same number with unit, within the tolerance, else 0.0."""
+        return shared_sandbox("numeric", self._timeout).score(
+            reference=problem.answer,
+            answer=found.answer,
+            relative=self._relative,
+            absolute=self._absolute,
+            strict=self._strict,
+        )
+
+    def explain(self, problem: Problem, text: str, verdict: Verdict) -> str:
+        """Return the reason of a verdict, with how reference and answer were read."""
+        reason = super().explain(problem, text, verdict)
+        if not verdict.answer or len(verdict.answer) > MAX_CHARACTERS:
+            return reason
+        try:
+            read = shared_sandbox("reading", self._timeout).text(
+                reference=problem.answer, answer=verdict.answer, strict=self._strict
+            )
+        except RewardError:
+            read = ""
+        return f"{reason}: {read}" if read else reason
 
 
 class ExactReward(RuleReward):
-    """The same text, in the `exact_form` of both."""
+    """1.0 when answer and reference are the same text in `exact_form`, else 0.0."""
 
     def score(self, problem: Problem, found: Found) -> float:
+        """Return 1.0 when both are the same text, else 0.0."""
         return float(exact_form(found.answer) == exact_form(problem.answer))
 
 
 class ChoiceReward(RuleReward):
-    """The same options chosen, as `choice.chosen` reads them. Where the phrase or the last line chooses none, the last
-    sentence that does is taken, unless `reward.answer.find` names the places. A reference that names none is compared
-    as text."""
+    """1.0 when the answer chooses the options of the reference, as `choices.chosen` reads both, else 0.0.
 
-    def __call__(self, problem: Problem, text: str) -> Verdict:
-        options, found = options_of(problem), locate(text, self._settings, self.find)
-        reference = chosen(problem.answer, options)
-        if self._settings.find or not (found and found.prose and reference) or len(found.answer) > MAX_CHARACTERS:
-            return super().__call__(problem, text)
-        if chosen(found.answer, options):
-            return super().__call__(problem, text)
-        stated = stated_in(after_thinking(text, self._settings) or "")
-        return Verdict(float(reference == stated[1]), stated[0]) if stated else Verdict(0.0, found.answer)
+    Where the phrase or the last line chooses none, the last sentence that does counts, unless `reward.answer.find`
+    names the places. A reference that names no option is compared as text.
+    """
 
     reasons = ("other options chosen than the reference's, or none", "the same options chosen")
 
+    def check(self, problem: Problem) -> None:
+        """Check that the problem's options can be read. Raises UserError."""
+        options_of(problem)
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        """Judge one output. Raises UserError when the problem's options cannot be read."""
+        options, found = options_of(problem), self.locate(text)
+        reference = chosen(problem.answer, options)
+        if self._answer.find or not (found and found.prose and reference) or len(found.answer) > MAX_CHARACTERS:
+            return super().__call__(problem, text)
+        if chosen(found.answer, options):
+            return super().__call__(problem, text)
+        stated = stated_in(after_thinking(text, self._answer) or "")
+        return Verdict(float(reference == stated[1]), stated[0]) if stated else Verdict(0.0, found.answer)
+
     def score(self, problem: Problem, found: Found) -> float:
+        """Return 1.0 when both choose the same options, else 0.0."""
         options = options_of(problem)
         reference, answer = chosen(problem.answer, options), chosen(found.answer, options)
         if reference is None:
@@ -109,7 +147,7 @@ class ChoiceReward(RuleReward):
 
 
 class RulesVerdict(Enum):
-    """What rules say of an extracted answer."""
+    """What the rules say about an extracted answer."""
 
     EQUAL = "equal"  # the same text; the same quantity where both name a unit; else math-verify
     DIFFERENT = "different"  # plain numbers in like units that differ
@@ -120,7 +158,10 @@ class RulesVerdict(Enum):
 
 
 def compare_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> RulesVerdict:
-    """Raises RewardError when the judge fails; where it uses up its time, that is open."""
+    """Compare an extracted answer with the reference. An answer that uses up its CPU time is OPEN.
+
+    timeout: seconds by the clock. Raises RewardError when the sandbox fails.
+    """
     if exact_form(reference) == exact_form(answer):
         return RulesVerdict.EQUAL
     if max(len(reference), len(answer)) > MAX_CHARACTERS:
@@ -130,5 +171,5 @@ def compare_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> R
 
 
 def equal_by_rules(reference: str, answer: str, timeout: float = SECONDS) -> bool:
-    """Whether rules call an extracted answer equal to the reference. Raises RewardError as `by_rules`."""
+    """Return whether the rules call an extracted answer equal to the reference. Raises RewardError."""
     return compare_by_rules(reference, answer, timeout) is RulesVerdict.EQUAL

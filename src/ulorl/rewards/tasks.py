@@ -14,6 +14,7 @@ from ulorl.config.reward_config import AnswerConfig
 from ulorl.data.countdown import score as countdown
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
+from ulorl.rewards.answer_reward import AnswerReward
 from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.rewards.sandbox import SECONDS, Sandbox, shared_sandbox
 from ulorl.types import Problem
@@ -21,11 +22,16 @@ from ulorl.types import Problem
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
-class ReasoningGymReward(Reward):
+class ReasoningGymReward(AnswerReward):
     """1.0 when reasoning-gym gives the output's answer its full score, else 0.0: partial credit counts as wrong."""
 
-    def __init__(self, settings: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
-        self._settings, self._timeout = settings, timeout
+    def __init__(self, answer: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
+        """answer: where the answer is looked for. timeout: seconds by the clock that judging one answer may take.
+
+        Raises UserError without the package reasoning-gym.
+        """
+        super().__init__(answer)
+        self._timeout = timeout
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError(
                 'reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"',
@@ -33,7 +39,8 @@ class ReasoningGymReward(Reward):
                 key="reward.kind",
             )
 
-    def __call__(self, problem: Problem, text: str) -> Verdict:
+    def check(self, problem: Problem) -> None:
+        """Check that the problem is one of reasoning-gym. Raises UserError."""
         missing = {"task", "settings", "entry"} - problem.meta.keys()
         if missing:
             raise UserError(
@@ -43,7 +50,11 @@ class ReasoningGymReward(Reward):
                 key="reward.kind",
                 record=problem.id,
             )
-        found = locate_task_answer(text, problem.answer, self._settings)
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        """Judge one output. Raises UserError for a problem that is none of reasoning-gym."""
+        self.check(problem)
+        found = locate_task_answer(text, problem.answer, self._answer)
         if found is None:
             return Verdict(0.0, None, reason="no answer found")
         meta = problem.meta
@@ -72,6 +83,7 @@ class CountdownReward(Reward):
     """1.0 when the output's last line is a correct chain of countdown, as `data.countdown.score` says, else 0.0."""
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
+        """Judge one output."""
         score = countdown(problem, text)
         reason = "a right chain" if score == 1.0 else "no right chain that ends in the target"
         return Verdict(score, text.rpartition("\n")[2] or None, "line", reason)
@@ -99,6 +111,8 @@ class FunctionReward(Reward):
             raise _bad_function(path, str(error)) from None
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
+        """Call the function. Raises RewardError when it raises, hangs or dies, UserError when it returns neither 0 nor
+        1."""
         fields = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "meta": dict(problem.meta)}
         score = self._sandbox.score(problem=fields, text=text)
         return Verdict(score, reason=f"your function returned {score:g}")

@@ -63,15 +63,12 @@ class Refusal(NamedTuple):
     too_long: bool = False
 
 
-def refuse(found: Found | None, reference: str, *, searched: str, max_chars: int) -> Refusal | None:
-    """Return the verdict on an output without an answer to judge: none was found, it is too long, or a prompt may not
-    hold any of it. None when the verifier decides.
+def refuse(found: Found, reference: str, *, max_chars: int) -> Refusal | None:
+    """Return the verdict on an answer that is too long, or that holds nothing but what a prompt may not hold. None for
+    any other answer: the verifier decides.
 
-    searched: the places that were searched, for the reason. max_chars: of an answer, unless twice the reference is
-    longer.
+    max_chars: of an answer, unless twice the reference is longer.
     """
-    if found is None:
-        return Refusal(Verdict(0.0, None, reason=f"no answer found in {searched}"))
     longest = max(max_chars, 2 * len(reference))
     if len(found.answer) > longest:
         reason = f"too long: more than {longest} characters"

@@ -118,7 +118,7 @@ def _scorer(cfg: Config, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> 
     return Scorer(
         reward,
         tokenizer,
-        retries=0 if cfg.reward.kind == "generative" else cfg.reward.retries,  # it retries by itself
+        retries=cfg.reward.retries,
         max_unscored=cfg.reward.max_unscored,
         resume=f"ulorl train --resume {cfg.run.dir}",
     )
