@@ -1,15 +1,17 @@
-"""Documents, recipes and the Makefile name only files, headings and modules that exist."""
+"""Documents, recipes and the Makefile name only files, headings, modules and configuration keys that exist."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from paths import ROOT
+from ulorl.config.loading import load
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMENTED = sorted(
@@ -19,6 +21,8 @@ PATH = re.compile(r"(?<![\w/.-])(?:src|tests|recipes|docs|\.ci)/[\w./-]*\w/?")
 MODULE_FILE = re.compile(r"(?<![\w/.*-])[\w./-]+\.py\b")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 MODULE = re.compile(r"\bulorl(?:\.[a-z_][\w]*)+")
+IMPORT = re.compile(r"^from (ulorl[\w.]*) import ([\w, ]+)", flags=re.MULTILINE)
+COMMAND = re.compile(r"^\s*(?:\.venv/bin/)?ulorl (?:train|check) ([^\n`]*)", flags=re.MULTILINE)
 PLACES = (ROOT, ROOT / "src" / "ulorl", ROOT / "tests", ROOT / "docs")
 
 
@@ -57,5 +61,17 @@ def test_named_files_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_named_modules_exist(document: Path) -> None:
-    names = set(MODULE.findall(document.read_text(encoding="utf-8")))
-    assert not sorted(name for name in names if not is_there(name))
+    text = document.read_text(encoding="utf-8")
+    imported = {f"{module}.{name}" for module, names in IMPORT.findall(text) for name in re.findall(r"\w+", names)}
+    assert not sorted(name for name in {*MODULE.findall(text), *imported} if not is_there(name))
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *COMMENTED], ids=lambda document: document.name)
+def test_recipes_and_overrides_of_commands_load(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = re.sub(r"^# ?", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
+    for command in COMMAND.findall(text):
+        words = shlex.split(re.sub(r"\$\w+", "off", command.replace("$seed", "0")), comments=True)
+        recipes = [word for word in words if word.startswith("recipes/")]
+        if recipes:
+            load(recipes, [word for word in words if "=" in word and not word.startswith("-")])
