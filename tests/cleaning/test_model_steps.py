@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from refusals import refused
 from ulorl.cleaning import model_steps
 from ulorl.cleaning.cleaning_config import TooEasyConfig, WrongReferencesConfig
 from ulorl.cleaning.items import Drop, Item, Outcome
@@ -17,7 +18,7 @@ from ulorl.clients.client import CachedClient, ModelClient, Prompt
 from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT
 from ulorl.config.client_config import EndpointClientConfig, EngineClientConfig
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.types import Problem
 
@@ -82,7 +83,7 @@ def test_failures_are_asked_again(tmp_path: Path) -> None:
 
 def test_a_cache_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "cache.sqlite").write_text("no database, just a text that is long enough to be read as a header")
-    with pytest.raises(UserError, match=r"cache.sqlite: cannot be used"):
+    with refused(ErrorCode.CACHE_UNUSABLE, file=tmp_path / "cache.sqlite"):
         OutputCache(tmp_path / "cache.sqlite")
 
 
@@ -231,7 +232,7 @@ def test_our_engine_is_a_model() -> None:
 def test_engine_settings_are_checked() -> None:
     from ulorl.clients.engine_client import EngineClient
 
-    with pytest.raises(UserError, match="no-such-folder"):
+    with refused(ErrorCode.MODEL_NOT_FOUND):
         EngineClient(EngineClientConfig(name="./no-such-folder"))
 
 

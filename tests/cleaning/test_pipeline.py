@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from paths import ROOT, SHARED
+from refusals import refused
 from ulorl.cleaning import length_and_language, pipeline
 from ulorl.cleaning.cleaning_config import CleaningConfig
 from ulorl.cli.data_commands import app
@@ -21,7 +22,7 @@ from ulorl.clients.client import Prompt
 from ulorl.config.data_config import FilesDataConfig
 from ulorl.config.loading import load_class
 from ulorl.data.problems import load_problems
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 
 RECORDS = [
     {"id": "a", "problem": "What is the sum of the first ten odd numbers?", "answer": "\\boxed{100}"},
@@ -160,25 +161,26 @@ def test_sources_of_the_configuration(tmp_path: Path) -> None:
     assert [(item.id, item.answer) for item in result.kept] == [
         ("all/7", "0"), ("all/7#2", "1"), ("all/7#3", "0"), ("all/7#4", "1")
     ]  # fmt: skip
-    with pytest.raises(UserError, match=r"part.jsonl:1: no field is usual for the question"):
+    found = f"{tmp_path / folder / 'part.jsonl'}:1"
+    with refused(ErrorCode.DATA_BAD_RECORD, key="sources.part-2.question", record=found):
         run(tmp_path / "out2", str(tmp_path / "*/part.jsonl"))
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "code", "key"),
     [
-        ("{", r"bad.jsonl:2: not valid JSON"),
-        ('{"problem": 5.5e999, "answer": "1"}', "bad.jsonl:2: field 'problem' is Infinity"),
-        ('{"problem": ["a", "b"], "answer": "1"}', "bad.jsonl:2: field 'problem' is"),
-        ('{"answer": "1"}', "bad.jsonl:2: no field is usual for the question: give sources.bad.question"),
-        ('{"problem": "x\\u0000?", "answer": "1"}', "bad.jsonl:2: holds a NUL"),
-        ('{"problem": "x\\ud800?", "answer": "1"}', "bad.jsonl:2: is not Unicode"),
+        ("{", ErrorCode.DATA_UNREADABLE, ""),
+        ('{"problem": 5.5e999, "answer": "1"}', ErrorCode.DATA_BAD_RECORD, "sources.bad.question"),
+        ('{"problem": ["a", "b"], "answer": "1"}', ErrorCode.DATA_BAD_RECORD, "sources.bad.question"),
+        ('{"answer": "1"}', ErrorCode.DATA_BAD_RECORD, "sources.bad.question"),
+        ('{"problem": "x\\u0000?", "answer": "1"}', ErrorCode.DATA_BAD_RECORD, ""),
+        ('{"problem": "x\\ud800?", "answer": "1"}', ErrorCode.DATA_BAD_RECORD, ""),
     ],
 )
-def test_bad_records(line: str, says: str, tmp_path: Path) -> None:
+def test_bad_records(line: str, code: ErrorCode, key: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + "\n" + line + "\n")
-    with pytest.raises(UserError, match=says):
+    with refused(code, key=key, record=f"{path}:2"):
         run(tmp_path / "out", str(path))
     result = run(tmp_path / "out", str(path), unreadable="drop")
     assert len(result.kept) == 1
@@ -188,44 +190,45 @@ def test_bad_records(line: str, says: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "says"),
+    ("keys", "code", "key"),
     [
-        ({"sources__other__question": "q"}, "sources.other: no source of this name"),
-        ({"convert__model": "m"}, r"convert.model=m: there is no \[models.m\]"),
-        ({"lengths__min_chars": 5000}, "lengths.min_chars=5000 is more"),
-        ({"duplicate__run": 1}, "duplicate: unknown key; did you mean duplicates"),
-        ({"duplicates__run": 0}, "duplicates.run: .*greater than 0"),
-        ({"contamination__against": ["none.jsonl"]}, "none.jsonl"),
-        ({"models__m__kind": "endpoint"}, "models.m.name: missing"),
+        ({"sources__other__question": "q"}, ErrorCode.CONFIG_UNKNOWN_KEY, "sources.other"),
+        ({"convert__model": "m"}, ErrorCode.CONFIG_CONFLICT, None),
+        ({"lengths__min_chars": 5000}, ErrorCode.CONFIG_CONFLICT, "lengths"),
+        ({"duplicate__run": 1}, ErrorCode.CONFIG_UNKNOWN_KEY, "duplicate"),
+        ({"duplicates__run": 0}, ErrorCode.CONFIG_BAD_VALUE, "duplicates.run"),
+        ({"contamination__against": ["none.jsonl"]}, ErrorCode.DATA_NOT_FOUND, None),
+        ({"models__m__kind": "endpoint"}, ErrorCode.CONFIG_MISSING_KEY, "models.m.name"),
     ],
 )
-def test_bad_settings(keys: dict[str, Any], says: str, raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=says):
+def test_bad_settings(keys: dict[str, Any], code: ErrorCode, key: str | None, raw: Path, tmp_path: Path) -> None:
+    with refused(code, key=key):
         run(tmp_path / "out", str(raw), **keys)
 
 
 def test_missing_sources(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"source .*nothing.jsonl: no such file"):
-        run(tmp_path / "out", str(tmp_path / "nothing.jsonl"))
-    with pytest.raises(UserError, match="no source to clean"):
+    path = tmp_path / "nothing.jsonl"
+    with refused(ErrorCode.DATA_NOT_FOUND, file=path):
+        run(tmp_path / "out", str(path))
+    with refused(ErrorCode.CONFIG_MISSING_KEY, key="sources"):
         run(tmp_path / "out")
 
 
 def test_the_folder_is_ours_or_empty(raw: Path, tmp_path: Path) -> None:
     run(tmp_path / "out", str(raw))
-    with pytest.raises(UserError, match="finished result"):
+    with refused(ErrorCode.OUTPUT_EXISTS, file=tmp_path / "out", key="--out"):
         run(tmp_path / "out", str(raw))
     run(tmp_path / "out", str(raw), overwrite=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.tex").touch()
-    with pytest.raises(UserError, match=r"other files \(thesis.tex\)"):
+    with refused(ErrorCode.OUTPUT_EXISTS, file=tmp_path / "other", key="--out"):
         run(tmp_path / "other", str(raw), overwrite=True)
 
 
 def test_missing_packages_are_named(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     length_and_language._classifier.cache_clear()
-    with pytest.raises(UserError, match=r'pip install "ulorl\[data\]"'):
+    with refused(ErrorCode.EXTRA_MISSING, key="language.enabled"):
         run(tmp_path / "out", str(raw))
     assert run(tmp_path / "out", str(raw), language__enabled=False).kept
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refusals import refused
 from ulorl.data import countdown
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.types import Problem
 
 TEN = Problem("p", "7,2,7,2>10", "10")
@@ -97,7 +98,7 @@ def test_chains_of_three_numbers_counted_by_hand() -> None:
 
 
 def test_a_problem_without_a_solution_has_no_trace() -> None:
-    with pytest.raises(UserError, match="1,1,1>40"):
+    with refused(ErrorCode.REWARD_PROBLEM):
         countdown.search_trace(Problem("p", "1,1,1>40", "40"), random.Random(0))
 
 
@@ -136,22 +137,22 @@ def test_the_count_of_numbers_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "options", "message"),
+    ("size", "options", "code", "key"),
     [
-        (1, {"digits": 3}, "unknown setting digits"),
-        (1, {"numbers": [5]}, r"numbers must be a list of 3 and 4, found \[5\]"),
-        (1, {"numbers": 3}, "found 3"),
-        (1, {"numbers": []}, r"found \[\]"),
-        (-1, {}, "size=-1"),
-        (10**6, {}, "size=1000000"),
+        (1, {"digits": 3}, ErrorCode.DATA_GENERATOR, "data.settings.digits"),
+        (1, {"numbers": [5]}, ErrorCode.DATA_GENERATOR, "data.settings.numbers"),
+        (1, {"numbers": 3}, ErrorCode.DATA_GENERATOR, "data.settings.numbers"),
+        (1, {"numbers": []}, ErrorCode.DATA_GENERATOR, "data.settings.numbers"),
+        (-1, {}, ErrorCode.DATA_TOO_FEW, "data.size"),
+        (10**6, {}, ErrorCode.DATA_TOO_FEW, "data.size"),
     ],
 )
-def test_wrong_settings_are_refused(size: int, options: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_wrong_settings_are_refused(size: int, options: dict[str, object], code: ErrorCode, key: str) -> None:
+    with refused(code, key=key):
         countdown.problems(size, 0, **options)
 
 
 @pytest.mark.parametrize("prompt", ["", "7,2>", "7>10", "0,2,3>10", "7,2,7,2>1000", "7,2,7>10\n\n", "7;2;7>10"])
 def test_a_malformed_problem_is_refused(prompt: str) -> None:
-    with pytest.raises(UserError, match="not a countdown problem"):
+    with refused(ErrorCode.REWARD_PROBLEM):
         countdown.score(Problem("p", prompt, "10"), ANSWER)

@@ -71,7 +71,7 @@ BAD_LINES: dict[str, tuple[Callable[[Record], str], str]] = {  # how, and what i
     "infinite": (lambda _: '{"problem": "1+1", "answer": 1e999}', "'answer' is Infinity"),
     "too many digits": (lambda _: '{"problem": "1+1", "answer": ' + "9" * 5000 + "}", "not valid JSON"),
     "nested too deeply": (lambda _: '{"problem": ' + "[" * 100_000, "nested too deeply"),
-    "field twice": (lambda _: '{"problem": "1+1", "answer": "2", "answer": "3"}', "'answer' stands there twice"),
+    "field twice": (lambda _: '{"problem": "1+1", "answer": "2", "answer": "3"}', "'answer' occurs twice"),
     "list": (lambda r: json.dumps(list(r.values())), "expected a JSON object"),
     "text": (lambda r: json.dumps(r["problem"]), "expected a JSON object"),
     "number": (lambda _: "17", "expected a JSON object"),

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paths import SHARED
+from refusals import refused
 from ulorl.answers.choices import chosen
 from ulorl.answers.equality import numeric_score
 from ulorl.answers.extraction import last_boxed
@@ -26,7 +27,7 @@ from ulorl.config.reward_config import (
     RewardConfig,
 )
 from ulorl.config.unions import variants_of
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import RewardError, Verdict
 from ulorl.rewards.rules import RulesVerdict, compare_by_rules, equal_by_rules
@@ -256,7 +257,7 @@ def test_multiple_choice(reference: str, meta: dict[str, Any], text: str, expect
 
 
 def test_options_of_another_shape_are_refused() -> None:
-    with pytest.raises(UserError, match="problem p7: its options are 'A or B'; expected a list of at most 26 texts"):
+    with refused(ErrorCode.REWARD_PROBLEM, record="p7"):
         make_reward(ChoiceRewardConfig())(Problem("p7", "?", "A", {"options": "A or B"}), "A")
 
 

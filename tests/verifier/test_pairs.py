@@ -56,7 +56,7 @@ def test_all_faults_are_told_at_once(tmp_path):
 
 
 def test_missing_files_and_other_endings_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"pairs: .*no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_pairs([tmp_path / "none.jsonl"])
     with pytest.raises(UserError, match=r"\.jsonl or \.parquet"):
         write_pairs(PAIRS, tmp_path / "pairs.csv")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 
 from ulorl.answers.normalisation import exact_form, strip_typesetting
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.types import Problem
 
@@ -79,8 +80,11 @@ _MARKUP = re.compile(r"[*`$\"“”]|\\[()\[\]]")
 
 
 def options_of(problem: Problem) -> Mapping[str, str]:
-    """Letter to text, from `problem.meta["options"]` (or "choices"): a list, or an object with letters for its keys;
-    empty without. Raises UserError for anything else."""
+    """Return the text of each option by its letter, from `problem.meta["options"]` (or "choices").
+
+    The value is a list, or an object with letters for its keys. Empty where a problem has none. Raises UserError for
+    anything else.
+    """
     options = problem.meta.get("options", problem.meta.get("choices"))
     if options is None:
         return {}
@@ -88,9 +92,10 @@ def options_of(problem: Problem) -> Mapping[str, str]:
         return {letter: _bare(str(text), letter) for letter, text in zip(ascii_uppercase, options, strict=False)}
     if isinstance(options, Mapping) and all(len(key) == 1 and key.isalpha() for key in options):
         return {letter.upper(): _bare(str(text), letter) for letter, text in options.items()}
-    raise UserError(
+    text = (
         f"problem {problem.id}: its options are {options!r}; expected a list of at most 26 texts, or letters with texts"
     )
+    raise UserError(text, code=ErrorCode.REWARD_PROBLEM, record=problem.id)
 
 
 def _bare(text: str, letter: str) -> str:

@@ -15,6 +15,7 @@ from ulorl.answers.normalisation import comparable_answer, comparable_question
 from ulorl.cleaning.cleaning_config import DuplicatesConfig
 from ulorl.cleaning.items import Drop, Item, Outcome, Step
 from ulorl.cleaning.question_text import numbers, words
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 AnswersEqual = Callable[[str, str], bool | None]  # whether two answers are equal; None when it cannot be told
@@ -29,7 +30,11 @@ def drop_duplicates(settings: DuplicatesConfig, same: AnswersEqual) -> Step:
     UserError when datasketch is missing.
     """
     if importlib.util.find_spec("datasketch") is None:
-        raise UserError('duplicates.enabled=true needs datasketch: pip install "ulorl[data]"')
+        raise UserError(
+            'duplicates.enabled=true needs datasketch: pip install "ulorl[data]"',
+            code=ErrorCode.EXTRA_MISSING,
+            key="duplicates.enabled",
+        )
     return partial(_drop_duplicates, settings=settings, same=same)
 
 

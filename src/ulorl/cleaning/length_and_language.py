@@ -11,6 +11,7 @@ from ulorl.answers.normalisation import HAN
 from ulorl.cleaning.cleaning_config import LanguageConfig, LengthsConfig
 from ulorl.cleaning.items import Drop, Item, Outcome, Step, per_item
 from ulorl.cleaning.question_text import prose
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 _SCRIPTS = (  # of languages that need no statistics
@@ -67,7 +68,11 @@ def _classifier() -> Callable[[str], tuple[str, float]]:
     try:
         langid = importlib.import_module("py3langid.langid")
     except ImportError:
-        raise UserError('language.enabled=true needs py3langid: pip install "ulorl[data]"') from None
+        raise UserError(
+            'language.enabled=true needs py3langid: pip install "ulorl[data]"',
+            code=ErrorCode.EXTRA_MISSING,
+            key="language.enabled",
+        ) from None
     identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
     def classify(text: str) -> tuple[str, float]:

@@ -14,7 +14,6 @@ from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.question_shapes import option_letter
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.data.record_files import Record, decimal
-from ulorl.errors import UserError
 
 CHOICES = ("choices", "options")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -32,8 +31,11 @@ class RecordOptions:
     first: int  # the number of the first, where the answer is a number
 
     def resolve(self, record: Record, name: str, answer: str, value: Any, source: str) -> str:
-        """The text of the option that the answer names by label, number or text. Raises UserError, naming the record,
-        when it names none of them, or two: a number that is also another option's text."""
+        """Return the text of the option that the answer names by its label, number or text.
+
+        name: the answer's field; value: what it holds; source: for messages. Raises UserError, naming the record, when
+        the answer names no option, or two: a number may be another option's text.
+        """
         if not answer.strip():
             return answer  # for step `normalise` to drop
         short = short_answer(answer)
@@ -48,25 +50,26 @@ class RecordOptions:
         found = {comparable_answer(text): text for text in [*named, *by_text]}
         if len(found) == 1:
             return next(iter(found.values()))
-        said = f"{record.place}: field {name!r} is {answer[:80]!r}"
+        said = f"field {name!r} is {answer[:80]!r}"
         if found:
-            raise UserError(
+            raise record.error(
                 f"{said}, in {self.field!r} the number of one option and the text of another; name the text"
             )
         hint = f"; where the first option has number 1, set sources.{source}.first_choice=1" if at >= 0 else ""
-        raise UserError(
+        raise record.error(
             f"{said}, which names none of the {len(self.texts)} options in {self.field!r}"
             f" by its label, its number (from {self.first}) or its text{hint}"
         )
 
     @property
     def labels_are_numbers(self) -> bool:
+        """Whether the labels are 1, 2, 3 and not letters."""
         return all(label.isdecimal() for label in self.labels)
 
     def add_to(self, question: str) -> str:
-        """The question with its options, lettered, unless it shows them already."""
-        told = comparable_question(question)
-        shown = all(comparable_question(text) in told for text in self.texts)
+        """Return the question with its options behind letters, unless it shows them already."""
+        form = comparable_question(question)
+        shown = all(comparable_question(text) in form for text in self.texts)
         if shown and re.search(r"\(?[A-Da-d1]\s?[).:．、]", question):
             return question
         lines = [f"({label}) {text}" for label, text in zip(LETTERS, self.texts, strict=False)]
@@ -86,7 +89,8 @@ def record_options(record: Record, settings: SourceConfig) -> RecordOptions | No
         if not texts:
             if not settings.choices:
                 continue  # by a usual name, but no options
-            raise UserError(f"{record.place}: field {field!r} holds no list of options (sources.NAME.choices)")
+            what = f"field {field!r} holds no list of options (sources.NAME.choices)"
+            raise record.error(what, key="sources.NAME.choices")
         return RecordOptions(field, tuple(texts), tuple(labels), settings.first_choice)
     return None if settings.choices else _lettered(record, settings)
 

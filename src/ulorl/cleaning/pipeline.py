@@ -1,8 +1,8 @@
-"""`ulorl data clean`: sources in, step after step, and out: what stays, what went and why, and the counts."""
+"""`ulorl data clean`: reads the sources, applies the steps, and writes the result files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,27 +13,15 @@ from ulorl.cleaning.cleaning_config import CleaningConfig
 from ulorl.cleaning.items import Drop, Dropped, Item, Step, StepReport, per_item
 from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.question_shapes import Shape
-from ulorl.cleaning.result_files import Fields, ResultFiles, prepare_folder, write_result
-from ulorl.cleaning.sources import Source, Unreadable, read_source, sources
+from ulorl.cleaning.result_files import CleaningResult, FieldCounts, ResultFiles, prepare_folder, write_result
+from ulorl.cleaning.sources import Source, Unreadable, list_sources, read_source
 from ulorl.clients.client import CachedClient, make_client, model_identity
 from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT, ProgressBars
-from ulorl.errors import UserError, listing
+from ulorl.errors import CombinedError, UserError, listing
 from ulorl.rewards.rules import MathReward
 
 CACHE = "cache.sqlite"
-
-
-@dataclass
-class CleaningResult:
-    """What a run of the pipeline came to."""
-
-    kept: list[Item]
-    dropped: list[Dropped]
-    steps: list[StepReport]
-    sources: dict[str, int] = field(default_factory=dict)  # records of each
-    fields: dict[str, Fields] = field(default_factory=dict)  # of each
-    models: dict[str, CachedClient] = field(default_factory=dict)
 
 
 def clean(
@@ -47,9 +35,9 @@ def clean(
     """Clean the problems of `paths` (files, glob patterns, hub names, names of [sources]) into the folder `out`.
 
     The same input and settings give the same bytes. Model outputs are kept in `out`/cache.sqlite, so that an
-    interrupted run goes on. Raises UserError naming the file and record, the key, or the model that is wrong.
+    interrupted run can be resumed. Raises UserError naming the file and record, the key, or the model that is wrong.
     """
-    todo = sources(paths, settings.sources)
+    todo = list_sources(paths, settings.sources)
     prepare_folder(out, overwrite=overwrite, ours=CACHE)
     with closing(OutputCache(out / CACHE)) as cache:
         models = {
@@ -57,21 +45,25 @@ def clean(
             for name, m in settings.models.items()
         }
         evaluation = [item for path in settings.contamination.against for item in _evaluation(path, settings)]
-        plan = list(steps(settings, models, evaluation, bars))  # missing packages are told before anything is read
-        items, result = _read(todo, settings, bars)
+        plan = list(enabled_steps(settings, models, evaluation, bars))  # reports missing packages before any reading
+        items, reading = _read(todo, settings, bars)
+        dropped, reports = reading.dropped, [reading.report]
         for name, step in plan:
-            items = _take(name, step, items, result, settings.examples, bars)
-        result.kept, result.models = items, models
-    return result, write_result(
-        result.kept, result.dropped, result.steps, (result.sources, result.fields), settings, out, _asked(models)
-    )
+            report = StepReport(name)
+            items = _take(step, items, report, dropped, settings.examples, bars)
+            reports.append(report)
+    result = CleaningResult(items, dropped, reports, reading.sources, reading.fields, _outputs_by_model(models))
+    return result, write_result(result, settings, out)
 
 
-def steps(
+def enabled_steps(
     settings: CleaningConfig, models: dict[str, CachedClient], evaluation: Sequence[Item], bars: ProgressBars
 ) -> Iterator[tuple[str, Step]]:
-    """The steps that are switched on, in their order: cheap ones before dear ones, and whatever changes a question
-    before duplicates are looked for. Raises UserError when one lacks its package."""
+    """Yield the names and the steps that are switched on, in their order.
+
+    Cheap steps come before expensive ones, and every step that changes a question before the search for duplicates.
+    Raises UserError when the package that a step needs is missing.
+    """
     reward = MathReward()
     same = model_steps.SameAnswer(reward)
     writer = models.get(settings.convert.model)
@@ -102,78 +94,78 @@ def steps(
 
 
 def _take(
-    name: str, step: Step, items: Sequence[Item], result: CleaningResult, examples: int, bars: ProgressBars
+    step: Step, items: Sequence[Item], report: StepReport, dropped: list[Dropped], examples: int, bars: ProgressBars
 ) -> list[Item]:
-    """One step over all items: those that stay, with the rest and the counts put into `result`."""
-    report, kept, bar = StepReport(name, before=len(items)), list[Item](), bars.add(name, len(items))
+    """One step over all items: return those that stay, append the others to `dropped`, count both in `report`."""
+    kept, bar = list[Item](), bars.add(report.name, len(items))
     for item, outcome in zip(items, step(items), strict=True):
+        report.count(item, outcome, examples)
         if isinstance(outcome, Drop):
-            result.dropped.append(Dropped(item, name, outcome))
-            report.dropped[outcome.reason] = report.dropped.get(outcome.reason, 0) + 1
-            _example(report, outcome.reason, item, outcome.detail, examples)
+            dropped.append(Dropped(item, report.name, outcome))
         else:
             kept.append(outcome)
-            if outcome.changed_by != item.changed_by:
-                report.changed += 1
-                _example(report, "changed", item, f"{outcome.question}\n=> {outcome.answer}", examples)
-            if outcome.undecided_by != item.undecided_by:
-                report.undecided += 1
-                _example(report, "undecided", item, "", examples)
         bar.advance()
-    report.after = len(kept)
-    result.steps.append(report)
     return kept
 
 
-def _example(report: StepReport, kind: str, item: Item, detail: str, most: int) -> None:
-    shown = report.examples.setdefault(kind, [])
-    if len(shown) < most:
-        shown.append({"id": item.id, "question": item.question, "answer": item.answer, "detail": detail})
+@dataclass
+class _Reading:
+    """What was counted while the sources were read."""
+
+    report: StepReport = field(default_factory=lambda: StepReport("read"))
+    sources: dict[str, int] = field(default_factory=dict)
+    fields: dict[str, FieldCounts] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def count(self, item: Item) -> None:
+        """Count an item that was read, and the fields that it was read from."""
+        self.report.before += 1
+        self.report.after += 1
+        self.report.changed += bool(item.changed_by)
+        for key, name in zip(("question", "answer"), item.read_from, strict=True):
+            used = self.fields.setdefault(item.source, {}).setdefault(key, {})
+            used[name] = used.get(name, 0) + 1
 
 
-def _read(todo: Sequence[Source], settings: CleaningConfig, bars: ProgressBars) -> tuple[list[Item], CleaningResult]:
-    """Every record of every source; those that cannot be read stop the run, or are dropped."""
-    items: list[Item] = []
-    bad: list[Unreadable] = []
-    result = CleaningResult([], [], [])
-    report, bar = StepReport("read"), bars.add("read")
+def _read(todo: Sequence[Source], settings: CleaningConfig, bars: ProgressBars) -> tuple[list[Item], _Reading]:
+    """Every record of every source; records that cannot be read stop the run, or are dropped."""
+    items, bad = list[Item](), list[Unreadable]()
+    reading, bar = _Reading(), bars.add("read")
     for source in todo:
         for record in read_source(source):
-            result.sources[source.name] = result.sources.get(source.name, 0) + 1
+            reading.sources[source.name] = reading.sources.get(source.name, 0) + 1
             bar.advance()
             if isinstance(record, Item):
                 items.append(record)
-                report.changed += bool(record.changed_by)
-                for key, name in zip(("question", "answer"), record.read_from, strict=True):
-                    used = result.fields.setdefault(source.name, {}).setdefault(key, {})
-                    used[name] = used.get(name, 0) + 1
+                reading.count(record)
                 continue
             bad.append(record)
             lost = Item(f"{record.source}/unreadable-{record.number}", "", "", record.source, record.message, "", "")
-            result.dropped.append(Dropped(lost, "read", Drop("unreadable", record.message)))
-            _example(report, "unreadable", lost, record.message, settings.examples)
+            drop = Drop("unreadable", record.message)
+            reading.dropped.append(Dropped(lost, "read", drop))
+            reading.report.count(lost, drop, settings.examples)
     if bad and settings.unreadable == "refuse":
-        told = listing([record.message for record in bad])
-        raise UserError(
-            f"{len(bad)} records cannot be read; mend them, or leave them out with unreadable=drop:\n{told}"
-        )
-    report.before, report.after = len(items) + len(bad), len(items)
-    report.dropped = {"unreadable": len(bad)} if bad else {}
-    result.steps.append(report)
-    return items, result
+        fix = "records cannot be read; fix them, or leave them out with unreadable=drop"
+        text = f"{len(bad)} {fix}:\n{listing([record.message for record in bad])}"
+        raise CombinedError([record.error for record in bad], text=text)
+    return items, reading
 
 
 def _evaluation(path: str, settings: CleaningConfig) -> Iterator[Item]:
-    """The problems of evaluation sets; here every record must be readable, or it would not be kept apart."""
-    for source in sources([path], {name: s for name, s in settings.sources.items() if name in (path, Path(path).stem)}):
+    """The problems of evaluation sets. Every record must be readable: an unreadable one could not be kept apart."""
+    tables = {name: table for name, table in settings.sources.items() if name in (path, Path(path).stem)}
+    for source in list_sources([path], tables):
         for record in read_source(source, with_answers=False):
             if isinstance(record, Unreadable):
-                raise UserError(f"contamination.against: {record.message}")
+                error = record.error
+                text = f"contamination.against: {error}"
+                raise UserError(text, code=error.code, file=error.file, key=error.key, record=error.record)
             yield record
 
 
-def _asked(models: dict[str, CachedClient]) -> dict[str, dict[str, int]]:
-    """Outputs of each model, however many of them came from the cache: a run that went on reports as one in one go."""
+def _outputs_by_model(models: Mapping[str, CachedClient]) -> dict[str, dict[str, int]]:
+    """Outputs of each model, however many of them came from the cache: a resumed run reports what an uninterrupted one
+    does."""
     return {
         name: {"outputs": model.hits + model.asked, "failed": model.failed}
         for name, model in models.items()

@@ -1,4 +1,4 @@
-"""Sources in: JSONL, JSON, Parquet and CSV files and hub datasets as items, whatever their fields are called."""
+"""Reads JSONL, JSON, Parquet and CSV files and hub datasets as items, whatever their fields are called."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ulorl.cleaning.items import Item
 from ulorl.cleaning.option_fields import record_options
 from ulorl.common.key_paths import look_up
 from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_csv, read_hub, read_records
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, bad_character
 
 QUESTIONS = ("problem", "question", "prompt", "input", "instruction")
@@ -32,25 +33,32 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A record that cannot become an item, by the place that the message names."""
+    """A record that cannot become an item. error: names the place of the record."""
 
     source: str
     number: int
-    message: str
+    error: UserError
+
+    @property
+    def message(self) -> str:
+        """The error's message as text that can be stored: it may quote characters that cannot."""
+        return str(self.error).encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
 class Source:
+    """A file, a glob pattern or a hub dataset, with its settings."""
+
     name: str
     path: str
     settings: SourceConfig
 
 
-def sources(paths: Sequence[str], settings: Mapping[str, SourceConfig]) -> list[Source]:
-    """What is to be read, in the order given: `paths` from the command line, then the tables that have a path of their
-    own. A path takes the settings of the table by its name (a file's without its ending), or by the path itself.
+def list_sources(paths: Sequence[str], settings: Mapping[str, SourceConfig]) -> list[Source]:
+    """Return what is to be read, in the order given: `paths`, then the tables of `settings` that have a path.
 
-    Raises UserError for a path without files, and for a table that belongs to no source.
+    A path takes the settings of the table by its name (a file's without its ending), or by the path itself. Raises
+    UserError for a path without files, and for a table that belongs to no source.
     """
     found: list[Source] = []
     for path in paths:
@@ -66,10 +74,12 @@ def sources(paths: Sequence[str], settings: Mapping[str, SourceConfig]) -> list[
         if name not in named:
             if not table.path:
                 known = ", ".join(sorted(named)) or "none"
-                raise UserError(f"sources.{name}: no source of this name, and it has no path; the sources are {known}")
+                text = f"sources.{name}: no source has this name, and it has no path; the sources are {known}"
+                raise UserError(text, code=ErrorCode.CONFIG_UNKNOWN_KEY, key=f"sources.{name}")
             found.append(Source(name, table.path, table))
     if not found:
-        raise UserError("no source to clean: name files, glob patterns or hub datasets, or give sources.NAME.path")
+        text = "no source to clean: name files, glob patterns or hub datasets, or give sources.NAME.path"
+        raise UserError(text, code=ErrorCode.CONFIG_MISSING_KEY, key="sources")
     return found
 
 
@@ -79,8 +89,9 @@ def _files(path: str, settings: SourceConfig) -> list[str]:
     try:
         return [str(file) for file in expand_pattern(path)]
     except UserError as error:
-        what = str(error).removeprefix("data.path=")
-        raise UserError(f"source {what}; a hub dataset is named owner/name") from None
+        raise UserError(
+            f"source {error}; the name of a hub dataset is owner/name", code=error.code, file=error.file
+        ) from None
 
 
 def _is_hub(path: str) -> bool:
@@ -89,23 +100,26 @@ def _is_hub(path: str) -> bool:
 
 
 def _unlike(name: str, found: Sequence[Source]) -> str:
-    """The name, or with a number, so that sources can be told apart."""
+    """The name, with a number where another source has the same name."""
     taken = {source.name for source in found}
     return next(n for n in chain([name], (f"{name}-{i}" for i in range(2, len(found) + 3))) if n not in taken)
 
 
 def read_source(source: Source, *, with_answers: bool = True) -> Iterator[Item | Unreadable]:
-    """The items of a source, their ids `source/own id`, distinct. with_answers: False for evaluation sets, whose
-    references are not needed. Raises UserError when the source as a whole cannot be read, or holds no record."""
+    """Yield the items of a source; their ids are `source/own id`, and distinct.
+
+    with_answers: False for evaluation sets, whose references are not needed. Raises UserError when the source as a
+    whole cannot be read, or holds no record.
+    """
     seen: dict[str, int] = {}  # how often an id was there
     for number, record in enumerate(_records(source), 1):
         if isinstance(record, UserError):
-            yield Unreadable(source.name, number, storable(str(record)))
+            yield Unreadable(source.name, number, record)
             continue
         try:
             yield _item(record, source, number, seen, with_answers)
         except UserError as error:
-            yield Unreadable(source.name, number, storable(str(error)))
+            yield Unreadable(source.name, number, error)
 
 
 def _item(record: Record, source: Source, number: int, seen: dict[str, int], with_answers: bool) -> Item:
@@ -120,7 +134,7 @@ def _item(record: Record, source: Source, number: int, seen: dict[str, int], wit
     if settings.answer_after and with_answers:
         _, marker, answer = answer.rpartition(settings.answer_after)
         if not marker:
-            raise UserError(f"{record.place}: field {answered!r} lacks {settings.answer_after!r}")
+            raise record.error(f"field {answered!r} lacks {settings.answer_after!r}", key=f"{key}.answer_after")
     original_answer = answer
     if with_answers and (offered := record_options(record, settings)):
         answer = offered.resolve(record, answered, answer, look_up(record.fields, answered), source.name)
@@ -129,7 +143,7 @@ def _item(record: Record, source: Source, number: int, seen: dict[str, int], wit
     name = _name(record, source, number, seen)
     for text in (name, question, answer):
         if where := bad_character(text):
-            raise UserError(f"{record.place}: {where}")
+            raise record.error(where)
     return Item(
         name, question, answer, source.name, record.place, original, original_answer, changed,
         meta=_meta(record, source), read_from=(asked, answered),
@@ -138,7 +152,7 @@ def _item(record: Record, source: Source, number: int, seen: dict[str, int], wit
 
 def _name(record: Record, source: Source, number: int, seen: dict[str, int]) -> str:
     """`source/own id`; a record without an id has its number."""
-    field = source.settings.id or next((name for name in IDS if not nothing(record.fields.get(name))), "")
+    field = source.settings.id or next((name for name in IDS if not is_empty(record.fields.get(name))), "")
     value = _value(record, field, f"sources.{source.name}.id") if field else number
     own = decimal(value) if isinstance(value, float) and math.isfinite(value) else str(value)
     seen[own] = seen.get(own, 0) + 1
@@ -151,70 +165,65 @@ def _meta(record: Record, source: Source) -> str:
         meta = json.dumps(kept, ensure_ascii=False, sort_keys=True, default=str)
         meta.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{record.place}: a field of sources.{source.name}.keep cannot be stored: {error}") from None
+        key = f"sources.{source.name}.keep"
+        raise record.error(f"a field of {key} cannot be stored: {error}", key=key) from None
     return meta
 
 
 def _records(source: Source) -> Iterator[Record | UserError]:
     settings = source.settings
     if settings.kind == "hub" or (settings.kind == "auto" and _is_hub(source.path)):
-        mend = f"check sources.{source.name} and the network"
-        yield from _some(source.path, read_hub(source.path, settings.subset, settings.split, mend))
+        key = f"sources.{source.name}"
+        records = read_hub(source.path, settings.subset, settings.split, key=key, fix=f"check {key} and the network")
+        yield from _some(source.path, records)
         return
     for file in expand_pattern(source.path):
         yield from _some(str(file), read_csv(file) if file.suffix == ".csv" else read_records(file))
 
 
 def _some(name: str, records: Iterable[Record | UserError]) -> Iterator[Record | UserError]:
-    """All of the records. Raises UserError when there is none: nobody means to clean an empty file."""
+    """All of the records. Raises UserError when there is none: an empty source is a mistake."""
     empty = True
     for record in records:
         empty = False
         yield record
     if empty:
-        raise UserError(f"{name}: holds no records; remove it from the sources, or write it again")
+        text = f"{name}: holds no records; remove it from the sources, or write it again"
+        raise UserError(text, code=ErrorCode.DATA_TOO_FEW, file=name)
 
 
 def _usual(record: Record, names: Sequence[str], source: str, key: str) -> str:
     """The first usual name that the record has with something in it, else the first that it has at all."""
     there = [name for name in names if isinstance(look_up(record.fields, name), str | int | float | list | Decimal)]
-    if filled := [name for name in there if not nothing(look_up(record.fields, name))]:
+    if filled := [name for name in there if not is_empty(look_up(record.fields, name))]:
         return filled[0]
-    if empty := [name for name in names if name in record.fields and nothing(record.fields[name])]:
+    if empty := [name for name in names if name in record.fields and is_empty(record.fields[name])]:
         return empty[0]
-    raise UserError(
-        f"{record.place}: no field is usual for the {key}: give sources.{source}.{key}; there are {_fields(record)}"
-    )
+    option = f"sources.{source}.{key}"
+    what = f"no field has a usual name for the {key}: give {option}; the fields are {record.field_names()}"
+    raise record.error(what, key=option)
 
 
-def nothing(value: Any) -> bool:
-    """null, an empty cell, and the NaN that pandas writes for either."""
+def is_empty(value: Any) -> bool:
+    """Return whether a value is null, an empty cell, or the NaN that pandas writes for either."""
     empty = value is None or value == [] or (isinstance(value, str) and not value.strip())
     return empty or (isinstance(value, float) and math.isnan(value))
-
-
-def storable(text: str) -> str:
-    """A message as text that can be stored: it may quote what cannot."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _fields(record: Record) -> str:
-    return (", ".join(map(str, record.fields)) or "none")[:300]
 
 
 def _value(record: Record, name: str, key: str) -> Any:
     value = look_up(record.fields, name)
     if value is None:
-        raise UserError(
-            f"{record.place}: no field {name!r}, or nothing in it ({key}); the fields are {_fields(record)}"
-        )
+        what = f"no field {name!r}, or nothing in it ({key}); the fields are {record.field_names()}"
+        raise record.error(what, key=key)
     return value
 
 
 def _text(record: Record, name: str, key: str) -> str:
-    """Text or a number; of a conversation the last message of the user, of a list with one entry that entry; nothing of
-    null, which is for step `normalise` to drop."""
-    if name in record.fields and nothing(record.fields[name]):
+    """Text or a number; of a conversation the last message of the user, of a list with one entry that entry.
+
+    Null gives no text; step `normalise` drops it.
+    """
+    if name in record.fields and is_empty(record.fields[name]):
         return record.fields[name] if isinstance(record.fields[name], str) else ""
     value = _value(record, name, key)
     if isinstance(value, list) and value and all(isinstance(message, Mapping) for message in value):
@@ -223,12 +232,12 @@ def _text(record: Record, name: str, key: str) -> str:
     elif isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not (is_number(value) or isinstance(value, str)):
-        raise UserError(f"{record.place}: field {name!r} is {shown(value)}, expected text or a number ({key})")
+        raise record.error(f"field {name!r} is {shown(value)}, expected text or a number ({key})", key=key)
     return value if isinstance(value, str) else decimal(value)
 
 
 def shown(value: Any) -> str:
-    """The start of a value, as JSON, for a message."""
+    """Return the start of a value, as JSON, for a message."""
     try:
         return json.dumps(value, default=str, ensure_ascii=False)[:80]
     except (TypeError, ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""Problems in: loading, encoding, ordering."""
+"""Problems: loading them, encoding their prompts, their order."""

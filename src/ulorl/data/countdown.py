@@ -1,21 +1,22 @@
-"""Chain countdown: the tiny reasoner's task. Its output is a search whose length is long-tailed.
+"""Chain countdown, the task of the shipped tiny reasoner: its problems, its scorer, and searches that solve them.
+
+The lengths of the searches are long-tailed, as those of reasoning models are.
 
 A problem gives 3 or 4 numbers (1 to 9) and a target, `7,2,7,2>10`. A chain uses each number exactly once, strictly
 left to right, with + - *, and keeps every value within 0..50. An output tries chains, a line each, and compares the
-result with the target, which it copies; the last line is the answer:
+result with the target, which it copies. The last line is the answer:
 
     7-2=5+2=7+7=14,10>
     7+7=14-2=12-2=10,10
 
-The model reads the problem and a newline (`PROMPT_TEMPLATE`, in a recipe `data.template`).
+The model reads the problem and a newline (`PROMPT_TEMPLATE`; `data.template` in a recipe).
 
 Every valid chain of a length is an equally likely origin of a problem, so targets with many solutions are more common.
-Training and held-out problems are kept apart by a stable hash that ignores the order of the numbers.
+A stable hash that ignores the order of the numbers separates training and held-out problems.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 import random
@@ -26,6 +27,8 @@ from functools import lru_cache
 from itertools import combinations_with_replacement, permutations
 from typing import Any, NamedTuple
 
+from ulorl.data.problem_keys import is_held_out as key_is_held_out
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rng import Stream, generator
 from ulorl.types import Problem
@@ -33,7 +36,6 @@ from ulorl.types import Problem
 PROMPT_TEMPLATE = "{question}\n"
 LARGEST = 50  # no value of a chain is above it, none below 0
 SMALLEST_TARGET = 10
-HELD_OUT_SHARE = 0.2  # of the distinct problems
 REACHES = (math.inf, 16.0, 8.0, 4.0)  # of searchers: the distance at which a chain's weight has fallen to 1/e
 
 _OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
@@ -43,21 +45,23 @@ _STEP = re.compile(r"([-+*])([1-9])=([0-9]+)")
 
 
 class Chain(NamedTuple):
-    """One attempt, `7-2=5+2=7`, and the value it ends with."""
+    """One attempt, such as `7-2=5+2=7`, and the value that it ends with."""
 
     text: str
     value: int
 
 
 def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[Problem]:
-    """`size` distinct problems, the same for the same arguments; training and held-out ones never overlap.
+    """Return `size` distinct problems, the same for the same arguments.
 
-    Settings: `numbers`, the counts of numbers a problem may have, a list of 3 and 4 (default both, in equal shares).
-    Raises UserError for an unknown or impossible setting and when there are fewer than `size` problems.
+    Training and held-out problems never overlap. Settings: `numbers`, a list of 3 and 4, is how many numbers a problem
+    may have (default both, in equal shares). Raises UserError for an unknown or impossible setting, and when there are
+    fewer than `size` problems.
     """
     pool = _prompts(_counts(settings), held_out)
     if not 0 <= size <= len(pool):
-        raise UserError(f"countdown: size={size} is not within 0..{len(pool)}, the number of distinct problems")
+        text = f"countdown: size={size} is not within 0..{len(pool)}, the number of distinct problems"
+        raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.size")
     rng = generator(Stream.COUNTDOWN, seed)
     # Efraimidis and Spirakis 2006: the smallest of these keys are a weighted draw without replacement.
     keys = {prompt: rng.expovariate(1) / weight for prompt, weight in pool.items()}
@@ -67,17 +71,18 @@ def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -
 
 
 def training_stream(size: int, rng: random.Random) -> list[Problem]:
-    """`size` training problems drawn with replacement, for the warm-up."""
+    """Return `size` training problems drawn with replacement, for the warm-up of a model."""
     pool = _prompts((3, 4), held_out=False)
     return [_problem(prompt) for prompt in rng.choices(list(pool), list(pool.values()), k=size)]
 
 
 def score(problem: Problem, text: str) -> float:
-    """1.0 when the last line of `text` is a right answer to `problem`, else 0.0; no text makes it raise.
+    """Return 1.0 when the last line of `text` is a correct answer to `problem`, else 0.0.
 
-    `text` is the decoded output without special tokens; whether the output ended by itself is the caller's to judge.
-    The line must use each number of the prompt exactly once, be right in every step, keep values within 0..50, and
-    end with its value and the target, equal. Raises UserError when the problem's own prompt is malformed.
+    `text` is the decoded output without special tokens; the caller judges whether the output ended by itself. The line
+    must use each number of the prompt exactly once, be correct in every step, keep values within 0..50, and end with
+    its value and the target, which must be equal. Raises UserError when the prompt of the problem is malformed, but
+    for no `text`.
     """
     numbers, target = parse_prompt(problem.prompt)
     line = text.rpartition("\n")[2]
@@ -94,9 +99,9 @@ def score(problem: Problem, text: str) -> float:
 
 
 def search_trace(problem: Problem, rng: random.Random) -> str:
-    """A search that tries distinct chains until one reaches the target. Always scores 1.
+    """Return a search that tries distinct chains until one reaches the target. It always scores 1.
 
-    Searchers differ in skill: to some every order of the chains is equally likely, others tend to try first what
+    Searchers differ in skill: for some every order of the chains is equally likely, others tend to try first what
     comes close to the target (a Plackett-Luce order with weights exp(-distance / REACH)). Raises UserError when no
     chain reaches the target.
     """
@@ -109,26 +114,26 @@ def search_trace(problem: Problem, rng: random.Random) -> str:
         if chain.value == target:
             return "\n".join(lines)
         lines[-1] += ">" if chain.value > target else "<"
-    raise UserError(f"countdown problem {problem.prompt.strip()!r} has no solution")
+    raise UserError(f"countdown problem {problem.prompt.strip()!r} has no solution", code=ErrorCode.REWARD_PROBLEM)
 
 
 def parse_prompt(prompt: str) -> tuple[tuple[int, ...], int]:
-    """`7,2,7,2>10` as its numbers and its target. Raises UserError when it is anything else."""
+    """Return the numbers and the target of a prompt such as `7,2,7,2>10`. Raises UserError for any other text."""
     match = _PROMPT.fullmatch(prompt)
     if not match:
-        raise UserError(f"not a countdown problem: {prompt!r}; expected numbers and a target, such as 7,2,7,2>10")
+        text = f"not a countdown problem: {prompt!r}; expected numbers and a target, such as 7,2,7,2>10"
+        raise UserError(text, code=ErrorCode.REWARD_PROBLEM)
     return tuple(map(int, match[1].split(","))), int(match[2])
 
 
 def is_held_out(numbers: Sequence[int], target: int) -> bool:
-    """Which side of the split a problem is on: a hash of its sorted numbers and its target."""
-    name = f"{','.join(map(str, sorted(numbers)))}>{target}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
+    """Return whether a problem is on the held-out side: a hash of its sorted numbers and its target."""
+    return key_is_held_out(f"{','.join(map(str, sorted(numbers)))}>{target}")
 
 
 @lru_cache(maxsize=1024)
 def chains(numbers: tuple[int, ...]) -> tuple[Chain, ...]:
-    """All valid chains of `numbers`, each once, in a fixed order."""
+    """Return all valid chains of `numbers`, each once, in a fixed order."""
     found: list[Chain] = []
     for order in sorted(set(permutations(numbers))):
         partial = [Chain(str(order[0]), order[0])]
@@ -175,8 +180,10 @@ def _problem(prompt: str) -> Problem:
 def _counts(settings: dict[str, Any]) -> tuple[int, ...]:
     unknown = sorted(settings.keys() - {"numbers"})
     if unknown:
-        raise UserError(f"countdown: unknown setting {', '.join(unknown)}; the only one is numbers")
+        text = f"countdown: unknown setting {', '.join(unknown)}; the only one is numbers"
+        raise UserError(text, code=ErrorCode.DATA_GENERATOR, key=f"data.settings.{unknown[0]}")
     counts = settings.get("numbers", [3, 4])
     if not isinstance(counts, list | tuple) or not counts or not all(n in (3, 4) for n in counts):
-        raise UserError(f"countdown: numbers must be a list of 3 and 4, found {counts!r}")
+        text = f"countdown: numbers must be a list of 3 and 4, found {counts!r}"
+        raise UserError(text, code=ErrorCode.DATA_GENERATOR, key="data.settings.numbers")
     return tuple(sorted(set(counts)))

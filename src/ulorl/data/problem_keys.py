@@ -1,16 +1,18 @@
-"""What a reasoning-gym problem is, apart from its words: the key by which its sides of the split are kept apart.
+"""Keys of reasoning-gym problems, equal for entries that ask the same problem in other words.
 
 A task asks the same thing in several wordings, with other names for its unknowns, or with its operands in another
-order. The question's text would put such copies on both sides. Each task's rule therefore names what its problem
-consists of: fields of the entry's metadata, or, where the question is built from one fixed template, the question's
-text. Nothing in a key depends on the seed, the index, the task's settings or the wording. Where the answer is what a
-model could memorise (the sentence to be put in order, the full grid of a sudoku), the answer is the key.
+order. A hash of the question's text would put such copies on both sides of the split into training and held-out
+problems. The rule of each task therefore names what its problem consists of: fields of the entry's metadata, or, where
+the question is built from one fixed template, the question's text. A key does not depend on the seed, the index, the
+task's settings or the wording. Where a model could memorise the answer (the sentence to be put in order, the full grid
+of a sudoku), the answer is the key.
 
 Keys are coarse rather than fine: two problems that share a key are on one side and may both be used there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -20,23 +22,32 @@ from ulorl.answers.normalisation import comparable_question
 
 Entry = Mapping[str, Any]
 Rule = Callable[[Entry], object]
+HELD_OUT_SHARE = 0.2  # of the distinct problems of a generator
 _NUMBER = re.compile(r"\d*\.\d+|\d+")
 
 
 def problem_key(task: str, entry: Entry) -> str:
-    """The problem of one entry, as text: equal for entries that ask the same problem. An entry of a mixture
-    (`composite`) has the key of the task that it was drawn from. A task without a rule is keyed by its question."""
+    """Return the key of an entry: equal for entries that ask the same problem.
+
+    An entry of a mixture (`composite`) has the key of the task that it was drawn from. The key of a task without a rule
+    is the question.
+    """
     rule = RULES.get(entry["metadata"].get("source_dataset", task), question)
     return repr(rule(entry))
 
 
 def has_rule(task: str) -> bool:
-    """Whether wordings of one problem are known to be kept together."""
+    """Return whether a rule keeps the wordings of one problem of this task together."""
     return task in RULES or task == "composite"
 
 
+def is_held_out(key: str) -> bool:
+    """Return whether the problem with this key is on the held-out side of a generator's split: a stable hash."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
+
+
 def question(entry: Entry) -> object:
-    """The text, whose template is fixed."""
+    """Return the question's text in one form, for tasks with one fixed template."""
     return comparable_question(entry["question"])
 
 
@@ -49,7 +60,7 @@ def _fields(*names: str) -> Callable[[Entry], list[Any]]:
 
 
 def _unordered(*names: str) -> Rule:
-    """Fields that hold collections, the order of whose members does not count."""
+    """Fields that hold collections; the order of their members does not count."""
     return lambda entry: [sorted(map(str, entry["metadata"][name])) for name in names]
 
 
@@ -59,8 +70,8 @@ def _numbers(text: object) -> list[str]:
 
 
 def _operands(name: str) -> Rule:
-    """The operands of an expression in any order, and the answer's numbers: commuted terms, factors, other brackets and
-    other letters for the unknowns make no other problem."""
+    """The operands of an expression in any order, and the answer's numbers: commuted terms and factors, other brackets
+    and other letters for the unknowns do not make another problem."""
     return lambda entry: [_numbers(entry["metadata"][name]), _numbers(entry["answer"]), "-" in str(entry["answer"])]
 
 
@@ -141,7 +152,7 @@ def _sequence(entry: Entry) -> object:
     return entry["metadata"]["sequence"][:4]
 
 
-# By task. docs/tasks.md says in words what each promises.
+# By task. docs/tasks.md describes each in words.
 RULES: Mapping[str, Rule] = {
     "ab": question,
     "acre": _experiments,

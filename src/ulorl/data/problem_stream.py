@@ -1,4 +1,4 @@
-"""An endless, resumable order over the problems: every epoch each one once, shuffled."""
+"""An endless, resumable order over the problems: every epoch issues each problem once, shuffled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ProblemStream(Generic[T]):
-    """Issues `items` (problems, or problems with their encoded prompts) for ever.
+    """Issues `items` (problems, or problems with their encoded prompts) without end.
 
     The n-th item issued is a function of (seed, n, number of items) only; `cursor`, the number issued so far, is the
     whole state.
@@ -29,6 +29,7 @@ class ProblemStream(Generic[T]):
         self.cursor = cursor
 
     def next(self) -> T:
+        """Return the next item and advance the cursor."""
         epoch, position = divmod(self.cursor, len(self.items))
         self.cursor += 1
         return self.items[int(_order(self.seed, epoch, len(self.items))[position])]

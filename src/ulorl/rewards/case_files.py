@@ -33,11 +33,7 @@ def read_cases(paths: Sequence[str]) -> list[Case]:
     """
     cases, faults = list[Case](), list[UserError]()
     for path in paths:
-        try:
-            files = expand_pattern(path)
-        except UserError as error:
-            message = str(error).removeprefix("data.path=")
-            raise UserError(message, code=error.code, file=error.file, record=error.record) from None
+        files = expand_pattern(path)
         for record in (record for file in files for record in read_records(file)):
             try:
                 cases.append(case_of(record))

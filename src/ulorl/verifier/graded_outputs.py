@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ulorl.answers.extraction import extract
@@ -51,7 +50,7 @@ def read_graded(path: str, columns: Columns, source: str = "") -> Graded:
         numbers = f"{len(columns.outputs)} outputs and {len(columns.verdicts)} verdicts"
         raise UserError(f"{path}: {numbers} are named; name a field of verdicts for each field of outputs")
     pairs, missing, faults = list[Pair](), 0, ErrorCollector()
-    for file in _files(path):
+    for file in expand_pattern(path):
         for number, record in enumerate(read_records(file), 1):
             with faults:
                 if isinstance(record, UserError):
@@ -63,13 +62,6 @@ def read_graded(path: str, columns: Columns, source: str = "") -> Graded:
     if not pairs:
         raise UserError(f"{path}: holds no graded output with an answer; check the names of the fields")
     return Graded(pairs, missing)
-
-
-def _files(path: str) -> list[Path]:
-    try:
-        return expand_pattern(path)
-    except UserError as error:
-        raise UserError(f"graded outputs: {str(error).removeprefix('data.path=')}") from None
 
 
 def _pairs(record: Record, columns: Columns, source: str, name: str) -> list[Pair | None]:

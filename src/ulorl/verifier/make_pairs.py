@@ -14,7 +14,7 @@ from ulorl.answers.normalisation import clean_characters
 from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.items import Item
 from ulorl.cleaning.reference_answers import short_answer
-from ulorl.cleaning.sources import Unreadable, read_source, sources
+from ulorl.cleaning.sources import Unreadable, list_sources, read_source
 from ulorl.common import atomic_files
 from ulorl.common.markdown import table
 from ulorl.common.progress import SILENT, ProgressBars
@@ -159,7 +159,7 @@ def write_pair_files(
     files = [out / name for name in ("train.jsonl", "held_out.jsonl", "README.md")]
     if (there := [file.name for file in files if file.exists()]) and not overwrite:
         raise UserError(f"{out}: holds {', '.join(there)}; choose another folder, or --overwrite")
-    found = [(source.name, list(read_source(source))) for source in sources(paths, dict(tables or {}))]
+    found = [(source.name, list(read_source(source))) for source in list_sources(paths, dict(tables or {}))]
     items = [item for _, group in found for item in group if isinstance(item, Item)]
     bad = [item for _, group in found for item in group if isinstance(item, Unreadable)]
     if not items:

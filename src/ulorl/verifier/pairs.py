@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ulorl.common import atomic_files
+from ulorl.common.parquet import write_parquet
 from ulorl.data.record_files import Record, expand_pattern, read_records
 from ulorl.errors import ErrorCollector, UserError, bad_character
 
@@ -42,7 +42,7 @@ def read_pairs(paths: Sequence[str | Path]) -> list[Pair]:
     pairs, faults = list[Pair](), ErrorCollector()
     for path in paths:
         before = len(pairs)
-        for file in _files(str(path)):
+        for file in expand_pattern(str(path)):
             for record in read_records(file):
                 with faults:
                     if isinstance(record, UserError):
@@ -66,30 +66,12 @@ def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {path.parent} is a file; choose another place")
     with atomic_files.writing(path, lambda: "choose another place or make room"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_files.replacing(path) as partial:
-            partial.write_bytes(_parquet(pairs) if path.suffix == ".parquet" else _lines(pairs))
-
-
-def _lines(pairs: Sequence[Pair]) -> bytes:
-    return "".join(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs).encode()
-
-
-def _parquet(pairs: Sequence[Pair]) -> bytes:
-    import pyarrow
-    import pyarrow.parquet
-
-    types = [(f.name, pyarrow.bool_() if f.name == "equivalent" else pyarrow.string()) for f in fields(Pair)]
-    table = pyarrow.Table.from_pylist([asdict(pair) for pair in pairs], schema=pyarrow.schema(types))
-    out = io.BytesIO()
-    pyarrow.parquet.write_table(table, out)
-    return out.getvalue()
-
-
-def _files(path: str) -> list[Path]:
-    try:
-        return expand_pattern(path)
-    except UserError as error:
-        raise UserError(f"pairs: {str(error).removeprefix('data.path=')}") from None
+        rows = [asdict(pair) for pair in pairs]
+        if path.suffix == ".parquet":
+            columns = {field.name: bool if field.name == "equivalent" else str for field in fields(Pair)}
+            write_parquet(path, rows, columns)
+        else:
+            atomic_files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _pair(record: Record) -> Pair:
