@@ -117,6 +117,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(' '.join(str(error).split()) or 'no message')[:200]}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the name of its type when it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def name_some(names: Sequence[str], count: int = 3) -> str:
     """Name the first few of many names, for a message."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

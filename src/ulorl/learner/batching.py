@@ -1,5 +1,8 @@
-"""Samples to micro-batches by token budget. The only place that shifts tokens: the hidden state at position p - 1
-predicts the token at position p.
+"""Turns samples into micro-batches by token budget.
+
+Only this file shifts tokens: the hidden state at position p - 1 predicts the token at position p.
+
+Shapes: B samples, S sequence, N output tokens of a batch, H hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from ulorl.types import LogProbs, Tokens, Versions
 
 Layout = Literal["padded", "packed"]
 MAX_PADDING = 0.1  # of all tokens of an update's padded micro-batches
-OVERHEAD = 128.0  # tokens that take as long as one more micro-batch: a small model on a CPU; the larger, the fewer
+OVERHEAD = 128.0  # tokens that take as long as one more micro-batch (a small model on a CPU; fewer for a larger one)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +29,8 @@ class Row:
 
     prompt: Tokens  # at least one token
     tokens: Tokens  # output, at least one token
-    logprobs: LogProbs  # of each output token, as recorded at generation
-    versions: Versions  # that generated each output token
+    logprobs: LogProbs  # of each output token, as recorded when it was generated
+    versions: Versions  # the version that generated each output token
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.logprobs) == len(self.versions):
@@ -46,8 +49,8 @@ class Row:
 class Batch:
     """Whole samples and their N output tokens, flat, sample after sample.
 
-    padded: a row [S] for each of B samples, padding on the right. packed: B is 1, the samples stand end to end without
-    padding, and positions begin at 0 with each of them; that is what keeps attention inside a sample.
+    padded: a row [S] for each of B samples, padding on the right. packed: B is 1, the samples follow each other without
+    padding, and positions start at 0 with each of them, which keeps attention inside a sample.
     """
 
     input_ids: Tensor  # int64 [B, S]
@@ -62,10 +65,10 @@ class Batch:
 def microbatches(lengths: Sequence[int], budget: int, layout: Layout = "padded") -> list[list[int]]:
     """Split samples into micro-batches of at most `budget` tokens, padding included.
 
-    Samples are taken longest first, so that what needs the most memory comes first. Padded: neighbours in length share
-    a micro-batch, so that tokens, padding included, and `OVERHEAD` tokens a micro-batch are the fewest together; where
-    padding would reach `MAX_PADDING` of all tokens, a micro-batch counts for less.
-    Packed: each sample goes to the first micro-batch with room for it. A sample longer than the budget is alone.
+    Samples are taken longest first, so that the micro-batch that needs the most memory is the first. Padded: neighbours
+    in length share a micro-batch, in the way that minimises all tokens, padding included, plus `OVERHEAD` tokens for
+    each micro-batch; the overhead is lowered until padding is less than `MAX_PADDING` of all tokens. Packed: each
+    sample goes to the first micro-batch that it fits into. A sample longer than the budget is alone.
 
     Args:
         lengths: prompt + output tokens of each sample.
@@ -82,7 +85,7 @@ def microbatches(lengths: Sequence[int], budget: int, layout: Layout = "padded")
 
 def _padded(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
     overhead = OVERHEAD
-    while True:  # below 1 no padding is worth a micro-batch
+    while True:  # ends: below 1, avoiding one padding token is worth another micro-batch
         batches = _cheapest(lengths, order, budget, overhead)
         if padding_share(lengths, batches) < MAX_PADDING:
             return batches
@@ -90,9 +93,12 @@ def _padded(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[l
 
 
 def _cheapest(lengths: Sequence[int], order: Sequence[int], budget: int, overhead: float) -> list[list[int]]:
-    """Cuts `order` where samples x longest length + `overhead`, summed over the parts, is least."""
+    """The parts of `order` whose sum of samples x longest length + `overhead` is the smallest."""
     n = len(order)
-    cost, start = np.full(n + 1, np.inf), np.zeros(n + 1, dtype=np.int64)  # of the first samples; of their last part
+    cost, start = (
+        np.full(n + 1, np.inf),
+        np.zeros(n + 1, dtype=np.int64),
+    )  # of the first samples; where their last part starts
     cost[0] = 0
     for first, index in enumerate(order):
         longest = lengths[index]
@@ -109,27 +115,27 @@ def _cheapest(lengths: Sequence[int], order: Sequence[int], budget: int, overhea
 
 def _packed(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
-    room: list[int] = []  # tokens left in each
+    left: list[int] = []  # tokens of the budget left in each
     for index in order:
-        found = next((b for b, left in enumerate(room) if lengths[index] <= left), len(batches))
+        found = next((b for b, tokens in enumerate(left) if lengths[index] <= tokens), len(batches))
         if found == len(batches):
             batches.append([])
-            room.append(budget)
+            left.append(budget)
         batches[found].append(index)
-        room[found] -= lengths[index]
+        left[found] -= lengths[index]
     return batches
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Padding as a share of all tokens of the padded micro-batches, 0 to 1."""
+    """Return padding as a share of all tokens of the padded micro-batches, 0 to 1."""
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
     return 1 - sum(lengths[i] for batch in batches for i in batch) / padded if padded else 0.0
 
 
 def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str, layout: Layout = "padded") -> Batch:
-    """Lay samples out and say where each output token is predicted.
+    """Return samples as one batch, with the place where each output token is predicted.
 
-    Output token t of a sample stands at position p = len(prompt) + t, and the hidden state at p - 1 predicts it.
+    Output token t of a sample is at position p = len(prompt) + t, and the hidden state at p - 1 predicts it.
     """
     lengths = [len(row) for row in rows]
     if layout == "packed":

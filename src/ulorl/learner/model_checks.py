@@ -1,4 +1,7 @@
-"""Two small passes that show whether the learner's assumptions about a model hold: its head, and packed samples."""
+"""Checks the learner's assumptions about a model with two small passes: its head, and packed samples.
+
+Shapes: B samples, S sequence, H hidden.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ from ulorl.models.head import head_of, hidden_states
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """One small forward pass: are `head_of` and `hidden_states` all that stands between tokens and logits?
+    """Check with a small forward pass that `hidden_states` and `head_of` give the model's own logits.
 
     Raises:
-        UserError: the model does something else to its logits; training it would use wrong log-probs.
+        UserError: the model computes its logits in another way; training it would use wrong log-probs.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     input_ids = torch.arange(1, 9, device=model.device)[None] * 7919 % vocabulary
     try:
         expected = model(input_ids=input_ids, use_cache=False).logits[0].float()
         hidden = hidden_states(model, input_ids, None, None)[0]
-    except Exception as error:  # sizes of config.json that no weight's shape shows
+    except Exception as error:  # sizes in config.json that no weight's shape shows
         raise UserError(
             f"{type(model).__name__}: cannot be run as its config.json says ({one_line(error)})",
             code=ErrorCode.MODEL_CONFIG,
@@ -44,12 +47,12 @@ def check_head(model: PreTrainedModel) -> None:
 
 
 def check_packing(model: PreTrainedModel, *, autocast: bool) -> None:
-    """Two small samples in one packed row: the second one's hidden states must not depend on the first one's tokens.
+    """Check that in a packed row the second sample's hidden states do not depend on the first sample's tokens.
 
-    Exactly so, in any dtype: the gradient that flows from the one to the other is 0, or something connects them.
+    The check is exact in any dtype: the gradient from the one to the other is 0 unless something connects them.
 
     Raises:
-        UserError: the model carries something over from a sample to the next (a recurrent state, a convolution).
+        UserError: the model carries something from a sample to the next (a recurrent state, a convolution).
     """
     ids = (np.arange(1, 13, dtype=np.int32) * 7919) % model.get_input_embeddings().weight.shape[0]
     end = np.zeros(1, np.int32)
@@ -68,7 +71,9 @@ def check_packing(model: PreTrainedModel, *, autocast: bool) -> None:
     finally:
         hook.remove()
     second_SH = hidden_SH[len(rows[0]) :].float()
-    uneven_H = torch.linspace(-1, 1, second_SH.shape[1], device=model.device)  # norms keep the plain sum of squares
+    uneven_H = torch.linspace(
+        -1, 1, second_SH.shape[1], device=model.device
+    )  # a plain sum of squares is constant after a norm
     (grad_BSH,) = torch.autograd.grad((second_SH * uneven_H).sum(), embedded[0])
     if grad_BSH[0, : len(rows[0])].any():
         raise UserError(

@@ -1,6 +1,6 @@
-"""What stands between tokens and logits: the hidden states before the head, and the head itself.
+"""The two parts of a model that log-probs are computed from: the final hidden states, and the head (the last layer).
 
-Shapes: B samples, S positions, N tokens, H hidden size, V vocabulary.
+Shapes: B samples, S sequence, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
+from ulorl.models.model_source import text_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,34 +27,34 @@ class Head:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """The model's last layer, with the caps and scales that transformers' models put on their logits.
+    """Return the model's last layer, with the caps and scales that transformers' models apply to their logits.
 
-    The tensors are the model's own parameters, so gradients reach them. `check_head` says whether this is all there is.
+    The tensors are the model's own parameters, so gradients reach them. `check_head` checks that nothing is missing.
+    Raises UserError for a model without LM head.
     """
     layer = model.get_output_embeddings()
     if layer is None or getattr(layer, "weight", None) is None:
-        raise UserError(f"{type(model).__name__}: has no LM head (get_output_embeddings() is {layer})")
+        raise UserError(
+            f"{type(model).__name__}: has no LM head (get_output_embeddings() is {layer})",
+            code=ErrorCode.MODEL_UNSUPPORTED,
+        )
     return Head(
         weight_VH=layer.weight,
         bias_V=getattr(layer, "bias", None),
-        softcap=_softcap(_text_config(model)),
-        scale=_scale(_text_config(model)),
+        softcap=_softcap(text_config(model)),
+        scale=_scale(text_config(model)),
     )
 
 
 def hidden_states(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
 ) -> Tensor:
-    """Final hidden states [B, S, H] (after the last norm), the head's input, of token ids [B, S]."""
+    """Return the final hidden states [B, S, H] (after the last norm), the head's input, of token ids [B, S]."""
     output = model.base_model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
-
-
-def _text_config(model: PreTrainedModel) -> Any:
-    return model.config.get_text_config(decoder=True)
 
 
 def _softcap(config: Any) -> float | None:

@@ -1,7 +1,7 @@
-"""LoRA through peft: low-rank adapters train, all other weights stand still.
+"""LoRA through peft: low-rank adapters train, all other weights stay as they are.
 
-Whoever else uses the weights (engines, the saved model) gets plain ones under the plain model's names. They are
-computed from the untouched base every time, W + alpha / rank * B @ A, so that no rounding of merging adds up.
+All other users of the weights (engines, the saved model) get plain ones under the plain model's names. They are always
+computed from the unchanged base, W + alpha / rank * B @ A, so that rounding does not accumulate.
 """
 
 from __future__ import annotations
@@ -20,26 +20,30 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ulorl.config.model_config import LoraConfig
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError, one_line
 
 ADAPTERS = "adapters.safetensors"
-_NAME = "default"  # of the one adapter, in peft's parameter names
+_NAME = "default"  # the name of our only adapter in peft's parameter names
 _ADAPTER = re.compile(r"\.lora_[AB]\.")
 _WRAPPED = ".base_layer"  # peft's name for the layer inside its own, which has that layer's name
 
 
 def require_peft(lora: LoraConfig) -> None:
-    """Raises UserError, one line, when adapters are asked for and peft is missing."""
+    """Refuse adapters when peft is not installed. Raises UserError."""
     if lora.rank and find_spec("peft") is None:
-        raise UserError(f"model.lora.rank={lora.rank}: peft is not installed; pip install 'ulorl[lora]'")
+        raise UserError(
+            f"model.lora.rank={lora.rank}: peft is not installed; pip install 'ulorl[lora]'",
+            code=ErrorCode.EXTRA_MISSING,
+            key="model.lora.rank",
+        )
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, checkpoint: Path | None = None) -> None:
-    """Put adapters into linear layers and experts of `model`: new ones, which change nothing yet, or a checkpoint's.
-    They are float32, and from now on the only parameters with gradients.
+    """Add adapters to linear layers and experts of `model`: new ones, which change nothing yet, or a checkpoint's.
 
-    Raises UserError when `lora.targets` names no layer, the head, or one that peft cannot adapt by a weight's sum; or
-    when the checkpoint's adapters are others.
+    They are float32, and from now on the only parameters with gradients. Raises UserError when `lora.targets` names no
+    layer, the head, or a layer whose adapters peft cannot merge by a sum, and when a checkpoint's adapters do not fit.
     """
     require_peft(lora)
     from peft import LoraConfig, inject_adapter_in_model
@@ -52,14 +56,14 @@ def add_lora(model: PreTrainedModel, lora: LoraConfig, checkpoint: Path | None =
         try:
             inject_adapter_in_model(settings, model, adapter_name=_NAME)
         except (ValueError, TypeError) as error:
-            raise UserError(f"model.lora.targets={targets}: {kind}: {' '.join(str(error).split())[:200]}") from error
+            raise _targets_error(f"={targets}: {kind}: {one_line(error)}") from error
     adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
     for name, module in adapted.items():
         if not isinstance(module, (Linear, ParamWrapper)) or module is model.get_output_embeddings():
-            raise UserError(f"model.lora.targets: {name} of {kind} cannot be adapted, only linear layers inside can")
+            raise _targets_error(f": {name} of {kind} cannot be adapted, only linear layers inside can")
     for name in targets if isinstance(targets, list) and not settings.target_parameters else []:
         if not any(f".{layer}".endswith(f".{name}") for layer in adapted):
-            raise UserError(f"model.lora.targets: {kind} has no linear layer {name}")
+            raise _targets_error(f": {kind} has no linear layer {name}")
     for parameter in _adapters(model).values():
         parameter.data = parameter.data.float()  # bfloat16 would lose the steps of a small learning rate
     if checkpoint:
@@ -67,19 +71,23 @@ def add_lora(model: PreTrainedModel, lora: LoraConfig, checkpoint: Path | None =
 
 
 def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The present weights by the plain model's parameter names, adapters merged in; without any, the parameters
-    themselves. Merged tensors are new and of the base's dtype, one at a time."""
+    """Yield the present weights by the plain model's parameter names, with the adapters merged into them.
+
+    Merged tensors are new and of the base's dtype, one at a time; the others are the parameters themselves.
+    """
     yield from _plain(model, model.named_parameters(), merged=True)
 
 
 def save_merged(model: PreTrainedModel, folder: Path) -> None:
-    """A plain transformers folder, adapters merged in."""
+    """Write a plain transformers folder, with the adapters merged into the weights."""
     model.save_pretrained(folder, state_dict=dict(_plain(model, model.state_dict().items(), merged=True)))
 
 
 def exact_state(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What a resumed run needs, bit for bit: the weights without adapters under the plain model's names, and the
-    adapters. They share the model's memory."""
+    """Return the weights without adapters, under the plain model's names, and the adapters.
+
+    A resumed run needs both bit for bit. The tensors share the model's memory.
+    """
     adapters = {name: p.detach() for name, p in _adapters(model).items()} if _deltas(model) else {}
     return dict(_plain(model, model.state_dict().items(), merged=False)), adapters
 
@@ -87,7 +95,7 @@ def exact_state(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Te
 def save_exact(
     model: PreTrainedModel, folder: Path, state: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
 ) -> None:
-    """`exact_state`, the present one or the one given, as `model/` and, with LoRA, adapters.safetensors beside it."""
+    """Write `exact_state`, present or given, as `model/` and, with LoRA, adapters.safetensors beside it."""
     base, adapters = state or exact_state(model)
     model.save_pretrained(folder / "model", state_dict=base)
     if adapters:
@@ -99,12 +107,22 @@ def _load(model: PreTrainedModel, path: Path) -> None:
     try:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove its checkpoint to use the one before") from None
+        problem = f"{path}: cannot be read ({error}); remove its checkpoint to use the one before"
+        raise UserError(problem, code=ErrorCode.CHECKPOINT_DAMAGED, file=path) from None
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in own.items()}:
-        raise UserError(f"{path}: these are not the adapters of model.lora in the run's config.json")
+        raise UserError(
+            f"{path}: these are not the adapters of model.lora in the run's config.json",
+            code=ErrorCode.MODEL_ADAPTERS,
+            file=path,
+            key="model.lora",
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(saved[name])
+
+
+def _targets_error(problem: str) -> UserError:
+    return UserError(f"model.lora.targets{problem}", code=ErrorCode.MODEL_ADAPTERS, key="model.lora.targets")
 
 
 def _adapters(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -112,7 +130,7 @@ def _adapters(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _deltas(model: PreTrainedModel) -> dict[str, Any]:
-    """peft's layers by the plain names of the weights they change: `weight`, of experts any other parameter."""
+    """peft's layers by the plain names of the weights they change: `weight`, in experts any other parameter."""
     return {
         f"{name.replace(_WRAPPED, '')}.{getattr(module, 'parameter_name', 'weight')}": module
         for name, module in model.named_modules()

@@ -30,9 +30,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from refusals import refused
 from ulorl.data.countdown import problems
 from ulorl.engines.torch.torch_engine import TorchEngine
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.models.cpu.fused_decode import entries_read, row_blocks
 from ulorl.models.tiny import model_path
 from ulorl.rng import sample_seed
@@ -295,15 +296,16 @@ def test_requests_that_cannot_be_served_are_refused() -> None:
 
 
 def test_models_it_cannot_decode_exactly_are_refused() -> None:
-    def refused(model: PreTrainedModel, message: str, **settings: int) -> None:
-        with pytest.raises(UserError, match=message):
+    def refuses(model: PreTrainedModel, named: str, **settings: int) -> None:
+        with refused(ErrorCode.ENGINE_MODEL) as error:
             TorchEngine(model, eos_ids=(), slots=2, prefill_tokens=8, **settings)
+        assert named in str(error.value)
 
     window = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=32))
-    refused(window, "layer 0 is sliding_attention with a window of 32")
+    refuses(window, "layer 0 is sliding_attention with a window of 32")
     TorchEngine(window, eos_ids=(), slots=2, prefill_tokens=8, max_length=32)  # within the window it is full attention
-    refused(MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=1)), "max_position_embeddings")
-    refused(
+    refuses(MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=1)), "max_position_embeddings")
+    refuses(
         MambaForCausalLM(MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=1)),
         "linear_attention",
         max_length=64,
@@ -311,10 +313,10 @@ def test_models_it_cannot_decode_exactly_are_refused() -> None:
     encoder = T5ForConditionalGeneration(
         T5Config(vocab_size=V, d_model=32, d_ff=32, num_layers=1, num_heads=2, d_kv=16)
     )
-    refused(encoder, "encoder-decoder", max_length=64)
-    refused(make(), "max_length=257 exceeds the model's max_position_embeddings=256", max_length=257)
+    refuses(encoder, "encoder-decoder", max_length=64)
+    refuses(make(), "max_length=257", max_length=257)
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
-    refused(LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=rope)), "rope_type=dynamic")
+    refuses(LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=rope)), "rope_type=dynamic")
 
 
 def test_a_model_whose_cached_pass_disagrees_with_its_own_forward_is_refused() -> None:
@@ -322,7 +324,7 @@ def test_a_model_whose_cached_pass_disagrees_with_its_own_forward_is_refused() -
     model = make()
     norm = model.model.norm.forward
     model.model.norm.forward = lambda hidden: norm(hidden) * hidden.shape[1]
-    with pytest.raises(UserError, match="log-probs differ by"):
+    with refused(ErrorCode.ENGINE_MODEL):
         engine_of(model)
 
 

@@ -29,12 +29,14 @@ from transformers import (
 
 import ulorl
 from paths import ROOT
+from refusals import refused
 from ulorl.config.engine_config import VllmConfig, VllmEngineConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import make_engine
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from ulorl.learner.learner import Learner
@@ -418,22 +420,23 @@ def test_the_stale_weights_trap_would_stop_the_run(monkeypatch: pytest.MonkeyPat
 
 
 def test_wrong_settings_are_refused_before_anything_starts() -> None:
-    for vllm, message in (
-        ({"args": {"max_num_seq": 4}}, r"engine\.vllm\.args\.max_num_seq: .* did you mean max_num_seqs"),
-        ({"args": {"model": "x"}}, r"engine\.vllm\.args\.model: is set by UloRL itself"),
-        ({"sleep": True}, r"engine\.vllm\.sleep=true: vLLM has no sleep mode on a CPU"),
+    for vllm, key in (
+        ({"args": {"max_num_seq": 4}}, "args.max_num_seq"),
+        ({"args": {"model": "x"}}, "args.model"),
+        ({"sleep": True}, "sleep"),
     ):
-        with pytest.raises(UserError, match=message):
+        with refused(ErrorCode.ENGINE_SETTING, key=f"engine.vllm.{key}"):
             start(**vllm)
 
 
 def test_what_vllm_refuses_is_said_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"vLLM does not start with .*: .+"):
+    with refused(ErrorCode.ENGINE_SETTING, key="engine.kind") as error:
         start(args={"kv_cache_memory_bytes": 1})
+    assert "\n" not in str(error.value)
 
 
 def test_one_engine_at_a_time_lives_in_our_process() -> None:
-    """vLLM's process groups are the process's: closing one engine would pull them from under the other."""
+    """vLLM's process groups are the process's: closing one engine would end those of the other."""
     with closing(start()), pytest.raises(RuntimeError, match=r"one vLLM engine at a time.*process=true"):
         start()
     with closing(start()) as again:

@@ -1,8 +1,10 @@
-"""Tokens and their log-probs from logits: temperature, top-k, top-p, and draws that are a function of one number.
+"""Draws tokens, with their log-probs, from logits: temperature, top-k, top-p, and one uniform number for each draw.
 
-A row's draw depends on its own logits and its own uniform number only. The cumulative distribution is summed in
-integers (multiples of 2^-52), so it is exact and monotone whatever the device or the order of summation, and a token of
+A row's draw depends only on its own logits and its own uniform number. The cumulative distribution is summed in
+integers (multiples of 2^-52), so it is exact and monotone on any device and in any order of summation, and a token of
 probability zero is never drawn.
+
+Shapes: B rows, R rows that are truncated, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_UNIT = 2.0**52  # of the integer distribution: a whole one is still exact in float64
-_CHUNK = 2**24  # logits worked on at once: bounds the float64 and int64 temporaries to about 128 MB each
+_UNIT = 2.0**52  # probability 1 in the integer distribution, still exact in float64
+_CHUNK = 2**24  # logits of one pass: bounds the float64 and int64 temporaries to about 128 MB each
 
 
 def draw(
@@ -22,11 +24,11 @@ def draw(
     top_p: NDArray[np.float64],
     top_k: NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """One token a row, [B], and its log-prob under softmax(logits / temperature) over the full vocabulary, [B].
+    """Draw one token for each row, [B], and return it with its log-prob, [B].
 
-    `uniforms` in [0, 1) decide the draws, [B]; `temperature` 0 is greedy with the log-prob of temperature 1; `top_p` 1
-    and `top_k` 0 are off. As everywhere in the field, top-k truncates first and top-p what is left of it. One transfer
-    to the host.
+    Log-probs are those of softmax(logits / temperature) over the full vocabulary. `uniforms` in [0, 1) decide the
+    draws, [B]; `temperature` 0 is greedy, with the log-prob of temperature 1; `top_p` 1 and `top_k` 0 are off. As is
+    usual, top-k truncates first and top-p then truncates the rest. The results reach the host in one transfer.
     """
     rows = max(1, _CHUNK // logits_BV.shape[1])
     parts = []
@@ -64,9 +66,9 @@ def _draw(
 
 
 def truncate(probs_BV: torch.Tensor, top_p: NDArray[np.float64], top_k: NDArray[np.int64]) -> torch.Tensor:
-    """Zeroes what top-k and top-p leave out, not renormalised, [B, V]; rows with both off stay as they are.
+    """Set to zero what top-k and top-p leave out, [B, V], without renormalising; rows with both off stay unchanged.
 
-    Top-p keeps the smallest set of most probable tokens whose share of what top-k left is at least `top_p`.
+    Top-p keeps the smallest set of most probable tokens whose share of what top-k kept is at least `top_p`.
     """
     if not ((top_p < 1).any() or (top_k > 0).any()):
         return probs_BV
@@ -84,7 +86,7 @@ def truncate(probs_BV: torch.Tensor, top_p: NDArray[np.float64], top_k: NDArray[
 
 
 def _inverse_cdf(probs_BV: torch.Tensor, uniforms_B1: torch.Tensor) -> torch.Tensor:
-    """The token whose share of the cumulative distribution holds the uniform number, [B, 1]."""
+    """The token in whose share of the cumulative distribution the uniform number lies, [B, 1]."""
     cdf_BV = (probs_BV.double() * _UNIT).long().cumsum(dim=-1)
     # floor(u * total) < total for every float64 u < 1: the first entry above the target exists, its probability is > 0
     target_B1 = (uniforms_B1 * cdf_BV[:, -1:]).long()

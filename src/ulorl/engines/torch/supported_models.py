@@ -1,4 +1,4 @@
-"""Which models the embedded engine decodes exactly, decided before the first request."""
+"""Checks whether the embedded engine decodes a model exactly, before the first request."""
 
 from __future__ import annotations
 
@@ -9,44 +9,49 @@ import numpy as np
 import torch
 from transformers.cache_utils import get_layer_types_and_kwargs
 
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.models.model_source import context_length
+from ulorl.models.model_source import context_length, text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WINDOWED = ("sliding_attention", "chunked_attention")
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats, mean over the vocabulary
-_TOLERANCE_LOW = 0.1  # of shorter dtypes
+_TOLERANCE_LOW = 0.1  # for shorter dtypes
 
 
 def longest_row(model: PreTrainedModel, max_length: int | None) -> int:
-    """Longest prompt + output. Raises UserError when `max_length` exceeds the model's own, YaRN's reach included."""
+    """Return the longest prompt + output. Raises UserError when `max_length` exceeds the model's context with YaRN."""
     limit = context_length(model)
     if limit is None and max_length is None:
-        raise UserError(f"{_name(model)} does not state max_position_embeddings; give max_length")
+        raise _error(model, "does not state max_position_embeddings; give max_length")
     if limit is not None and max_length is not None and max_length > limit:
-        raise UserError(f"max_length={max_length} exceeds the model's max_position_embeddings={limit}")
+        raise _error(model, f"max_length={max_length} exceeds its max_position_embeddings={limit}")
     length = max_length if max_length is not None else limit
     assert length is not None
     return length
 
 
 def full_attention_layers(model: PreTrainedModel, max_length: int) -> int:
-    """The number of layers. Raises UserError when one does not attend to the whole context, or when positions of
-    one row depend on the length of others."""
-    config = _config(model)
+    """Return the number of layers, after checking that the engine decodes them exactly.
+
+    Raises UserError when a layer does not attend to the whole context, or when positions of one row depend on the
+    length of others.
+    """
+    config = text_config(model)
     if getattr(model.config, "is_encoder_decoder", False):
-        raise UserError(f"{_name(model)} is an encoder-decoder; the torch engine decodes causal language models only")
+        raise _error(model, "is an encoder-decoder; the torch engine decodes causal language models only")
     kinds, settings = get_layer_types_and_kwargs(config)
     for layer, (kind, setting) in enumerate(zip(kinds, settings, strict=True)):
         window = setting.get("sliding_window")
         if kind == "full_attention" or (kind in _WINDOWED and window and window >= max_length):
             continue
         beyond = f" with a window of {window} tokens, and max_length={max_length}" if window else ""
-        raise UserError(
-            f"{_name(model)}: layer {layer} is {kind}{beyond}; the torch engine decodes full attention only, or "
-            "contexts no longer than the window"
+        raise _error(
+            model,
+            f"layer {layer} is {kind}{beyond}; the torch engine decodes full attention only, or contexts no longer "
+            "than the window",
         )
     _check_rope(model, config, max_length)
     return len(kinds)
@@ -58,9 +63,10 @@ def _check_rope(model: PreTrainedModel, config: Any, max_length: int) -> None:
         kind, original = entry.get("rope_type"), entry.get("original_max_position_embeddings")
         limit = original or getattr(config, "original_max_position_embeddings", 0) or config.max_position_embeddings
         if kind in ("dynamic", "longrope") and max_length > limit:
-            raise UserError(
-                f"{_name(model)}: rope_type={kind} changes with the longest row of a batch beyond {limit} tokens, "
-                f"found max_length={max_length}; lower it, or use yarn"
+            raise _error(
+                model,
+                f"rope_type={kind} changes with the longest row of a batch beyond {limit} tokens, found "
+                f"max_length={max_length}; lower it, or use yarn",
             )
 
 
@@ -70,10 +76,11 @@ def check_decoding(
     prefill: Callable[[int, Sequence[np.ndarray]], None],
     decode: Callable[[np.ndarray, np.ndarray], torch.Tensor],
 ) -> None:
-    """Decodes two short rows of different lengths (one, with one slot) and compares with the model's own forward.
+    """Decode two short rows of different lengths (one, with one slot) and compare with the model's own forward pass.
 
-    Catches what no list of architectures can: positions taken from a mask, attention biases, caches of another
-    kind. Raises UserError.
+    This finds what no list of architectures can: positions taken from a mask, attention biases, caches of another
+    kind. prefill: computes keys and values of sequences from a row on. decode: returns the logits [n, V] after tokens
+    [n] at positions [n]. Raises UserError when the results differ.
     """
     implementation = model.config._attn_implementation
     if implementation not in ("sdpa", "eager"):  # the others take no mask of this kind
@@ -85,18 +92,15 @@ def check_decoding(
         prefill(0, [row[:-1] for row in rows])
         logits = decode(np.array([row[-1] for row in rows]), np.array([len(row) - 1 for row in rows]))
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{_name(model)} cannot be decoded by the torch engine: {error}") from error
+        raise _error(model, f"cannot be decoded by the torch engine: {error}") from error
     difference = (logits.float().log_softmax(-1) - torch.stack(expected).float().log_softmax(-1)).abs().mean().item()
     if not difference <= _TOLERANCE.get(model.dtype, _TOLERANCE_LOW):
-        raise UserError(
-            f"{_name(model)} cannot be decoded by the torch engine: its log-probs differ by {difference:.2g} nats from "
-            "the model's own forward"
+        raise _error(
+            model,
+            f"cannot be decoded by the torch engine: its log-probs differ by {difference:.2g} nats from the model's "
+            "own forward pass",
         )
 
 
-def _config(model: PreTrainedModel) -> Any:
-    return model.config.get_text_config(decoder=True)
-
-
-def _name(model: PreTrainedModel) -> str:
-    return type(model).__name__
+def _error(model: PreTrainedModel, problem: str) -> UserError:
+    return UserError(f"{type(model).__name__}: {problem}", code=ErrorCode.ENGINE_MODEL)

