@@ -95,10 +95,8 @@ def _padded(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[l
 def _cheapest(lengths: Sequence[int], order: Sequence[int], budget: int, overhead: float) -> list[list[int]]:
     """The parts of `order` whose sum of samples x longest length + `overhead` is the smallest."""
     n = len(order)
-    cost, start = (
-        np.full(n + 1, np.inf),
-        np.zeros(n + 1, dtype=np.int64),
-    )  # of the first samples; where their last part starts
+    cost = np.full(n + 1, np.inf)  # of the first samples
+    start = np.zeros(n + 1, dtype=np.int64)  # of their last part
     cost[0] = 0
     for first, index in enumerate(order):
         longest = lengths[index]
