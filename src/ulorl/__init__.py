@@ -6,7 +6,7 @@
     result = ulorl.train(config)
     print(result.before.accuracy, result.after.accuracy)
 
-The objective stands alone in `ulorl.objective`: pure functions of tensors. Importing this module pulls in no torch.
+The objective alone is in `ulorl.objective`, as pure functions of tensors. Importing this module imports no torch.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_chat_answers_what_is_asked_and_what_is_typed(run_dir: Path) -> None:
     assert typed.stdout == asked.stdout  # the same question under the same seed
 
 
-def test_report_and_compare_are_written_anew(run_dir: Path, tmp_path: Path) -> None:
+def test_report_and_compare_are_written_again(run_dir: Path, tmp_path: Path) -> None:
     page = run_dir / "report.html"
     before = page.read_text()
     page.unlink()
@@ -80,19 +80,20 @@ def test_help_teaches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message"),  # of which the second line of the output, the code, is a part
     [
-        (["train"], "give a recipe"),
-        (["train", "none.toml"], "none.toml: no such recipe"),
-        (["train", RECIPE, "optim.rl=1"], "optim.rl: unknown key; the keys here are lr"),
-        (["train", RECIPE, "rollout.segments=5"], "rollout.segments: 5 does not divide"),
+        (["train"], "(command-line; docs/errors.md)"),
+        (["train", "none.toml"], "(recipe-not-found; docs/errors.md)"),
+        (["train", RECIPE, "optim.rl=1"], "(config-unknown-key; docs/errors.md)"),
+        (["train", RECIPE, "rollout.segments=5", "seed=x"], "(config-bad-value, config-conflict; docs/errors.md)"),
         (["train", RECIPE, "data.kind=files", "data.path=none.jsonl"], "none.jsonl"),
         (["train", RECIPE, "model.path=/nowhere/model"], "/nowhere/model"),
         (["train", RECIPE, "reward.kind=function", "reward.function=no_such_module:f"], "no_such_module"),
         (["train", RECIPE, "data.kind=reasoning_gym", "data.task=chain_sun"], "chain_sun"),
         (["train", RECIPE, "log.wandb=true"], "wandb"),
         (["train", "--resume", "nowhere"], "nowhere"),
-        (["eval", RECIPE, "eval.data={}", "eval.problems=x"], "eval.problems"),
+        (["eval", RECIPE, "eval.data={}", "eval.problems=x"], "(config-bad-value; docs/errors.md)"),
+        (["eval", RECIPE, "--json", "nowhere/eval.json"], "(file-not-writable; docs/errors.md)"),
         (["report", "nowhere"], "nowhere"),
         (["chat", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere"),
@@ -100,7 +101,7 @@ def test_help_teaches() -> None:
         (["model", "import-gguf", "none.gguf", "out"], "none.gguf"),
     ],
 )
-def test_mistakes_end_with_code_2_and_name_the_place(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_mistakes_end_with_exit_code_2_and_name_the_place(arguments: list[str], message: str, tmp_path: Path) -> None:
     if arguments[0] == "train" and len(arguments) > 2 and arguments[1] == RECIPE:
         arguments = [*arguments, f"run.dir={tmp_path / 'run'}"]
     code, out, err = run(arguments)  # in this process: `make bad-input` takes 50 through the real command

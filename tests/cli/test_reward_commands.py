@@ -280,27 +280,27 @@ def test_any_record_is_a_case_or_is_named(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "key"),
     [
-        (["foo", "a.jsonl"], "foo: neither a recipe .* nor a kind of reward; the kinds are math, .* and rules"),
-        (["math"], "no file of records is named"),
-        (["math", "none.jsonl"], "none.jsonl: no such file"),
-        (["math", "empty.jsonl"], "empty.jsonl: no records"),
-        (["math", "a.jsonl", "steps=3"], "steps=3: judging takes keys of reward only"),
-        (["rules", "a.jsonl", "reward.timeout=3"], "reward.timeout=3: rules has no settings"),
-        (["math", "a.jsonl", "reward.tolerance=0.1"], "reward.tolerance: goes with reward.kind=numeric only"),
-        (["math", "a.jsonl", "--json", "nowhere/out.json"], "there is no folder nowhere"),
-        (["function", "a.jsonl"], "reward.function: missing"),
-        (["missing.toml", "a.jsonl"], "missing.toml: no such recipe"),
+        (["foo", "a.jsonl"], ErrorCode.COMMAND_LINE, ""),
+        (["math"], ErrorCode.COMMAND_LINE, ""),
+        (["math", "none.jsonl"], None, None),
+        (["math", "empty.jsonl"], None, None),
+        (["math", "a.jsonl", "steps=3"], ErrorCode.COMMAND_LINE, "steps"),
+        (["rules", "a.jsonl", "reward.timeout=3"], ErrorCode.COMMAND_LINE, "reward.timeout"),
+        (["math", "a.jsonl", "reward.tolerance=0.1"], ErrorCode.CONFIG_UNKNOWN_KEY, "reward.tolerance"),
+        (["math", "a.jsonl", "--json", "nowhere/out.json"], ErrorCode.FILE_NOT_WRITABLE, "--json"),
+        (["function", "a.jsonl"], ErrorCode.CONFIG_MISSING_KEY, "reward.function"),
+        (["missing.toml", "a.jsonl"], ErrorCode.RECIPE_NOT_FOUND, ""),
     ],
 )
 def test_bad_arguments_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: ErrorCode | None, key: str | None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "a.jsonl", HALF)
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(UserError, match=message):
+    with refused(code, key=key) if code else pytest.raises(UserError):
         reward_test(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""`ulorl data ...`. Importing this module pulls in no torch."""
+"""The commands `ulorl data ...`. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import typer
 if TYPE_CHECKING:
     from ulorl.cleaning.items import StepReport
 
-app = typer.Typer(help="Problems to train on.", no_args_is_help=True)
+app = typer.Typer(help="Prepare problems to train on.", no_args_is_help=True)
 
 
 @app.callback()
 def data() -> None:
-    """Problems to train on."""
+    """Prepare problems to train on."""
 
 
 @app.command()
@@ -24,16 +24,17 @@ def clean(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SOURCE... [key=value]...", help="files, glob patterns, hub datasets or names of [sources]"
+            metavar="SOURCE... [key=value]...",
+            help="files, glob patterns, hub datasets or names of [sources]; then overrides",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write")] = Path("clean"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder that gets the result")] = Path("clean"),
     config: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="TOML with sources, steps and models; repeatable")
+        list[Path] | None, typer.Option(metavar="FILE", help="a TOML file with sources, steps and models; repeatable")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the result that DIR holds already")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier result in DIR")] = False,
 ) -> None:
-    """Clean problems as section 3.4 of the paper does; docs/data.md describes the steps.
+    """Clean and transform problems (section 3.4 of the paper). docs/data.md describes the steps.
 
     ulorl data clean raw/*.jsonl 'contamination.against=["eval/*.jsonl"]' --out cleaned
     """
@@ -51,7 +52,7 @@ def clean(
             paths = [a for a in given if a not in overrides]
             result, files = pipeline.clean(paths, out, settings, overwrite=overwrite, bars=bars)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; what models said is in {out}, the same command goes on from there", file=sys.stderr)
+        print(f"\ninterrupted; the outputs of models are kept in {out}; the same command continues", file=sys.stderr)
         sys.exit(130)
     for step in result.steps:
         print(_line(step))

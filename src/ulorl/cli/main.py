@@ -1,8 +1,8 @@
 """The command line. Every command imports what it needs when it runs, so `--help` answers at once.
 
-Exit codes: 0 done; 1 `reward test` found verdicts that disagree with their labels; 2 something in a recipe, data or a
-model folder is wrong, the message says where; 75 the engine hung in our own process, give the same command again; 130
-or 143 interrupted, everything saved.
+Exit codes: 0 done; 1 `reward test` found verdicts that disagree with their labels; 2 a recipe, data, a model folder or
+the command itself is wrong, and the message says where; 75 the engine hung in this process, so give the same command
+again; 130 or 143 interrupted, everything is saved.
 """
 
 from __future__ import annotations
@@ -11,28 +11,35 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
+from ulorl.cli.output_options import check_output_file
 from ulorl.cli.reward_commands import app as reward
 from ulorl.cli.verifier_commands import app as verifier
-from ulorl.config.loading import load, load_saved
+from ulorl.config.loading import load, load_saved, with_overrides
 from ulorl.config.tree import Config
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
 
+if TYPE_CHECKING:
+    from ulorl.evaluation.evaluate import Evaluation
+
 app = typer.Typer(
-    help="UloRL: reinforcement learning that teaches language models to reason through ultra-long outputs.",
-    epilog="Start with: ulorl train recipes/quickstart.toml",
+    help="UloRL: reinforcement learning for language models that reason in ultra-long outputs.\n\n"
+    "A run is one or more TOML recipes plus key=value overrides: `ulorl check` checks them, `ulorl train` runs them, "
+    "and the folder run.dir holds the result.",
+    epilog="Start with: ulorl train recipes/quickstart.toml. All keys: docs/configuration.md. Errors: docs/errors.md.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-tiny = typer.Typer(help="The tiny reasoner that ships with the package.", no_args_is_help=True)
-model = typer.Typer(help="Model folders.", no_args_is_help=True)
+tiny = typer.Typer(help="Make the tiny reasoner that ships with the package.", no_args_is_help=True)
+model = typer.Typer(help="Convert model folders.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
 app.add_typer(reward, name="reward")
@@ -40,31 +47,33 @@ app.add_typer(verifier, name="verifier")
 app.add_typer(tiny, name="tiny")
 app.add_typer(model, name="model")
 
-Arguments = Annotated[
-    list[str], typer.Argument(metavar="RECIPE... [key=value]...", help="TOML files, left to right, then overrides")
-]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")]
+_RECIPES = "TOML recipes, layered from left to right, then overrides"
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run (its run.dir)")]
 
 
 def main() -> None:
-    """The `ulorl` command."""
+    """Run the `ulorl` command. An error that the user can fix is printed with its code, and ends it with code 2."""
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        codes = dict.fromkeys(part.code for part in error.each() if part.code is not ErrorCode.UNCLASSIFIED)
+        if codes:
+            print(f"({', '.join(codes)}; docs/errors.md)", file=sys.stderr)
         sys.exit(2)
 
 
 @app.command()
 def train(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RECIPE... [key=value]...", help="TOML files, left to right, then overrides"),
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="RECIPE... [key=value]...", help=_RECIPES)] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="resume this run from its newest checkpoint")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="go on from this run's newest checkpoint")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a run that run.dir holds already")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the run that run.dir holds")] = False,
 ) -> None:
-    """Train by segment rollout. The same command again goes on with a run that was stopped.
+    """Train a model by segment rollout (Algorithm 1 of the paper).
+
+    The same command again resumes a run that was stopped.
 
     ulorl train recipes/quickstart.toml steps=30 optim.lr=1e-4
 
@@ -85,20 +94,24 @@ def train(
 
 
 @app.command()
-def check(arguments: Arguments) -> None:
+def check(
+    arguments: Annotated[list[str], typer.Argument(metavar="RECIPE... [key=value]...", help=_RECIPES)],
+) -> None:
     """Check a recipe with its data, reward, model folder and run folder, without loading a model.
 
-    Everything that is wrong is told, as far as one fault does not hide another; the exit code is 2.
+    All errors are reported together, as far as one does not hide another; the exit code is then 2.
+
+    ulorl check recipes/gsm8k.toml model.path=models/mine
     """
     config = _config(arguments)  # before anything slow is imported
     from ulorl.training.preflight import check_run_dir, load_inputs, repetition
 
-    faults = ErrorCollector()
-    with faults:
+    errors = ErrorCollector()
+    with errors:
         folder = check_run_dir(config)
-    with faults:
+    with errors:
         inputs = load_inputs(config)
-    faults.raise_errors()
+    errors.raise_errors()
     print(f"recipe ok: {config.steps} steps of {config.rollout.prompts} problems x {config.rollout.group} samples")
     print(f"outputs: {config.rollout.max_tokens} tokens in {config.rollout.segments} segments")
     print(f"problems: {len(inputs.problems)} to train on, {len(inputs.held_out)} held out{repetition(inputs.problems)}")
@@ -109,21 +122,24 @@ def check(arguments: Arguments) -> None:
 def evaluate(
     arguments: Annotated[
         list[str],
-        typer.Argument(metavar="RUN | RECIPE... [key=value]...", help="a run's folder, or recipes; then overrides"),
+        typer.Argument(
+            metavar="RUN | RECIPE... [key=value]...", help="the folder of a run, or TOML recipes; then overrides"
+        ),
     ],
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="write the result into this file")
+    ] = None,
 ) -> None:
-    """Measure avg@k on the held-out problems.
+    """Measure avg@k on the held-out problems: of a run's trained model, or of the model of a recipe.
 
     ulorl eval runs/quickstart eval.samples=8
 
     ulorl eval recipes/gsm8k.toml model.path=models/mine
     """
+    config = _run_or_config(arguments)
+    check_output_file("--json", json_file)
     from ulorl.training.run import evaluate_config
 
-    config = _run_or_config(arguments)
-    if json_file and not json_file.absolute().parent.is_dir():
-        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
     result = evaluate_config(config)
     interval = result.interval
     measured = "no answer could be scored"
@@ -134,24 +150,13 @@ def evaluate(
     if result.unscored:
         print(f"{result.unscored} of {len(result.scored)} answers could not be scored and are left out")
     if json_file:
-        numbers = {
-            "model": config.model.path,
-            "accuracy": interval and interval.value,
-            "interval": interval and [interval.low, interval.high],
-            "stderr": result.stderr if len(result.shares) > 1 else None,
-            "problems": len(result.by_problem),
-            "samples": result.samples,
-            "mean_length": result.mean_length,
-            "truncated": result.truncated,
-            "unscored": result.unscored,
-            "by_problem": result.by_problem,
-        }
-        json_file.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(_as_json(config.model.path, result), indent=2)
+        json_file.write_text(text + "\n", encoding="utf-8")
 
 
 @app.command()
 def report(run_dir: RunDir) -> None:
-    """Write RUN/report.html anew: the curves, and sampled outputs."""
+    """Write RUN/report.html again: the curves of a run, and sampled outputs."""
     from ulorl.report.html_report import write_report
 
     print(write_report(run_dir))
@@ -159,10 +164,13 @@ def report(run_dir: RunDir) -> None:
 
 @app.command()
 def compare(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs")],
-    out: Annotated[Path, typer.Option(help="the figure to write: svg, png or pdf")] = Path("compare.svg"),
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="the folders of runs")],
+    out: Annotated[Path, typer.Option(help="the figure to write, as svg, png or pdf")] = Path("compare.svg"),
 ) -> None:
-    """Draw several runs in one figure; runs that differ in the seed only are one line with its range."""
+    """Draw the curves of several runs in one figure. Runs that differ only in the seed are one line with its range.
+
+    ulorl compare runs/segments runs/synchronous --out segments.svg
+    """
     from ulorl.report.comparison import write_comparison
 
     print(write_comparison(run_dirs, out))
@@ -173,10 +181,10 @@ def compare(
 def chat(
     run_dir: RunDir,
     problem: Annotated[
-        str | None, typer.Option(help="ask this and leave; else problems are read from the keyboard")
+        str | None, typer.Option(help="answer this problem and exit; without it problems are read from the keyboard")
     ] = None,
 ) -> None:
-    """See a run's model reason on a problem you type in."""
+    """Show how the trained model of a run reasons about a problem that you type."""
     from ulorl.cli.chat import chat as talk
 
     talk(run_dir, problem)
@@ -185,10 +193,10 @@ def chat(
 @tiny.command("make")
 def tiny_make(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the model folder to write")],
-    seed: Annotated[int, typer.Option(help="same seed, same machine: same model")] = 0,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same model on the same machine")] = 0,
     steps: Annotated[int | None, typer.Option(help="supervised steps; default: those of the shipped model")] = None,
 ) -> None:
-    """Make the tiny reasoner from nothing: search traces by a generator, a supervised warm-up, minutes on 2 cores."""
+    """Make the tiny reasoner from generated search traces, by supervised training that takes minutes on 2 cores."""
     from ulorl.warmup.make_tiny import STEPS, make
 
     make(out, seed=seed, steps=STEPS if steps is None else steps)
@@ -196,32 +204,51 @@ def tiny_make(
 
 @model.command("import-gguf")
 def import_gguf(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="a .gguf file, or a wheel or zip that holds one")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="a .gguf file, or a wheel or zip file with one in it")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the transformers folder to write")],
 ) -> None:
-    """Turn a GGUF file into a transformers folder."""
-    from ulorl.models.gguf import import_gguf as turn
+    """Convert a GGUF file into a transformers folder."""
+    from ulorl.models.gguf import import_gguf as convert
 
-    turn(source, out)
+    convert(source, out)
     print(out)
 
 
+def _as_json(model_path: str, result: Evaluation) -> dict[str, Any]:
+    interval = result.interval
+    return {
+        "model": model_path,
+        "accuracy": interval and interval.value,
+        "interval": interval and [interval.low, interval.high],
+        "stderr": result.stderr if len(result.shares) > 1 else None,
+        "problems": len(result.by_problem),
+        "samples": result.samples,
+        "mean_length": result.mean_length,
+        "truncated": result.truncated,
+        "unscored": result.unscored,
+        "by_problem": result.by_problem,
+    }
+
+
 def _config(arguments: list[str]) -> Config:
-    """Recipes come before overrides; an override has an equals sign."""
+    """Return the configuration of recipes and overrides. An override has an equals sign."""
     if not arguments:
-        raise UserError("give a recipe, for example recipes/quickstart.toml, or --resume RUN")
+        raise UserError(
+            "give a recipe, for example recipes/quickstart.toml, or --resume RUN", code=ErrorCode.COMMAND_LINE
+        )
     return load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])
 
 
 def _run_or_config(arguments: list[str]) -> Config:
-    """A run's folder stands for its configuration with its trained model."""
+    """Return the configuration of recipes, or of a run's folder together with its trained model."""
     run_dir = Path(arguments[0])
     if not os.path.exists(run_dir / "config.json"):  # Path.exists raises for names that are too long
         return _config(arguments)
-    from ulorl.config.loading import with_overrides
-
     saved = load_saved(run_dir / "config.json")
     trained = saved.model_copy(update={"model": saved.model.model_copy(update={"path": str(run_dir / "model")})})
     return with_overrides(
-        trained, arguments[1:], allowed=("eval", "model", "engine", "seed"), purpose="an evaluation of a run"
+        trained,
+        arguments[1:],
+        allowed=("eval", "model", "engine", "seed"),
+        purpose="the evaluation of a run",
     )

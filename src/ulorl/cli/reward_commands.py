@@ -1,4 +1,4 @@
-"""`ulorl reward ...`. Importing this module pulls in no torch."""
+"""The commands `ulorl reward ...`. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ConfigDict
 
+from ulorl.cli.output_options import check_output_file
 from ulorl.config.fields import StrictConfig
 from ulorl.config.reward_config import MathRewardConfig, RewardConfig
 from ulorl.config.unions import variants_of
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
     from ulorl.rewards.case_files import Case
     from ulorl.rewards.judged_cases import Agreement, Judged
 
-app = typer.Typer(help="Rewards: what they say of outputs, before you train on it.", no_args_is_help=True)
+app = typer.Typer(help="Test a reward on recorded outputs, before you train with it.", no_args_is_help=True)
 _SHOWN = 100  # characters of an answer or a reference in a line
 
 
-class _Recipe(StrictConfig):
-    """[reward] of a recipe, or of a layer over one; what else a recipe says is for the run."""
+class _RewardRecipe(StrictConfig):
+    """The section [reward] of a recipe. The other sections are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
     reward: RewardConfig = MathRewardConfig()
@@ -37,7 +39,7 @@ class _Recipe(StrictConfig):
 
 @app.callback()
 def reward() -> None:
-    """Rewards: what they say of outputs, before you train on it."""
+    """Test a reward on recorded outputs, before you train with it."""
 
 
 @app.command("test")
@@ -46,26 +48,28 @@ def check(
         list[str],
         typer.Argument(
             metavar="RECIPE...|KIND FILE... [reward.KEY=value]...",
-            help="recipes (.toml), or a kind of reward that needs no recipe: math, numeric, exact, choice, or rules: "
-            "what rules_first accepts; then files or glob patterns of records; then overrides",
+            help="TOML recipes, or a kind of reward that needs no recipe: math, numeric, exact, choice, or rules (what "
+            "reward.verifier.rules_first accepts); then files or glob patterns of records; then overrides",
         ),
     ],
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every verdict here")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="write every verdict into this file")
+    ] = None,
     disagreements: Annotated[
-        bool, typer.Option("--disagreements", help="print only the records whose label is another")
+        bool, typer.Option("--disagreements", help="print only the records whose label differs from the verdict")
     ] = False,
 ) -> None:
-    """Judge records as training would judge them: each verdict, what was extracted, from where, and why.
+    """Judge records as training would judge them, and print each verdict with the extracted answer and the reason.
 
     ulorl reward test math cases.jsonl
 
     ulorl reward test recipes/gsm8k.toml cases.jsonl reward.kind=numeric reward.tolerance=0.01 --json verdicts.json
 
-    A line of cases.jsonl: {"output": "So it is \\\\boxed{0.5}.", "reference": "1/2", "label": true}. Instead of output
-    (a whole output) there may be answer (an extracted answer); question, label (whether it is right), and options or
-    meta may be there.
+    A line of cases.jsonl: {"output": "So it is \\\\boxed{0.5}.", "reference": "1/2", "label": true}. A record may have
+    answer (an extracted answer) instead of output (a whole output), and also question, label (whether the answer is
+    right), options and meta.
 
-    Exit code: 0 when the reward agrees with every label, or there is none; 1 when it does not; 2 for bad input.
+    Exit code: 0 when the reward agrees with every label, or no record has one; 1 when it does not; 2 for bad input.
     """
     from ulorl.config.loading import overrides_among
 
@@ -75,9 +79,8 @@ def check(
     kind = others.pop(0) if others and not recipes else ""
     settings = _settings(kind, recipes, overrides)
     if not others:
-        raise UserError("no file of records is named; give JSONL, JSON or Parquet files")
-    if json_file and not json_file.absolute().parent.is_dir():
-        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
+        raise UserError("no file of records is named; give JSONL, JSON or Parquet files", code=ErrorCode.COMMAND_LINE)
+    check_output_file("--json", json_file)
     from ulorl.rewards import judged_cases
     from ulorl.rewards.case_files import read_cases
 
@@ -89,36 +92,45 @@ def check(
     summary = judged_cases.agreement(found)
     _show(found, summary, disagreements)
     if json_file:
-        said = json.dumps(judged_cases.as_json(found, summary), indent=2, ensure_ascii=False)
-        json_file.write_text(said + "\n", encoding="utf-8")
+        text = json.dumps(judged_cases.as_json(found, summary), indent=2, ensure_ascii=False)
+        json_file.write_text(text + "\n", encoding="utf-8")
     if any(one.agrees is False for one in found):
         sys.exit(1)
 
 
 def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> RewardConfig | None:
-    """None for rules."""
+    """Return the configuration of the reward; None for rules. Raises UserError for arguments that name none."""
     from ulorl.config.loading import load_class
     from ulorl.rewards.judged_cases import RULES
 
     for override in overrides:
         if not override.startswith("reward."):
-            raise UserError(f"{override}: judging takes keys of reward only, such as reward.tolerance=0.01")
+            raise UserError(
+                f"{override}: this command takes keys of reward only, for example reward.tolerance=0.01",
+                code=ErrorCode.COMMAND_LINE,
+                key=override.partition("=")[0],
+            )
     if kind == RULES and overrides:
-        raise UserError(f"{overrides[0]}: {RULES} has no settings")
+        raise UserError(
+            f"{overrides[0]}: {RULES} has no settings",
+            code=ErrorCode.COMMAND_LINE,
+            key=overrides[0].partition("=")[0],
+        )
     if kind == RULES:
         return None
     kinds = variants_of(RewardConfig)
     if not recipes and kind not in kinds:
         raise UserError(
             f"{kind or 'the first argument'}: neither a recipe (.toml) nor a kind of reward; the kinds are "
-            f"{', '.join(kinds)} and {RULES}"
+            f"{', '.join(kinds)} and {RULES}",
+            code=ErrorCode.COMMAND_LINE,
         )
     of_kind = [f'reward.kind="{kind}"'] if kind else []
-    return load_class(_Recipe, recipes, [*of_kind, *overrides]).reward
+    return load_class(_RewardRecipe, recipes, [*of_kind, *overrides]).reward
 
 
 def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[Judged]:
-    """With a progress bar on a terminal's standard error."""
+    """Judge the cases, with a progress bar if standard error is a terminal."""
     from ulorl.common.progress import ProgressBars
     from ulorl.rewards.judged_cases import judge_cases
 
@@ -127,12 +139,14 @@ def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[Judged
 
 
 def _show(found: Sequence[Judged], summary: Agreement, only_disagreements: bool) -> None:
-    """A line a record, those that disagree with their label again behind them, and the counts. Colours only on a
-    terminal."""
+    """Print a line for each record, then again the lines of those that disagree with their label, and the counts.
+
+    Only a terminal gets colours.
+    """
     from rich.console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or file in ASCII stops nothing
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal or file must not stop it
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
     wrong = [one for one in found if one.agrees is False]
     if not only_disagreements:
@@ -152,22 +166,22 @@ def _show(found: Sequence[Judged], summary: Agreement, only_disagreements: bool)
     if summary.rate:
         console.print(_table(summary))
         console.print(
-            f"agreement with {summary.labelled} labels: {summary.rate} (95% interval, records of one question as one)"
+            f"agreement with {summary.labelled} labels: {summary.rate} (95% interval; records with the same question count as one)"
         )
 
 
 def _line(one: Judged) -> Text:
-    """`1 cases.jsonl:3: 0.5 from boxed, reference 1/2: equal by math-verify`"""
+    """Return a line such as `1 cases.jsonl:3: 0.5 from boxed, reference 1/2: equal by math-verify`."""
     from rich.text import Text
 
     case, verdict = one.case, one.verdict
-    said, style = "unscored", "yellow"
+    shown, style = "unscored", "yellow"
     if verdict:
-        said, style = ("1", "green") if verdict.reward == 1.0 else ("0", "red")
+        shown, style = ("1", "green") if verdict.reward == 1.0 else ("0", "red")
     parts = [f"reference {_short(case.problem.answer)}"] if case.problem.answer else []
     if verdict and verdict.answer:
         parts.insert(0, f"{_short(verdict.answer)}{f' from {verdict.place}' if verdict.place else ''}")
-    line = Text(said, style=style)
+    line = Text(shown, style=style)
     line.append(f" {case.place}: {', '.join(parts)}: {_printable(one.reason) or 'no reason is given'}", style="default")
     if one.agrees is False:
         line.append(f" (label {int(bool(case.label))})", style="bold red")
@@ -186,11 +200,11 @@ def _table(summary: Agreement) -> Table:
 
 
 def _short(text: str) -> str:
-    """In one line, cut in the middle."""
+    """Return a text in one line, cut in the middle when it is long."""
     text = _printable(text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
 
 
 def _printable(text: str) -> str:
-    """What a model wrote may steer a terminal; here it is shown."""
+    """Return a text with control characters escaped: a model's output must not control the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
