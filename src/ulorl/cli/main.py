@@ -97,9 +97,9 @@ def train(
 def check(
     arguments: Annotated[list[str], typer.Argument(metavar="RECIPE... [key=value]...", help=_RECIPES)],
 ) -> None:
-    """Check a recipe with its data, reward, model folder and run folder, without loading a model.
+    """Check a recipe without loading a model.
 
-    All errors are reported together, as far as one does not hide another; the exit code is then 2.
+    The check covers data, reward, model folder and run folder. All errors are reported together, as far as one does not hide another; the exit code is then 2.
 
     ulorl check recipes/gsm8k.toml model.path=models/mine
     """
@@ -130,7 +130,9 @@ def evaluate(
         Path | None, typer.Option("--json", metavar="FILE", help="write the result into this file")
     ] = None,
 ) -> None:
-    """Measure avg@k on the held-out problems: of a run's trained model, or of the model of a recipe.
+    """Measure avg@k on the held-out problems.
+
+    The model is the trained one of a run, or that of a recipe.
 
     ulorl eval runs/quickstart eval.samples=8
 
@@ -156,7 +158,10 @@ def evaluate(
 
 @app.command()
 def report(run_dir: RunDir) -> None:
-    """Write RUN/report.html again: the curves of a run, and sampled outputs."""
+    """Write the report of a run again, RUN/report.html.
+
+    It shows the curves and sampled outputs.
+    """
     from ulorl.report.html_report import write_report
 
     print(write_report(run_dir))
@@ -167,7 +172,9 @@ def compare(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="the folders of runs")],
     out: Annotated[Path, typer.Option(help="the figure to write, as svg, png or pdf")] = Path("compare.svg"),
 ) -> None:
-    """Draw the curves of several runs in one figure. Runs that differ only in the seed are one line with its range.
+    """Draw the curves of several runs in one figure.
+
+    Runs that differ only in the seed are one line with its range.
 
     ulorl compare runs/segments runs/synchronous --out segments.svg
     """
@@ -184,7 +191,7 @@ def chat(
         str | None, typer.Option(help="answer this problem and exit; without it problems are read from the keyboard")
     ] = None,
 ) -> None:
-    """Show how the trained model of a run reasons about a problem that you type."""
+    """Type problems for the trained model of a run."""
     from ulorl.cli.chat import chat as talk
 
     talk(run_dir, problem)
@@ -196,7 +203,7 @@ def tiny_make(
     seed: Annotated[int, typer.Option(help="the same seed gives the same model on the same machine")] = 0,
     steps: Annotated[int | None, typer.Option(help="supervised steps; default: those of the shipped model")] = None,
 ) -> None:
-    """Make the tiny reasoner from generated search traces, by supervised training that takes minutes on 2 cores."""
+    """Train the tiny reasoner from generated search traces, in minutes on 2 cores."""
     from ulorl.warmup.make_tiny import STEPS, make
 
     make(out, seed=seed, steps=STEPS if steps is None else steps)

@@ -166,7 +166,8 @@ def _show(found: Sequence[Judged], summary: Agreement, only_disagreements: bool)
     if summary.rate:
         console.print(_table(summary))
         console.print(
-            f"agreement with {summary.labelled} labels: {summary.rate} (95% interval; records with the same question count as one)"
+            f"agreement with {summary.labelled} labels: {summary.rate} (95% interval; records with the same question "
+            "count as one)"
         )
 
 
