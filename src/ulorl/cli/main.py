@@ -99,7 +99,8 @@ def check(
 ) -> None:
     """Check a recipe without loading a model.
 
-    The check covers data, reward, model folder and run folder. All errors are reported together, as far as one does not hide another; the exit code is then 2.
+    The check covers data, reward, model folder and run folder. All errors are reported together, as far as one does
+    not hide another; the exit code is then 2.
 
     ulorl check recipes/gsm8k.toml model.path=models/mine
     """
