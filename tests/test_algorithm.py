@@ -24,7 +24,7 @@ import pytest
 from scorers import ScorerOf
 from ulorl.algorithm import Step, ulorl_step
 from ulorl.engines.scripted import ScriptedEngine
-from ulorl.learner.learner import Update
+from ulorl.learner.update_result import Update
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
 

@@ -14,7 +14,8 @@ from typing import Protocol
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
-from ulorl.learner.learner import Learner, Update
+from ulorl.learner.learner import Learner
+from ulorl.learner.update_result import Update
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Group, Problem, Sample, Scored, Status, Tokens
 

@@ -17,7 +17,9 @@ from transformers import (
 )
 
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
-from ulorl.learner.learner import Learner, _Sums, prepare
+from ulorl.learner.experience import prepare
+from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.learner.update_result import UpdateSums
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
 V = 31
@@ -45,15 +47,16 @@ def tiny_model(kind: str = "qwen3") -> PreTrainedModel:
 def learner(
     optim: dict[str, object] | None = None, objective: dict[str, object] | None = None, **kwargs: object
 ) -> Learner:
-    return Learner(
-        tiny_model(str(kwargs.pop("model", "qwen3"))),
+    model = tiny_model(str(kwargs.pop("model", "qwen3")))
+    spec = LearnerSpec(
         optim=OptimConfig(**{"lr": 1e-2, **(optim or {})}),
         objective=ObjectiveConfig(**(objective or {})),
         temperature=kwargs.pop("temperature", 0.85),
         max_tokens=16,
         pad_id=0,
-        **kwargs,
+        seed=kwargs.pop("seed", 0),
     )
+    return Learner(model, spec, **kwargs)
 
 
 def sample(id: int, lengths: list[int], status: Status = Status.COMPLETE) -> Sample:
@@ -89,7 +92,7 @@ def weights(of: Learner) -> dict[str, torch.Tensor]:
 
 def gradient(of: Learner) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of GROUPS as one mini-batch, and its gradient before clipping."""
-    experience, _ = prepare(GROUPS, of.objective, of.max_tokens)
-    sums = _Sums()
+    experience, _ = prepare(GROUPS, of.spec.objective, of.spec.max_tokens)
+    sums = UpdateSums()
     assert isinstance(of._gradient(experience, None, sums), float)
     return sums.loss, {name: p.grad.clone() for name, p in of.model.named_parameters()}

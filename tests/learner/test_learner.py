@@ -14,8 +14,10 @@ import torch
 
 from tiny_learner import GROUPS, MODELS, gradient, group, learner, sample, weights
 from ulorl.config.training_config import ObjectiveConfig
-from ulorl.learner.learner import Learner, Skipped, _Sums, minibatches, prepare
+from ulorl.learner.experience import minibatches, prepare
+from ulorl.learner.learner import Learner
 from ulorl.learner.logprobs import token_logprobs
+from ulorl.learner.update_result import Skipped, UpdateSums
 from ulorl.models.head import Head
 from ulorl.types import Group, Problem, Scored, Status
 
@@ -48,7 +50,7 @@ def test_pois_with_one_gradient_update_has_ratio_one() -> None:
 
 def test_sais_ratio_is_against_the_recorded_log_probs() -> None:
     of = learner(objective={"importance": "sais", "mpt": {"mask": "off"}})
-    experience, _ = prepare(GROUPS, of.objective, of.max_tokens)
+    experience, _ = prepare(GROUPS, of.spec.objective, of.spec.max_tokens)
     current, _ = of.score(experience)
     ratio = np.concatenate([np.exp(now - e.row.logprobs) for now, e in zip(current, experience, strict=True)])
     assert of.update(GROUPS).means["importance/ratio_mean"] == pytest.approx(ratio.mean(), rel=1e-5)
@@ -60,13 +62,13 @@ def test_pois_with_several_gradient_updates_starts_at_one_and_moves() -> None:
     update = of.update(GROUPS)
     assert update.steps == 2
     assert of.version == 1  # one version a step, however many gradient updates
-    experience, _ = prepare(GROUPS, of.objective, of.max_tokens)
+    experience, _ = prepare(GROUPS, of.spec.objective, of.spec.max_tokens)
     parts = [[experience[i] for i in part] for part in minibatches(range(8), 2, seed=0)]
     first, second = (sum(len(e.row.tokens) for e in part) for part in parts)
 
     alone = learner({"minibatches": 1}, {"importance": "pois", "mpt": {"mask": "off"}})
     start, _ = alone.score(parts[1])
-    alone._gradient(parts[0], None, _Sums())
+    alone._gradient(parts[0], None, UpdateSums())
     alone.optimizer.step()
     moved, _ = alone.score(parts[1])
     ratios = np.concatenate([np.exp(m - s) for m, s in zip(moved, start, strict=True)])
@@ -115,7 +117,7 @@ def test_the_cut_into_mini_batches_is_of_the_seed_and_the_sample_ids() -> None:
 def test_the_batch_gate_is_the_mean_entropy_of_the_whole_update(number: int, below: bool) -> None:
     """A sigma between the update's mean entropy and that of one mini-batch: all of them mask, or none does."""
     scored = learner()
-    experience, _ = prepare(GROUPS, scored.objective, scored.max_tokens)
+    experience, _ = prepare(GROUPS, scored.spec.objective, scored.spec.max_tokens)
     _, mean = scored.score(experience)
     own = [scored.score([experience[i] for i in part])[1] for part in minibatches(range(8), number, seed=0)]
     sigma = mean + (1e-6 if below else -1e-6)
@@ -148,7 +150,7 @@ def test_staleness_is_that_of_the_trained_tokens() -> None:
 
 def test_scored_log_probs_equal_the_models_own_at_the_rollout_temperature() -> None:
     of = learner(temperature=0.7)
-    experience, _ = prepare(GROUPS, of.objective, of.max_tokens)
+    experience, _ = prepare(GROUPS, of.spec.objective, of.spec.max_tokens)
     found, entropy = of.score(experience)
     entropies = []
     for e, logprobs in zip(experience, found, strict=True):
@@ -222,7 +224,7 @@ def test_advantages_and_overlong_switches_by_hand() -> None:
 
 def test_an_update_raises_the_log_probs_of_right_outputs() -> None:
     of = learner({"lr": 1e-3})
-    experience, _ = prepare(GROUPS, of.objective, of.max_tokens)
+    experience, _ = prepare(GROUPS, of.spec.objective, of.spec.max_tokens)
     before, _ = of.score(experience)
     of.update(GROUPS)
     after, _ = of.score(experience)
@@ -340,7 +342,7 @@ def test_packed_samples_give_the_loss_and_gradient_of_padded_ones(model: str, at
             {"layout": layout, "microbatch_tokens": budget, "grad_clip": 1e9}, objective, model=model, temperature=1.0
         )
         of.model.set_attn_implementation(attention)
-        found.append((gradient(of), of.score(prepare(GROUPS, of.objective, 16)[0])))
+        found.append((gradient(of), of.score(prepare(GROUPS, of.spec.objective, 16)[0])))
     (padded, (scored, entropy)), (packed, (scored_packed, entropy_packed)) = found
     assert packed[0] == pytest.approx(padded[0], rel=1e-5)
     for name, expected in padded[1].items():
@@ -377,9 +379,11 @@ def test_the_head_multiplies_bfloat16_under_autocast(monkeypatch: pytest.MonkeyP
     """A GPU then multiplies bfloat16 into float32 logits (learner/logprobs.py); off, it is float32 throughout."""
     seen = []
 
-    def watched(hidden: torch.Tensor, head: Head, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def watched(
+        hidden: torch.Tensor, head: Head, *rest: object, **options: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append((hidden.dtype, head.weight_VH.dtype))
-        return token_logprobs(hidden, head, *rest)
+        return token_logprobs(hidden, head, *rest, **options)
 
     monkeypatch.setattr("ulorl.learner.learner.token_logprobs", watched)
     learner({"autocast": "bfloat16"}).update(GROUPS)

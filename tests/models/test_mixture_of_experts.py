@@ -18,7 +18,8 @@ from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.decode import rollout
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.learner.batching import Row
-from ulorl.learner.learner import Experience, Learner
+from ulorl.learner.experience import Experience
+from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.learner.model_checks import check_head
 from ulorl.models.meta_model import checkpoint_names
 from ulorl.models.model_loading import load_model
@@ -55,10 +56,8 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def learner(model: PreTrainedModel, **optim: Any) -> Learner:
-    return Learner(
-        model, optim=OptimConfig(**{"lr": 1e-2, **optim}), objective=ObjectiveConfig(), temperature=0.85,
-        max_tokens=16, pad_id=0,
-    )  # fmt: skip
+    settings = OptimConfig(**{"lr": 1e-2, **optim})
+    return Learner(model, LearnerSpec(settings, ObjectiveConfig(), temperature=0.85, max_tokens=16, pad_id=0))
 
 
 @pytest.mark.parametrize("kind", KINDS)

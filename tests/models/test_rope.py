@@ -19,7 +19,8 @@ from ulorl.engines.decode import rollout
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.batching import Row
-from ulorl.learner.learner import Experience, Learner
+from ulorl.learner.experience import Experience
+from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource, context_length
 from ulorl.models.rope import rope_overrides
@@ -74,7 +75,7 @@ def test_engine_learner_and_transformers_agree_beyond_the_original_length(folder
             recorded[segment.sample_id].append(segment.logprobs)
             outputs[segment.sample_id] = np.concatenate([outputs[segment.sample_id], segment.tokens])
     learner = Learner(
-        load(folder), optim=OptimConfig(), objective=ObjectiveConfig(), temperature=0.85, max_tokens=180, pad_id=0
+        load(folder), LearnerSpec(OptimConfig(), ObjectiveConfig(), temperature=0.85, max_tokens=180, pad_id=0)
     )
     zeros = np.zeros(180, np.int32)
     rows = [Row(p, o, np.concatenate(r), zeros) for p, o, r in zip(prompts, outputs, recorded, strict=True)]

@@ -11,7 +11,7 @@ from tiny_learner import V, tiny_model
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
-from ulorl.learner.learner import Learner
+from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.objective.importance import engine_weights
 from ulorl.objective.mismatch import mismatch
 from ulorl.training.weight_check import SEGMENT_TOKENS, WeightCheck
@@ -59,15 +59,14 @@ def test_engine_weights_are_capped_ratios() -> None:
 
 
 def learner(**objective: object) -> Learner:
-    return Learner(
-        tiny_model(),
+    spec = LearnerSpec(
         optim=OptimConfig(lr=1e-2),
         objective=ObjectiveConfig(**{"mpt": {"mask": "off"}, **objective}),
         temperature=0.85,
         max_tokens=16,
         pad_id=0,
-        version=3,
     )
+    return Learner(tiny_model(), spec, version=3)
 
 
 def group(versions: list[list[int]], wrong: float = 0.0) -> Group:

@@ -22,7 +22,8 @@ from ulorl.config.training_config import ObjectiveConfig
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.evaluation.evaluate import EvaluationSettings, evaluate
-from ulorl.learner.learner import Update, prepare
+from ulorl.learner.experience import prepare
+from ulorl.learner.update_result import Update
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.rewards.sandbox import Sandbox

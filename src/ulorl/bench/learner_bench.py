@@ -63,7 +63,7 @@ def update_one(length: int, threads: int) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from ulorl.bench.peak_memory import peak_rss
-    from ulorl.learner.learner import Learner
+    from ulorl.learner.learner import Learner, LearnerSpec
     from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
     torch.set_num_threads(threads)
@@ -77,11 +77,13 @@ def update_one(length: int, threads: int) -> None:
     ).eval()  # fmt: skip
     learner = Learner(
         model,
-        optim=OptimConfig(lr=1e-4, recompute=True, microbatch_tokens=length),
-        objective=ObjectiveConfig(dynamic_sampling=False),
-        temperature=0.85,
-        max_tokens=length,
-        pad_id=0,
+        LearnerSpec(
+            optim=OptimConfig(lr=1e-4, recompute=True, microbatch_tokens=length),
+            objective=ObjectiveConfig(dynamic_sampling=False),
+            temperature=0.85,
+            max_tokens=length,
+            pad_id=0,
+        ),
     )
     rng = np.random.default_rng(0)
 

@@ -23,7 +23,7 @@ from ulorl.rollout.scheduler import Scheduler
 from ulorl.training import checkpoint
 from ulorl.training.checkpoint import NEW_RUN, Checkpoint
 from ulorl.training.preflight import Inputs, Prompted
-from ulorl.training.specifications import engine_spec, model_source, rollout_sampling
+from ulorl.training.specifications import engine_spec, learner_spec, model_source, rollout_sampling
 from ulorl.training.weight_check import TOLERANCE, WeightCheck
 
 
@@ -86,15 +86,8 @@ def _learner(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> Learner:
     counters, pad_id = saved.counters if saved else NEW_RUN, inputs.tokenizer.pad_token_id
     learner = Learner(
         _policy(cfg, inputs, saved),
-        optim=cfg.optim,
-        objective=cfg.objective,
-        temperature=cfg.rollout.temperature,
-        max_tokens=cfg.rollout.max_tokens,
-        # Padding is masked everywhere, so any token will do where the tokenizer has none.
-        pad_id=int(pad_id if pad_id is not None else 0),
+        learner_spec(cfg, pad_id=0 if pad_id is None else int(pad_id)),  # any token will do: padding is masked
         version=counters.version,
-        seed=cfg.seed,
-        cpu_kernels=cfg.model.cpu_kernels,
         skipped_in_row=counters.skipped_in_row,
     )
     if saved:

@@ -8,6 +8,7 @@ from ulorl.data.prompts import PromptFormat
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import pick_device
 from ulorl.evaluation.evaluate import EvaluationSettings
+from ulorl.learner.learner import LearnerSpec
 from ulorl.models.model_source import ModelSource
 from ulorl.types import Sampling
 
@@ -50,4 +51,17 @@ def evaluation_settings(cfg: Config) -> EvaluationSettings:
         sampling=Sampling(cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k),
         max_tokens=cfg.eval.max_tokens or cfg.rollout.max_tokens,
         seed=cfg.seed,
+    )
+
+
+def learner_spec(cfg: Config, *, pad_id: int) -> LearnerSpec:
+    """Return how the learner trains."""
+    return LearnerSpec(
+        optim=cfg.optim,
+        objective=cfg.objective,
+        temperature=cfg.rollout.temperature,
+        max_tokens=cfg.rollout.max_tokens,
+        pad_id=pad_id,
+        seed=cfg.seed,
+        cpu_kernels=cfg.model.cpu_kernels,
     )

@@ -15,7 +15,8 @@ from ulorl.engines.engine import Engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import EngineMismatch
 from ulorl.learner.batching import Row
-from ulorl.learner.learner import Experience, Learner
+from ulorl.learner.experience import Experience
+from ulorl.learner.learner import Learner
 from ulorl.objective.mismatch import Mismatch, mismatch
 from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Request, Sampling, Segment, Tokens

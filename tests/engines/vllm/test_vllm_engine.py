@@ -39,7 +39,7 @@ from ulorl.engines.factory import make_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
-from ulorl.learner.learner import Learner
+from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.models.model_source import ModelSource
 from ulorl.models.tiny import model_path
 from ulorl.rng import sample_seed
@@ -87,9 +87,7 @@ def load(path: str = TINY) -> PreTrainedModel:
 
 
 def learner(path: str = TINY) -> Learner:
-    return Learner(
-        load(path), optim=OptimConfig(), objective=ObjectiveConfig(), temperature=0.85, max_tokens=64, pad_id=0
-    )
+    return Learner(load(path), LearnerSpec(OptimConfig(), ObjectiveConfig(), temperature=0.85, max_tokens=64, pad_id=0))
 
 
 def prompt(index: int, length: int = 8) -> np.ndarray:
