@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ulorl.clients.engine_client import EngineClient
 from ulorl.config.reward_config import EngineVerifierConfig
 from ulorl.errors import UserError
+from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.verdict_prompt import VerdictPrompt
-from ulorl.rewards.verifier import Verifier
 from ulorl.verifier import fine_tune as module
 from ulorl.verifier.fine_tune import encode, set_chat, subset, train
 from ulorl.verifier.pairs import Pair

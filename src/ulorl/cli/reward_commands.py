@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ulorl.rewards.case_files import Case
-    from ulorl.rewards.judged_cases import Agreement, Judged
+    from ulorl.rewards.judged_cases import Agreement, JudgedCase
 
 app = typer.Typer(help="Test a reward on recorded outputs, before you train with it.", no_args_is_help=True)
 _SHOWN = 100  # characters of an answer or a reference in a line
@@ -129,7 +129,7 @@ def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> Re
     return load_class(_RewardRecipe, recipes, [*of_kind, *overrides]).reward
 
 
-def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[Judged]:
+def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[JudgedCase]:
     """Judge the cases, with a progress bar if standard error is a terminal."""
     from ulorl.common.progress import ProgressBars
     from ulorl.rewards.judged_cases import judge_cases
@@ -138,7 +138,7 @@ def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[Judged
         return list(judge_cases(settings, given, bars.add("judged", len(given)).advance))
 
 
-def _show(found: Sequence[Judged], summary: Agreement, only_disagreements: bool) -> None:
+def _show(found: Sequence[JudgedCase], summary: Agreement, only_disagreements: bool) -> None:
     """Print a line for each record, then again the lines of those that disagree with their label, and the counts.
 
     Only a terminal gets colours.
@@ -171,7 +171,7 @@ def _show(found: Sequence[Judged], summary: Agreement, only_disagreements: bool)
         )
 
 
-def _line(one: Judged) -> Text:
+def _line(one: JudgedCase) -> Text:
     """Return a line such as `1 cases.jsonl:3: 0.5 from boxed, reference 1/2: equal by math-verify`."""
     from rich.text import Text
 

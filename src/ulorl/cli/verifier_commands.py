@@ -17,7 +17,7 @@ from ulorl.errors import UserError
 
 if TYPE_CHECKING:
     from ulorl.common.progress import Advance
-    from ulorl.rewards.verifier import Verifier
+    from ulorl.rewards.generative_verifier import Verifier
     from ulorl.verifier.measure import Judge
     from ulorl.verifier.pairs import Pair
 
@@ -243,8 +243,8 @@ def _verifiers(
         raise UserError(f"{overrides[0]}: belongs to --verifier, which is missing")
     from ulorl.config.loading import load_class
     from ulorl.config.reward_config import EngineVerifierConfig, VerifierConfig
+    from ulorl.rewards.generative_verifier import Verifier
     from ulorl.rewards.verdict_prompt import FOLDER_FILE
-    from ulorl.rewards.verifier import Verifier
 
     models = {}
     if untrained:

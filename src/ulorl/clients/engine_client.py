@@ -1,4 +1,4 @@
-"""A model decoded by our own rollout engine as a `ModelClient`: also the starting model, whose too easy problems go."""
+"""The client of a model that our own rollout engine decodes in this process."""
 
 from __future__ import annotations
 
@@ -20,29 +20,32 @@ from ulorl.models.model_source import ModelSource
 from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Problem, Request, Sampling, Tokens
 
-LEAST_ROOM = 2048  # tokens of prompt and output that an engine is made for, if it is kept
+MIN_KEPT = 2048  # tokens of prompt and output that a kept engine is made for at least
 
 
 class EngineClient:
-    """Prompts go through the tokenizer's chat template, where it has one. A draw depends on (seed, prompt, sample)
-    only, so that a run that goes on from the cache says what a run in one go says."""
+    """Decodes outputs with an engine of its own. Prompts go through the tokenizer's chat template, where it has one.
+
+    A draw depends on (seed, prompt, sample) only, so that a run that resumes from the cache gets the same outputs as an
+    uninterrupted one.
+    """
 
     def __init__(
         self, settings: EngineClientConfig, *, keep: bool = False, retry_temperature: float | None = None
     ) -> None:
-        """keep: the engine, from one call to the next. retry_temperature: of all samples of a prompt but the first;
+        """keep: whether to keep the engine between calls. retry_temperature: of all samples of a prompt but the first;
         None: as of the first. Raises UserError for a model folder that cannot be used."""
         self._settings, self._keep = settings, keep
         self._retry_temperature = settings.temperature if retry_temperature is None else retry_temperature
         self._engine: Engine | None = None
-        self._longest = 0  # that it was made for
+        self._longest = 0  # tokens that the engine was made for
         self._source = ModelSource(settings.name)
         self._tokenizer = self._source.tokenizer
         self._context = self._source.context_length or sys.maxsize
         self.identity = model_identity(settings)
 
     def complete(self, prompts: Sequence[Prompt], cancel: CancelToken = NEVER) -> Iterator[tuple[int, str | None]]:
-        """As `Model.complete`: None for a prompt that the model's context has no room for."""
+        """Yield outputs as `ModelClient.complete`: None for a prompt that does not fit into the model's context."""
         encoded = self._encoded(prompts)
         for index, tokens in enumerate(encoded):
             if isinstance(tokens, UserError):
@@ -57,18 +60,19 @@ class EngineClient:
                 yield segment.sample_id, text if segment.finish is Finish.EOS else ""
 
     def close(self) -> None:
-        """Give the engine back; the next call makes another."""
+        """Release the engine's memory; the next call makes another engine."""
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 
     @contextmanager
     def _decoding(self, longest: int) -> Iterator[Engine]:
-        """An engine for prompts and outputs of `longest` tokens. One that is left in the middle is not used again."""
+        """Yield an engine for prompts and outputs of `longest` tokens. An exception closes it, because it still has
+        requests."""
         if self._engine is None or longest > self._longest:
             self.close()
-            room = max(LEAST_ROOM, 1 << (longest - 1).bit_length())  # the next call's may be longer
-            self._longest = min(room, self._context) if self._keep else longest
+            kept = max(MIN_KEPT, 1 << (longest - 1).bit_length())  # the next call may need more
+            self._longest = min(kept, self._context) if self._keep else longest
             spec = EngineSpec(
                 engine=self._settings.engine,
                 device=pick_device(self._settings.device),
@@ -76,12 +80,12 @@ class EngineClient:
                 longest=self._longest,
             )
             self._engine = make_retrying_engine(spec, self._source)
-        whole = False
+        finished = False
         try:
             yield self._engine
-            whole = True
+            finished = True
         finally:
-            if whole and self._keep:
+            if finished and self._keep:
                 self._engine.sleep()
             else:
                 self.close()

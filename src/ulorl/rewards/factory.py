@@ -47,9 +47,9 @@ def make_reward(settings: RewardConfig, cache: Path | None = None) -> Reward:
 
 
 def _generative(settings: kinds.GenerativeRewardConfig, cache: Path | None) -> Reward:
-    from ulorl.rewards.generative import GenerativeReward
+    from ulorl.rewards.generative_reward import GenerativeReward
+    from ulorl.rewards.generative_verifier import KEY, Verifier
     from ulorl.rewards.rules import compare_by_rules
-    from ulorl.rewards.verifier import KEY, Verifier
 
     own = Path(settings.verifier.cache) if settings.verifier.cache else None
     if own and not own.parent.is_dir():

@@ -24,7 +24,7 @@ PAUSE = 1.0  # seconds before a reward that failed is asked again, as in trainin
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedCase:
     """A case with its verdict."""
 
     case: Case
@@ -59,7 +59,7 @@ class Agreement:
 
 def judge_cases(
     settings: RewardConfig | None, cases: Sequence[Case], advance: Advance = lambda _: None
-) -> Iterator[Judged]:
+) -> Iterator[JudgedCase]:
     """Yield every case with its verdict, in the order of `cases`. settings: None for `RULES`.
 
     Raises UserError as the reward, and after `reward.max_unscored` cases without a verdict in a row.
@@ -80,7 +80,7 @@ def _judge(
     retries: int,
     max_unscored: int,
     advance: Advance,
-) -> Iterator[Judged]:
+) -> Iterator[JudgedCase]:
     """of_answers: judges answers that are extracted already, in place of `reward`."""
     unscored = 0  # in a row
     for start in range(0, len(cases), BATCH):
@@ -99,7 +99,7 @@ def _judge(
                     record=case.place,
                 )
             advance(1)
-            yield Judged(case, verdict, judge.explain(case.problem, text, verdict) if verdict else failure)
+            yield JudgedCase(case, verdict, judge.explain(case.problem, text, verdict) if verdict else failure)
 
 
 def _given(case: Case, reward: Reward, of_answers: Reward | None) -> tuple[Case, Reward, str]:
@@ -122,7 +122,7 @@ def _check(cases: Sequence[Case], reward: Reward) -> None:
         raise bad_records(faults)
 
 
-def agreement(found: Sequence[Judged]) -> Agreement:
+def agreement(found: Sequence[JudgedCase]) -> Agreement:
     """Return how verdicts agree with labels. Records of one question are one problem in the interval; each record
     without a question is a problem of its own."""
     labelled = [one for one in found if one.case.label is not None]
@@ -170,7 +170,7 @@ def _by_rules(problem: Problem, answer: str, place: str = "") -> Verdict:
     return Verdict(float(verdict is RulesVerdict.EQUAL), answer, place, reasons[verdict])
 
 
-def as_json(found: Sequence[Judged], summary: Agreement) -> dict[str, Any]:
+def as_json(found: Sequence[JudgedCase], summary: Agreement) -> dict[str, Any]:
     """Return what `--json` writes."""
     counts = {name: value for name, value in vars(summary).items() if name != "rate"}
     of_rate = summary.rate and {"value": summary.rate.value, "low": summary.rate.low, "high": summary.rate.high}

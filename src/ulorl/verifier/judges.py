@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ulorl.common.progress import Advance
+from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.reward import RewardError
 from ulorl.rewards.rules import RulesVerdict, compare_by_rules
 from ulorl.rewards.sandbox import shared_sandbox
 from ulorl.rewards.verdict_policy import AnswerPair
-from ulorl.rewards.verifier import Verifier
 from ulorl.verifier.measure import Judge, Rules, Verdicts
 from ulorl.verifier.pairs import Pair
 

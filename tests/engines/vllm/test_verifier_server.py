@@ -22,8 +22,8 @@ from ulorl.clients.engine_client import EngineClient
 from ulorl.clients.server_client import ServerClient
 from ulorl.config.reward_config import EndpointVerifierConfig, EngineVerifierConfig, VerifierConfig
 from ulorl.errors import UserError
+from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.verdict_policy import AnswerPair
-from ulorl.rewards.verifier import Verifier
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
 

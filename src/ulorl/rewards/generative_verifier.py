@@ -126,7 +126,7 @@ class Verifier:
     def verdicts(self, pairs: Sequence[AnswerPair], advance: Advance = lambda _: None) -> list[bool | None]:
         """Return for each pair whether it is equivalent, None where there is no verdict. advance: called with 1 for
         every pair that is done, from any thread. Raises UserError when there never will be a verdict."""
-        futures = [self.submit(AnswerPair(*pair)) for pair in pairs]
+        futures = [self.submit(pair) for pair in pairs]
         for future in futures:
             future.add_done_callback(lambda _: advance(1))
         try:

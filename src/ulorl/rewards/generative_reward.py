@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.config.reward_config import AnswerConfig
 from ulorl.rewards.answer_reward import AnswerReward
+from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.reward import Verdict, completed, wait_for_verdict
 from ulorl.rewards.verdict_policy import AnswerPair, PairVerdict, refuse
-from ulorl.rewards.verifier import Verifier
 from ulorl.types import Problem
 
 

@@ -31,11 +31,11 @@ from ulorl.config.reward_config import (
 )
 from ulorl.error_codes import ErrorCode
 from ulorl.rewards.factory import make_reward
-from ulorl.rewards.generative import GenerativeReward
+from ulorl.rewards.generative_reward import GenerativeReward
+from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.reward import RewardError, Verdict, wait_for_verdict
 from ulorl.rewards.verdict_policy import AnswerPair
 from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt, parse_verdict, plain
-from ulorl.rewards.verifier import Verifier
 from ulorl.training import run
 from ulorl.types import Problem
 
@@ -405,7 +405,7 @@ def test_the_engine_is_made_once_and_a_verdict_does_not_depend_on_the_batch(monk
     def read(output: str) -> bool:
         return len(output) % 2 == 0
 
-    monkeypatch.setattr("ulorl.rewards.verifier.parse_verdict", read)
+    monkeypatch.setattr("ulorl.rewards.generative_verifier.parse_verdict", read)
     given = pairs(12)
     together = verifier.verdicts(given)
     assert [alone.verdicts([pair])[0] for pair in given] == together
