@@ -11,14 +11,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ulorl.warmup import countdown_tokenizer
 
-TOKENIZER = countdown_tokenizer.build()
+TOKENIZER = countdown_tokenizer.build_tokenizer()
 _PIECES = [*"+-*=,<>\n", *map(str, range(100))]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
-    countdown_tokenizer.build().save_pretrained(folder)
+    countdown_tokenizer.build_tokenizer().save_pretrained(folder)
     loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return loaded
 

@@ -11,15 +11,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
-from ulorl.errors import UserError
+from refusals import refused
+from ulorl.error_codes import ErrorCode
 from ulorl.models.tiny import model_path
-from ulorl.warmup import countdown_tokenizer, make_tiny
+from ulorl.warmup import make_tiny
+from ulorl.warmup.countdown_tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[make_tiny.Made, Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[make_tiny.WarmUpResult, Path]:
     out = tmp_path_factory.mktemp("made") / "model"
-    return make_tiny.make(out, steps=6, problems=8, max_tokens=16, progress=False), out
+    return make_tiny.make_tiny(out, steps=6, problems=8, max_tokens=16, progress=False), out
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -27,10 +29,10 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_the_same_seed_gives_the_same_weights(made: tuple[make_tiny.Made, Path], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(made: tuple[make_tiny.WarmUpResult, Path], tmp_path: Path) -> None:
     first, folder = made
-    again = make_tiny.make(tmp_path / "again", steps=6, problems=8, max_tokens=16, progress=False)
-    other = make_tiny.make(tmp_path / "other", seed=1, steps=1, problems=8, max_tokens=16, progress=False)
+    again = make_tiny.make_tiny(tmp_path / "again", steps=6, problems=8, max_tokens=16, progress=False)
+    other = make_tiny.make_tiny(tmp_path / "other", seed=1, steps=1, problems=8, max_tokens=16, progress=False)
     assert again.loss == first.loss
     assert again.tokens == first.tokens
     assert again.evaluation.by_problem == first.evaluation.by_problem
@@ -43,38 +45,40 @@ def test_the_same_seed_gives_the_same_weights(made: tuple[make_tiny.Made, Path],
 
 
 def test_the_loss_falls() -> None:
-    vocabulary = countdown_tokenizer.build()
-    steps = make_tiny.warm_up(make_tiny.build_model(vocabulary, 0), make_tiny.batches(vocabulary, random.Random(0)), 30)
+    tokenizer = build_tokenizer()
+    steps = make_tiny.warm_up(
+        make_tiny.build_model(tokenizer, 0), make_tiny.training_batches(tokenizer, random.Random(0)), 30
+    )
     losses = [loss for loss, _ in steps]
     assert losses[0] == pytest.approx(np.log(111), abs=0.15)  # an untrained model guesses among 111 tokens
     assert np.mean(losses[-5:]) < 3.6
 
 
 def test_prompts_and_padding_are_not_trained_on() -> None:
-    vocabulary = countdown_tokenizer.build()
-    data = make_tiny.batches(vocabulary, random.Random(0))
+    tokenizer = build_tokenizer()
+    data = make_tiny.training_batches(tokenizer, random.Random(0))
     for _ in range(20):
         tokens, labels = next(data)
         assert tokens.numel() <= make_tiny.BATCH_TOKENS or len(tokens) == 1
         for row, label in zip(tokens, labels, strict=True):
-            text = vocabulary.decode(row[row != vocabulary.pad_token_id])
+            text = tokenizer.decode(row[row != tokenizer.pad_token_id])
             prompt, _, output = text.partition("\n")
-            assert vocabulary.decode(label[label != make_tiny.IGNORED]) == output
+            assert tokenizer.decode(label[label != make_tiny.IGNORED]) == output
             assert output.endswith("<eos>")
             trained = label != make_tiny.IGNORED
             assert torch.equal(row[trained], label[trained])
-            assert int(trained.nonzero()[0]) == len(vocabulary(prompt + "\n")["input_ids"])
+            assert int(trained.nonzero()[0]) == len(tokenizer(prompt + "\n")["input_ids"])
 
 
 def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="exists already"):
-        make_tiny.make(tmp_path, steps=1)
-    with pytest.raises(UserError, match="--steps=0"):
-        make_tiny.make(tmp_path / "new", steps=0)
+    with refused(ErrorCode.OUTPUT_EXISTS, file=tmp_path):
+        make_tiny.make_tiny(tmp_path, steps=1)
+    with refused(ErrorCode.COMMAND_LINE, key="--steps"):
+        make_tiny.make_tiny(tmp_path / "new", steps=0)
 
 
-def test_the_shipped_folder_is_small_and_complete(made: tuple[make_tiny.Made, Path]) -> None:
+def test_the_shipped_folder_is_small_and_complete(made: tuple[make_tiny.WarmUpResult, Path]) -> None:
     shipped = model_path()
     assert sum(file.stat().st_size for file in shipped.iterdir()) < 5 * 2**20
     assert {file.name for file in shipped.iterdir()} == {file.name for file in made[1].iterdir()}
@@ -87,11 +91,11 @@ def test_the_shipped_folder_is_small_and_complete(made: tuple[make_tiny.Made, Pa
 
 def test_the_shipped_model_reasons_as_documented() -> None:
     model = AutoModelForCausalLM.from_pretrained(model_path())
-    vocabulary = AutoTokenizer.from_pretrained(model_path())
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
     assert isinstance(model, Qwen3ForCausalLM)
-    assert model.generation_config.eos_token_id == model.config.eos_token_id == vocabulary.eos_token_id == 1
-    assert model.generation_config.pad_token_id == vocabulary.pad_token_id == 0
-    evaluation = make_tiny.held_out(model, vocabulary, 96, 256)
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == tokenizer.eos_token_id == 1
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id == 0
+    evaluation = make_tiny.evaluate_held_out(model, tokenizer, 96, 256)
     # 0.42 (95%: 0.39 to 0.45) on 1,000 problems when it was made; one standard error on 96 problems is 0.05.
     assert 0.25 <= evaluation.accuracy <= 0.60
     lengths = np.array([len(answer.sample) for answer in evaluation.scored])

@@ -44,7 +44,7 @@ from ulorl.training.build import build
 from ulorl.training.measured_step import measured_step
 from ulorl.training.preflight import load_inputs
 from ulorl.types import Problem
-from ulorl.warmup.countdown_tokenizer import build as build_tokenizer
+from ulorl.warmup.countdown_tokenizer import build_tokenizer
 
 GROUP = 8
 MICRO_TOKENS = 8192  # of ours; TRL's micro-batches are counted in samples

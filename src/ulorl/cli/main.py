@@ -205,9 +205,9 @@ def tiny_make(
     steps: Annotated[int | None, typer.Option(help="supervised steps; default: those of the shipped model")] = None,
 ) -> None:
     """Train the tiny reasoner from generated search traces, in minutes on 2 cores."""
-    from ulorl.warmup.make_tiny import STEPS, make
+    from ulorl.warmup.make_tiny import STEPS, make_tiny
 
-    make(out, seed=seed, steps=STEPS if steps is None else steps)
+    make_tiny(out, seed=seed, steps=STEPS if steps is None else steps)
 
 
 @model.command("import-gguf")

@@ -71,9 +71,8 @@ def check_packing(model: PreTrainedModel, *, autocast: bool) -> None:
     finally:
         hook.remove()
     second_SH = hidden_SH[len(rows[0]) :].float()
-    uneven_H = torch.linspace(
-        -1, 1, second_SH.shape[1], device=model.device
-    )  # a plain sum of squares is constant after a norm
+    # uneven, because the plain sum of squares is constant after a norm
+    uneven_H = torch.linspace(-1, 1, second_SH.shape[1], device=model.device)
     (grad_BSH,) = torch.autograd.grad((second_SH * uneven_H).sum(), embedded[0])
     if grad_BSH[0, : len(rows[0])].any():
         raise UserError(

@@ -8,12 +8,12 @@ from transformers import PreTrainedTokenizerFast
 from ulorl.data.countdown import LARGEST
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-# A product of a value within bounds and a digit can leave the bounds; the numbers up to 99 let a model err legibly.
+# A product of a value within bounds and a digit can leave the bounds; with the numbers up to 99 a model can write it.
 _WORDS = [PAD, EOS, UNKNOWN, *"+-*=,<>\n", *map(str, range(2 * LARGEST))]
 
 
-def build() -> PreTrainedTokenizerFast:
-    """A transformers tokenizer over numbers 0..99, the symbols and the newline; anything else is `<unk>`."""
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a transformers tokenizer over numbers 0..99, the symbols and the newline; all else is `<unk>`."""
     tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(_WORDS)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d+|\D"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()

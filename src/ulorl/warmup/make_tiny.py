@@ -1,8 +1,10 @@
-"""Makes the tiny reasoner from nothing: a Qwen3 model of 0.8 million parameters, warmed up on search traces.
+"""Makes the tiny reasoner from scratch: a Qwen3 model of 0.8 million parameters, warmed up on search traces.
 
-The warm-up is plain supervised learning on the training problems, stopped after STEPS of the SCHEDULE's steps. What
-reinforcement learning adds later is arithmetic that is still unsure and a search that is still clumsy; nothing was
-damaged on purpose.
+The warm-up is plain supervised learning on the training problems, stopped after STEPS of the SCHEDULE's steps. So its
+arithmetic is still unreliable and its search inefficient, which leaves reinforcement learning something to improve; the
+model was not damaged on purpose.
+
+Shapes: B samples, T tokens of a sample.
 """
 
 from __future__ import annotations
@@ -22,20 +24,21 @@ from ulorl.common.progress import ProgressBars
 from ulorl.data import countdown
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
 from ulorl.engines.torch.torch_engine import TorchEngine
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from ulorl.rewards.scorer import Scorer
 from ulorl.rewards.tasks import CountdownReward
 from ulorl.rng import Stream, generator
 from ulorl.types import Problem, Sampling
-from ulorl.warmup import countdown_tokenizer
+from ulorl.warmup.countdown_tokenizer import EOS, build_tokenizer
 
 STEPS = 400  # of the shipped model
 SCHEDULE = 700  # steps of the whole warm-up, at whose end the learning rates are at their floor
 CONTEXT = 1024  # tokens
 LONGEST_OUTPUT = 512  # tokens; longer traces are left out of the warm-up
 BATCH_TOKENS = 2048  # of one step, padding included
-CHUNK = 512  # traces sorted by length together, so that batches hold little padding
+CHUNK = 512  # traces that are sorted by length together, so that batches contain little padding
 MUON_LR, ADAMW_LR = 6e-3, 3e-3  # matrices; embedding and norms
 RISE, FLOOR = 20, 0.1  # the rates rise over RISE steps and fall linearly to the share FLOOR
 IGNORED = -100  # label of a token that is not trained on
@@ -44,29 +47,30 @@ Example = tuple[Tensor, Tensor]  # tokens and labels, [T] each
 
 
 @dataclass(frozen=True)
-class Made:
-    """What the warm-up brought."""
+class WarmUpResult:
+    """The outcome of a warm-up."""
 
-    loss: float  # nats a token, mean of the last tenth of the steps
+    loss: float  # nats per token, mean of the last tenth of the steps
     tokens: int  # trained on
     evaluation: Evaluation  # on held-out problems, one sample each at temperature 1
 
 
-def make(
+def make_tiny(
     out: Path, *, seed: int = 0, steps: int = STEPS, problems: int = 500, max_tokens: int = 384, progress: bool = True
-) -> Made:
+) -> WarmUpResult:
     """Train the model for `steps` steps and save it in `out` as a transformers folder.
 
     The same seed, steps and machine give the same weights. At the end `problems` held-out problems are answered with
     at most `max_tokens` tokens. Raises UserError when `out` exists and is no empty folder, or `steps` is below 1.
     """
     if steps < 1:
-        raise UserError(f"--steps={steps}: at least 1")
+        problem = f"--steps={steps}: at least 1"
+        raise UserError(problem, code=ErrorCode.COMMAND_LINE, key="--steps")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new folder")
-    vocabulary = countdown_tokenizer.build()
-    model = build_model(vocabulary, seed)
-    data = batches(vocabulary, generator(Stream.WARM_UP, seed))
+        raise UserError(f"{out}: exists already; name a new folder", code=ErrorCode.OUTPUT_EXISTS, file=out)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed)
+    data = training_batches(tokenizer, generator(Stream.WARM_UP, seed))
     with ProgressBars(shown=progress) as bars:
         bar = bars.add("warm-up", steps)
         losses, tokens = [], 0
@@ -77,20 +81,20 @@ def make(
             bar.advance()
             bar.show(status=f"loss {sum(recent) / len(recent):.3f}")
         model.save_pretrained(out)
-        vocabulary.save_pretrained(out)
+        tokenizer.save_pretrained(out)
         bar = bars.add("held-out problems", problems)
-        evaluation = held_out(model, vocabulary, problems, max_tokens, bar.advance)
+        evaluation = evaluate_held_out(model, tokenizer, problems, max_tokens, bar.advance)
     Console(stderr=True).print(
         f"{out}: {model.num_parameters():,} parameters, {tokens:,} tokens trained on; {problems} held-out problems "
         f"within {max_tokens} tokens: right are {evaluation.interval}"
     )
-    return Made(sum(recent) / len(recent), tokens, evaluation)
+    return WarmUpResult(sum(recent) / len(recent), tokens, evaluation)
 
 
-def build_model(vocabulary: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
-    """The untrained model; its weights depend on `seed` only."""
+def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
+    """Return the untrained model; its weights depend only on `seed`."""
     config = Qwen3Config(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
@@ -101,22 +105,22 @@ def build_model(vocabulary: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausa
         max_window_layers=4,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=vocabulary.eos_token_id,
-        pad_token_id=vocabulary.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(
-        eos_token_id=vocabulary.eos_token_id, pad_token_id=vocabulary.pad_token_id, do_sample=True
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
     return model
 
 
-def batches(vocabulary: PreTrainedTokenizerBase, rng: random.Random) -> Iterator[Example]:
-    """Without end: tokens and labels, [B, T] each, padded on the right; prompts and padding are not trained on."""
+def training_batches(tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> Iterator[Example]:
+    """Yield tokens and labels, [B, T] each, without end. They are padded on the right; only outputs are trained on."""
     while True:
-        examples = [_example(problem, vocabulary, rng) for problem in countdown.training_stream(CHUNK, rng)]
+        examples = [_example(problem, tokenizer, rng) for problem in countdown.training_stream(CHUNK, rng)]
         cut: list[list[Example]] = [[]]
         for example in sorted((e for e in examples if e is not None), key=lambda e: len(e[0])):
             if (len(cut[-1]) + 1) * len(example[0]) > BATCH_TOKENS:
@@ -125,23 +129,21 @@ def batches(vocabulary: PreTrainedTokenizerBase, rng: random.Random) -> Iterator
         rng.shuffle(cut)
         for batch in cut:
             tokens, labels = ([example[part] for example in batch] for part in (0, 1))
-            yield pad_sequence(tokens, True, vocabulary.pad_token_id), pad_sequence(labels, True, IGNORED)
+            yield pad_sequence(tokens, True, tokenizer.pad_token_id), pad_sequence(labels, True, IGNORED)
 
 
-def _example(problem: Problem, vocabulary: PreTrainedTokenizerBase, rng: random.Random) -> Example | None:
+def _example(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> Example | None:
     prompt_text = countdown.PROMPT_TEMPLATE.replace("{question}", problem.prompt)
-    prompt, output = vocabulary([prompt_text, countdown.search_trace(problem, rng) + countdown_tokenizer.EOS])[
-        "input_ids"
-    ]
+    prompt, output = tokenizer([prompt_text, countdown.search_trace(problem, rng) + EOS])["input_ids"]
     if len(output) > LONGEST_OUTPUT:
         return None
     return torch.tensor(prompt + output), torch.tensor([IGNORED] * len(prompt) + output)
 
 
 def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], steps: int) -> Iterator[tuple[float, int]]:
-    """Train on `steps` batches; yields each step's mean loss (nats a token) and its number of trained tokens.
+    """Train on `steps` batches; yield each step's mean loss (nats per token) and its number of trained tokens.
 
-    Muon (Jordan 2024) for the matrices of the layers and AdamW for the rest: AdamW alone learns far less in the time.
+    Muon (Jordan 2024) trains the matrices of the layers and AdamW the rest: AdamW alone learns far less in the time.
     """
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     layered = set(map(id, matrices))
@@ -158,7 +160,7 @@ def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], steps: int) -> Ite
     model.train()
     for _ in range(steps):
         tokens, labels = next(data)
-        # Padding stands on the right of causal attention: it needs no mask.
+        # Padding is on the right, which causal attention does not see: it needs no mask.
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -169,25 +171,25 @@ def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], steps: int) -> Ite
         yield loss.item(), int((labels != IGNORED).sum())
 
 
-def held_out(
+def evaluate_held_out(
     model: Qwen3ForCausalLM,
-    vocabulary: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     size: int,
     max_tokens: int,
-    watch: Callable[[], None] = lambda: None,
+    on_answer: Callable[[], None] = lambda: None,
     *,
     temperature: float = 1.0,
 ) -> Evaluation:
-    """Accuracy on `size` held-out problems, one sample each, cut at `max_tokens`."""
+    """Measure the accuracy on `size` held-out problems, one sample each, cut at `max_tokens`."""
     problems = countdown.problems(size, seed=0, held_out=True)
     prompts = encode_prompts(
-        problems, vocabulary, PromptFormat(countdown.PROMPT_TEMPLATE), PromptLimits(context=CONTEXT)
+        problems, tokenizer, PromptFormat(countdown.PROMPT_TEMPLATE), PromptLimits(context=CONTEXT)
     )
-    engine = TorchEngine(model, eos_ids=[vocabulary.eos_token_id], slots=128, prefill_tokens=8192)
+    engine = TorchEngine(model, eos_ids=[tokenizer.eos_token_id], slots=128, prefill_tokens=8192)
     return evaluate(
         engine,
-        Scorer(CountdownReward(), vocabulary),
+        Scorer(CountdownReward(), tokenizer),
         list(zip(problems, prompts, strict=True)),
         EvaluationSettings(samples=1, sampling=Sampling(temperature), max_tokens=max_tokens, seed=0),
-        on_answer=watch,
+        on_answer=on_answer,
     )

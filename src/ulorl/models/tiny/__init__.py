@@ -1,4 +1,4 @@
-"""The tiny reasoner: a task, a tokenizer, a model of 0.8 million parameters that ships with the package."""
+"""The tiny reasoner, a model of 0.8 million parameters that ships with the package."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def model_path() -> Path:
-    """The transformers folder of the shipped model, as `ulorl tiny make` made it with seed 0."""
+    """Return the transformers folder of the shipped model, which `ulorl tiny make` made with seed 0."""
     return Path(__file__).parent / "model"
