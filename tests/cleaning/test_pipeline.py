@@ -194,7 +194,7 @@ def test_bad_records(line: str, code: ErrorCode, key: str, tmp_path: Path) -> No
     [
         ({"sources__other__question": "q"}, ErrorCode.CONFIG_UNKNOWN_KEY, "sources.other"),
         ({"convert__model": "m"}, ErrorCode.CONFIG_CONFLICT, None),
-        ({"lengths__min_chars": 5000}, ErrorCode.CONFIG_CONFLICT, "lengths"),
+        ({"lengths__min_chars": 5000}, ErrorCode.CONFIG_CONFLICT, "lengths.min_chars"),
         ({"duplicate__run": 1}, ErrorCode.CONFIG_UNKNOWN_KEY, "duplicate"),
         ({"duplicates__run": 0}, ErrorCode.CONFIG_BAD_VALUE, "duplicates.run"),
         ({"contamination__against": ["none.jsonl"]}, ErrorCode.DATA_NOT_FOUND, None),

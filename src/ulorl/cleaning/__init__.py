@@ -1,1 +1,1 @@
-"""Section 3.4: from raw problems to ones with a short answer that a reward can check. `ulorl data clean` runs it."""
+"""Cleaning of raw problems (section 3.4): keeps problems with a short answer that a reward can check."""

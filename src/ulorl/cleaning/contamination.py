@@ -1,4 +1,4 @@
-"""Step `contamination`: questions that an evaluation set asks too, whole, in a long run of words, or in other words."""
+"""Step `contamination`: drops questions of evaluation sets, whole, in a long run of words, or reworded."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ _HAN = re.compile(f"[{HAN}]")
 
 
 def drop_contaminated(settings: ContaminationConfig, evaluation: Sequence[Item]) -> Step:
-    """Deletes questions equal to one of `evaluation` but for typesetting, those that share runs of `settings.run` words
-    with one, if the runs cover `settings.share` of the shorter question, and those that are one of fewer than
-    `settings.short` words in other words. Runs that stand in more than `settings.common` of the questions are phrases
-    and do not count."""
+    """Return the step that drops questions of the evaluation problems.
+
+    It drops a question that differs from one of `evaluation` only in typesetting; one that shares runs of
+    `settings.run` words with it, if the runs cover `settings.share` of the shorter question; and one that rewords an
+    evaluation problem of fewer than `settings.short` words. Runs that occur in more than `settings.common` of the
+    questions are common phrases and do not count.
+    """
     return partial(_drop, table=_Table(evaluation, settings), settings=settings)
 
 
 class _Table:
-    """The evaluation problems by their whole text, and by their runs."""
+    """The evaluation problems by their whole text, and by their runs of words."""
 
     def __init__(self, evaluation: Sequence[Item], settings: ContaminationConfig) -> None:
         self.whole = {comparable_question(item.question): item.id for item in reversed(evaluation)}
@@ -33,7 +36,7 @@ class _Table:
         self.short = ShortQuestions(
             [(item.id, item.question) for item in evaluation], settings.short, settings.similarity
         )
-        self.runs: dict[str, list[str]] = {}  # which problems it stands in
+        self.runs: dict[str, list[str]] = {}  # the problems in which each run occurs
         for item in evaluation:
             tokens = words(undrawn(item.question))
             self.lengths[item.id] = len(tokens)
@@ -56,7 +59,7 @@ def _drop(items: Sequence[Item], *, table: _Table, settings: ContaminationConfig
 
 
 def _overlap(tokens: Sequence[str], table: _Table, count: Counter[str], settings: ContaminationConfig) -> str:
-    """The evaluation problem with which a question shares most, if that is enough, and the first run it shares."""
+    """The evaluation problem that shares most with a question, if that is enough, and the first run that they share."""
     runs = _runs(tokens, settings)
     covered: dict[str, set[int]] = {}
     for start, run in enumerate(runs):
@@ -71,7 +74,7 @@ def _overlap(tokens: Sequence[str], table: _Table, count: Counter[str], settings
 
 
 def _runs(tokens: Sequence[str], settings: ContaminationConfig) -> list[str]:
-    """Every run of words, in their order; of a question that is mostly Chinese, of characters."""
+    """Every run of words, in their order; of characters, if the question is mostly Chinese."""
     han = sum(bool(_HAN.match(token)) for token in tokens)
     n = settings.run_han if 2 * han > len(tokens) else settings.run
     return [" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

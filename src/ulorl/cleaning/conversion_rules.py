@@ -1,7 +1,6 @@
-"""Steps `subquestions`, `multiple_choice`, `true_false` and `proof`: the plain ones become short-answer questions by
-rule, the others wait for a model, or go.
+"""Rules of the steps `subquestions`, `multiple_choice`, `true_false` and `proof`: short-answer forms of questions.
 
-A rule changes a question only where nothing can be lost by it; everything else is `Pending`.
+A rule changes a question only where nothing can be lost by it. Everything else is `Pending`.
 """
 
 from __future__ import annotations
@@ -18,13 +17,16 @@ from ulorl.cleaning.question_text import DRAWING, prose
 
 @dataclass(frozen=True)
 class Pending:
-    """What a rule leaves to a model, or, without one, is dropped for."""
+    """An item that no rule converts: a model may rewrite it; without a model it is dropped for this reason."""
 
     reason: str
 
 
 def convert(item: Item, found: Shape, *, yes_no: bool) -> Item | Pending | Drop:
-    """The question in short-answer form, if a plain rule gives it. yes_no: true/false questions ask for Yes or No."""
+    """Return the question in short-answer form if a plain rule gives it, else why no rule does.
+
+    found: the question's shape. yes_no: true/false questions ask for Yes or No.
+    """
     if found is Shape.SUBQUESTIONS:
         return Drop("several sub-questions")
     if found is Shape.MULTIPLE_CHOICE:
@@ -83,7 +85,10 @@ _SPACING = re.compile(
 
 
 def from_choice(item: Item) -> Item | Pending:
-    """Options off, their letter replaced by what it labels. A stem that makes no sense without them is left alone."""
+    """Return the question without its options, with the text of the right option as its answer.
+
+    A question that makes no sense without its options is left alone.
+    """
     drawings: list[str] = []
     found = option_list(DRAWING.sub(lambda drawing: _put_by(drawing[0], drawings), item.question), item.answer)
     if found is None or found.style not in ("A", "a"):
@@ -119,7 +124,7 @@ def _put_by(drawing: str, drawings: list[str]) -> str:
 
 
 def _standing_alone(stem: str) -> str | None:
-    """The stem as a question: with its own question mark or verb, or with a blank to fill."""
+    """The stem as a question: with its own question mark or verb, or with a blank to fill; else None."""
     if _BLANK.search(stem):
         return _BLANK.sub("____.", stem).strip()
     if _ENDS_OPEN.search(prose(stem)) or _ENDS_OPEN.search(stem):
@@ -128,7 +133,7 @@ def _standing_alone(stem: str) -> str | None:
 
 
 def _chosen(answer: str, found: LabelledList) -> str | None:
-    """What the answer's letter labels; an answer that is a value stays as it is."""
+    """The text of the option that the answer names by its letter; an answer that is a value stays as it is."""
     labels = [name.upper() for name in found.labels]
     texts = [comparable_answer(option_text(body)) for body in found.bodies]
     said = comparable_answer(answer)
@@ -146,7 +151,10 @@ def _chosen(answer: str, found: LabelledList) -> str | None:
 
 
 def option_text(body: str) -> str:
-    """An option without what separates it from the next: quads, dollar signs, a brace or formula left open."""
+    """Return an option without what separates it from the next one.
+
+    That is spaces and punctuation, enclosing dollar signs, and a brace or formula that is left open.
+    """
     text = re.sub(r"\\\(\s*(?:\\q?quad\s*)*(?:\\\)\s*)?$", "", body).strip()
     if first := _SPACING.match(text):
         text = text[first.end() :]
@@ -167,7 +175,7 @@ def option_text(body: str) -> str:
 
 
 def _closed(stem: str) -> str:
-    """With the dollar sign that was taken off its end together with that of the options."""
+    """The stem with the dollar sign that was removed from its end together with that of the options."""
     return stem + "$" if len(re.findall(r"(?<!\\)\$", stem)) % 2 else stem
 
 
@@ -175,7 +183,7 @@ def _closed(stem: str) -> str:
 
 
 def from_true_false(item: Item) -> Item | Pending:
-    """Asks for Yes or No, if the reference is one of them or means it."""
+    """Return the question with the request for Yes or No, if the reference is one of them or means it."""
     answer = comparable_answer(item.answer)
     if not YES_NO.fullmatch(answer):
         return Pending("true or false with another reference")
@@ -208,7 +216,7 @@ _SHOWN = re.compile(
 
 
 def _given_away(item: Item) -> str:
-    """What is X? Show that it is 588: without the last sentence, if that is the reference and the rest asks."""
+    """Of "What is X? Show that it is 588." the first sentence, if 588 is the reference and the sentence asks."""
     found = _SHOWN.fullmatch(item.question)
     if not found or question_shape(found["asks"], item.answer) is not None or not _ASKS.search(prose(found["asks"])):
         return ""
@@ -217,7 +225,10 @@ def _given_away(item: Item) -> str:
 
 
 def from_proof(item: Item) -> Item | Pending:
-    r"""`Show that X = c.` becomes `Find X.` if c is a constant and the reference, and the claim is nothing but that."""
+    """Return `Find X.` for `Show that X = c.`
+
+    c must be a constant and the reference, and the claim must consist of this equation only.
+    """
     if asked := _given_away(item):
         return item.with_changes(Shape.PROOF, question=asked)
     claim = _TO_SHOW.search(item.question)

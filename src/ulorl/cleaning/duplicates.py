@@ -1,4 +1,4 @@
-"""Step `duplicates`: copies of a question, and near-copies by MinHash. The first one stays."""
+"""Step `duplicates`: drops copies of a question, and near-copies by MinHash. The first one is kept."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from ulorl.cleaning.question_text import numbers, words
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
-AnswersEqual = Callable[[str, str], bool | None]  # whether two answers are equal; None when it cannot be told
+AnswersEqual = Callable[[str, str], bool | None]  # whether two answers are equal; None when that is unknown
 _UNIT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{[^{}0-9]*\}|\{[a-z]{2,}\}|\^\{?\\circ\}?|\\?%|normal\{\w*\}")
 _WIDER = 0.8  # of the similarity: MinHash proposes from there on, the exact Jaccard decides
 
 
 def drop_duplicates(settings: DuplicatesConfig, same: AnswersEqual) -> Step:
-    """Copies go; of copies whose references contradict each other all go, since nobody can say which one is right.
+    """Return the step that drops copies and near-copies of questions.
 
+    If the references of copies contradict each other, all of them are dropped, since nobody can say which one is right.
     Near-copies have a Jaccard similarity of `settings.similarity` or more, the same numbers and the same answer. Raises
     UserError when datasketch is missing.
     """
@@ -68,7 +69,7 @@ def _copies(group: Sequence[Item], same: AnswersEqual) -> list[Outcome]:
 
 
 def _value(answer: str) -> str:
-    """An answer without units and words, of which exports of one data set keep different ones."""
+    """An answer without units and words: exports of one data set keep different ones."""
     return comparable_answer(_UNIT.sub("", answer)).replace("{", "").replace("}", "")
 
 
@@ -77,7 +78,7 @@ def _both(item: Item, group: Sequence[Item]) -> str:
 
 
 def _near(items: Sequence[Item], settings: DuplicatesConfig) -> Iterator[tuple[int, int, float]]:
-    """Pairs (later, earlier, similarity). An item that goes stands for none after it."""
+    """Pairs (later, earlier, similarity). An item that is dropped is not compared with later ones."""
     from datasketch import MinHash, MinHashLSH
 
     table = MinHashLSH(threshold=settings.similarity * _WIDER, num_perm=settings.permutations)

@@ -1,4 +1,4 @@
-r"""Labelled lists in a question: (a) ... (b) ..., A. ... B. ..., \textbf{(A)}, \item, (1)... whatever they label."""
+r"""Finds labelled lists in a question, whatever they label: (a) ... (b) ..., A. B., \textbf{(A)}, \item, (1)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ _BULLET = re.compile(r"^\s*[-*•]\s+(?=\S)", re.M)
 
 @dataclass(frozen=True)
 class LabelledList:
-    """A list: what stands before it, its labels, what each labels, what stands after the last."""
+    """A list in a question.
+
+    stem: the text before it; bodies: what each label labels; tail: the text after the last body.
+    """
 
     style: str  # A, a, 1, i or part
     stem: str
@@ -59,13 +62,13 @@ class LabelledList:
 
 @lru_cache(maxsize=8192)
 def labelled_lists(question: str) -> tuple[LabelledList, ...]:
-    """The lists of a question, of each kind of label the longest."""
+    """Return the longest list of a question for each kind of label."""
     text = _plain_labels(undrawn(question))
     return tuple(found for style, order, pattern in _COMPILED if (found := _longest(text, style, order, pattern)))
 
 
 def bullets(question: str) -> tuple[str, ...]:
-    """What the lines that begin with a bullet hold."""
+    """Return the text of each line that begins with a bullet."""
     parts = _BULLET.split(undrawn(question))
     return tuple(part.partition("\n")[0] for part in parts[1:])
 
@@ -109,7 +112,7 @@ def _chain(found: list[re.Match[str]], order: tuple[str, ...]) -> list[re.Match[
 
 
 def _last_body(rest: str, *, one_line: bool) -> tuple[str, str]:
-    """The last body ends with its line, if the others do, else with its paragraph."""
+    """The last body ends with its line if the others do, else with its paragraph."""
     lead = len(rest) - len(rest.lstrip())
     end = re.compile(r"\n" if one_line else r"\n\s*\n").search(rest, lead)
     return (rest[: end.start()], rest[end.start() :]) if end else (rest, "")

@@ -1,4 +1,4 @@
-"""Steps `lengths` and `language`."""
+"""Steps `lengths` and `language`: drop questions of unusual length and questions in other languages."""
 
 from __future__ import annotations
 
@@ -24,36 +24,39 @@ _OWN_SHARE = 0.2  # of the letters, from which on a script names the language
 
 
 def check_length(settings: LengthsConfig) -> Step:
-    """Deletes questions that are too short or too long."""
+    """Return the step that drops questions that are too short or too long."""
     return per_item(partial(_check_length, settings=settings))
 
 
 def _check_length(item: Item, settings: LengthsConfig) -> Outcome:
-    telling = sum(map(str.isalnum, item.question))
-    if telling < settings.min_chars:
-        return Drop("short question", f"{telling} letters and digits")
+    letters = sum(map(str.isalnum, item.question))
+    if letters < settings.min_chars:
+        return Drop("short question", f"{letters} letters and digits")
     if len(item.question) > settings.max_chars:
         return Drop("long question", f"{len(item.question)} characters")
     return item
 
 
 def check_language(settings: LanguageConfig) -> Step:
-    """Deletes questions in other languages. Raises UserError when py3langid is missing."""
+    """Return the step that drops questions in other languages. Raises UserError when py3langid is missing."""
     classify = _classifier()
     return per_item(partial(_check_language, settings=settings, classify=classify))
 
 
 def _check_language(item: Item, settings: LanguageConfig, classify: Callable[[str], tuple[str, float]]) -> Outcome:
-    told = language(item.question, classify, min_words=settings.min_words)
-    if told is None or told[0] in settings.allowed or told[1] < settings.confidence:
+    found = language(item.question, classify, min_words=settings.min_words)
+    if found is None or found[0] in settings.allowed or found[1] < settings.confidence:
         return item
-    return Drop("language", f"{told[0]} ({told[1]:.3f})")
+    return Drop("language", f"{found[0]} ({found[1]:.3f})")
 
 
 def language(
     question: str, classify: Callable[[str], tuple[str, float]], *, min_words: int
 ) -> tuple[str, float] | None:
-    """ISO 639-1 code and probability, from the prose alone; None when there is too little of it to tell."""
+    """Return the ISO 639-1 code of a question's language and its probability, judged by the prose alone.
+
+    None when there is too little prose.
+    """
     text = prose(question)
     letters = sum(map(str.isalpha, text))
     for code, script in _SCRIPTS:

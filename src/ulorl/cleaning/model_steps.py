@@ -1,6 +1,6 @@
-"""The steps that ask models: conversion of what no rule converts, wrong references, too easy problems.
+"""The steps that ask models: rewriting of what no rule converts, wrong references, problems that are too easy.
 
-What a model fails to say, or says in a form that cannot be read, decides nothing: the record stays, marked undecided.
+A missing output, or one that cannot be read, decides nothing: the item is kept and marked undecided.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _THINKING = re.compile(r"^.*</think>", re.S)
 
 
 def converting(of: Shape, *, yes_no: bool, model: CachedClient | None, bars: ProgressBars) -> Step:
-    """The step for one shape: rules first, then the model, and without one the rest goes."""
+    """Return the step for the questions of one shape: first the rules, then the model.
+
+    Without a model, what no rule converts is dropped. yes_no: true/false questions ask for Yes or No.
+    """
     return partial(_convert_all, of=of, yes_no=yes_no, model=model, bars=bars)
 
 
@@ -65,7 +68,7 @@ def _convert_all(
 
 
 def _rewritten(item: Item, of: Shape, output: str | None) -> Outcome:
-    """What the model made of it, if it is one question of no such shape with an answer."""
+    """The model's rewriting, if it is one question of no such shape, with an answer."""
     match output is not None and _json(output):
         case {"question": None}:
             return Drop("model finds no short-answer form", f"a {of} question")
@@ -88,7 +91,7 @@ def _json(output: str) -> object:
 
 
 class SameAnswer:
-    """Whether two answers are equal by math-verify; None when it fails to tell. Asked once a pair."""
+    """Decides by math-verify whether two answers are equal; None when it fails. Each pair is decided once."""
 
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
@@ -108,14 +111,17 @@ class SameAnswer:
 def drop_wrong_references(
     settings: WrongReferencesConfig, models: Sequence[CachedClient], same: SameAnswer, bars: ProgressBars
 ) -> Step:
-    """Deletes problems whose reference several models contradict with one voice: `agreement` of all their answers are
-    the same one, of each model at least one, and not the reference."""
+    """Return the step that drops problems whose reference several models contradict with the same answer.
+
+    At least `agreement` of all answers are the same, at least one of each model among them, and it is not the
+    reference.
+    """
     return partial(_wrong_references, settings=settings, models=models, same=same, bars=bars)
 
 
 @dataclass
 class _AnswerGroup:
-    """Equal answers: how many, and of which models."""
+    """Equal answers: their number, and the models that gave them."""
 
     answer: str
     count: int = 0
@@ -139,37 +145,41 @@ def _wrong_references(
 
 
 def _judged(item: Item, by_model: Sequence[Sequence[str | None]], agreement: float, same: SameAnswer) -> Outcome:
-    """by_model: the outputs of each model. Answers that are missing, or that cannot be compared, might have said
-    anything: if they could tip the scales, nothing is decided."""
-    voices: list[_AnswerGroup] = []
+    """Decide about one item. by_model: the outputs of each model.
+
+    Answers that are missing or cannot be compared could have been any answer: if they could change the decision, the
+    item is undecided.
+    """
+    groups: list[_AnswerGroup] = []
     total, unknown = sum(map(len, by_model)), 0
     for number, outputs in enumerate(by_model):
         for output in outputs:
             answer = extract(output, find=("boxed",)) if output else None
-            equal = [(voice, same(voice.answer, answer)) for voice in voices] if answer else []
-            if not answer or any(told is None for _, told in equal):
+            equal = [(group, same(group.answer, answer)) for group in groups] if answer else []
+            if not answer or any(same_answer is None for _, same_answer in equal):
                 unknown += 1
                 continue
-            voice = next((voice for voice, told in equal if told), None)
-            if voice is None:
-                voices.append(voice := _AnswerGroup(answer))
-            voice.count += 1
-            voice.models.add(number)
-    against = [(voice, same(item.answer, voice.answer)) for voice in voices]
-    loudest = max((v for v, told in against if told is False), key=lambda v: v.count, default=_AnswerGroup(""))
-    if loudest.count >= agreement * total and len(loudest.models) == len(by_model):
-        answers = f"reference {item.answer}, models {loudest.answer} ({loudest.count} of {total})"
+            group = next((group for group, same_answer in equal if same_answer), None)
+            if group is None:
+                groups.append(group := _AnswerGroup(answer))
+            group.count += 1
+            group.models.add(number)
+    against = [(group, same(item.answer, group.answer)) for group in groups]
+    largest = max((g for g, equal in against if equal is False), key=lambda g: g.count, default=_AnswerGroup(""))
+    if largest.count >= agreement * total and len(largest.models) == len(by_model):
+        answers = f"reference {item.answer}, models {largest.answer} ({largest.count} of {total})"
         return Drop("wrong reference", answers)
-    doubtful = loudest.count + unknown + sum(v.count for v, told in against if told is None)
-    return (
-        item.marked_undecided("wrong_references")
-        if doubtful >= agreement * total and doubtful > loudest.count
-        else item
-    )
+    doubtful = largest.count + unknown + sum(g.count for g, equal in against if equal is None)
+    if doubtful >= agreement * total and doubtful > largest.count:
+        return item.marked_undecided("wrong_references")
+    return item
 
 
 def drop_too_easy(settings: TooEasyConfig, model: CachedClient, reward: Reward, bars: ProgressBars) -> Step:
-    """Deletes problems that the model solves every time of `samples` (section 3.4: 8 of 8 by the starting model)."""
+    """Return the step that drops problems that the model solves in all `samples` attempts.
+
+    In section 3.4 of the paper these are 8 of 8 by the model that training starts from.
+    """
     return partial(_too_easy, samples=settings.samples, model=model, reward=reward, bars=bars)
 
 

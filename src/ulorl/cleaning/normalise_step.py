@@ -1,4 +1,4 @@
-"""Step `normalise`: one spelling of characters and spaces, without what a prompt template or an export left behind."""
+"""Step `normalise`: cleans characters, removes prompt templates, and drops empty questions and answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TEMPLATE = tuple(re.compile(pattern, re.I | re.S) for pattern in _TEMPLATES)
 
 
 def normalise(item: Item) -> Outcome:
-    """Unicode NFC, which leaves x² as it is; plain spaces; no prompt template. Empty questions and answers go."""
+    """Return the item with clean characters (x² stays x²) and without prompt templates; drop it if a part is empty."""
     question, answer = clean_characters(item.question), clean_characters(item.answer)
     for template in _TEMPLATE:
         question = template.sub("", question)

@@ -1,4 +1,4 @@
-"""The options of a record that keeps them apart from its question, as MMLU, ARC, MMLU-Pro and C-Eval do."""
+"""The options of multiple choice that a record holds apart from its question, as in MMLU, ARC, MMLU-Pro and C-Eval."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INDEX = re.compile(r"\d{1,2}(?:\.0)?")
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """Options in their order, with the label of each, and the field that held them."""
+    """The options of a record in their order, with their labels and the field that held them."""
 
     field: str
     texts: tuple[str, ...]
@@ -77,8 +77,11 @@ class RecordOptions:
 
 
 def record_options(record: Record, settings: SourceConfig) -> RecordOptions | None:
-    """The options of a record, in the field that the source names or a usual one, or in fields A, B, C...; None when it
-    has none. Raises UserError when the field holds something else than options."""
+    """Return the options of a record; None when it has none.
+
+    They are in the field that the source names or in a usual one, or in fields A, B, C... Raises UserError when the
+    named field holds something else than options.
+    """
     for field in [settings.choices] if settings.choices else CHOICES:
         value = record.fields.get(field)
         if isinstance(value, str) and value.strip():
@@ -96,7 +99,7 @@ def record_options(record: Record, settings: SourceConfig) -> RecordOptions | No
 
 
 def _pairs(value: Any) -> tuple[list[str], list[str]]:
-    """Texts and labels of a list, of an object by label, or of an object of two lists (ARC); empty if they are none."""
+    """Texts and labels of a list, of an object by label, or of an object of two lists (ARC); else nothing."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         texts, labels = value["text"], value.get("label")
     elif isinstance(value, Mapping):
@@ -123,7 +126,7 @@ def _plain(value: Any) -> str | None:
 
 
 def _parsed(cell: str) -> Any:
-    """The list in a cell of CSV, as JSON or Python writes one."""
+    """The list in a cell of CSV, in the notation of JSON or Python; None for other text."""
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(cell)

@@ -152,7 +152,7 @@ def _read(todo: Sequence[Source], settings: CleaningConfig, bars: ProgressBars) 
 
 
 def _evaluation(path: str, settings: CleaningConfig) -> Iterator[Item]:
-    """The problems of evaluation sets. Every record must be readable: an unreadable one could not be kept apart."""
+    """The problems of an evaluation set. Every record must be readable: others could not be kept out of training."""
     tables = {name: table for name, table in settings.sources.items() if name in (path, Path(path).stem)}
     for source in list_sources([path], tables):
         for record in read_source(source, with_answers=False):

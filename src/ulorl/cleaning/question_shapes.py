@@ -1,7 +1,7 @@
-"""Which questions have no single short answer: several sub-questions, multiple choice, true or false, proof.
+"""Which questions have no single short answer: sub-questions, multiple choice, true or false, proof.
 
-Rules over the prose and the labelled lists, one function a shape. They look for who asks what: a labelled list alone
-says nothing, conditions and cases are labelled too.
+The rules look at the prose and at labelled lists, one function for each shape. They search for what is asked: a
+labelled list alone shows nothing, since conditions and cases are labelled too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ YES_NO = re.compile(r"yes|no|true|false|是|否|对|错|正确|错误")
 
 
 class Shape(StrEnum):
+    """A kind of question without a short answer. The values are the names of the steps."""
+
     SUBQUESTIONS = "subquestions"
     MULTIPLE_CHOICE = "multiple_choice"
     TRUE_FALSE = "true_false"
@@ -28,9 +30,9 @@ class Shape(StrEnum):
 
 @lru_cache(maxsize=1 << 17)
 def question_shape(question: str, answer: str = "") -> Shape | None:
-    """The first shape that a question has, None for one that asks for a short answer.
+    """Return the first shape that a question has; None for one that asks for a short answer.
 
-    answer: its reference, if there is one: an option's letter, or Yes, tells the shape where the question does not.
+    answer: its reference, if there is one. An option's letter or Yes shows the shape where the question does not.
     """
     if has_parts(question):
         return Shape.SUBQUESTIONS
@@ -115,12 +117,12 @@ _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|``[^']*''")
 
 
 def has_subquestions(question: str) -> bool:
-    """Several things are asked, and no single one of all of them at the end."""
+    """Return whether several things are asked, and no single value of all of them at the end."""
     return has_parts(question) or _asks_again(question)
 
 
 def has_parts(question: str) -> bool:
-    """The parts of a list ask, each for itself."""
+    """Return whether the parts of a list ask, each for itself."""
     if _ONE_ANSWER.search(prose(question)):
         return False
     if any(_asks_each(found) for found in labelled_lists(question)):
@@ -133,7 +135,9 @@ def _asks_each(found: LabelledList) -> bool:
     asks = [bool(_ASK.search(part) or (found.style != "A" and _ASK_PART.search(part))) for part in parts]
     if (asks[0] and sum(asks) >= 2) or (sum(asks) >= 2 and found.style != "A" and asks[-1] and len(asks) <= 3):
         return True
-    if asks[0] and _IS_HAN.search(found.stem) and _ASK_PART.search(found.tail):  # the last part goes on after its line
+    if (
+        asks[0] and _IS_HAN.search(found.stem) and _ASK_PART.search(found.tail)
+    ):  # the last part continues after its line
         return True
     if found.style != "A" and _EACH_HAN.search(prose(found.stem).strip()):
         return True
@@ -141,7 +145,7 @@ def _asks_each(found: LabelledList) -> bool:
 
 
 def _asks_again(question: str) -> bool:
-    """In running text: another question that is not the first one in other words."""
+    """Whether running text asks another question that is not the first one in other words."""
     text = _QUOTED.sub(" ", prose(question))
     if _ONE_ANSWER.search(text):
         return False
@@ -157,7 +161,7 @@ def _asks_again(question: str) -> bool:
 
 
 def _imperatives(question: str) -> bool:
-    """Find X. Find Y: the second is no value of what the first one finds, nor the first one in fewer words."""
+    """Whether "Find X. Find Y." asks for two things: Y is neither a value of X nor X in fewer words."""
     sentences = [s for s in _SENTENCES.split(undrawn(question)) if _IMPERATIVE.match(s)]
     if len(sentences) < 2 or _SAME_AGAIN.search(question) or _OF_BOTH.search(" ".join(sentences[1:])):
         return False
@@ -196,7 +200,7 @@ _DEMANDS = re.compile(r"条件|such that|conditions?|satisf|properties|propertie
 
 
 def is_multiple_choice(question: str, answer: str = "") -> bool:
-    """One of given answers is to be chosen, with or without letters before them."""
+    """Return whether one of given answers is to be chosen, with or without letters before them."""
     text = prose(question)
     if _CHOOSE.search(text) and not _COUNTING.search(text):
         return True
@@ -204,14 +208,17 @@ def is_multiple_choice(question: str, answer: str = "") -> bool:
 
 
 def option_letter(answer: str) -> str:
-    """The option's label that an answer is, as A; else nothing."""
+    """Return the label of an option, in upper case, if the answer is one; else an empty text."""
     bare = comparable_answer(answer).strip("{}().:")
     return bare.upper() if len(bare) == 1 and bare in "abcdefghij" else ""
 
 
 def option_list(question: str, answer: str = "") -> LabelledList | None:
-    """The list of a question's options, if it has one: capital letters that label at least three things none of which
-    asks, or others that label short values right after a question, or any if the answer is one of their letters."""
+    """Return the list of a question's options; None if it has none.
+
+    It is a list of at least three capital letters none of whose items asks; or of other labels for short values right
+    after a question; or any list if the answer is one of its letters.
+    """
     for found in labelled_lists(question):
         bodies, stem = [body.strip() for body in found.bodies], prose(found.stem).rstrip(" $\n\\")
         if found.style == "part" or not all(bodies) or any(_ASK.search(prose(body)) for body in bodies[:-1]):
@@ -281,7 +288,7 @@ _SENTENCE = re.compile(r"(?<=[.?!。？！])(?<!\.\.)[)\"”']*\s+|(?<=[。？�
 
 
 def is_true_false(question: str) -> bool:
-    """Yes or no, true or false, converges or diverges: two answers are possible."""
+    """Return whether only two answers are possible: yes or no, true or false, converges or diverges."""
     text = _QUOTED.sub(" ", prose(question)).strip()
     asks_value = bool(_VALUE.search(text))
     if _TRUE_FALSE.search(text):
@@ -316,7 +323,10 @@ _GIVEN_AWAY = re.compile(  # What is X? Show that it is 588.
 
 
 def is_proof(question: str) -> bool:
-    """Something is to be proved, and no value is asked for beside it, or the question gives the value away."""
+    """Return whether something is to be proved.
+
+    No value may be asked for beside the proof, unless the question gives the value away.
+    """
     text = prose(question)
     if _GIVEN_AWAY.search(text):
         return True

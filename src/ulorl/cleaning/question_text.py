@@ -1,4 +1,4 @@
-"""What several steps ask of a question's text: its prose without mathematics, its tokens, its comparable form."""
+"""Views of a question's text that several steps need: its prose without mathematics, its words, its numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from ulorl.answers.normalisation import comparable_question
 
-MATH = "\u00a4"  # stands where a formula stood
+MATH = "\u00a4"  # the sign for a formula
 DRAWING = re.compile(r"\[asy\].*?\[/asy\]|\\begin\{(asy|tikzpicture)\}.*?\\end\{\1\}", re.S)
 _FORMULA = re.compile(r"\\\[.*?\\\]|\\\(.*?\\\)|\$\$.+?\$\$|(?<!\\)\$[^$]{1,400}?(?<!\\)\$", re.S)
 _TEXT_IN_MATH = re.compile(r"\\(?:text|textbf|mathrm|operatorname|mbox|begin|end)\*?\s*\{[^{}]*\}")
@@ -16,13 +16,16 @@ _NUMBER = re.compile(r"\d+")
 
 
 def undrawn(text: str) -> str:
-    """Without the code of drawings, whose labels are no options."""
+    """Return the text without the code of drawings, whose labels are no options."""
     return DRAWING.sub(" ", text)
 
 
 @lru_cache(maxsize=65536)
 def prose(text: str) -> str:
-    """Without drawings, a sign (and its question mark) for each formula. Dollars of money enclose words and stay."""
+    """Return the text without drawings, with one sign (`MATH`) for each formula.
+
+    The sign keeps a question mark of the formula. Dollar signs of money enclose words; such text stays.
+    """
 
     def mask(found: re.Match[str]) -> str:
         if _TWO_WORDS.search(_TEXT_IN_MATH.sub("", found[0])):
@@ -33,11 +36,13 @@ def prose(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words and numbers of the comparable form; a Chinese character counts as a word. Signs are left out: they are what
-    copies of a problem differ in."""
+    """Return the words and numbers of a text in its comparable form; each Chinese character is a word.
+
+    Punctuation is left out, since copies of a problem differ in it.
+    """
     return [token for token in comparable_question(text).split() if token[0].isalnum()]
 
 
 def numbers(text: str) -> tuple[str, ...]:
-    """The numbers of a text, sorted: problems that differ in them are different problems."""
+    """Return the numbers of a text, sorted: problems that differ in them are different problems."""
     return tuple(sorted(_NUMBER.findall(undrawn(text))))

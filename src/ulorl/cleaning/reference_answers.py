@@ -1,4 +1,4 @@
-r"""Steps `answers` and `short_answers`: the short answer in a reference, and references that hold none."""
+"""Steps `answers` and `short_answers`: find the short answer in a reference, and drop references without one."""
 
 from __future__ import annotations
 
@@ -44,13 +44,16 @@ _LINKING = re.compile(
 
 
 def shorten_answer(item: Item) -> Item:
-    r"""Keeps the short answer of a reference: what follows ####, else the last \boxed{}, else what "the answer is"
-    says, else the whole, without enclosing dollar signs."""
+    """Return the item with the short answer of its reference, as `short_answer` finds it."""
     return item.with_changes("answers", answer=short_answer(item.answer))
 
 
 def short_answer(reference: str) -> str:
-    """As `extract`; a reference without any of these comes back as it is, long or not."""
+    r"""Return the short answer in a reference, without enclosing dollar signs.
+
+    It is the text after ####, else the last \boxed{}, else the text after "the answer is", else the whole reference,
+    long or not.
+    """
     text = reference.strip()
     if "####" in text:
         said = text.rpartition("####")[2].strip()
@@ -75,7 +78,7 @@ def _bare(text: str) -> str:
 
 
 def _closed(text: str) -> str:
-    """Without the dollar sign or bracket of a formula that was cut in two, at either end."""
+    """The text without the dollar sign or bracket of a formula that was cut in two, at either end."""
     if len(_DOLLAR.findall(text)) % 2:
         text = re.sub(r"^\$|(?<!\\)\$$", "", text, count=1)
     for left, right in _OPEN_FORMULA:
@@ -85,7 +88,7 @@ def _closed(text: str) -> str:
 
 
 def check_short(settings: ShortAnswersConfig) -> Step:
-    """Deletes references that are matrices, too long, or an explanation."""
+    """Return the step that drops references that are matrices, too long, or an explanation."""
     return per_item(partial(_check, settings=settings))
 
 

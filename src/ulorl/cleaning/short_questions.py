@@ -1,4 +1,7 @@
-"""Short questions in other words: too short for runs of words, they are compared as a whole, by numbers and content."""
+"""Finds short evaluation problems in other words.
+
+They are too short for runs of words, so they are compared as a whole, by their numbers and content.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +28,29 @@ _SPELLED = {word: str(number) for number, word in enumerate(_DIGITS, 1)} | {
 }  # fmt: skip
 _TYPESETTING = re.compile(r"[.,;:?!(){}\[\]\"'$\\&]|frac|d?binom|cdot|text|mathrm|circ")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
-_RARE_DIGITS = 4  # of different numbers with two digits or more, from which on a question can be told by its numbers
-_REORDERED = 0.15  # what the similarity must be more where the numbers stand in another order
-_RARE = 0.2  # what it may be less where the numbers are rare
+_RARE_DIGITS = 4  # of different numbers with two digits or more, from which on the numbers identify a question
+_REORDERED = 0.15  # added to the similarity where the numbers come in another order
+_RARE = 0.2  # subtracted from it where the numbers are rare
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a question is about: its words and signs without those that only ask, any variable for every other."""
+    """The content of a question: its words and signs without those that only ask; all variables are one."""
 
     tokens: Counter[str]
     numbers: tuple[str, ...]  # in their order
 
     @property
     def rare(self) -> bool:
+        """Whether the numbers alone nearly identify the question: they have enough digits."""
         return sum(len(number) for number in set(self.numbers) if len(number) > 1) >= _RARE_DIGITS
 
     def is_copy_of(self, other: Content, similarity: float) -> bool:
-        """Whether two contents with the same numbers are one question. Jaccard of their tokens, counted."""
+        """Return whether two contents with the same numbers are one question.
+
+        similarity: the Jaccard similarity of their counted tokens that is needed; less is enough for rare numbers, and
+        more is needed if the numbers come in another order.
+        """
         shared = sum((self.tokens & other.tokens).values()) / max(1, sum((self.tokens | other.tokens).values()))
         same_order = bool(self.numbers) and self.numbers == other.numbers
         if self.rare:
@@ -51,6 +59,7 @@ class Content:
 
 
 def content(question: str) -> Content:
+    """Return the content of a question."""
     text = comparable_question(_SHORT_FRACTION.sub(r"\\frac{\1}{\2}", undrawn(question)))
     tokens = [_SPELLED.get(token, token) for token in text.split()]
     kept = [_stem(token) for token in tokens if token not in _ASKING and not _TYPESETTING.fullmatch(token)]
@@ -58,7 +67,7 @@ def content(question: str) -> Content:
 
 
 def _stem(token: str) -> str:
-    """Any single letter for a variable; no plural."""
+    """One letter for every variable; a noun without its plural."""
     if len(token) == 1 and "a" <= token <= "z":
         return "x"
     return token[:-1] if len(token) > 3 and token.endswith("s") else token
@@ -72,11 +81,11 @@ class ShortQuestions:
         self._by_numbers: dict[tuple[str, ...], list[tuple[str, Content]]] = defaultdict(list)
         for name, question in questions:
             if len(words(undrawn(question))) < below:
-                told = content(question)
-                self._by_numbers[tuple(sorted(told.numbers))].append((name, told))
+                own = content(question)
+                self._by_numbers[tuple(sorted(own.numbers))].append((name, own))
 
     def copied(self, question: str) -> str:
-        """The name of a problem that the question is in other words, or nothing."""
-        told = content(question)
-        near = self._by_numbers.get(tuple(sorted(told.numbers)), ())
-        return next((name for name, other in near if told.is_copy_of(other, self._similarity)), "")
+        """Return the name of the problem that the question rewords, or an empty text."""
+        own = content(question)
+        near = self._by_numbers.get(tuple(sorted(own.numbers)), ())
+        return next((name for name, other in near if own.is_copy_of(other, self._similarity)), "")

@@ -14,8 +14,10 @@ from ulorl.errors import UserError
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file, without holding all of them. Raises UserError, which says after which row the
-    file is damaged."""
+    """Yield the rows of a Parquet file, without holding all of them.
+
+    Raises UserError, which says after which row the file is damaged.
+    """
     import datasets
 
     number = 0
