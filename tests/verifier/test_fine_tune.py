@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from refusals import refused
 from ulorl.clients.engine_client import EngineClient
 from ulorl.config.reward_config import EngineVerifierConfig
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.verdict_prompt import VerdictPrompt
 from ulorl.verifier import fine_tune as module
@@ -153,14 +154,14 @@ def test_adapters_are_merged_into_a_plain_folder(base: Path, tmp_path: Path) -> 
 def test_an_interrupted_training_leaves_a_usable_folder(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = verdict_trainer._Watch.count
+    count = verdict_trainer._Monitor.count
 
-    def interrupted(self: verdict_trainer._Watch, *args: object) -> None:
+    def interrupted(self: verdict_trainer._Monitor, *args: object) -> None:
         if self.progress.steps == 2:
             raise KeyboardInterrupt
         count(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(verdict_trainer._Watch, "count", interrupted)
+    monkeypatch.setattr(verdict_trainer._Monitor, "count", interrupted)
     done = train(pairs(192), str(base), tmp_path / "v", quick(base))
     assert (done.interrupted, done.progress.steps) == (True, 2)
     assert json.loads((tmp_path / "v" / "verifier.json").read_text())["training"]["steps"] == 2
@@ -182,11 +183,11 @@ def test_minutes_end_the_training_and_saves_come_on_the_way(base: Path) -> None:
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:
-    watch = verdict_trainer._Watch(replace(QUICK, warmup=0.1), lambda _: None)
-    watch.begin(100)
-    assert [watch.rate(step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
-    assert watch.rate(55) == pytest.approx(0.45 / 0.9)  # (1 - 0.55) / (1 - 0.1)
-    assert watch.rate(100) == 0
+    monitor = verdict_trainer._Monitor(replace(QUICK, warmup=0.1), lambda _: None)
+    monitor.begin(100)
+    assert [monitor.rate(step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert monitor.rate(55) == pytest.approx(0.45 / 0.9)  # (1 - 0.55) / (1 - 0.1)
+    assert monitor.rate(100) == 0
 
 
 def test_pairs_are_drawn_with_the_seed() -> None:
@@ -201,37 +202,37 @@ def test_pairs_are_drawn_with_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "changes", "told"),
+    ("given", "changes", "code", "key"),
     [
-        ([], {}, "no pairs to train on"),
-        ([pair(1, equivalent=True)] * 3, {}, "all 3 pairs are equivalent"),
-        ([pair(1, equivalent=False)] * 3, {}, "all 3 pairs are not equivalent"),
-        (pairs(4), {"max_tokens": 5}, "all 4 pairs take more than --max-tokens=5 tokens, of which the prompt alone"),
-        (pairs(4), {"chat": "own"}, "no chat template"),
-        (pairs(4), {"layers": 3}, "--layers=3"),
-        (pairs(4), {"layers": 1, "lora_rank": 1}, "exclude each other"),
-        (pairs(4), {"prompt": "nowhere.txt"}, "prompt nowhere.txt cannot be read"),
+        ([], {}, ErrorCode.VERIFIER_TRAINING, ""),
+        ([pair(1, equivalent=True)] * 3, {}, ErrorCode.VERIFIER_TRAINING, ""),
+        ([pair(1, equivalent=False)] * 3, {}, ErrorCode.VERIFIER_TRAINING, ""),
+        (pairs(4), {"max_tokens": 5}, ErrorCode.VERIFIER_TRAINING, "--max-tokens"),
+        (pairs(4), {"chat": "own"}, ErrorCode.CHAT_TEMPLATE, "--chat"),
+        (pairs(4), {"layers": 3}, ErrorCode.VERIFIER_TRAINING, "--layers"),
+        (pairs(4), {"layers": 1, "lora_rank": 1}, ErrorCode.CONFIG_CONFLICT, "--layers"),
+        (pairs(4), {"prompt": "nowhere.txt"}, ErrorCode.VERIFIER_PROMPT, None),
     ],
 )
 def test_bad_input_is_refused(
-    base: Path, tmp_path: Path, given: list[Pair], changes: dict[str, object], told: str
+    base: Path, tmp_path: Path, given: list[Pair], changes: dict[str, object], code: ErrorCode, key: str | None
 ) -> None:
-    with pytest.raises(UserError, match=told):
+    with refused(code, key=key):
         train(given, str(base), tmp_path / "v", quick(base, **changes))
     assert not list(tmp_path.iterdir())
 
 
 def test_folders_are_not_overwritten_unasked(base: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give --overwrite"):
+    with refused(ErrorCode.OUTPUT_EXISTS, file=trained, key="--out"):
         train(pairs(4), str(base), trained, quick(base))
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="something else than a verifier"):
+    with refused(ErrorCode.OUTPUT_EXISTS, file=tmp_path, key="--out"):
         train(pairs(4), str(base), tmp_path, quick(base), overwrite=True)
 
 
 def test_without_trl_the_extra_is_named(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"ulorl\[verifier\]"):
+    with refused(ErrorCode.EXTRA_MISSING):
         train(pairs(4), str(base), tmp_path / "v", quick(base))
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from paths import SHARED
-from ulorl.errors import UserError
+from refusals import refused
+from ulorl.error_codes import ErrorCode
 from ulorl.verifier.graded_outputs import SHAPES, Columns, columns_of, read_graded
 
 DATA = SHARED / "verifier"
@@ -73,20 +74,20 @@ GOOD = {"question": "q", "answer": "4", "output": ["4", "5"], "correct": [True, 
 )
 def test_faults_name_file_line_and_field(tmp_path, change, said):
     path = write(tmp_path / "g.jsonl", GOOD, GOOD | change)
-    with pytest.raises(UserError, match=r"g\.jsonl:2") as error:
+    with refused(ErrorCode.DATA_BAD_RECORD, record=f"{path}:2") as error:
         read_graded(path, Columns(bare=True))
     assert said in str(error.value)
 
 
 def test_columns_must_go_together_and_something_must_be_there(tmp_path):
     path = write(tmp_path / "g.jsonl", GOOD)
-    with pytest.raises(UserError, match="2 outputs and 1 verdicts"):
+    with refused(ErrorCode.CONFIG_CONFLICT):
         read_graded(path, Columns(outputs=("a", "b")))
-    with pytest.raises(UserError, match="lacks '####'"):
+    with refused(ErrorCode.DATA_BAD_RECORD, record=f"{path}:1"):
         read_graded(path, Columns(reference_after="####"))
-    with pytest.raises(UserError, match="no graded output with an answer"):
+    with refused(ErrorCode.DATA_TOO_FEW):
         read_graded(path, Columns())
-    with pytest.raises(UserError, match="no such file"):
+    with refused(ErrorCode.DATA_NOT_FOUND):
         read_graded(str(tmp_path / "none.jsonl"), Columns())
 
 

@@ -1,8 +1,8 @@
 """Fine-tunes a causal LM to say whether two answers are equivalent (section 3.3), with TRL's SFTTrainer.
 
-The verdict is the model's next token: "yes" or "no", then the end. Only that is trained on. The prompt goes through the
-chat template that is saved with the model and through `encode_each`, as every verifier's prompt does on our engine; an
-OpenAI-compatible server that loads the folder renders the same.
+The verdict is the model's next token, "yes" or "no", followed by the EOS token; only these are trained on. The prompt
+is rendered by the chat template that is saved with the model and encoded by `encode_each`, as for every verifier on our
+engines; an OpenAI-compatible server that loads the folder renders the same prompt.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from ulorl.common.atomic_files import replacing_folder, writing
 from ulorl.config.model_config import LoraConfig
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.lora import add_lora, require_peft, save_merged
@@ -53,12 +54,21 @@ class Examples:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is in the folder."""
+    """A trained verifier's folder, and how its training went."""
 
     out: Path
     progress: TrainingProgress
     interrupted: bool
     too_long: int  # pairs left out
+
+    def summary(self, max_tokens: int) -> str:
+        """Return the training in a line; `max_tokens` is the limit of the pairs that were left out."""
+        done = self.progress
+        left_out = f"; {self.too_long} were longer than {max_tokens} tokens and left out" if self.too_long else ""
+        return (
+            f"{self.out}: {done.steps} steps, {done.pairs} pairs, {done.tokens} tokens in {done.minutes:.1f} minutes; "
+            f"lately loss {done.loss:.3f}, {done.right:.1%} right{left_out}"
+        )
 
 
 def train(
@@ -67,12 +77,12 @@ def train(
     """Fine-tune the model at `base` (folder or hub name) on `pairs` and save it in `out`: a plain transformers folder
     with tokenizer, chat template and `verifier.json`.
 
-    The same pairs, settings and machine give the same weights, unless `settings.minutes` ends the training. The model
-    as it is is saved every `settings.save_minutes`, and when interrupted.
+    The same pairs, settings and machine give the same weights, unless `settings.minutes` ends the training. The current
+    model is saved every `settings.save_minutes`, and when interrupted.
 
-    Raises UserError, before the model is loaded: without TRL; no pairs, or of one verdict only; nothing fits into
-    max_tokens; `out` exists and is no verifier's, or `overwrite` is off; no usable model. Later: the loss is not
-    finite, or the disk is full.
+    Raises UserError before the model is loaded: without TRL; without pairs, or with one label only; when no pair fits
+    into max_tokens; when `out` is not a verifier's, or is one and `overwrite` is off; for an unusable model. Raises it
+    later when the loss is not finite or the disk is full.
     """
     _check(pairs, out, settings, overwrite)
     prompt = load_prompt(settings.prompt, settings.question_chars)
@@ -102,12 +112,13 @@ def train(
 def encode(
     pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, prompt: VerdictPrompt, max_tokens: int, lead: str
 ) -> Examples:
-    """Tokens and labels of each pair that takes at most `max_tokens`. lead: what stands between prompt and verdict.
+    """Return tokens and labels of each pair that takes at most `max_tokens`. lead: the text between prompt and verdict.
 
-    Raises UserError when no pair does, or the tokenizer has no EOS.
+    Raises UserError when no pair is short enough, or the tokenizer has no EOS token.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer names no EOS token, so no verdict would ever end; set eos_token in its folder")
+        message = "the tokenizer names no EOS token, so no verdict would ever end; set eos_token in its folder"
+        raise UserError(message, code=ErrorCode.MODEL_TOKENIZER)
     problems = [Problem(str(i), prompt.render(p.question, p.reference, p.answer)) for i, p in enumerate(pairs)]
     verdicts = {
         verdict: [*tokenizer(lead + word, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -128,57 +139,67 @@ def encode(
         shortest = len(tokenizer(prompt.render("", "", ""))["input_ids"])
         raise UserError(
             f"all {len(pairs)} pairs take more than --max-tokens={max_tokens} tokens, of which the prompt alone takes "
-            f"{shortest}; raise it, or give a shorter --prompt or --question-chars"
+            f"{shortest}; raise it, or give a shorter --prompt or --question-chars",
+            code=ErrorCode.VERIFIER_TRAINING,
+            key="--max-tokens",
         )
     return examples
 
 
 def set_chat(tokenizer: PreTrainedTokenizerBase, chat: str, base: str) -> None:
-    """Give the tokenizer the chat template that training, reward and servers use. Raises UserError when it is to keep
-    its own and has none."""
+    """Set the chat template that training, reward and servers use. Raises UserError when the tokenizer has to keep its
+    own and has none."""
     if chat == "own":
         if not tokenizer.chat_template:
-            raise UserError(f"{base}: --chat=own, but the tokenizer has no chat template; leave --chat=plain")
+            message = f"{base}: --chat=own, but the tokenizer has no chat template; leave --chat=plain"
+            raise UserError(message, code=ErrorCode.CHAT_TEMPLATE, key="--chat", file=base)
         return
     starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     tokenizer.chat_template = ("{{ bos_token }}" if starts else "") + PLAIN
 
 
 def subset(pairs: Sequence[Pair], settings: VerifierTrainingConfig) -> list[Pair]:
-    """`max_pairs` of them, drawn with the seed."""
+    """Return `settings.max_pairs` of the pairs, drawn with the seed."""
     chosen = list(pairs)
     generator(Stream.TRAINED_PAIRS, settings.seed).shuffle(chosen)
     return chosen[: settings.max_pairs or None]
 
 
 def digest(pairs: Sequence[Pair]) -> str:
-    """Of pairs in their order."""
+    """Return the SHA-256 of pairs in their order."""
     text = "\n".join(json.dumps(asdict(pair), sort_keys=True) for pair in pairs)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check(pairs: Sequence[Pair], out: Path, settings: VerifierTrainingConfig, overwrite: bool) -> None:
     if find_spec("trl") is None:
-        raise UserError('verifier train needs TRL, which is not installed: pip install "ulorl[verifier]"')
+        message = 'verifier train needs TRL, which is not installed: pip install "ulorl[verifier]"'
+        raise UserError(message, code=ErrorCode.EXTRA_MISSING)
     require_peft(LoraConfig(rank=settings.lora_rank))
     if settings.layers and settings.lora_rank:
-        raise UserError("--layers and --lora-rank exclude each other: adapters go into every layer")
+        message = "--layers and --lora-rank exclude each other: adapters go into every layer"
+        raise UserError(message, code=ErrorCode.CONFIG_CONFLICT, key="--layers")
     if not pairs:
-        raise UserError("there are no pairs to train on; `ulorl verifier data` makes some")
+        message = "there are no pairs to train on; `ulorl verifier data` makes some"
+        raise UserError(message, code=ErrorCode.VERIFIER_TRAINING)
     if len({pair.equivalent for pair in pairs}) == 1:
         found = "equivalent" if pairs[0].equivalent else "not equivalent"
-        raise UserError(f"all {len(pairs)} pairs are {found}; a verifier needs both kinds to tell them apart")
+        message = f"all {len(pairs)} pairs are {found}; a verifier needs both kinds to distinguish them"
+        raise UserError(message, code=ErrorCode.VERIFIER_TRAINING)
+    wrong = ""
     if out.is_dir() and any(out.iterdir()):
         if not (out / FOLDER_FILE).is_file():
-            raise UserError(f"--out {out}: holds something else than a verifier; name a new folder")
-        if not overwrite:
-            raise UserError(f"--out {out}: holds a verifier already; name a new folder, or give --overwrite")
+            wrong = "contains files that are not a verifier's; name a new folder"
+        elif not overwrite:
+            wrong = "contains a verifier already; name a new folder, or give --overwrite"
     elif out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is a file; name a new folder")
+        wrong = "is a file; name a new folder"
+    if wrong:
+        raise UserError(f"--out {out}: {wrong}", code=ErrorCode.OUTPUT_EXISTS, key="--out", file=out)
 
 
 def _model(source: ModelSource, settings: VerifierTrainingConfig) -> PreTrainedModel:
-    """In float32, with gradients where `settings` says, dropout off as everywhere here."""
+    """Return the model in float32, with gradients where `settings` says, and without dropout."""
     import torch
 
     model = load_model(source, dtype=torch.float32, device="cpu")
@@ -187,7 +208,8 @@ def _model(source: ModelSource, settings: VerifierTrainingConfig) -> PreTrainedM
     if settings.layers:
         stack = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
         if settings.layers > len(stack):
-            raise UserError(f"--layers={settings.layers}: {Path(source.path).name} has {len(stack)}")
+            message = f"--layers={settings.layers}: {Path(source.path).name} has {len(stack)}"
+            raise UserError(message, code=ErrorCode.VERIFIER_TRAINING, key="--layers")
         upper = {id(p) for layer in list(stack)[-settings.layers :] for p in layer.parameters()}
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in upper)

@@ -1,4 +1,4 @@
-"""Real outputs that somebody graded, as pairs: what a verifier meets when it is used."""
+"""Reads graded outputs of models as labelled pairs: real answers, as a verifier receives them in use."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.common.key_paths import look_up
 from ulorl.data.record_files import Record, expand_pattern, read_records
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
-from ulorl.verifier.pairs import Pair
+from ulorl.verifier.pairs import Pair, bad_record
 
 KIND = "real"
 _TOKENS = re.compile(r"<[|｜][^<>]{1,40}[|｜]>|</?think>")  # of chat templates
@@ -23,8 +24,8 @@ _TOKENS = re.compile(r"<[|｜][^<>]{1,40}[|｜]>|</?think>")  # of chat template
 
 @dataclass(frozen=True)
 class Columns:
-    """Which fields hold what; dots lead into nested records. `outputs` and `verdicts` go together field by field, and
-    where they hold lists, entry by entry."""
+    """The fields of a record; dots lead into nested records. `outputs` and `verdicts` belong together field by field,
+    and entry by entry where they are lists."""
 
     question: str = "question"
     reference: str = "answer"
@@ -37,18 +38,22 @@ class Columns:
 
 @dataclass(frozen=True)
 class Graded:
+    """The pairs of a file of graded outputs."""
+
     pairs: list[Pair]
-    without_answer: int  # outputs that hold no answer: there is nothing to compare
+    without_answer: int  # outputs without an answer, so that there is nothing to compare
 
 
 def read_graded(path: str, columns: Columns, source: str = "") -> Graded:
-    """The graded outputs of JSONL, JSON or Parquet files as pairs of kind "real". source: "" for the file's name.
+    """Read the graded outputs of JSONL, JSON or Parquet files as pairs of kind "real".
 
-    Raises UserError naming file, record and field; of many faults the first ten.
+    source: the name of the data set; "" for the file's name.
+    Raises UserError naming file, record and field, with the first ten of many faults.
     """
     if not columns.outputs or len(columns.outputs) != len(columns.verdicts):
         numbers = f"{len(columns.outputs)} outputs and {len(columns.verdicts)} verdicts"
-        raise UserError(f"{path}: {numbers} are named; name a field of verdicts for each field of outputs")
+        message = f"{path}: {numbers} are named; name a field of verdicts for each field of outputs"
+        raise UserError(message, code=ErrorCode.CONFIG_CONFLICT, file=path)
     pairs, missing, faults = list[Pair](), 0, ErrorCollector()
     for file in expand_pattern(path):
         for number, record in enumerate(read_records(file), 1):
@@ -60,7 +65,8 @@ def read_graded(path: str, columns: Columns, source: str = "") -> Graded:
                 missing += found.count(None)
     faults.raise_errors()
     if not pairs:
-        raise UserError(f"{path}: holds no graded output with an answer; check the names of the fields")
+        message = f"{path}: has no graded output with an answer; check the names of the fields"
+        raise UserError(message, code=ErrorCode.DATA_TOO_FEW, file=path)
     return Graded(pairs, missing)
 
 
@@ -70,25 +76,23 @@ def _pairs(record: Record, columns: Columns, source: str, name: str) -> list[Pai
     if columns.reference_after:
         _, marker, reference = reference.rpartition(columns.reference_after)
         if not marker:
-            raise UserError(f"{record.place}: field {columns.reference!r} lacks {columns.reference_after!r}")
+            raise bad_record(record, f"field {columns.reference!r} lacks {columns.reference_after!r}")
     reference = short_answer(reference)
     pairs: list[Pair | None] = []
     for output_name, verdict_name in zip(columns.outputs, columns.verdicts, strict=True):
         outputs, verdicts = (_list(_value(record, field)) for field in (output_name, verdict_name))
         if len(outputs) != len(verdicts):
-            raise UserError(
-                f"{record.place}: {output_name!r} has {len(outputs)} entries and {verdict_name!r} {len(verdicts)}; "
-                "each output needs its verdict"
-            )
+            counts = f"{output_name!r} has {len(outputs)} entries and {verdict_name!r} {len(verdicts)}"
+            raise bad_record(record, f"{counts}; each output needs its verdict")
         for output, verdict in zip(outputs, verdicts, strict=True):
-            right = _verdict(verdict, f"{record.place}: field {verdict_name!r}")
-            answer = _answer(_said(output, f"{record.place}: field {output_name!r}"), columns)
+            right = _verdict(record, verdict_name, verdict)
+            answer = _answer(_as_text(record, output_name, output), columns)
             pairs.append(Pair(question, reference, answer, right, KIND, "", source, name) if answer else None)
     return pairs
 
 
 def _question(text: str) -> str:
-    """Without tokens of a chat template and the sentence that asks for a box."""
+    """Return the question without tokens of a chat template and without the sentence that asks for a box."""
     bare = _TOKENS.sub("", text).strip()
     done = normalise(Item("", bare, "-", "", "", bare, "-"))
     return done.question if isinstance(done, Item) else bare
@@ -107,31 +111,33 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _verdict(value: Any, place: str) -> bool:
+def _verdict(record: Record, name: str, value: Any) -> bool:
     if not isinstance(value, bool | int | float):
         shown = json.dumps(value, default=str)[:80]
-        raise UserError(f"{place} is {shown}, expected true or false, or a number that is above 0 for true")
+        raise bad_record(
+            record, f"field {name!r} is {shown}, expected true or false, or a number that is above 0 for true"
+        )
     return value > 0
 
 
-def _said(value: Any, place: str) -> str:
+def _as_text(record: Record, name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f"{place} is {json.dumps(value, default=str)[:80]}, expected text")
+        raise bad_record(record, f"field {name!r} is {json.dumps(value, default=str)[:80]}, expected text")
     return str(value)
 
 
 def _text(record: Record, name: str) -> str:
-    """A list with one entry is that entry."""
+    """Return the text of a field; a list with one entry is that entry."""
     value = _value(record, name)
     value = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return _said(value, f"{record.place}: field {name!r}")
+    return _as_text(record, name, value)
 
 
 def _value(record: Record, name: str) -> Any:
     value = look_up(record.fields, name)
     if value is None:
         there = ", ".join(map(str, record.fields)) or "none"
-        raise UserError(f"{record.place}: no field {name!r}, or nothing in it; the fields are {there[:300]}")
+        raise bad_record(record, f"no field {name!r}, or nothing in it; the fields are {there[:300]}")
     return value
 
 
@@ -150,7 +156,7 @@ SHAPES: Mapping[str, Columns] = {
 
 
 def columns_of(names: Sequence[str]) -> Columns | None:
-    """The shape of `SHAPES` whose fields a record with these names has; None when it is none of them."""
+    """Return the columns of `SHAPES` that a record with these field names has, None when it has none of them."""
     there = set(names)
     for columns in SHAPES.values():
         if {

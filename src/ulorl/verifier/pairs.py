@@ -1,4 +1,4 @@
-"""Labelled pairs of a reference and an answer: what a verifier is trained on and measured by (section 3.3)."""
+"""Labelled pairs of a reference and an answer, on which verifiers are trained and measured (section 3.3)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from ulorl.common import atomic_files
 from ulorl.common.parquet import write_parquet
 from ulorl.data.record_files import Record, expand_pattern, read_records
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError, bad_character
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One judgement. `kind` is the spelling that the answer wears, whatever its value: both labels occur in every
-    kind, so that accuracy can be balanced kind by kind. `change` is what was done to the value: "" where equivalent.
+    """A reference and an answer, and whether they are equivalent. `kind` is the spelling of the answer, whatever its
+    value: both labels occur in every kind, so that accuracy can be balanced kind by kind.
     """
 
     question: str
@@ -24,7 +25,7 @@ class Pair:
     answer: str
     equivalent: bool
     kind: str  # "units", "words", "fraction", ...; "real" for graded outputs of models
-    change: str  # "sign", "unit", "digits", ...; "" for an equivalent answer, and where nobody knows
+    change: str  # of the value: "sign", "unit", "digits", ...; "" for an equivalent answer, and where it is unknown
     source: str  # the data set
     problem: str  # the problem's id
 
@@ -34,10 +35,11 @@ _NEEDED = ("question", "reference", "answer")
 
 
 def read_pairs(paths: Sequence[str | Path]) -> list[Pair]:
-    """The pairs of JSONL, JSON or Parquet files, paths or glob patterns, in their order. question, reference, answer
-    and equivalent must be there; of the others, kind and source are "unknown" and change and problem "" without them.
+    """Read the pairs of JSONL, JSON or Parquet files, given as paths or glob patterns, in their order. The fields
+    question, reference, answer and equivalent are required; kind and source default to "unknown", change and problem
+    to "".
 
-    Raises UserError naming file, record and field; of many faults the first ten.
+    Raises UserError naming file, record and field, with the first ten of many faults.
     """
     pairs, faults = list[Pair](), ErrorCollector()
     for path in paths:
@@ -50,20 +52,23 @@ def read_pairs(paths: Sequence[str | Path]) -> list[Pair]:
                     pairs.append(_pair(record))
         with faults:
             if len(pairs) == before:
-                raise UserError(f"{path}: holds no pairs; `ulorl verifier data` makes some")
+                message = f"{path}: has no pairs; `ulorl verifier data` makes some"
+                raise UserError(message, code=ErrorCode.DATA_TOO_FEW, file=path)
     faults.raise_errors()
     return pairs
 
 
 def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
-    """One file, by its ending .jsonl or .parquet; whole, or the one that was there before.
+    """Write pairs as .jsonl or .parquet, by the ending of `path`, atomically.
 
-    Raises UserError for another ending, and where it cannot be written.
+    Raises UserError for another ending, and when the file cannot be written.
     """
     if path.suffix not in (".jsonl", ".parquet"):
-        raise UserError(f"{path}: pairs are written as .jsonl or .parquet; choose such an ending")
+        message = f"{path}: pairs are written as .jsonl or .parquet; choose such an ending"
+        raise UserError(message, code=ErrorCode.COMMAND_LINE, file=path)
     if path.parent.exists() and not path.parent.is_dir():
-        raise UserError(f"{path}: cannot be written: {path.parent} is a file; choose another place")
+        message = f"{path}: cannot be written: {path.parent} is a file; choose another place"
+        raise UserError(message, code=ErrorCode.FILE_NOT_WRITABLE, file=path)
     with atomic_files.writing(path, lambda: "choose another place or make room"):
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [asdict(pair) for pair in pairs]
@@ -74,25 +79,28 @@ def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
             atomic_files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def bad_record(record: Record, what: str) -> UserError:
+    """Return the error of a record of pairs or graded outputs that cannot be used."""
+    return UserError(f"{record.place}: {what}", code=ErrorCode.DATA_BAD_RECORD, record=record.place)
+
+
 def _pair(record: Record) -> Pair:
     values = record.fields
     for name in (*_NEEDED, "equivalent"):
         if values.get(name) is None:
             there = ", ".join(map(str, values)) or "none"
-            raise UserError(
-                f"{record.place}: no field {name!r}, or nothing in it; a pair needs it; there are {there[:300]}"
-            )
+            raise bad_record(record, f"no field {name!r}, or nothing in it; a pair needs it; there are {there[:300]}")
     if not isinstance(values["equivalent"], bool):
         found = json.dumps(values["equivalent"], default=str)[:80]
-        raise UserError(f"{record.place}: field 'equivalent' is {found}, expected true or false")
+        raise bad_record(record, f"field 'equivalent' is {found}, expected true or false")
     texts = {"kind": "unknown", "change": "", "source": "unknown", "problem": ""}
     for name in _TEXTS:
         value = values.get(name)
         if value is None:
             continue
         if not isinstance(value, str):
-            raise UserError(f"{record.place}: field {name!r} is {str(value)[:80]}, expected text; put it in quotes")
+            raise bad_record(record, f"field {name!r} is {str(value)[:80]}, expected text; put it in quotes")
         if where := bad_character(value):
-            raise UserError(f"{record.place}: field {name!r} {where}; remove it")
+            raise bad_record(record, f"field {name!r} {where}; remove it")
         texts[name] = value
     return Pair(equivalent=values["equivalent"], **texts)

@@ -1,4 +1,8 @@
-"""TRL's SFTTrainer for verdicts: the head only where the loss is, a time limit, copies of the model on the way."""
+"""TRL's SFTTrainer for verdicts, with the head on trained tokens only, a time limit, and copies of the model on the
+way.
+
+Shapes: B pairs of a batch, T tokens of a pair, N trained tokens of a batch, H hidden.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import SFTConfig, SFTTrainer
 
 from ulorl.common.progress import ProgressBars
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.models.head import head_of, hidden_states
 from ulorl.verifier.verifier_card import TrainingProgress
 from ulorl.verifier.verifier_config import VerifierTrainingConfig
 
-LINES = 20  # of progress, where there is no terminal for a bar
+LINES = 20  # of progress that are printed where there is no terminal for a bar
 _HALF = math.log(0.5)
 
 
@@ -36,30 +41,30 @@ def fit(
     settings: VerifierTrainingConfig,
     save: Callable[[TrainingProgress], None],
 ) -> tuple[TrainingProgress, bool]:
-    """Train on examples of equal importance, -100 in `labels` where nothing is learnt; `save` is called on the way, at
-    the end and when interrupted. Returns what was done, and whether it was interrupted.
+    """Train on examples of equal importance. Returns what was done, and whether it was interrupted.
 
-    Raises UserError when the loss is not finite; what was saved last stays.
+    labels: -100 for tokens that are not trained on. save: is called on the way, at the end and when interrupted.
+    Raises UserError when the loss is not finite; the copy that was saved last stays.
     """
-    watch = _Watch(settings, save)
+    monitor = _Monitor(settings, save)
     data = Dataset.from_dict({"input_ids": input_ids, "labels": labels})
     interrupted = False
-    with TemporaryDirectory() as unused, watch.bars:  # nothing is written there: `save` writes whole models
+    with TemporaryDirectory() as unused, monitor.bars:  # nothing is written there: `save` writes whole models
         trainer = _Trainer(
+            monitor,
             model=model,
             args=_arguments(settings, unused),
             train_dataset=data,
             processing_class=tokenizer,
-            callbacks=[watch],
+            callbacks=[monitor],
         )
-        trainer.watch = watch
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
         except KeyboardInterrupt:
             interrupted = True
-        save(watch.progress)
-    return watch.progress, interrupted
+        save(monitor.progress)
+    return monitor.progress, interrupted
 
 
 def _arguments(settings: VerifierTrainingConfig, folder: str) -> SFTConfig:
@@ -90,8 +95,8 @@ def _config(settings: VerifierTrainingConfig, folder: str) -> SFTConfig:
     )
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Counts, shows, saves, and ends the training in time."""
+class _Monitor(TrainerCallback):  # type: ignore[misc]
+    """Counts and shows the progress, saves copies, and ends the training in time."""
 
     def __init__(self, settings: VerifierTrainingConfig, save: Callable[[TrainingProgress], None]) -> None:
         self._settings, self._save = settings, save
@@ -106,23 +111,24 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._pairs = self._tokens = 0
 
     def share(self, step: int) -> float:
-        """How much of the training is over: of its steps or of its minutes, whichever is more."""
+        """Return how much of the training is done: the share of its steps or of its minutes, whichever is larger."""
         limit = self._settings.minutes
         return max(step / self._steps, (time.monotonic() - self._started) / 60 / limit if limit else 0.0)
 
     def rate(self, step: int) -> float:
-        """Share of the learning rate: it rises in the warm-up, then falls to 0."""
+        """Return the share of the learning rate at a step: it rises in the warm-up, then falls to 0."""
         share, warmup = self.share(step), self._settings.warmup
         rising = (step + 1) / (warmup * self._steps) if warmup else 1.0
         return min(1.0, rising, max(0.0, (1 - share) / (1 - warmup)))
 
     def count(self, loss: float, right: float, pairs: int, tokens: int) -> None:
-        """Of a batch."""
+        """Add the numbers of a batch: its loss, its share of right verdicts, its pairs and tokens."""
         self._recent.append((loss, right))
         self._pairs += pairs
         self._tokens += tokens
 
     def begin(self, steps: int) -> None:
+        """Start the clocks of a training of so many steps."""
         self._steps, self._recent = steps, deque(maxlen=max(1, steps // 10))
         self._started = self._saved = time.monotonic()
         self._bar.show(total=steps)
@@ -132,13 +138,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         minutes = (now - self._started) / 60
         loss, right = (sum(values) / len(self._recent) for values in zip(*self._recent, strict=True))
         self.progress = TrainingProgress(state.global_step, self._pairs, self._tokens, minutes, loss, right)
-        told = f"loss {loss:.3f}, {right:.1%} right"
-        self._bar.show(completed=state.global_step, status=told)
+        status = f"loss {loss:.3f}, {right:.1%} right"
+        self._bar.show(completed=state.global_step, status=status)
         every = max(1, self._steps // LINES)
         if not self.bars.shown and state.global_step % every == 0:
             rate = self._tokens / max(60 * minutes, 1e-9)
             step = f"step {state.global_step} of {self._steps}"
-            self._console.print(f"{step}, {minutes:.1f} minutes, {told}, {rate:.0f} tokens a second", highlight=False)
+            self._console.print(f"{step}, {minutes:.1f} minutes, {status}, {rate:.0f} tokens a second", highlight=False)
         if self._settings.minutes and minutes >= self._settings.minutes:
             control.should_training_stop = True
         if self._settings.save_minutes and now - self._saved >= 60 * self._settings.save_minutes:
@@ -147,14 +153,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class _Trainer(SFTTrainer):  # type: ignore[misc]
-    watch: _Watch
+    def __init__(self, monitor: _Monitor, **arguments: Any) -> None:
+        self._monitor = monitor
+        super().__init__(**arguments)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:  # noqa: ARG002
-        """Mean negative log-likelihood of the trained tokens. TRL's own runs head and softmax over every token where
-        there is no Triton: with a large vocabulary and two trained tokens a pair that would be half of the time."""
+        """Return the mean negative log-likelihood of the trained tokens. TRL's method applies head and softmax to every
+        token where there is no Triton, which takes half of the time with a large vocabulary and two trained tokens for
+        each pair."""
         model = self.accelerator.unwrap_model(model)
         mask_BT = inputs["attention_mask"]
-        with torch.autocast(mask_BT.device.type, torch.bfloat16, enabled=self.watch.bf16):
+        with torch.autocast(mask_BT.device.type, torch.bfloat16, enabled=self._monitor.bf16):
             hidden_BTH = hidden_states(model, inputs["input_ids"], mask_BT, None)
         targets_BT: Tensor = inputs["labels"][:, 1:]
         rows_N, places_N = torch.nonzero(targets_BT >= 0, as_tuple=True)
@@ -162,13 +171,14 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
         logprobs_N, _entropy = token_logprobs(chosen_NH, head_of(model), targets_BT[rows_N, places_N], 1.0)
         loss = -logprobs_N.mean()
         if not torch.isfinite(loss):
-            raise UserError(f"the loss is {loss.item()} after {self.watch.progress.steps} steps; lower --lr")
+            message = f"the loss is {loss.item()} after {self._monitor.progress.steps} steps; lower --lr"
+            raise UserError(message, code=ErrorCode.VERIFIER_TRAINING, key="--lr")
         verdicts_B = torch.zeros(len(mask_BT)).index_add(0, rows_N.cpu(), logprobs_N.detach().float().cpu())
         right = (verdicts_B > _HALF).float().mean().item()
-        self.watch.count(loss.item(), right, len(mask_BT), int(mask_BT.sum()))
+        self._monitor.count(loss.item(), right, len(mask_BT), int(mask_BT.sum()))
         return loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        self.watch.begin(num_training_steps)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.watch.rate)
+        self._monitor.begin(num_training_steps)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._monitor.rate)
         return self.lr_scheduler

@@ -1,4 +1,4 @@
-"""Balanced accuracy by kind and judge, with confidence intervals."""
+"""Draws balanced accuracy by kind and judge, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ulorl.common.plot_style import STYLE
-from ulorl.verifier.measure import Result
+from ulorl.verifier.judge_scores import JudgeScores
 
 COLORS = ("#8d8d8d", "#444444", "#8fb3d4", "#4878a8", "#d98032", "#5b9a68", "#8d6bb0")
 STEP = 0.15  # between judges of one kind
 
 
-def draw(result: Result, path: Path) -> None:
-    """A row a kind, below that of all pairs; in it a point with its interval a judge. Kinds without equivalent pairs or
-    with no others, have no balanced accuracy: they show accuracy, hollow."""
+def draw(result: JudgeScores, path: Path) -> None:
+    """Draw a row for all pairs and for each kind to `path`; a row has a point with its interval for each judge. Kinds
+    whose pairs are all equivalent, or all not, have no balanced accuracy: a hollow point shows their accuracy."""
     rows = {"all pairs": result.total, **result.by_kind}
     judges = list(result.total)
     with matplotlib.rc_context(STYLE):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ulorl.rewards.rules import RulesVerdict
-from ulorl.verifier.figure import draw
-from ulorl.verifier.measure import PAPER, Verdicts, bench, of_rules, remembered, rules_first, score
+from ulorl.verifier.judge_scores import PAPER, measure_judges, score
+from ulorl.verifier.judges import Verdicts, of_rules, remembered, rules_first
 from ulorl.verifier.pairs import Pair
-from ulorl.verifier.tables import as_json, markdown
+from ulorl.verifier.score_figure import draw
+from ulorl.verifier.score_tables import as_json, markdown
 
 YES = Pair("q", "27cm", "0.27m", True, "units", "", "gsm8k", "1")
 NO = Pair("q", "27cm", "2.7m", False, "units", "digits", "gsm8k", "1")
@@ -62,7 +63,7 @@ def test_rules_first_asks_the_model_about_what_rules_refuse_and_each_judge_once(
     of_model = remembered(model)  # type: ignore[arg-type]
     judges = {"rules": of_rules(rules), "model": of_model, "both": rules_first(rules, of_model)}
     some = [replace(YES, answer=answer) for answer in "abc"]
-    result = bench(some, judges)
+    result = measure_judges(some, judges)
     assert (len(asked), model.asked) == (1, 1)  # type: ignore[attr-defined]
     accepted = {name: found.accepted.value for name, found in result.total.items() if found.accepted}
     assert accepted == pytest.approx({"rules": 1 / 3, "model": 1 / 3, "both": 2 / 3})
@@ -82,7 +83,7 @@ def test_rules_first_takes_no_verdict_of_the_model_for_a_no() -> None:
 
 def test_groups_and_the_papers_examples() -> None:
     words = replace(YES, kind="words", source="math", answer="x")
-    result = bench([YES, NO, words], {"judge": says("0.27m", "2.7m", "one half")})  # type: ignore[dict-item]
+    result = measure_judges([YES, NO, words], {"judge": says("0.27m", "2.7m", "one half")})  # type: ignore[dict-item]
     assert result.by_kind["units"]["judge"].false_positives == 1
     assert result.by_kind["words"]["judge"].false_negatives == 1
     assert result.by_source["gsm8k"]["judge"].pairs == 2
@@ -98,7 +99,7 @@ def test_groups_and_the_papers_examples() -> None:
 
 def test_tables_picture_and_json_hold_the_figures(tmp_path: Path) -> None:
     only_yes = several(3, replace(YES, kind="all yes"))
-    result = bench([*several(8, YES), *several(8, NO), *only_yes], {"judge": says("0.27m")})  # type: ignore[dict-item]
+    result = measure_judges([*several(8, YES), *several(8, NO), *only_yes], {"judge": says("0.27m")})  # type: ignore[dict-item]
     text = markdown(result)
     assert "| judge | 100.0% (79.0% to 100.0%) | 100.0% (" in text  # 3 problems x 2, 13 x 1: n = 19² / 25, n / (n + z²)
     assert "| all yes | 3 (3) | 100.0% (43.9% to 100.0%)* 0+0 |" in text  # 3 / (3 + z²) = 0.4385

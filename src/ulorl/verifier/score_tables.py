@@ -1,4 +1,4 @@
-"""The figures of a benchmark as Markdown and as JSON."""
+"""The scores of judges as Markdown tables and as JSON values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ulorl.common.markdown import table
-from ulorl.verifier.measure import Result, Score
+from ulorl.verifier.judge_scores import JudgeScores, Score
 from ulorl.verifier.pairs import Pair
 
 SAID = {True: "yes", False: "no", None: "unscored"}
 
 
-def markdown(result: Result) -> str:
-    """Tables of all figures, with what their intervals are."""
+def markdown(result: JudgeScores) -> str:
+    """Return Markdown tables of all scores, with a sentence on their intervals."""
     pairs = next(iter(result.total.values()))
     return "\n\n".join(
         [
@@ -23,13 +23,13 @@ def markdown(result: Result) -> str:
             _totals(result.total),
             "Balanced accuracy by kind (false positives + false negatives):\n\n" + _groups("kind", result.by_kind),
             "by source:\n\n" + _groups("source", result.by_source),
-            "The paper's two examples, and two beside them that are not equivalent:\n\n" + _paper(result),
+            "The paper's two examples, and the same two with answers that are not equivalent:\n\n" + _paper(result),
         ]
     )
 
 
-def as_json(result: Result) -> dict[str, Any]:
-    """Every figure, and the first errors of each judge."""
+def as_json(result: JudgeScores) -> dict[str, Any]:
+    """Return all scores and the first errors of each judge as JSON values."""
 
     def pairs(found: Mapping[str, Sequence[Pair]]) -> dict[str, list[dict[str, Any]]]:
         return {name: [asdict(pair) for pair in some] for name, some in found.items()}
@@ -59,7 +59,8 @@ def _totals(total: Mapping[str, Score]) -> str:
 
 
 def _groups(what: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
-    """Where all pairs are equivalent, or none is, accuracy stands for balanced accuracy."""
+    """Return the table of scores by group. Where all pairs are equivalent, or none is, it shows accuracy in place of
+    balanced accuracy."""
     names = list(next(iter(groups.values())))
 
     def cell(score: Score) -> str:
@@ -78,7 +79,7 @@ def _groups(what: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
     return scores + ("\n\n\\* accuracy: all pairs of this line are equivalent, or none is." if one_sided else "")
 
 
-def _paper(result: Result) -> str:
+def _paper(result: JudgeScores) -> str:
     names = list(result.total)
     rows = (
         (pair.reference, pair.answer, SAID[pair.equivalent], *(SAID[verdicts[name]] for name in names))

@@ -1,26 +1,20 @@
-"""Measures judges of pairs against what is known of them: rules, untrained and trained verifiers. No torch."""
+"""Measures judges on labelled pairs: errors, accuracy and its intervals, in all and by kind and source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TypeVar
 
 from ulorl.common.intervals import Interval, mean_of, rate
-from ulorl.rewards.rules import RulesVerdict
+from ulorl.verifier.judges import Judge
 from ulorl.verifier.pairs import Pair
 
-Verdicts = list[bool | None]  # None: unscored
-Judge = Callable[[Sequence[Pair]], Verdicts]
-Rules = Callable[[Sequence[Pair]], list[RulesVerdict | None]]  # None: they failed
-T = TypeVar("T")
-EXAMPLES = 8  # of each judge's errors of each kind
+EXAMPLES = 8  # kept of each judge's errors of each kind
 
 
 @dataclass(frozen=True)
 class Score:
-    """A judge over some pairs. An unscored pair is wrong in all rates, and no false positive or negative.
+    """How a judge did on some pairs. An unscored pair is wrong in all rates, and no false positive or negative.
 
     Intervals are None where there is no such pair.
     """
@@ -38,8 +32,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What was measured: scores by judge, of all pairs and by kind and source."""
+class JudgeScores:
+    """The scores of all judges, on all pairs and by kind and source."""
 
     total: dict[str, Score]
     by_kind: dict[str, dict[str, Score]]  # kind, then judge
@@ -53,7 +47,7 @@ def _example(question: str, reference: str, answer: str, equivalent: bool, sourc
     return Pair(question, reference, answer, equivalent, "example", "", source, "example")
 
 
-# What rules misjudge in section 3.3, and the same two with another value: a judge that always says yes is not right.
+# What rules misjudge in section 3.3, and the same two with another value, on which a judge that always says yes fails.
 PAPER = (
     _example("How wide is the shelf?", "27cm", "0.27m", True, "the paper"),
     _example("What is the probability of heads?", r"\frac{1}{2}", "one half", True, "the paper"),
@@ -62,8 +56,8 @@ PAPER = (
 )
 
 
-def bench(pairs: Sequence[Pair], judges: Mapping[str, Judge]) -> Result:
-    """Ask every judge about all pairs."""
+def measure_judges(pairs: Sequence[Pair], judges: Mapping[str, Judge]) -> JudgeScores:
+    """Ask every judge about all pairs and about PAPER, and return the scores."""
     asked = (*pairs, *PAPER)
     verdicts = {name: judge(asked) for name, judge in judges.items()}
     every = range(len(pairs))
@@ -81,7 +75,7 @@ def bench(pairs: Sequence[Pair], judges: Mapping[str, Judge]) -> Result:
     def groups(names: Sequence[str]) -> dict[str, dict[str, Score]]:
         return {name: scores([i for i in every if names[i] == name]) for name in sorted(set(names))}
 
-    return Result(
+    return JudgeScores(
         total=scores(every),
         by_kind=groups([pair.kind for pair in pairs]),
         by_source=groups([pair.source for pair in pairs]),
@@ -94,8 +88,8 @@ def bench(pairs: Sequence[Pair], judges: Mapping[str, Judge]) -> Result:
 
 
 def score(pairs: Sequence[Pair], verdicts: Sequence[bool | None]) -> Score:
-    """Hold verdicts against pairs; pairs of one question are one problem, also where several sources have it. A pair
-    that names neither question nor problem is a problem of its own."""
+    """Compare verdicts with the labels of their pairs. Pairs of one question are one problem, in several sources too; a
+    pair without question and problem shares its problem with no other."""
     right = [verdict is pair.equivalent for pair, verdict in zip(pairs, verdicts, strict=True)]
     clusters = [
         pair.question or (f"{pair.source} {pair.problem}" if pair.problem else f"pair {i}")
@@ -122,28 +116,3 @@ def score(pairs: Sequence[Pair], verdicts: Sequence[bool | None]) -> Score:
         accepted=accepted,
         refused=refused,
     )
-
-
-def remembered(judge: Callable[[Sequence[Pair]], list[T]]) -> Callable[[Sequence[Pair]], list[T]]:
-    """One that is asked once about the same pairs, though several judges build on it."""
-    verdicts = cache(judge)
-    return lambda pairs: verdicts(tuple(pairs))
-
-
-def of_rules(rules: Rules) -> Judge:
-    """What the rules find equal is equivalent, and nothing else."""
-    return lambda pairs: [None if ruled is None else ruled is RulesVerdict.EQUAL for ruled in rules(pairs)]
-
-
-def rules_first(rules: Rules, model: Judge, *, refuse: bool = False) -> Judge:
-    """What the rules accept is equivalent (`reward.verifier.rules_first`); with `refuse`, what they find different is
-    not (`rules_refuse`); of the rest the model judges. The model is asked about all pairs, as it has a line of its own
-    in the table."""
-
-    def judge(pairs: Sequence[Pair]) -> Verdicts:
-        return [
-            True if ruled is RulesVerdict.EQUAL else False if refuse and ruled is RulesVerdict.DIFFERENT else said
-            for ruled, said in zip(rules(pairs), model(pairs), strict=True)
-        ]
-
-    return judge
