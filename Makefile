@@ -13,7 +13,7 @@ LONG := 8192 16384 32768 65536 131072
 # a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup quickstart test test-engines faults bad-input check format bench clean
+.PHONY: help setup quickstart test test-fast test-engines faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ SEED ?= $(shell date +%s)
 
 test: $(READY) ## run every test that needs no vLLM, in a random order
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -p randomly --randomly-seed=$(SEED) $(ARGS)
+
+test-fast: $(READY) ## the quick tests, under two minutes on two cores: for the everyday loop
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
 
 # vLLM pins its own versions of torch and transformers, so it gets a separate environment. It installs PyPI builds of
 # torchvision, torchaudio and torchcodec, which are incompatible with the CPU build of torch. Text models do not need

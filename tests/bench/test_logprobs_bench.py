@@ -11,6 +11,8 @@ import torch
 
 from ulorl.bench.logprobs_bench import inputs, naive, ours, peak_bytes, recomputed, run
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_compute_the_same() -> None:
     found = []

@@ -13,6 +13,8 @@ from ulorl.bench import learner_bench, rollout_bench, step_bench
 from ulorl.cli.main import app
 from ulorl.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_sample_in_eight_segments_arrives_whole() -> None:
     """`run` itself raises when a token, a log-prob or a version is missing. Segment s prefills prompt and s segments,

@@ -29,6 +29,8 @@ from bad_inputs import (
 from bad_models import MODELS, changed_config, copy_model
 from ulorl.config.loading import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("mutations", "rounds"),

@@ -12,6 +12,8 @@ import pytest
 
 from paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the command, which this system cannot")
 def test_killed_runs_end_as_the_one_that_was_not(tmp_path: Path) -> None:

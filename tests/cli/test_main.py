@@ -13,6 +13,8 @@ import pytest
 from bad_inputs import run
 from paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 RECIPE = str(ROOT / "recipes" / "quickstart.toml")
 TINY = [
     "steps=2", "rollout.prompts=2", "rollout.group=2", "rollout.max_tokens=32", "rollout.segments=2", "data.size=20",

@@ -527,6 +527,7 @@ def same(run: ulorl.Result, other: ulorl.Result) -> bool:
     return samples(run.dir) == samples(other.dir) and all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_through_faults(
     straight: ulorl.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -566,6 +567,7 @@ def test_a_run_goes_on_through_faults(
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_whose_engine_is_broken_goes_on_when_it_is_mended(
     straight: ulorl.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -591,6 +593,7 @@ def test_a_run_whose_engine_is_broken_goes_on_when_it_is_mended(
     assert same(resumed, straight)
 
 
+@pytest.mark.slow
 def test_a_run_that_the_probe_stopped_goes_on_when_the_cause_is_mended(
     straight: ulorl.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

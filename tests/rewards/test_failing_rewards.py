@@ -34,6 +34,8 @@ from ulorl.training.measured_step import measured_step
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
 from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
 
+pytestmark = pytest.mark.slow
+
 EOS = 0
 PROMPT = np.array([7], np.int32)
 P = Problem("p1", "?", "7", {"k": [1]})

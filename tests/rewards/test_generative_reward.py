@@ -295,6 +295,7 @@ def facts(run_dir: Path) -> tuple[object, ...]:
     return [{k: v for k, v in line.items() if not k.startswith(counted)} for line in lines], samples, model
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_while_verdicts_wait(tmp_path: Path) -> None:
     """`ulorl train` in a process of its own: SIGINT comes while the server takes its time. It saves and ends at once;
     resumed, the cache answers what was answered, and the run is the one that nothing stopped."""
@@ -344,6 +345,7 @@ def test_a_run_that_is_interrupted_while_verdicts_wait(tmp_path: Path) -> None:
     assert facts(run_dir) == facts(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_goes_away_stops_and_goes_on(tmp_path: Path) -> None:
     """It is saved, says how to go on, and may name another server."""
     quick = ["reward.verifier.max_failures=2", "reward.verifier.retries=0"]
@@ -458,6 +460,7 @@ def test_a_trained_verifier_is_asked_as_it_was_trained(tmp_path: Path) -> None:
         Verifier(own)
 
 
+@pytest.mark.slow
 def test_a_run_with_the_verifier_in_its_process(tmp_path: Path) -> None:
     """The tiny reasoner says nothing that is a verdict: no sample is scored, no group is trained, all are counted."""
     own = ["reward.verifier.kind=engine", "reward.verifier.name=ulorl:tiny", "reward.verifier.prompt=short"]

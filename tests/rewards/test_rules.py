@@ -303,6 +303,7 @@ def test_hostile_answers_are_wrong(kind: Any) -> None:
         assert judged(Problem("p", "?", "7 kg"), f"\\boxed{{{answer}}}").reward == 0
 
 
+@pytest.mark.slow
 def test_a_number_that_takes_for_ever_is_wrong_or_fails_in_time() -> None:
     judge = Sandbox("rules")
     assert judge.score(reference="7 m", answer="700 cm") == 1
@@ -331,6 +332,7 @@ def test_long_garbage_is_judged(text: str) -> None:
     assert reward(Problem("p", "?", "7"), text).reward == 0
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_for_ever_is_wrong() -> None:
     """Four seconds of the worker's CPU time, and the same worker goes on."""
     judge = Sandbox("math")

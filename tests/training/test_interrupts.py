@@ -20,6 +20,8 @@ from ulorl.learner.optimizer import Optimizer
 from ulorl.training import checkpoint, run
 from ulorl.training.interrupts import Interrupted, catching_signals
 
+pytestmark = pytest.mark.slow
+
 RECIPE = QUICKSTART
 SMALL = [
     "steps=3", "rollout.prompts=6", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",

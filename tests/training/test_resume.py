@@ -22,6 +22,8 @@ from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
 from ulorl.training import checkpoint, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> run.Result:

@@ -18,6 +18,8 @@ from ulorl.learner.learner import Learner
 from ulorl.models.tiny import model_path
 from ulorl.training import checkpoint, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> run.Result:

@@ -28,6 +28,7 @@ from ulorl.verifier.verifier_config import VerifierTrainingConfig
 pytest.importorskip("trl", reason="verifier train needs TRL (extra verifier)")
 from ulorl.verifier import verdict_trainer
 
+pytestmark = pytest.mark.slow
 PROMPT = "{question}{reference}={answer}?"
 QUICK = VerifierTrainingConfig(batch=16, lr=2e-2, max_tokens=64, save_minutes=0, epochs=4)
 

@@ -17,6 +17,8 @@ from ulorl.models.tiny import model_path
 from ulorl.warmup import make_tiny
 from ulorl.warmup.countdown_tokenizer import build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[make_tiny.WarmUpResult, Path]:
