@@ -1,9 +1,9 @@
-"""Draws docs/figures/segment_rollout.svg: how many samples still decode, over the decode steps of several training steps,
-with one segment (synchronous) and with four. `python docs/make_rollout_figure.py` takes a minute on two cores.
+"""Draws docs/figures/segment_rollout.svg: the samples that still decode, with one segment (synchronous) and with four.
 
-The shipped tiny model answers 32 new problems x 8 samples in every step, with all samples decoding at once; nothing is
-trained, so that both schedules meet the same model. A decode step is one forward pass for all samples that still decode.
-On a GPU it takes about as long for many samples as for few, which is what segment rollout uses.
+Run it with `python docs/make_rollout_figure.py`. The shipped tiny model answers 32 new problems x 8 samples in every
+step, all samples decode at once, and nothing is trained, so that both schedules meet the same model. A decode step is
+one forward pass for all samples that still decode. On a GPU it takes about as long for many samples as for few, which
+is what segment rollout uses.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def lengths_of_steps(segments: int) -> list[list[int]]:
     """Tokens of every segment that a step decodes, for STEPS steps, the samples that were carried over included."""
     source = ModelSource("ulorl:tiny")
     model = load_model(source, dtype=torch.float32, device="cpu")
-    engine = TorchEngine(model, eos_ids=source.eos_ids, slots=2048, prefill_tokens=8192)
+    engine = TorchEngine(model, eos_ids=source.eos_ids, slots=768, prefill_tokens=8192)
     scheduler = Scheduler(
         group=GROUP, segment_tokens=MAX_TOKENS // segments, max_tokens=MAX_TOKENS, sampling=Sampling(1.0), seed=0
     )
