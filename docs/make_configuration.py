@@ -20,15 +20,15 @@ A run is configured by one or more TOML recipes and by overrides on the command 
 `ulorl train a.toml b.toml key.sub=value`. Recipes are layered from left to right, and overrides come last. Unknown keys
 are refused. The defaults are the paper's settings (section 4.1) where the paper gives them.
 
-Some sections have a `kind`, which decides what keys they have; the column "for kind" names the kinds that a key belongs
-to. A key of another kind is refused. Where a later recipe or an override chooses another kind, the keys of the earlier
-kind are dropped.
+Some sections have a `kind`, which decides what keys they have. The column "only with" says which kind a key needs; with
+another kind it is refused. Where a later recipe or an override chooses another kind, the keys of the earlier kind are
+dropped. All overrides of a command count as one layer, so their order does not matter for this.
 
 A key with a ✓ under "on resume" may be changed when a run is resumed.
 
 This page is written by `docs/make_configuration.py`.
 
-| key | for kind | default | allowed | on resume | meaning |
+| key | only with | default | allowed | on resume | meaning |
 |---|---|---|---|---|---|
 """
 
@@ -53,7 +53,8 @@ def _lines() -> Iterator[str]:
         kinds += [kind] if kind not in kinds else []
     for (key, row), kinds in rows.items():
         resume = "✓" if may_change(key) else ""
-        kind = ", ".join(f"`{kind}`" for kind in kinds if kind)
+        section = next((kind.partition("=")[0] for kind in kinds if kind), "")
+        kind = f"`{section}`: {', '.join(kind.partition('=')[2] for kind in kinds)}" if section else ""
         yield f"| `{key}` | {kind} | {row.default} | {row.allowed} | {resume} | {row.meaning} |"
 
 
@@ -77,10 +78,10 @@ def _union(field: FieldInfo, prefix: str, kind: str) -> Iterator[tuple[str, str,
     yield f"{prefix}kind", kind, Row(f"`'{next(iter(variants))}'`", _codes(list(variants)), meaning)
     keys: dict[tuple[str, Row], list[str]] = {}
     for inner, variant in variants.items():
-        for key, of_kind, row in _rows(variant, prefix, inner):
+        for key, of_kind, row in _rows(variant, prefix, f"{prefix}kind={inner}"):
             keys.setdefault((key, row), []).append(of_kind)
     for (key, row), kinds in keys.items():
-        shared = kinds == list(variants)
+        shared = kinds == [f"{prefix}kind={inner}" for inner in variants]
         yield from ((key, kind if shared else of_kind, row) for of_kind in (kinds[:1] if shared else kinds))
 
 

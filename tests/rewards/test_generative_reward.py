@@ -496,7 +496,7 @@ def test_the_layer_of_the_recipes(recipe: str) -> None:
         ("data.size=9", ErrorCode.CONFIG_MISSING_KEY, "reward.verifier.name"),
         (
             "reward.verifier={name='x',base_url='http://me:p@host'}",
-            ErrorCode.CONFIG_CONFLICT,
+            ErrorCode.CONFIG_BAD_VALUE,
             "reward.verifier.base_url",
         ),
         ("reward.verifier.nam=x", ErrorCode.CONFIG_UNKNOWN_KEY, "reward.verifier.nam"),

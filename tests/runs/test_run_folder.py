@@ -63,6 +63,17 @@ def test_what_may_change_is_told_and_the_rest_refused_by_name(tmp_path: Path) ->
     assert "eval.every" not in message
 
 
+def test_of_another_kind_only_the_kind_is_listed(tmp_path: Path) -> None:
+    begun(tmp_path / "a", "reward.kind=function", "reward.function=a:b")
+    files = "eval.data={ kind='files', path='x' }"
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, key="eval.data.kind") as caught:
+        run_folder.changes(config(tmp_path / "a", "reward.kind=math", files))
+    assert 'eval.data.path="x" (was null)' in str(caught.value)
+    assert 'reward.kind="math" (was "function")' in str(caught.value)
+    assert "reward.answer" not in str(caught.value)
+    assert "reward.function" not in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["{}", "[1]", "{", '{"architectures": ["LlamaForCausalLM"]}'])
 def test_other_folders_are_no_runs(tmp_path: Path, text: str) -> None:
     assert not run_folder.holds_run(tmp_path)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ulorl.config.engine_config import EngineConfig, TorchEngineConfig
 from ulorl.config.fields import FIXED, MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, Share, StrictConfig
 from ulorl.config.unions import ByKind
+from ulorl.error_codes import ErrorCode
 
 
 class BaseClientConfig(StrictConfig):
@@ -61,6 +62,7 @@ class EndpointClientConfig(BaseClientConfig):
                     "base_url",
                     "holds a user name or a password, and configurations are saved as plain text; put the key into "
                     "the environment variable that api_key_env names",
+                    ErrorCode.CONFIG_BAD_VALUE,
                 )
             )
         return self

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ulorl.config.fields import Finding, Natural, Positive, RefusedKeys, StrictConfig
 from ulorl.config.unions import ByKind
+from ulorl.error_codes import ErrorCode
 
 
 class BaseDataConfig(StrictConfig):
@@ -26,7 +27,7 @@ class BaseDataConfig(StrictConfig):
     @model_validator(mode="after")
     def _template_holds_the_question(self) -> Self:
         if "{question}" not in self.template:
-            raise RefusedKeys(Finding("template", "must contain {question}"))
+            raise RefusedKeys(Finding("template", "must contain {question}", ErrorCode.CONFIG_BAD_VALUE))
         return self
 
 

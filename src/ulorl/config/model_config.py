@@ -1,4 +1,4 @@
-"""[model]: where the weights come from, how the learner holds them, longer contexts and LoRA."""
+"""[model]: the model that is trained, longer contexts, and LoRA."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from ulorl.error_codes import ErrorCode
 
 
 class RopeConfig(StrictConfig):
-    """Positions beyond those the model was trained on, in learner and engines alike."""
+    """[model.rope]: contexts that are longer than those the model was trained on, in the learner and the engines."""
 
-    type: Literal["none", "yarn"] = Field(default="none", description="none: as the model's own config.json says")
-    factor: float = Field(default=0, ge=0, description="yarn: by which the context grows, more than 1 (paper: 1.5)")
+    type: Literal["none", "yarn"] = Field(
+        default="none", description="none: as config.json of the model says; yarn: YaRN"
+    )
+    factor: float = Field(
+        default=0, ge=0, description="yarn: the context grows by this factor, which is more than 1 (paper: 1.5)"
+    )
     original_max_position_embeddings: Natural = Field(
-        default=0, description="yarn: positions before it grows; the context is factor times this (paper: 95232)"
+        default=0, description="yarn: the context in tokens before it grows (paper: 95232)"
     )
 
     @property
     def length(self) -> int:
-        """Positions, prompt and output together."""
+        """The longest context in tokens, prompt and output together."""
         return int(self.factor * self.original_max_position_embeddings)
 
     @model_validator(mode="after")
@@ -37,12 +41,13 @@ class RopeConfig(StrictConfig):
 
 
 class LoraConfig(StrictConfig):
-    """Train low-rank adapters instead of all weights (extra lora)."""
+    """[model.lora]: low-rank adapters are trained instead of all weights (extra lora)."""
 
-    rank: Natural = Field(default=0, description="of the adapters; 0: off, all weights train")
-    alpha: float = Field(default=32, gt=0, description="adapters are scaled by alpha / rank")
+    rank: Natural = Field(default=0, description="the rank of the adapters; 0: no adapters, all weights are trained")
+    alpha: float = Field(default=32, gt=0, description="the adapters are scaled by alpha / rank")
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default="all-linear", description='every linear layer but the head; or names, as in ["q_proj", "v_proj"]'
+        default="all-linear",
+        description='all-linear: every linear layer except the head; or names, as in ["q_proj", "v_proj"]',
     )
 
     @model_validator(mode="after")
@@ -54,22 +59,29 @@ class LoraConfig(StrictConfig):
 
 
 class ModelConfig(StrictConfig):
+    """[model]: the model that is trained."""
+
     path: str = Field(
         default="ulorl:tiny",
         min_length=1,
         description="a transformers folder, a hub name, or ulorl:tiny (the shipped tiny reasoner)",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the learner's weights")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    threads: Natural = Field(default=0, le=4096, description="CPU threads; 0: torch's choice")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the dtype of the learner's weights")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="where the learner computes: auto, cpu, cuda or cuda:N",
+    )
+    threads: Natural = Field(default=0, le=4096, description="the number of CPU threads; 0: torch chooses")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        default="sdpa", description="the learner's kernel; flash_attention_2 needs a GPU, flash-attn and bfloat16"
+        default="sdpa",
+        description="the learner's attention kernel; flash_attention_2 needs a GPU, flash-attn and bfloat16",
     )
     cpu_kernels: bool = Field(
         default=True,
         description="use oneDNN products and the fused decode step on a CPU; false: torch's generic path, with the "
         "same results, slower",
     )
-    trust_remote_code: bool = Field(default=False, description="run Python code found in the model folder")
+    trust_remote_code: bool = Field(default=False, description="run the Python code in the model folder")
     rope: RopeConfig = RopeConfig()
     lora: LoraConfig = LoraConfig()

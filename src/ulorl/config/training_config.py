@@ -12,34 +12,45 @@ PACKED_MASK_TOKENS = 16384  # of a packed row without flash-attention: its mask 
 
 
 class RunConfig(StrictConfig):
-    dir: str = Field(default="runs/run", min_length=1, description="the run's folder")
+    """[run]: the folder of a run, and its checkpoints."""
+
+    dir: str = Field(default="runs/run", min_length=1, description="the folder of the run")
     checkpoint_every: Natural = Field(
-        default=10, description="steps between checkpoints; 0: at the end only", json_schema_extra=MAY_CHANGE
+        default=10, description="steps between checkpoints; 0: only at the end", json_schema_extra=MAY_CHANGE
     )
-    keep_last: Positive = Field(default=2, description="newest checkpoints kept", json_schema_extra=MAY_CHANGE)
+    keep_last: Positive = Field(
+        default=2, description="how many of the newest checkpoints are kept", json_schema_extra=MAY_CHANGE
+    )
     keep_every: Natural = Field(
         default=0,
-        description="checkpoints at multiples of this are kept for good; 0: none",
+        description="checkpoints whose step is a multiple of this are never removed; 0: none",
         json_schema_extra=MAY_CHANGE,
     )
     async_checkpoint: bool = Field(
         default=False,
-        description="write checkpoints beside the run, from a copy in memory (weights and moments again)",
+        description="write checkpoints while training continues, from a copy in memory (of weights and moments)",
         json_schema_extra=MAY_CHANGE,
     )
 
 
 class RolloutConfig(StrictConfig):
-    prompts: Positive = Field(default=128, description="new problems a step")
-    group: int = Field(default=8, ge=2, description="samples a problem (G)")
-    max_tokens: Positive = Field(default=131072, description="global maximum output length (L)")
-    segments: Positive = Field(default=8, description="maximum segments a sample (k); 1 is the synchronous loop")
-    temperature: float = Field(default=0.85, gt=0, description="also that of the learner's log-probs and entropies")
-    top_p: Share = Field(default=1.0, description="nucleus; 1: off")
-    top_k: Natural = Field(default=0, description="0: off")
+    """[rollout]: how many samples are generated, how long they are, and how they are drawn."""
+
+    prompts: Positive = Field(default=128, description="new problems per step")
+    group: int = Field(default=8, ge=2, description="samples per problem (G)")
+    max_tokens: Positive = Field(default=131072, description="the longest output in tokens (L)")
+    segments: Positive = Field(
+        default=8, description="the most segments of a sample (k); 1: every sample is finished within its step"
+    )
+    temperature: float = Field(
+        default=0.85, gt=0, description="the sampling temperature, also of the learner's log-probs and entropies"
+    )
+    top_p: Share = Field(default=1.0, description="nucleus sampling; 1: off")
+    top_k: Natural = Field(default=0, description="sample from the k likeliest tokens; 0: from all")
 
     @property
     def segment_tokens(self) -> int:
+        """The length of a segment in tokens."""
         return self.max_tokens // self.segments
 
     @model_validator(mode="after")
@@ -56,80 +67,112 @@ class RolloutConfig(StrictConfig):
 
 
 class MptConfig(StrictConfig):
-    """Do not train well-mastered positive tokens (section 3.2)."""
+    """[objective.mpt]: well-mastered positive tokens (MPTs), which are not trained (section 3.2)."""
 
-    mask: Literal["off", "all", "dynamic"] = Field(default="dynamic", description="dynamic: DMMPTs (eq. 10)")
-    tau: Share = Field(default=0.99, description="a token is well-mastered when its probability is at least this")
-    sigma: float = Field(default=0.2, ge=0, description="target entropy in nats: below it MPTs are masked")
+    mask: Literal["off", "all", "dynamic"] = Field(
+        default="dynamic",
+        description="off: MPTs are trained; all: they are masked; dynamic: they are masked while the entropy is below "
+        "sigma (DMMPTs, eq. 10)",
+    )
+    tau: Share = Field(default=0.99, description="a token is well-mastered if its probability is at least this")
+    sigma: float = Field(default=0.2, ge=0, description="the target entropy in nats, for mask=dynamic")
     gate: Literal["sample", "batch"] = Field(
         default="sample",
-        description="whose mean entropy is held against sigma: the sample's, or the update's at its start",
+        description="whose mean entropy is compared with sigma: that of the sample, or that of the whole update at its "
+        "start",
     )
 
 
 class ObjectiveConfig(StrictConfig):
-    importance: Literal["tois", "sais", "pois"] = Field(default="pois", description="the old policy (section 3.1)")
-    clip_low: float = Field(default=0.2, gt=0, lt=1, description="ratios are clipped at 1 - clip_low")
-    clip_high: float = Field(default=0.2, gt=0, description="and at 1 + clip_high")
-    dynamic_sampling: bool = Field(default=True, description="leave out groups that are all right or all wrong")
-    overlong: Literal["wrong", "filter", "soft"] = Field(
-        default="wrong", description="truncated samples: reward 0; left out of the loss; or DAPO's soft punishment"
+    """[objective]: the loss of Algorithm 1."""
+
+    importance: Literal["tois", "sais", "pois"] = Field(
+        default="pois",
+        description="the old policy of the importance ratio (section 3.1): tois and sais: the version that generated "
+        "the token (tois: of the whole sample); pois: the newest version",
     )
-    overlong_buffer: Natural = Field(default=0, description="tokens before max_tokens where soft punishment begins")
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="importance ratios are clipped below 1 - clip_low")
+    clip_high: float = Field(default=0.2, gt=0, description="importance ratios are clipped above 1 + clip_high")
+    dynamic_sampling: bool = Field(default=True, description="skip groups whose samples are all right or all wrong")
+    overlong: Literal["wrong", "filter", "soft"] = Field(
+        default="wrong",
+        description="truncated samples get the reward 0, are left out of the loss (filter), or get the soft punishment "
+        "of DAPO",
+    )
+    overlong_buffer: Natural = Field(
+        default=0, description="the soft punishment begins so many tokens before rollout.max_tokens"
+    )
     tis_cap: float = Field(
         default=0,
         ge=0,
-        description="truncated importance sampling: weigh tokens by min(pi_old/pi_engine, this); 0: off",
+        description="truncated importance sampling: tokens are weighted by min(pi_old / pi_engine, tis_cap); 0: off",
     )
     mpt: MptConfig = MptConfig()
 
 
 class OptimConfig(StrictConfig):
-    lr: float = Field(default=1e-6, gt=0, description="learning rate of AdamW", json_schema_extra=MAY_CHANGE)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.999), strict=False, description="of AdamW"
+    """[optim]: AdamW, and how a batch is cut into mini-batches and micro-batches."""
+
+    lr: float = Field(
+        default=1e-6, gt=0, description="the learning rate of AdamW after the warm-up", json_schema_extra=MAY_CHANGE
     )
-    eps: float = Field(default=1e-8, gt=0, description="of AdamW")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
-    warmup_steps: Natural = Field(default=0, description="gradient updates of linear warm-up; then lr is constant")
-    grad_clip: float = Field(default=1.0, gt=0, description="global gradient norm")
-    minibatches: Positive = Field(default=1, description="gradient updates a step; the paper makes one")
-    microbatch_tokens: Positive = Field(default=16384, description="tokens of one forward pass, padding included")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), strict=False, description="the decay rates of AdamW's moments"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="the epsilon of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, description="the weight decay of AdamW")
+    warmup_steps: Natural = Field(
+        default=0, description="the learning rate rises linearly over so many gradient updates, then is constant"
+    )
+    grad_clip: float = Field(default=1.0, gt=0, description="the largest global norm of the gradient")
+    minibatches: Positive = Field(default=1, description="gradient updates per step; the paper makes one")
+    microbatch_tokens: Positive = Field(
+        default=16384, description="the most tokens of one forward pass, padding included"
+    )
     layout: Literal["padded", "packed"] = Field(
         default="padded",
-        description="of a micro-batch: a row a sample, or samples end to end without padding, for flash_attention_2",
+        description="padded: each sample is a row of a micro-batch; packed: samples follow one another without "
+        "padding, for flash_attention_2",
     )
-    recompute: bool = Field(default=False, description="recompute activations backward (gradient checkpointing)")
+    recompute: bool = Field(
+        default=False, description="recompute activations in the backward pass (gradient checkpointing)"
+    )
     autocast: Literal["off", "bfloat16"] = Field(
-        default="off", description="matrix products of forward and backward in bfloat16, with float32 weights"
+        default="off",
+        description="bfloat16: matrix products of forward and backward pass in bfloat16, with float32 weights",
     )
-    offload: bool = Field(default=False, description="AdamW's moments and its step on the CPU, for one GPU")
+    offload: bool = Field(default=False, description="keep AdamW's moments, and make its step, on the CPU; for one GPU")
     max_skipped: Positive = Field(
         default=3,
-        description="mini-batches in a row whose loss or gradient is not finite, then the run stops",
+        description="the run stops after so many mini-batches in a row whose loss or gradient is not finite",
         json_schema_extra=MAY_CHANGE,
     )
 
 
 class EvalConfig(StrictConfig):
+    """[eval]: avg@k on held-out problems."""
+
     every: Natural = Field(
         default=0,
-        description="steps between evaluations; 0: before and after training only",
+        description="steps between evaluations; 0: only before and after training",
         json_schema_extra=MAY_CHANGE,
     )
-    problems: Positive = Field(default=500, description="held-out problems, at most")
-    samples: Positive = Field(default=1, description="runs a problem: k of avg@k")
-    temperature: float = Field(default=0.85, ge=0, description="0 is greedy")
-    top_p: Share = Field(default=1.0, description="nucleus; 1: off")
-    top_k: Natural = Field(default=0, description="0: off")
-    max_tokens: Natural = Field(default=0, description="0: rollout.max_tokens")
+    problems: Positive = Field(default=500, description="the most held-out problems that are used")
+    samples: Positive = Field(default=1, description="samples per problem: the k of avg@k")
+    temperature: float = Field(default=0.85, ge=0, description="the sampling temperature; 0 is greedy")
+    top_p: Share = Field(default=1.0, description="nucleus sampling; 1: off")
+    top_k: Natural = Field(default=0, description="sample from the k likeliest tokens; 0: from all")
+    max_tokens: Natural = Field(default=0, description="the longest output in tokens; 0: rollout.max_tokens")
     data: dict[str, Any] = Field(
-        default_factory=dict, description="keys of [data] that differ for the held-out problems; empty: no evaluation"
+        default_factory=dict,
+        description="the keys of [data] that differ for the held-out problems; empty: no evaluation",
     )
 
 
 class LogConfig(StrictConfig):
-    progress: bool = Field(default=True, description="progress bars, when the output is a terminal")
-    wandb: bool = Field(default=False, description="log to Weights & Biases too (extra wandb)")
-    trackio: bool = Field(default=False, description="log to trackio too (extra trackio)")
-    project: str = Field(default="ulorl", description="the project's name there")
+    """[log]: progress bars and trackers."""
+
+    progress: bool = Field(default=True, description="draw progress bars if the output is a terminal")
+    wandb: bool = Field(default=False, description="also log to Weights & Biases (extra wandb)")
+    trackio: bool = Field(default=False, description="also log to trackio (extra trackio)")
+    project: str = Field(default="ulorl", description="the name of the project at the trackers")

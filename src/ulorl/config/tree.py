@@ -150,15 +150,23 @@ def without_other_eval_kinds(
     below: Mapping[str, Any], above: Mapping[str, Any], *, always: bool = False
 ) -> dict[str, Any]:
     """Return `below` without the keys of `eval.data` that apply only to other kinds of data than the one that `above`
-    chooses for the held-out problems: as `layering.without_other_kinds`, for a section whose kind may be `data.kind`.
+    chooses for the held-out problems.
+
+    This is `layering.without_other_kinds` for a table whose kind, when it names none, is `data.kind`.
     """
-    section, source = below.get("eval"), above.get("data")
-    table, then = (
-        tree.get("eval", {}).get("data") if isinstance(tree.get("eval"), Mapping) else None for tree in (below, above)
+    table, chosen = _eval_data(below), _eval_data(above)
+    kept = without_other_kinds(
+        _SOURCES,
+        {"kind": kind_in(_SOURCES, below.get("data")), **table},
+        {"kind": kind_in(_SOURCES, above.get("data")), **chosen},
+        always=always,
     )
-    if not isinstance(section, Mapping) or not isinstance(table, Mapping) or not isinstance(then, Mapping):
+    if kept.keys() >= table.keys():
         return dict(below)
-    before = {"kind": kind_in(_SOURCES, below.get("data")), **table}
-    after = {"kind": kind_in(_SOURCES, source), **then}
-    kept = without_other_kinds(_SOURCES, before, after, always=always)
-    return {**below, "eval": {**section, "data": {name: value for name, value in kept.items() if name in table}}}
+    return {**below, "eval": {**below["eval"], "data": {name: value for name, value in kept.items() if name in table}}}
+
+
+def _eval_data(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    section = tree.get("eval")
+    table = section.get("data") if isinstance(section, Mapping) else None
+    return table if isinstance(table, Mapping) else {}

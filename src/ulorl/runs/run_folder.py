@@ -45,7 +45,7 @@ def changes(cfg: Config) -> dict[str, tuple[Any, Any]]:
     saved = load_saved(Path(cfg.run.dir) / CONFIG)
     there, asked = flatten(saved.model_dump(mode="json")), flatten(cfg.model_dump(mode="json"))
     differ = {k: (there.get(k), asked.get(k)) for k in sorted(there | asked) if there.get(k) != asked.get(k)}
-    kinds = tuple(key.removesuffix("kind") for key in differ if key.endswith(".kind"))
+    kinds = tuple(key.removesuffix("kind") for key in differ if key.endswith(".kind") and key in there and key in asked)
     for key in [k for k in differ if k.startswith(kinds) and not (k in there and k in asked)]:
         del differ[key]  # only one of the two kinds has such a key; that the kinds differ is listed
     differ.pop("run.dir", None)  # the same folder by another name, or moved
