@@ -48,6 +48,7 @@ def test_the_loop_does_not_know_the_engines_kind() -> None:
         for p in (
             "algorithm.py",
             "training/run.py",
+            "training/build.py",
             "training/preflight.py",
             "training/weight_check.py",
             "rollout/scheduler.py",

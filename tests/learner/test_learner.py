@@ -172,7 +172,7 @@ def test_masked_tokens_are_left_out_and_stay_in_the_denominator() -> None:
     assert means["mpt/fraction"] == means["mpt/masked_fraction"] == pytest.approx(right / 43)
 
     by_hand = learner()
-    experience, _ = prepare(GROUPS, by_hand.objective, by_hand.max_tokens)
+    experience, _ = prepare(GROUPS, by_hand.spec.objective, by_hand.spec.max_tokens)
     by_hand.model.zero_grad()
     loss = torch.zeros(())
     for e in experience:

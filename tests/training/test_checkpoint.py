@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 
 import ulorl
 from paths import QUICKSTART
+from refusals import refused
 from ulorl.common import atomic_files
 from ulorl.config.training_config import EvalConfig, RunConfig
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
@@ -165,8 +167,8 @@ def test_a_damaged_one_is_refused_by_name(components: Components, tmp_path: Path
         writing.save(boundary(1), components.learner)
     path = checkpoint.latest(tmp_path) / name
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"step_000001: damaged checkpoint .* remove it to use the one before"):
+    with refused(ErrorCode.CHECKPOINT_DAMAGED, file=path.parent):
         checkpoint.load(path.parent, 2)
     path.unlink()
-    with pytest.raises(UserError, match="damaged checkpoint"):
+    with refused(ErrorCode.CHECKPOINT_DAMAGED, file=path.parent):
         checkpoint.load(path.parent, 2)

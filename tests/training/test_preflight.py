@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ulorl.errors import UserError
+from refusals import refused
+from ulorl.error_codes import ErrorCode
 from ulorl.training.preflight import Prompted, without_held_out
 from ulorl.types import Problem
 
@@ -30,5 +31,5 @@ def test_letter_case_makes_no_other_question() -> None:
 
 
 def test_nothing_left_is_refused() -> None:
-    with pytest.raises(UserError, match="every training problem is also a held-out problem"):
+    with refused(ErrorCode.DATA_HELD_OUT, key="eval.data"):
         without_held_out(prompted("2 + 2 = ? "), prompted("2 + 2 = ?"))

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or interrupted and goes on is the run that never stopped, bit for bit."""
+"""A run that is stopped, killed or interrupted and resumed is the run that never stopped, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 import ulorl
+from refusals import refused
 from small_runs import RECIPE, SMALL, config, lines, samples
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
 from ulorl.training import checkpoint, run
@@ -64,7 +65,7 @@ def test_written_beside_the_run_checkpoints_are_the_same(finished: run.Result, t
     assert all(m["checkpoint/bytes"] > 3e6 and m["checkpoint/seconds"] > 0 for m in told)
 
 
-def test_the_same_command_goes_on(
+def test_the_same_command_resumes(
     finished: run.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed before the first checkpoint, killed after the last step and before the end, and finished."""
@@ -101,12 +102,12 @@ def test_the_same_command_goes_on(
     assert samples(target) == samples(finished.dir)
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (target, finished.dir)]
     assert weights[0] == weights[1]
-    with pytest.raises(UserError, match="all 4 steps are done"):
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, file=target, key="run.dir"):
         ulorl.train(config(target))
-    with pytest.raises(UserError, match=r"holds another run: rollout\.prompts=4 \(was 8\).*--overwrite"):
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, key="rollout.prompts"):
         ulorl.train(config(target, "rollout.prompts=4"))
     shutil.rmtree(target / "checkpoints")
-    with pytest.raises(UserError, match="a finished run without its checkpoints"):
+    with refused(ErrorCode.CHECKPOINT_MISSING, file=target):
         ulorl.resume(target, ["steps=9"])
 
 
@@ -166,7 +167,7 @@ def test_problems_must_be_those_the_run_began_with(tmp_path: Path) -> None:
     ]
     ulorl.train(config(tmp_path / "r", *overrides))
     problems.write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(UserError, match="not those the run began with"):
+    with refused(ErrorCode.RUN_PROBLEMS_CHANGED, key="data.path"):
         ulorl.resume(tmp_path / "r", ["steps=2"])
 
 

@@ -1,4 +1,4 @@
-"""Whole runs on the shipped tiny reasoner: what a run leaves behind, refusals; tests/test_resume.py: going on."""
+"""Whole runs on the shipped tiny reasoner: what a run leaves behind, and refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ulorl
+from refusals import refused
 from small_runs import config, lines, samples
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.learner import Learner
 from ulorl.models.tiny import model_path
@@ -95,16 +97,16 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
     shutil.copytree(model_path(), broken)
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(UserError, match="model"):
+    with refused(ErrorCode.MODEL_WEIGHTS):
         ulorl.train(config(tmp_path / "r", f"model.path={broken}"))
     assert not (tmp_path / "r").exists()
 
 
 def test_overwrite_spares_what_the_run_reads(finished: run.Result, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.path=.* lies in"):
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, key="model.path"):
         ulorl.train(config(finished.dir, f"model.path={finished.model}"), overwrite=True)
     shutil.copytree(finished.model, tmp_path / "model")
-    with pytest.raises(UserError, match="not a run's folder"):  # a model folder has a config.json too
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, key="run.dir"):  # a model folder has a config.json too
         ulorl.train(config(tmp_path / "model"), overwrite=True)
     assert (tmp_path / "model" / "model.safetensors").exists()
 
@@ -137,34 +139,34 @@ def test_a_checkpoint_holds_every_field(finished: run.Result) -> None:
         assert sample.group_id == sample.id // 2
 
 
-def test_refusals_name_the_mend(finished: run.Result, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds a run already.*--resume.*--overwrite"):
+def test_refusals_name_code_and_place(finished: run.Result, tmp_path: Path) -> None:
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, file=finished.dir):
         ulorl.train(config(finished.dir))
-    with pytest.raises(UserError, match="all 4 steps are done"):
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, file=finished.dir):
         ulorl.resume(finished.dir)
-    with pytest.raises(UserError, match=r"rollout\.group: a resumed run may change"):
+    with refused(ErrorCode.CONFIG_FIXED_ON_RESUME, key="rollout.group"):
         ulorl.resume(finished.dir, ["rollout.group=3"])
-    with pytest.raises(UserError, match=r"config\.json: not found"):
+    with refused(ErrorCode.RUN_NOT_FOUND):
         ulorl.resume(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all my work")
-    with pytest.raises(UserError, match="not a run's folder"):
+    with refused(ErrorCode.RUN_FOLDER_TAKEN, key="run.dir"):
         ulorl.train(config(tmp_path / "mine"), overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     problems = tmp_path / "p.jsonl"
     problems.write_text('{"problem": "1,2,3>10", "answer": "10"}\n')
     overrides = ["data.kind=files", f"data.path={problems}", "reward.kind=math", "data.size=0"]
     leaking = config(tmp_path / "x", *overrides, 'eval.data={ path="' + str(problems) + '", size=0 }')
-    with pytest.raises(UserError, match="every training problem is also a held-out problem"):
+    with refused(ErrorCode.DATA_HELD_OUT, key="eval.data"):
         ulorl.train(leaking)
     damaged = checkpoint.latest(finished.dir) / "state.json"
     whole = damaged.read_text()
     try:
         damaged.write_text(whole[: len(whole) // 2])
-        with pytest.raises(UserError, match="damaged checkpoint"):
+        with refused(ErrorCode.CHECKPOINT_DAMAGED, file=damaged.parent):
             ulorl.resume(finished.dir, ["steps=9"])
         damaged.write_text(whole.replace('"format": 2', '"format": 99'))
-        with pytest.raises(UserError, match="checkpoint format 99"):
+        with refused(ErrorCode.CHECKPOINT_FORMAT, file=damaged.parent):
             ulorl.resume(finished.dir, ["steps=9"])
     finally:
         damaged.write_text(whole)
@@ -225,7 +227,7 @@ def test_a_run_without_checkpoint_that_diverges_says_so(tmp_path: Path, monkeypa
 )
 def test_a_run_with_each_of_the_learners_options(tmp_path: Path, overrides: list[str], finished: run.Result) -> None:
     """Packed samples, another kernel and offloading leave the run as it is, up to rounding; autocast nearly so, and
-    the probe tolerates its rounding."""
+    the weight check tolerates its rounding."""
     found = ulorl.train(config(tmp_path / "r", "steps=3", "eval.data={}", *overrides)).metrics
     assert found[-1]["train/samples"]
     for ours, theirs in zip(found, finished.metrics[1:4], strict=True):
@@ -237,5 +239,5 @@ def test_a_run_with_each_of_the_learners_options(tmp_path: Path, overrides: list
 
 
 def test_prompt_and_output_must_fit_the_context(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="do not fit the model's context"):
+    with refused(ErrorCode.MODEL_CONTEXT, key="rollout.max_tokens"):
         ulorl.train(config(tmp_path / "long", "rollout.max_tokens=3000000"))

@@ -1,4 +1,4 @@
-"""An engine that plays given outputs: for tests, for the planner, and as the smallest `base.Engine`. No torch."""
+"""Engines for tests and for planning: one that plays given outputs, and one whose steps fail as planned. No torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Row:
 
 
 class ScriptedEngine:
-    """`base.Engine` that plays `scripts`: a sample's whole output by its id, as a mapping or a function.
+    """`Engine` that plays `scripts`: the whole output of a sample by its id, as a mapping or a function.
 
     A script ends with EOS, or is at least as long as what is asked of it. `slots` rows decode at once (0: all), one
     token a step each. `requests` holds every request in the order it came, so that tests can look at budgets and
@@ -49,11 +49,12 @@ class ScriptedEngine:
 
     @staticmethod
     def logprob(version: int, index: int) -> float:
-        """The log-prob given to the token at output index `index` by `version`: another one for every pair in tests."""
+        """Return the log-prob of the token at output index `index` under `version`; no two pairs have the same."""
         return -(1 + version) / (2.0 + index)
 
     @property
     def pending(self) -> int:
+        """The number of requests added and not yet returned as a segment."""
         return len(self._waiting) + len(self._active)
 
     def add(self, request: Request) -> None:
@@ -95,24 +96,24 @@ class ScriptedEngine:
         return ended
 
     def abort(self) -> list[Segment]:
-        """Stop everything: active rows first, then those that waited, whose segments are empty."""
+        """Stop every request and return the partial segments: active rows first, then waiting ones, which are empty."""
         segments = [self._segment(row, Finish.ABORT) for row in (*self._active, *self._waiting)]
         self._active.clear()
         self._waiting.clear()
         return segments
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Take the version and leave the weights unused. Raises RuntimeError while requests are pending."""
+        """Set the version; the weights are not used. Raises RuntimeError while requests are pending."""
         require_idle(self, "load_weights")
         deque(weights, maxlen=0)
         self.version = version
 
     def sleep(self) -> None:
-        """There is nothing to release."""
+        """Do nothing. Raises RuntimeError while requests are pending."""
         require_idle(self, "sleep")
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing."""
 
     def _segment(self, row: _Row, finish: Finish) -> Segment:
         first = row.request.output_length
@@ -127,8 +128,11 @@ class ScriptedEngine:
 
 
 class FaultyEngine:
-    """Another engine whose steps go wrong as planned, for tests: `faults[n]` gets the segments of the n-th step (from
-    0) and returns what is to come instead, or raises."""
+    """`Engine` around another one whose steps fail as planned, for tests.
+
+    faults: `faults[n]` is called with the segments of step n (from 0), and returns the segments to return instead, or
+    raises.
+    """
 
     def __init__(self, engine: Engine, faults: Mapping[int, Callable[[list[Segment]], list[Segment]]]) -> None:
         self._engine, self._faults = engine, faults
@@ -136,29 +140,37 @@ class FaultyEngine:
 
     @property
     def stats(self) -> EngineStats:
+        """The work of the inner engine."""
         return self._engine.stats
 
     @property
     def pending(self) -> int:
+        """The number of requests pending in the inner engine."""
         return self._engine.pending
 
     def add(self, request: Request) -> None:
+        """Queue one request."""
         self._engine.add(request)
 
     def step(self) -> list[Segment]:
+        """Make a step of the inner engine, and let its fault change the segments."""
         segments = self._engine.step()
         fault = self._faults.get(self.steps)
         self.steps += 1
         return fault(segments) if fault else segments
 
     def abort(self) -> list[Segment]:
+        """Stop every request and return the partial segments."""
         return self._engine.abort()
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Load new weights."""
         self._engine.load_weights(weights, version)
 
     def sleep(self) -> None:
+        """Release memory."""
         self._engine.sleep()
 
     def close(self) -> None:
+        """Release everything."""
         self._engine.close()

@@ -207,7 +207,7 @@ class Learner:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log-probs (with gradient) and entropies of the micro-batch's output tokens, [N] each."""
         # No mask: padding is on the right, where causal attention never looks, and a mask would take S x S memory.
-        # transformers tells packed samples apart by their positions (learner/attention.py).
+        # transformers separates packed samples by their positions (models/attention.py).
         autocast = self.spec.optim.autocast == "bfloat16"
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=autocast):
             hidden_BSH = hidden_states(self.model, batch.input_ids, None, batch.position_ids)

@@ -1,4 +1,4 @@
-"""AdamW over a model's trainable parameters, with its state where they are or in the CPU's memory."""
+"""AdamW over the trainable parameters of a model; its moments are beside the parameters or in the CPU's memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ulorl.config.training_config import OptimConfig
 
 
 class Optimizer:
-    """AdamW with linear warm-up, then a constant rate (section 4.1).
+    """AdamW with linear warm-up, then a constant learning rate (section 4.1).
 
     named: trainable parameters by name. With `optim.offload` the moments are kept on the CPU and the step is made
-    there, on copies of weights and gradients: 8 bytes a float32 parameter less on the device, against one transfer of
-    weights and gradients to the CPU and one of weights back. It is the same arithmetic, and it is for one device.
+    there, on copies of weights and gradients. This saves 8 bytes for each float32 parameter on the device, and costs
+    one transfer of weights and gradients to the CPU and one of weights back. The arithmetic is the same. One device
+    only.
     """
 
     def __init__(self, named: Mapping[str, Parameter], optim: OptimConfig) -> None:
@@ -38,24 +39,24 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next optimizer step."""
         return self._optim.lr * min(1.0, (self.updates + 1) / max(1, self._optim.warmup_steps))
 
     def zero_grad(self) -> None:
-        """Drop the gradients, and their memory."""
+        """Drop the gradients and release their memory."""
         for parameter in self._named.values():
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> float:
-        """Change the weights by their gradients, as they are. Returns the learning rate."""
+        """Update the weights with their gradients. Return the learning rate."""
         lr = self.learning_rate
         for group in self._adamw.param_groups:
             group["lr"] = lr
         if self._optim.offload:
             for name, copy in self._stepped.items():
                 live = self._named[name]
-                copy.copy_(live)  # at every step: whoever changes the weights meanwhile need not tell
+                copy.copy_(live)  # at every step, because the weights may have been changed since
                 copy.grad = None if live.grad is None else live.grad.cpu()
         self._adamw.step()
         if self._optim.offload:
@@ -66,16 +67,16 @@ class Optimizer:
         return lr
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The moments by parameter name, and the count of updates. The moments share the optimizer's memory."""
+        """Return the moments by parameter name, and the count of updates. The moments share the optimizer's memory."""
         state = {f"{name}/{key}": v for name, p in self._stepped.items() for key, v in self._adamw.state[p].items()}
         return {**state, "updates": torch.tensor(self.updates)}
 
     def save(self, path: Path) -> None:
-        """`state` as safetensors."""
+        """Write `state` as safetensors."""
         save_file(self.state(), path)
 
     def load(self, path: Path) -> None:
-        """What `save` wrote, with offloading or without; the weights are loaded with the model."""
+        """Load what `save` wrote, with offloading or without; the weights are loaded with the model."""
         tensors = load_file(path)
         self.updates = int(tensors.pop("updates"))
         for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""Both pools as plain values and arrays, and back: what a checkpoint stores of them. No torch."""
+"""Turns both pools into plain values and arrays, as checkpoints store them, and back. No torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ _SCORED = ("reward", "text", "error", "answer")  # older checkpoints have no ans
 
 @dataclass(frozen=True)
 class Pools:
+    """The unfinished pool and the experience pool of a run."""
+
     unfinished: UnfinishedPool
     experience: ExperiencePool
 
     def copy(self) -> Pools:
-        """As they stand now, whatever becomes of these. Costs little: samples never change, so they are shared."""
+        """Return independent copies of both pools. They share the samples, which never change."""
         groups = self.experience.open_groups.items()
         return Pools(
             UnfinishedPool(self.unfinished),
@@ -31,7 +33,8 @@ class Pools:
 
 
 def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
-    """What each sample and group is, as JSON values; and tokens, log-probs and versions of all samples end to end."""
+    """Return what describes each sample and group, as JSON values, and the tokens, log-probs and versions of all
+    samples end to end, as arrays."""
     groups = pools.experience.open_groups
     waiting = [scored for group in groups.values() for scored in group.members.values()]
     samples = [*pools.unfinished, *(scored.sample for scored in waiting)]
@@ -69,7 +72,8 @@ def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
 
 
 def read(meta: dict[str, Any], arrays: Arrays, group: int) -> Pools:
-    """What `dump` gave. Raises ValueError, KeyError or TypeError when meta and arrays do not fit."""
+    """Rebuild the pools from what `dump` returned, with `group` samples a problem. Raises ValueError, KeyError or
+    TypeError when meta and arrays do not fit."""
     samples = {sample.id: sample for sample in _read_samples(meta["samples"], arrays)}
     groups = {
         g["id"]: OpenGroup(

@@ -1,5 +1,5 @@
-"""The two pools of Algorithm 1. They hold samples and hand them on; nothing is dropped, duplicated or reordered by
-chance: everything leaves in the order of its ids."""
+"""The two pools of Algorithm 1. Nothing in them is dropped, duplicated or reordered by chance: everything leaves in the
+order of its ids."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class UnfinishedPool:
             self.put(sample)
 
     def put(self, sample: Sample) -> None:
+        """Add an unfinished sample. Raises ValueError for a finished one and one that is in the pool already."""
         if sample.status is not Status.UNFINISHED:
             raise ValueError(f"sample {sample.id} is {sample.status}; the unfinished pool takes unfinished ones only")
         if sample.id in self._samples:
@@ -25,7 +26,7 @@ class UnfinishedPool:
         self._samples[sample.id] = sample
 
     def take_all(self) -> list[Sample]:
-        """Empty the pool, in the order of the sample ids."""
+        """Remove and return all samples, in the order of their ids."""
         taken = list(self)
         self._samples.clear()
         return taken
@@ -39,16 +40,16 @@ class UnfinishedPool:
 
 @dataclass
 class OpenGroup:
-    """A problem whose G samples are not all finished yet."""
+    """A problem whose G samples are not all finished yet, with those that are, by sample id."""
 
     problem: Problem
     members: dict[int, Scored] = field(default_factory=dict)
 
 
 class ExperiencePool:
-    """Finished samples, waiting for their siblings: GRPO compares whole groups (eq. 4).
+    """Holds finished samples until all samples of their problem are finished: GRPO compares whole groups (eq. 4).
 
-    `size` is G. A group is opened when its samples enter the rollout and released once, whole.
+    size: G, the samples of a problem. A group is opened when its samples enter the rollout, and released once, whole.
     """
 
     def __init__(self, size: int, groups: Mapping[int, OpenGroup] | None = None) -> None:
@@ -61,14 +62,17 @@ class ExperiencePool:
         return self._groups
 
     def open(self, group_id: int, problem: Problem) -> None:
+        """Open a group without finished samples. Raises ValueError when it is open already."""
         if group_id in self._groups:
             raise ValueError(f"group {group_id} is open already")
         self._groups[group_id] = OpenGroup(problem)
 
     def problem(self, group_id: int) -> Problem:
+        """Return the problem of an open group."""
         return self._groups[group_id].problem
 
     def add(self, scored: Scored) -> None:
+        """Add a finished sample. Raises ValueError for an unfinished one and one that is in the pool already."""
         sample = scored.sample
         if sample.status is Status.UNFINISHED:
             raise ValueError(f"sample {sample.id} is unfinished; the experience pool takes finished ones only")
@@ -78,7 +82,7 @@ class ExperiencePool:
         members[sample.id] = scored
 
     def release(self) -> list[Group]:
-        """Take out every group whose samples are all finished, in the order of the group ids."""
+        """Remove and return every group whose samples are all finished, in the order of the group ids."""
         ready = sorted(id for id, group in self._groups.items() if len(group.members) == self.size)
         return [self._closed(id, self._groups.pop(id)) for id in ready]
 
@@ -87,5 +91,5 @@ class ExperiencePool:
         return Group(id, group.problem, tuple(scored for _, scored in sorted(group.members.items())))
 
     def __len__(self) -> int:
-        """Finished samples that wait for siblings."""
+        """Return the number of finished samples in open groups."""
         return sum(len(group.members) for group in self._groups.values())

@@ -1,7 +1,7 @@
-"""Segment rollout (section 3.1, Algorithm 1): who enters a step, when a segment ends, what is carried over.
+"""Segment rollout (section 3.1, Algorithm 1): which samples enter a step, when they end, which are carried over.
 
-The scheduler holds both pools and whatever is in flight, so that every sample is in exactly one place. It knows no
-engine: it gives out requests and takes segments back.
+The scheduler holds both pools and the samples in flight, so that every sample is in exactly one place. It knows no
+engine: it returns requests and takes segments.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ class Scheduler:
 
     @property
     def in_flight(self) -> int:
-        """Samples handed out as requests whose segment has not come back."""
+        """The number of samples whose request is out and whose segment has not come back."""
         return len(self._in_flight)
 
     def begin_step(self, new: Sequence[tuple[Problem, Tokens]]) -> list[Request]:
-        """The requests of this step: the unfinished pool, then G samples of each new problem (line 8's set).
+        """Return the requests of this step: the unfinished pool, then G samples of each new problem (line 8).
 
-        new: problems with their encoded prompts. Carried samples come first: they are the longest.
+        new: problems with their encoded prompts. Carried samples come first: they are the longest. Raises
+        RuntimeError while samples are in flight.
         """
         if self._in_flight:
             raise RuntimeError(f"{self.in_flight} samples are still in flight; end their segments first")
@@ -65,9 +66,9 @@ class Scheduler:
         return [self._request(sample) for sample in entering]
 
     def end_segment(self, segment: Segment) -> Sample:
-        """Join a segment to its sample. An unfinished sample goes to the unfinished pool by itself; a finished one
-        is the caller's to score and add to the experience pool. Raises ValueError for a segment nobody asked for or
-        one that breaks its budget."""
+        """Append a segment to its sample and return the sample. An unfinished sample is put into the unfinished pool; a
+        finished one must be scored and added to the experience pool by the caller. Raises ValueError for a segment that
+        no request is out for, or that breaks the budget of its request."""
         sample = self._in_flight.get(segment.sample_id)
         if sample is None:
             raise ValueError(f"segment of sample {segment.sample_id}, which is not in flight")
@@ -85,7 +86,7 @@ class Scheduler:
         return [Sample(group_id * self.group + member, group_id, prompt) for member in range(self.group)]
 
     def _budget(self, sample: Sample) -> int:
-        """Tokens this segment may have: never more than what the sample has left of its global maximum."""
+        """Return how many tokens the next segment may have: never more than the sample has left of L."""
         return min(self.segment_tokens, self.max_tokens - len(sample))
 
     def _request(self, sample: Sample) -> Request:

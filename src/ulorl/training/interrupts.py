@@ -17,12 +17,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
-    """A signal stopped the run; it is saved and can be resumed."""
+    """A signal stopped the run after `step` steps; it is saved and can be resumed."""
 
     def __init__(self, run_dir: Path, step: int, signum: int) -> None:
         when = f"after step {step}" if step else "before the first step"
         super().__init__(f"stopped {when}; everything is saved. Resume with: ulorl train --resume {run_dir}")
-        self.exit_code = 128 + signum
+        self.step, self.exit_code = step, 128 + signum
 
 
 class Interrupts:
