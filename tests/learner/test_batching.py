@@ -183,7 +183,7 @@ def test_collate_equals_a_direct_loop(rows: list[Row], layout: Layout) -> None:
 
 
 def test_a_model_that_sees_its_prefix_predicts_each_token() -> None:
-    """A stand-in for a model: the hidden state at a position is the sum of the sample's ids up to it. If source_N were
+    """A model substitute: the hidden state at a position is the sum of the sample's ids up to it. If source_N were
     off by one, the sum before the target would be another."""
     rows = [row([3, 1], [4, 1, 5]), row([9, 2, 6], [5]), row([5], [3, 5, 8, 9, 7])]
     padded = collate(rows, pad_id=0, device="cpu")

@@ -133,7 +133,7 @@ def test_logits_are_the_originals(original: LlamaForCausalLM, imported: Path) ->
 
 
 def test_tokenizer_splits_digits_and_keeps_the_chat_template(imported: Path) -> None:
-    """smollm's digits stand alone: 12 is not merged, the newlines before it are; gpt-2's split does the opposite."""
+    """smollm splits digits one by one: 12 is not merged, the newlines before it are; gpt-2 does the opposite."""
     tokenizer = AutoTokenizer.from_pretrained(imported)
     assert tokenizer.convert_ids_to_tokens(tokenizer("a\n\n12")["input_ids"]) == ["a", "ĊĊ", "1", "2"]
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], return_dict=True)["input_ids"]

@@ -207,8 +207,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_p
 @pytest.mark.parametrize(
     ("kind", "targets", "message"),
     [
-        ("Qwen3", ["nix"], "nix"),
-        ("Qwen3", ["q_proj", "nix"], "Qwen3ForCausalLM has no linear layer nix"),
+        ("Qwen3", ["absent"], "absent"),
+        ("Qwen3", ["q_proj", "absent"], "Qwen3ForCausalLM has no linear layer absent"),
         ("Qwen3", ["lm_head"], "lm_head of Qwen3ForCausalLM cannot be adapted"),
         ("Qwen3", ["embed_tokens"], "model.embed_tokens of Qwen3ForCausalLM cannot be adapted"),
         ("Qwen3", ["input_layernorm"], "Qwen3RMSNorm"),
@@ -226,7 +226,7 @@ def test_missing_peft_is_one_line_before_anything_is_loaded(monkeypatch: pytest.
     with refused(ErrorCode.EXTRA_MISSING, key="model.lora.rank") as error:
         load_inputs(recipe(tmp_path, "model.path=nowhere"))
     assert "\n" not in str(error.value)
-    load_inputs(recipe(tmp_path, "model.lora={}"))  # nobody without adapters needs it
+    load_inputs(recipe(tmp_path, "model.lora={}"))  # only adapters need it
     held_out = ["eval.data={seed=2}", "eval.problems=2", "eval.max_tokens=8"]
     assert run.evaluate_config(recipe(tmp_path, *held_out)).samples == 1  # and no trained model, which has them merged
 

@@ -60,7 +60,7 @@ def load(folder: Path | str, rope: RopeConfig = YARN):
 
 
 def test_engine_learner_and_transformers_agree_beyond_the_original_length(folder: Path) -> None:
-    """Three segments of 60 tokens: the second and third are prefilled anew, and end at 190 of 64 x 4 positions."""
+    """Three segments of 60 tokens: the second and third are prefilled again, and end at 190 of 64 x 4 positions."""
     engine = TorchEngine(load(folder), eos_ids=(), slots=3, prefill_tokens=64)
     assert engine.max_length == 256
     prompts = [np.arange(3, 3 + n, dtype=np.int32) * 7 % V for n in (10, 4, 7, 9)]
@@ -113,16 +113,16 @@ def test_twice_is_the_same_as_once_and_the_saved_folder_carries_it(folder: Path,
 
 
 def test_the_papers_setting() -> None:
-    """Section 4.1: 1.5 x 95232 = 142848 positions, room for a prompt beside 131072 tokens of output."""
+    """Section 4.1: 1.5 x 95232 = 142848 positions, enough for a prompt and 131072 tokens of output."""
     paper = ulorl.load([RECIPE], ["model.rope={type='yarn', factor=1.5, original_max_position_embeddings=95232}"])
     assert paper.model.rope.length == 142848
 
 
-def test_vllm_is_told_all_it_needs(folder: Path, tmp_path: Path) -> None:
+def test_vllm_gets_all_overrides_that_it_needs(folder: Path, tmp_path: Path) -> None:
     assert rope_overrides(ModelSource(str(folder)).config, 64) == {}
-    told = rope_overrides(ModelSource(str(folder), rope=YARN).config, 256)
-    assert told["max_position_embeddings"] == 256
-    assert told["rope_parameters"]["rope_theta"] == 12345.0  # vLLM replaces the whole table
+    overrides = rope_overrides(ModelSource(str(folder), rope=YARN).config, 256)
+    assert overrides["max_position_embeddings"] == 256
+    assert overrides["rope_parameters"]["rope_theta"] == 12345.0  # vLLM replaces the whole table
     own = {"rope_type": "yarn", "rope_theta": 5.0, "factor": 4.0, "original_max_position_embeddings": 64}
     by_itself = ModelSource(
         configured(folder, tmp_path, rope_parameters=own)

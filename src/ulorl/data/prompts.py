@@ -126,7 +126,7 @@ def _chat_text(tokenizer: Any, user: str, system: str) -> str:
     messages.append({"role": "user", "content": user})
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # jinja2's, and whatever the template's code raises
+    except Exception as error:  # jinja2 and the template's code raise many types
         fix = "; it may take no system message: move data.system into data.template" if system else ""
         raise UserError(f"the tokenizer's chat template fails: {error}{fix}", code=ErrorCode.CHAT_TEMPLATE) from error
     if system.strip() not in text:

@@ -56,7 +56,7 @@ def make_retrying_engine(
 ) -> RetryingEngine:
     """Make the engine of `make_engine`, checked, with retries and restarts after faults.
 
-    original: what to restart it from when the folder of `source`, a checkpoint, is removed meanwhile. renew: loads the
+    original: what to restart it from when the folder of `source`, a checkpoint, no longer exists. renew: loads the
     present weights into a restarted engine and checks them; None when those of `source` are the present ones and
     nothing is trained on the engine's log-probs. resume: the command that resumes the run, for messages.
     on_fault: called with a line of text at every fault.

@@ -111,7 +111,7 @@ def _read_config(path: str, location: str, trust_remote_code: bool) -> Any:
         code, key = ErrorCode.MODEL_NOT_FOUND, ""
         if "trust_remote_code" in str(error):
             code, key = ErrorCode.MODEL_REMOTE_CODE, "model.trust_remote_code"
-            problem = "it brings its own Python code; set model.trust_remote_code=true if you trust it"
+            problem = "the folder contains Python code of its own; set model.trust_remote_code=true if you trust it"
         elif Path(location).is_dir():
             code = ErrorCode.MODEL_CONFIG
             problem = f"config.json cannot be used ({one_line(error)})"

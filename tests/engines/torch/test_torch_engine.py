@@ -1,4 +1,4 @@
-"""The embedded engine against transformers: same greedy tokens, same log-probs, whatever shares the batch."""
+"""The embedded engine against transformers: same greedy tokens and log-probs, independent of the batch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
-    "initializer_range": 0.3,  # large, so that greedy outputs are not one token for ever
+    "initializer_range": 0.3,  # large, so that greedy outputs are not one repeated token
     "bos_token_id": None,
     "eos_token_id": None,
     "pad_token_id": None,
@@ -420,9 +420,9 @@ def test_joining_matrices_leaves_the_model_what_it_was() -> None:
 
 
 def test_row_blocks_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions 9 9 99 99 (10 10 100 100 entries): whole 4 x 100; split in the middle 2 x 10 + 2 x 100 spares 180. The
-    other way round the same; alternating, the best split spares one short row at an end, 90."""
-    for spared, positions, rows, entries in (
+    """Positions 9 9 99 99 (10 10 100 100 entries): whole 4 x 100; split in the middle 2 x 10 + 2 x 100 saves 180. The
+    other way round the same; alternating, the best split saves one short row at an end, 90."""
+    for saved, positions, rows, entries in (
         (180, [9, 9, 99, 99], [slice(0, 2), slice(2, 4)], 220),
         (181, [9, 9, 99, 99], [slice(0, 4)], 400),
         (180, [99, 99, 9, 9], [slice(0, 2), slice(2, 4)], 220),
@@ -431,7 +431,7 @@ def test_row_blocks_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, [5], [slice(0, 1)], 6),
         (1, [0, 1, 3], [slice(0, 1), slice(1, 2), slice(2, 3)], 1 + 2 + 4),
     ):
-        monkeypatch.setattr("ulorl.models.cpu.fused_decode._SPLIT", spared)
+        monkeypatch.setattr("ulorl.models.cpu.fused_decode._SPLIT", saved)
         assert row_blocks(np.array(positions)) == rows
         assert entries_read(np.array(positions)) == entries
 
@@ -442,7 +442,7 @@ def test_row_blocks_hold_every_row_once(positions: list[int]) -> None:
     blocks = row_blocks(own)
     assert np.array_equal(np.concatenate([np.arange(len(own))[rows] for rows in blocks]), np.arange(len(own)))
     assert (own + 1).sum() <= entries_read(own) <= len(own) * (own.max() + 1)
-    for rows in blocks:  # no split of a block spares enough
+    for rows in blocks:  # no split of a block saves enough
         part = own[rows] + 1
         for at in range(1, len(part)):
             halves = at * part[:at].max() + (len(part) - at) * part[at:].max()

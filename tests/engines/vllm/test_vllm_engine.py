@@ -1,4 +1,4 @@
-"""vLLM behind the seam: the same contract as the embedded engine, with real vLLM (`make test-engines` installs it)."""
+"""The vLLM engine keeps the contract of the embedded engine, with real vLLM (`make test-engines` installs it)."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class TestOneEngine:
         warm.abort()
 
 
-def test_raw_logprobs_are_taken_at_temperature_1_whatever_truncates() -> None:
+def test_raw_logprobs_are_taken_at_temperature_1_with_any_truncation() -> None:
     truncated = Sampling(1.0, top_p=0.7, top_k=5)
     with closing(start(temperature=1.0)) as engine:
         assert engine.logprobs_mode == "raw_logprobs"
@@ -246,11 +246,11 @@ def test_a_segment_continues_over_three_versions() -> None:
         three_versions(engine)
 
 
-def test_the_same_in_a_process_of_its_own() -> None:
+def test_the_same_in_another_process() -> None:
     """Weights go through a file in memory."""
     with closing(start(eos=(), process=True)) as engine:
         assert engine.transfer == "file"
-        assert not hasattr(engine._llm, "model_executor")  # which stands in our process otherwise
+        assert not hasattr(engine._llm, "model_executor")  # which is in our process otherwise
         three_versions(engine)
         for r in (request(0, 20), request(1, 20)):
             engine.add(r)
@@ -258,7 +258,7 @@ def test_the_same_in_a_process_of_its_own() -> None:
         assert sorted(s.sample_id for s in engine.abort()) == [0, 1]
 
 
-def test_a_killed_process_is_started_anew_and_its_requests_decode_the_same() -> None:
+def test_a_killed_process_is_restarted_and_its_requests_decode_the_same() -> None:
     """SIGKILL while 4 requests decode. Eager decoding in float32: the second process draws the first one's tokens."""
     requests = [request(index, 24) for index in range(4)]
     model = load()

@@ -50,7 +50,7 @@ def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: b
     ours = copy.deepcopy(plain)
     use_onednn(ours)
     assert type(ours[0]) is not nn.Linear
-    assert isinstance(ours[0], nn.Linear)  # for peft and whoever looks for linear layers
+    assert isinstance(ours[0], nn.Linear)  # peft and others look for linear layers
     x = torch.randn(*shape, 48)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     outputs = [model(one) for model, one in zip((plain, ours), inputs, strict=True)]

@@ -178,14 +178,14 @@ class TorchEngine:
         families: dict[bytes, list[Request]] = {}
         for request in sorted(new, key=lambda request: len(request.tokens)):
             families.setdefault(request.tokens.tobytes(), []).append(request)
-        eldest = [family[0] for family in families.values()]
-        for batch in _prefill_batches(eldest, self._prefill_tokens):
+        distinct = [family[0] for family in families.values()]
+        for batch in _prefill_batches(distinct, self._prefill_tokens):
             first = len(self._requests)
             for request in batch:
                 self._enter(request)
             self._prefill(first, [request.tokens[:-1] for request in batch])
-        first = len(self._requests) - len(eldest)
-        self._cache.reserve(len(self._requests) + len(new) - len(eldest), self._cache.capacity)
+        first = len(self._requests) - len(distinct)
+        self._cache.reserve(len(self._requests) + len(new) - len(distinct), self._cache.capacity)
         for row, family in enumerate(families.values(), start=first):
             if siblings := family[1:]:
                 targets = torch.arange(len(self._requests), len(self._requests) + len(siblings))

@@ -214,7 +214,7 @@ class VllmEngine:
         return self._process and bool(self._llm.engine_core.resources.engine_dead)
 
     def kill(self) -> bool:
-        """End vLLM's process, and make its client, which would wait for ever, raise; False without a process."""
+        """End vLLM's process and make its client, which would wait without end, raise; False without a process."""
         if not self._process:
             return False
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -334,7 +334,7 @@ def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    if ipc:  # memory handles of CUDA IPC cross the process border as pickles, ours and nobody else's
+    if ipc:  # memory handles of CUDA IPC cross the process border as pickles, which only our processes write
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     try:
         with _process_mode(process), _interrupts_are_ours():
@@ -371,7 +371,7 @@ def _process_mode(process: bool) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_are_ours() -> Iterator[None]:
-    """Start processes that never see SIGINT; one that arrives meanwhile is delivered at the end.
+    """Start processes that never see SIGINT; a SIGINT that arrives while they start is delivered at the end.
 
     Ctrl-C in a terminal reaches the whole process group, and the run needs its engine to finish and save the step.
     """

@@ -144,7 +144,7 @@ def test_missing_folder(tmp_path: Path) -> None:
     load_refused(tmp_path / "nowhere", ErrorCode.MODEL_NOT_FOUND)
 
 
-def test_hub_name_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_name_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     load_refused("nobody/nothing", ErrorCode.MODEL_NOT_FOUND)
 
@@ -258,7 +258,7 @@ def header_refused(path: Path, code: ErrorCode, *says: str) -> None:
         assert text in str(error.value)
 
 
-def test_headers_tell_what_loading_would(folder: Path, saved: Path) -> None:
+def test_headers_show_what_loading_would(folder: Path, saved: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     weights, settings = folder / "model.safetensors", json.loads((saved / "config.json").read_text())
