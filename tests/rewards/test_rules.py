@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from paths import SHARED
 from refusals import refused
-from ulorl.answers.choices import chosen
+from ulorl.answers.choices import chosen_letters
 from ulorl.answers.equality import numeric_score
 from ulorl.answers.extraction import last_boxed
 from ulorl.config.reward_config import (
@@ -234,7 +234,7 @@ def test_exact(reference: str, answer: str, expected: int) -> None:
     ],
 )  # fmt: skip
 def test_letters_of_choices(answer: str, letters: str) -> None:
-    assert (chosen(answer) or frozenset()) == frozenset(letters)
+    assert (chosen_letters(answer) or frozenset()) == frozenset(letters)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-r"""Which options an answer to a multiple-choice question chooses: `(B)`, `B.`, `B) 7 cm`, `option B`, `\text{B}`,
-`A, C`, or an option's own text."""
+r"""Finds which options an answer to a multiple-choice question chooses.
+
+It reads `(B)`, `B.`, `B) 7 cm`, `option B`, `\text{B}`, `A, C`, sentences, and the text of an option.
+"""
 
 from __future__ import annotations
 
@@ -72,14 +74,14 @@ _AFFIRMED = re.compile(
     rf"|{_G} fits?\b(?! not)"
     rf"|{_G} ?选?项?都?是?(?:正确|对)"
 )
-_SEARCHED = 20_000  # characters at the end of a text: what stands before them is no conclusion
+_SEARCHED = 20_000  # characters at the end of a text: text before them is no conclusion
 _LEADING = re.compile(rf" ?{_G}{_ENDS}")
 _NUMBERED = re.compile(_G)
 _SENTENCE = re.compile(r"(?<=[.!?！？])(?=\s)|(?<=[。！？])|\n")
 _MARKUP = re.compile(r"[*`$\"“”]|\\[()\[\]]")
 
 
-def options_of(problem: Problem) -> Mapping[str, str]:
+def problem_options(problem: Problem) -> Mapping[str, str]:
     """Return the text of each option by its letter, from `problem.meta["options"]` (or "choices").
 
     The value is a list, or an object with letters for its keys. Empty where a problem has none. Raises UserError for
@@ -99,15 +101,15 @@ def options_of(problem: Problem) -> Mapping[str, str]:
 
 
 def _bare(text: str, letter: str) -> str:
-    """An option's text without its own letter."""
+    """An option's text without its letter."""
     return exact_form(re.sub(rf"^\s*[(\[]?{letter}[)\].:]\s*", "", text, flags=re.IGNORECASE))
 
 
-def chosen(text: str, options: Mapping[str, str] | None = None) -> frozenset[str] | None:
-    """The letters an answer chooses; None when it names none, or when what it names is not clear.
+def chosen_letters(text: str, options: Mapping[str, str] | None = None) -> frozenset[str] | None:
+    """Return the letters that an answer chooses; None when it names none, or when the choice is not clear.
 
-    options: each letter with the `exact_form` of its text; then an option's text counts as its letter, and other
-    letters are no options.
+    options: each letter with the `exact_form` of its text. If they are given, an option's text counts as its letter,
+    and other letters are no options.
     """
     options = options or {}
     by_text = [letter for letter, option in options.items() if option and option == exact_form(text)]
@@ -127,7 +129,7 @@ def _letters(text: str) -> frozenset[str]:
     if head := _HEAD.match(text):
         return frozenset(next(letter for letter in head.groups() if letter).upper())
     said = _Said(text)
-    stated = stated_in(text)
+    stated = stated_choice(text)
     if stated is not None:
         return stated[1]
     if leading := _LEADING.match(said.kept):
@@ -147,7 +149,7 @@ def _named(group: str) -> frozenset[str]:
 
 
 class _Said:
-    """A sentence with numbers for its letters, and what of it is left without the letters that it rejects."""
+    """A sentence with numbers in the place of its letters. kept: the sentence without the letters that it rejects."""
 
     def __init__(self, sentence: str) -> None:
         self.groups: list[frozenset[str]] = []
@@ -160,9 +162,11 @@ class _Said:
         return f"⟨{len(self.groups) - 1}⟩"
 
 
-def stated_in(text: str) -> tuple[str, frozenset[str]] | None:
-    """The last sentence that says which option is right ("so C is correct", "I choose B", "故选：D"), and the letters;
-    no letters where it names several without choosing. None: no sentence does."""
+def stated_choice(text: str) -> tuple[str, frozenset[str]] | None:
+    """Return the last sentence that says which option is right ("so C is correct", "故选：D"), and the letters.
+
+    There are no letters where it names several without a choice. None: no sentence says it.
+    """
     for sentence in reversed(_SENTENCE.split(text[-_SEARCHED:])):
         said = _Said(sentence)
         numbers = [number for match in _AFFIRMED.finditer(said.kept) for number in match.groups() if number]
@@ -173,7 +177,7 @@ def stated_in(text: str) -> tuple[str, frozenset[str]] | None:
 
 
 def _only_line(text: str) -> tuple[str, frozenset[str]] | None:
-    """The only line that is an option, as in "B) 7 cm" before an explanation; several are the question's options."""
+    """The only line that is an option, as in "B) 7 cm" before an explanation; several lines list the options."""
     stripped = map(strip_typesetting, text.splitlines())
     lines = [line for line in stripped if _LETTERS.fullmatch(line) or _HEAD.match(line)]
     return (lines[0], _letters(lines[0])) if len(lines) == 1 else None

@@ -1,4 +1,4 @@
-"""When a predicted answer equals the reference: what the judge's process computes, under its limits. No torch."""
+"""Decides whether an answer equals the reference. The judge's process runs this, under its limits. No torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ulorl.answers.normalisation import exact_form
 
 
 def math_score(reference: str, answer: str, prose: bool = False, whole: bool = False, question: str = "") -> float:
-    """Whether they are mathematically equal.
+    """Return 1.0 if the answer is mathematically equal to the reference, else 0.0.
 
-    prose: words may surround the answer's expression; whole: math-verify is to find it in a whole output; question:
-    what the problem asks, where it is known.
+    prose: words may surround the answer's expression. whole: `answer` is a whole output in which math-verify searches
+    for the answer. question: the problem's text where it is known.
     """
     if whole:
         found = _parsed(answer)
@@ -27,18 +27,18 @@ def math_score(reference: str, answer: str, prose: bool = False, whole: bool = F
 
 
 def _equal(reference: str, answer: str, question: str = "", predicted: list[Any] | None = None) -> bool:
-    """predicted: what math-verify has read already, of which `answer` is the text."""
+    """predicted: what math-verify has parsed already, from the text `answer`."""
     from math_verify import verify
 
-    spelled = math_verify_guard.respelled(reference, answer)
-    decision = math_verify_guard.decided(*spelled, _equal, question)
+    spelled = math_verify_guard.respell(reference, answer)
+    decision = math_verify_guard.decide(*spelled, _equal, question)
     if decision is not None:
         return decision
     if not predicted or spelled[1] != answer:
         predicted = _parsed(rf"\boxed{{{spelled[1]}}}")
     gold = _parsed(rf"\boxed{{{spelled[0]}}}")
     same = verify(gold, predicted, timeout_seconds=None, allow_set_relation_comp=True)
-    return bool(same) and (not gold or math_verify_guard.near(gold[0], predicted[0]))
+    return bool(same) and (not gold or math_verify_guard.is_near(gold[0], predicted[0]))
 
 
 def _parsed(text: str) -> list[Any]:
@@ -52,7 +52,10 @@ def _parsed(text: str) -> list[Any]:
 def numeric_score(
     reference: str, answer: str, relative: float = 0.0, absolute: float = 0.0, strict: bool = False
 ) -> float:
-    """Whether they are the same number with unit, as `quantity.equal`. A reference that is none is compared as text."""
+    """Return 1.0 if both are the same number with unit, as `quantities.equal` decides, else 0.0.
+
+    A reference that is no quantity is compared as text.
+    """
     expected = quantities.read(reference)
     if expected is None:
         return float(exact_form(reference) == exact_form(answer))
@@ -61,8 +64,11 @@ def numeric_score(
 
 
 def rules_score(reference: str, answer: str) -> float:
-    """1.0: they are equal; -1.0: they are surely not (`quantity.different`); 0.0: neither is shown. Where both name a
-    unit, quantities are compared; else as `math_score`, which does not look at units: to it 5 m are 5 cm."""
+    """Return 1.0 if both are equal, -1.0 if they certainly differ (`quantities.different`), 0.0 if neither is shown.
+
+    Where both name a unit, quantities are compared. All else is compared by `math_score`, which ignores units: for it,
+    5 m equals 5 cm.
+    """
     expected, found = quantities.read(reference), quantities.read(answer)
     if expected and found and quantities.different(expected, found):
         return -1.0

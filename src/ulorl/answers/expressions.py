@@ -1,4 +1,4 @@
-"""The value of an expression without variables, such as 2^{31}-1 or 12√13. What is rational is computed exactly."""
+"""Computes expressions without variables, such as 2^{31}-1 or 12√13. Rational values are exact."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class _TooLargeError(Exception):
     """A number of more than `MAX_BITS`."""
 
 
-def evaluated(text: str) -> Value | None:
-    """The value of LaTeX; None for what is no real number, and for one of more than `MAX_BITS`."""
+def evaluate_latex(text: str) -> Value | None:
+    """Return the value of LaTeX; None for what is no real number, and for a number of more than `MAX_BITS`."""
     from math_verify import LatexExtractionConfig, parse
 
     if _NO_NUMBER.search(text):
@@ -45,7 +45,7 @@ def evaluated(text: str) -> Value | None:
             return None
         rational = _rational(found[0])
         return Value(rational, True) if rational is not None else _computed(found[0])
-    except Exception:  # sympy and its reader of LaTeX raise what they like; then it is no number
+    except Exception:  # sympy and its reader of LaTeX raise exceptions of any type; then it is no number
         return None
 
 
@@ -107,7 +107,7 @@ def _applied(function: Any, arguments: list[Fraction]) -> Fraction | None:
 
 
 def _computed(expression: Any) -> Value | None:
-    """What is a fraction to nearly all of its digits, such as sin(π/6), is that fraction."""
+    """A value that is a fraction in nearly all of its digits, such as sin(π/6), is this fraction."""
     from sympy import Float, Rational
 
     exact = expression.xreplace({number: Rational(str(number)) for number in expression.atoms(Float)})

@@ -1,17 +1,17 @@
-r"""Which part of an output is its answer: what every reward judges. Each search is linear in the text's length.
+r"""Finds the answer in an output, for every reward. Each search is linear in the text's length.
 
-Places, which `reward.answer.find` names in the order in which they are looked into:
+Places, which `reward.answer.find` names in the order of the search:
 
-- boxed: what the last complete `\boxed{...}`, `\fbox` or `\framebox` holds, nested and escaped braces among it
-- tags: what the last `<answer>...</answer>` holds
-- phrase: what follows the last "the answer is", "Answer:" or "####", to the end of the sentence
+- boxed: the content of the last complete `\boxed{...}`, `\fbox` or `\framebox`, with nested and escaped braces
+- tags: the content of the last `<answer>...</answer>`
+- phrase: the text after the last "the answer is", "Answer:" or "####", to the end of the sentence
 - expression: the last `$...$`, `$$...$$`, `\(...\)`, `\[...\]` or number, whichever ends later
 - last_number: the last number, fractions and powers of ten included
 - quantity: the last number with the unit, percent or currency sign beside it
 - line: the last line that is not empty
-- math_verify: what math-verify's own search finds in the last 4,000 characters (reward.kind=math only)
+- math_verify: the result of math-verify's own search in the last 4,000 characters (reward.kind=math only)
 
-A place that is there and empty ends the search: `\boxed{}` is no answer, whatever stands before it.
+An empty place ends the search: `\boxed{}` is no answer, whatever comes before it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PHRASE = re.compile(
 _SENTENCE_END = re.compile(
     r"(?<!\b(?:St|Mr|Ms|Dr))(?<!\bMrs)[.。](?=\s+[A-Z\\$(]|\s*$)|[!?](?=\s|$)|,?\s(?=because\b)|,\s(?=(?:since|as|which|so|where)\b)"
 )
-_GOES_ON = re.compile(
+_CONTINUES = re.compile(
     r"\s*(?:,|;|,?\s*\b(?:and|or)\b|和|或者?)\s*(?:or\s|and\s)?\s*(?:[$\d]|\\\()"
 )  # another value follows
 _BEFORE = r"(?:\\?\$|[€£¥])?\s?[-−]?(?:\\?\$|[€£¥])?\s?"
@@ -60,25 +60,25 @@ _MARKUP = " \t\r\n*_`\"'“”"
 
 
 class Found(NamedTuple):
-    """What stands in a place."""
+    """The text that was found in a place."""
 
     answer: str
     prose: bool = False  # words may surround it
     place: str = ""  # its name
-    whole: bool = False  # math-verify is to find the answer in it
+    whole: bool = False  # math-verify searches for the answer in it
 
 
 def extract(text: str, settings: AnswerConfig | None = None, find: Sequence[Place] = PROSE) -> str | None:
-    """The answer of an output; None: it holds none.
+    """Return the answer of an output; None if it holds none.
 
-    settings: `reward.answer`; find: the places where `settings.find` is empty.
+    settings: `reward.answer`. find: the places to search where `settings.find` is empty.
     """
     found = locate(text, settings, find)
     return found and found.answer
 
 
 def locate(text: str, settings: AnswerConfig | None = None, find: Sequence[Place] = PROSE) -> Found | None:
-    """As `extract`, and whether words may surround the answer."""
+    """Return the answer as `extract` does, with its place and whether words may surround it."""
     settings = settings or AnswerConfig()
     said = after_thinking(text, settings)
     if said is None:
@@ -92,7 +92,7 @@ def locate(text: str, settings: AnswerConfig | None = None, find: Sequence[Place
 
 
 def after_thinking(text: str, settings: AnswerConfig) -> str | None:
-    """What stands after the thinking; None while it goes on."""
+    """Return the text after the thinking; None if the thinking has not ended."""
     if settings.thinking == "off":
         return text
     _, closing, said = text.rpartition(f"</{settings.think_tag}>")
@@ -102,8 +102,10 @@ def after_thinking(text: str, settings: AnswerConfig) -> str | None:
 
 
 class Box(NamedTuple):
-    r"""A complete \boxed{...} with no other behind its opening. begin: where its command stands; [start, end): what it
-    holds."""
+    r"""A complete \boxed{...} that contains no other.
+
+    begin: where its command begins; [start, end): its content.
+    """
 
     begin: int
     start: int
@@ -111,9 +113,11 @@ class Box(NamedTuple):
 
 
 def _boxes(text: str) -> tuple[list[Box], bool]:
-    """The complete boxes, and whether one is open at the text's end."""
+    """The complete boxes, and whether a box is open at the text's end."""
     found = list[Box]()
-    opened = list[tuple[int, int]]()  # of each open brace: where its box's command and inside begin, -1 for any other
+    opened = list[
+        tuple[int, int]
+    ]()  # of each open brace: where the command and the content of its box begin; -1 if it opens no box
     for token in _BRACES.finditer(text):
         if token[0].endswith("{") and token[0] != r"\{":
             opened.append((token.start(), token.end()) if len(token[0]) > 1 else (-1, -1))
@@ -125,14 +129,16 @@ def _boxes(text: str) -> tuple[list[Box], bool]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last complete \boxed{...} (or \fbox, \framebox) holds; None without one."""
+    r"""Return the content of the last complete \boxed{...} (or \fbox, \framebox); None without one."""
     found, _ = _boxes(text)
     return text[found[-1].start : found[-1].end] if found else None
 
 
 def _boxed(text: str) -> Found | None:
-    """The last box, with those before it that only "and", "or" or a comma part from it. A box that is cut off holds
-    perhaps the first digits of a number, so that it is no answer, where no complete one is there."""
+    """The last box, joined with boxes before it that only "and", "or" or a comma separates from it.
+
+    A box that is cut off may hold only the first digits of a number: without a complete box it means no answer.
+    """
     found, cut = _boxes(text)
     if not found:
         return Found("") if cut else None
@@ -168,7 +174,7 @@ def _phrase(text: str) -> Found | None:
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$")):
         if rest.startswith(opening):
             inner, closed, after = (line if opening == "$" else rest)[len(opening) :].partition(closing)
-            if closed and not (opening == "$" and is_money(inner, after[:1])) and not _GOES_ON.match(after):
+            if closed and not (opening == "$" and is_money(inner, after[:1])) and not _CONTINUES.match(after):
                 return Found(inner.strip(ENDS))
             break
     said = _SENTENCE_END.split(line, maxsplit=1)[0]
@@ -194,7 +200,7 @@ def _quantity(text: str) -> Found | None:
     formula = last_formula(text)
     if formula and formula.start <= last.start() < formula.end:
         left = _LEFT.fullmatch(text, formula.start, last.start())
-        if left:  # the formula is the number with what follows it; a unit in words may stand behind
+        if left:  # the formula is the number with what follows it; a unit in words may follow
             inner = text[left.end(1) if left[1] else formula.start : formula.end].strip(ENDS)
             closing = _CLOSED.match(text, formula.end)
             unit = _TRAILING.match(text, closing.end()) if closing else None

@@ -1,4 +1,4 @@
-r"""Formulas and numbers in an output, and which of them a sentence lists. Each search is linear in the text."""
+"""Finds formulas and numbers in an output, and the values that a sentence lists. Each search is linear in the text."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ ENDS = " \t\r\n.。,;"
 
 
 class Span(NamedTuple):
+    """The part [start, end) of a text."""
+
     start: int
     end: int
 
 
 def is_money(inner: str, after: str) -> bool:
-    """Whether two dollar signs are of amounts. inner: what stands between them; after: the character behind them."""
+    """Return whether two dollar signs belong to amounts. inner: the text between; after: the character after."""
     return bool(_MONEY.search(f"{inner}${after}"))
 
 
 def last_formula(text: str) -> Span | None:
-    """Where the inside of the last delimited formula stands."""
+    """Return the span of the content of the last delimited formula; None without one."""
     opening, start, found = "", 0, None
     for mark in _MATH_MARK.finditer(text):
         sign, at = mark[0], mark.start()
@@ -60,11 +62,12 @@ def last_formula(text: str) -> Span | None:
 
 
 def last_number(text: str) -> re.Match[str] | None:
+    """Return the last number of a text, with its power of ten or denominator; None without one."""
     return _last(text, _NUMBER)
 
 
 def last_value(text: str) -> re.Match[str] | None:
-    r"""The last number, or a bare \frac{10}{9}, \sqrt{3}, 1 000 or 3,5."""
+    r"""Return the last number, or bare \frac{10}{9}, \sqrt{3}, 1 000 or 3,5; None without one."""
     return _last(text, _VALUE)
 
 
@@ -78,8 +81,11 @@ def _last(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
 
 
 def listed(text: str) -> str | None:
-    """What a sentence lists: "$5$ or $7$" is "5 or 7", "40 apples and 60 pears" is "40, 60"; None unless it begins with
-    at least two formulas or numbers that commas, "and" or "or" connect."""
+    """Return the values that a sentence lists, separated by commas or "or"; None if it lists none.
+
+    "$5$ or $7$" gives "5 or 7", "40 apples and 60 pears" gives "40, 60". The text must begin with at least two formulas
+    or numbers that commas, "and" or "or" connect.
+    """
     filler = _FILLER.match(text)
     item = _LISTED.match(text, filler.end() if filler else 0)
     if item is None:

@@ -1,7 +1,7 @@
-r"""What math-verify is not asked about, because its reading would be wrong, and what it is given in another spelling.
+"""Decides what math-verify would read wrongly, and respells what it would misread.
 
-It multiplies the letters of words, drops subscripts, takes the last of several values, the right side of any equation,
-and rounds to six decimals. docs/rewards.md lists these classes. Nothing here evaluates an expression.
+math-verify multiplies the letters of words, drops subscripts, takes the last of several values and the right side of
+any equation, and rounds to six decimals. docs/rewards.md lists these classes. Nothing here evaluates an expression.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ EXACT = 1e-12  # of numbers without a decimal point
 Equal = Callable[[str, str], bool]
 
 
-def respelled(reference: str, answer: str) -> tuple[str, str]:
-    """Both in spellings that math-verify reads as meant: 033, 1 000, 1000,99, 4e-05, 1 1/2, degrees beside pi."""
+def respell(reference: str, answer: str) -> tuple[str, str]:
+    """Return reference and answer in spellings that math-verify reads as they are meant.
+
+    It changes 033, 1 000, 1000,99, 4e-05, 1 1/2, and degrees beside pi.
+    """
     reference, answer = _number(reference), _number(answer)
     if _POINT.fullmatch(reference) and (short := _LOOSE.fullmatch(answer)):
         answer = f"{Decimal(short[1]):f}"
@@ -82,9 +85,11 @@ def _power_of_ten(number: re.Match[str]) -> str:
     return rf"{coefficient} \times 10^{{{int(exponent)}}}"
 
 
-def decided(reference: str, answer: str, equal: Equal, question: str = "") -> bool | None:
-    """What is decided without math-verify, None for the rest. equal: compares parts of the answer; question: what it
-    asks for may stand on the left of an equation."""
+def decide(reference: str, answer: str, equal: Equal, question: str = "") -> bool | None:
+    """Return whether answer and reference are equal where that is decided without math-verify; None elsewhere.
+
+    equal: compares parts of the answer. question: what it asks for may be the left side of an equation in the answer.
+    """
     if _RANGE.fullmatch(reference.strip()):  # to math-verify 3-4 is -1
         return _dashed(reference) == _dashed(answer)
     words = _letters(reference), _letters(answer)
@@ -124,8 +129,10 @@ def _things_differ(reference: str, answer: str) -> bool:
 
 
 def _every_way(reference: str, answer: str, equal: Equal) -> bool:
-    """An answer with "or" in it: each way of it must be the reference, or all of them together a reference with many
-    values."""
+    """Whether an answer with "or" in it is right.
+
+    Each alternative must be the reference, or all of them together a reference with many values.
+    """
     ways = [_closed(way) for way in _OR.split(answer)]
     ways = [way for way in ways if way]
     if _MANY.search(reference) and equal(reference, ", ".join(ways)):
@@ -163,13 +170,16 @@ def _squeezed(text: str) -> str:
     return re.sub(r"\\(?:left|right|,|!)|[\s$]", "", text)
 
 
-def near(gold: Any, predicted: Any) -> bool:
-    """Whether numbers that math-verify calls equal are so relative to their size: it rounds to six decimals, and cuts
-    what is small. True for what are no numbers. Both: what it parsed."""
+def is_near(gold: Any, predicted: Any) -> bool:
+    """Return whether numbers that math-verify calls equal are equal relative to their size.
+
+    math-verify rounds to six decimals and truncates small numbers. True for what are no numbers. gold, predicted: what
+    it parsed.
+    """
     from sympy import FiniteSet, Float, Tuple
 
     if isinstance(gold, (FiniteSet, Tuple)) and isinstance(predicted, type(gold)) and len(gold) == len(predicted):
-        return all(near(one, other) for one, other in zip(gold.args, predicted.args, strict=True))
+        return all(is_near(one, other) for one, other in zip(gold.args, predicted.args, strict=True))
     if not (getattr(gold, "is_number", False) and getattr(predicted, "is_number", False)):
         return True
     try:

@@ -157,7 +157,7 @@ def comparable_answer(text: str) -> str:
 def quantity_spelling(text: str) -> str:
     """Return an answer in the one spelling that `quantities.read` expects.
 
-    LaTeX commands become characters (° · √ µ), groups of roman text stand between ⟨ and ⟩, and "x =" or "about" at the
+    LaTeX commands become characters (° · √ µ), ⟨ and ⟩ enclose groups of roman text, and "x =" or "about" at the
     start is removed.
     """
     text = text.strip().strip("*`").strip()

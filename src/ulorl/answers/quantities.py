@@ -1,7 +1,8 @@
-r"""Numbers with units, as models and data sets write them: `27 cm`, `\frac{3}{4}\text{ miles}`, `\$1,\!657`, `3 \times
-10^{5}\ \mathrm{m/s}`, `1\frac12`, `50\%`, `12\sqrt{13}\text{ feet}`. Conversions are exact (pint, over fractions).
+r"""Reads and compares numbers with units, as models and data sets write them.
 
-Plain numbers are read here, units in `units`; only what is no plain number goes to math-verify, in `expression`.
+Examples are `27 cm`, `\frac{3}{4}\text{ miles}`, `\$1,\!657`, `3 \times 10^{5}\ \mathrm{m/s}`, `1\frac12`, `50\%`,
+`12\sqrt{13}\text{ feet}`. Conversions are exact (pint, over fractions). Plain numbers are read here and units in
+`units`; only what is no plain number goes to math-verify, in `expressions`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ulorl.answers import units
-from ulorl.answers.expressions import evaluated
+from ulorl.answers.expressions import evaluate_latex
 from ulorl.answers.normalisation import quantity_spelling
 from ulorl.answers.units import LETTERS, MONEY, Unit
 
 MAX_CHARACTERS = 1000  # of an answer that is read at all
-NOISE = Fraction(1, 10**9)  # relative, of a decimal such as 1.4142135624 that stands for an irrational number
+NOISE = Fraction(1, 10**9)  # relative, of a decimal such as 1.4142135624 that approximates an irrational number
 _CANCELLED = Fraction(1, 10**30)  # relative, of values that are no decimals: `expression.DIGITS` digits are computed
 _MAX_PARTS = 4  # of 1 hour 5 minutes 3 seconds
 
@@ -57,13 +58,13 @@ class Quantity:
 
     @property
     def decimal(self) -> bool:
-        """Whether it has places after the point, and ends: it may stand for an irrational number."""
+        """Whether the value has finitely many decimal places, at least one: it may approximate an irrational number."""
         below = self.value.denominator
         return not self.irrational and below > 1 and pow(10, below.bit_length(), below) == 0
 
 
 def read(text: str) -> Quantity | None:
-    """The quantity that a text is, nothing before and nothing behind; None for any other text."""
+    """Return the quantity that a text is, with nothing before or after it; None for any other text."""
     if len(text) > MAX_CHARACTERS:
         return None
     text = quantity_spelling(text)
@@ -75,11 +76,12 @@ def read(text: str) -> Quantity | None:
 def equal(
     reference: Quantity, answer: Quantity, relative: float = 0.0, absolute: float = 0.0, strict: bool = False
 ) -> bool:
-    """Whether they are the same, within max(absolute, relative x |reference|), in the reference's unit.
+    """Return whether both are the same, within max(absolute, relative x |reference|) in the reference's unit.
 
-    A unit that one side only names is not compared: data sets leave it to the question. What has no dimension may be
-    written out: 50% is 0.5 too, and 180 degrees are pi. strict: an answer without the reference's unit is wrong.
-    Other dimensions are wrong, and so are other things counted. 20 C is 20 coulombs, but against a temperature 20 °C.
+    A unit that only one side names is not compared: data sets leave it to the question. A quantity without dimension
+    may be written out: 50% is also 0.5, and 180 degrees are pi. strict: an answer without the reference's unit is
+    wrong. Quantities of other dimensions are wrong, and so are counts of other things. 20 C is 20 coulombs, but
+    compared with a temperature 20 °C.
     """
     noise = NOISE if reference.decimal or answer.decimal else _CANCELLED
     tolerance = (max(Fraction(relative), Fraction(0)), Fraction(absolute), noise)
@@ -96,8 +98,11 @@ def equal(
 
 
 def different(reference: Quantity, answer: Quantity) -> bool:
-    """Whether they are surely not the same: plain numbers both, without a unit both or with units of one dimension. A
-    unit that one side only names may be what the question asks for."""
+    """Return whether both certainly differ.
+
+    That is known of plain numbers only, both without a unit or both with units of one dimension. A unit that only one
+    side names may be what the question asks for.
+    """
     if not (reference.exact and answer.exact and reference.known and answer.known):
         return False
     if not reference.unit and not answer.unit:
@@ -209,7 +214,7 @@ def _computed(text: str) -> Quantity | None:
         named = units.read(unit)
         if named is None or re.search("[⟨⟩]", expression) or _VARIABLE.search(expression):
             continue
-        found = evaluated(expression.replace("·", r"\cdot "))
+        found = evaluate_latex(expression.replace("·", r"\cdot "))
         if found is not None:
             return Quantity(found.value, False, *named, irrational=not found.exact)
     return None

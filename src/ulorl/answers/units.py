@@ -1,8 +1,8 @@
-r"""Units, as quantities carry them: `cm`, `m s^-2`, `J/(kg K)`, `square feet`, `ft-lb`, `kΩ`, `dollars per hour`.
-Conversions are exact (pint, over fractions) but where they hold π, as degrees to radians.
+"""Reads and converts units of quantities: `cm`, `m s^-2`, `J/(kg K)`, `square feet`, `kΩ`, `dollars per hour`.
 
-Nothing is handed to an evaluator of expressions: a unit is a product of words that pint knows, with exponents of one
-digit. `quantity` brings LaTeX into this form; groups of roman text arrive between ⟨ and ⟩.
+Conversions are exact (pint, over fractions) unless they involve π, as degrees to radians do. No evaluator of
+expressions sees a unit: it is a product of words that pint knows, with exponents of one digit.
+`normalisation.quantity_spelling` converts LaTeX into this form, with groups of roman text between ⟨ and ⟩.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ _BITS_BELOW_PI = 100  # a factor of more bits, tens aside, holds π, which pint 
 
 @lru_cache(maxsize=4096)
 def read(text: str) -> tuple[Unit, bool] | None:
-    """The unit a text names: its factors, and whether pint knows them; () for none; None for what is no unit."""
+    """Return the unit that a text names: its factors, and whether pint knows them.
+
+    () for no unit; None for a text that is not a unit.
+    """
     text = re.sub(r"[⟨⟩]", " ", text).strip(" .;")
     if len(text) > MAX_CHARACTERS:
         return None
@@ -75,7 +78,7 @@ def read(text: str) -> tuple[Unit, bool] | None:
 
 
 def _factors(text: str) -> list[Factor] | None:
-    """The words with their exponents. A slash divides by all that follows it up to a bracket, as in J/mol·K."""
+    """The words with their exponents. A slash divides by everything up to the next bracket, as in J/mol·K."""
     factors, at, sign, outer, pending = list[Factor](), 0, 1, 1, 1
     group, last = 0, 0  # where the bracket begins, and what an exponent holds for
     while at < len(text):
@@ -158,7 +161,7 @@ def _registry() -> Any:
 
 
 def converted(value: Fraction, unit: Unit, other: Unit) -> tuple[Fraction, bool] | None:
-    """The value in another unit, and whether that is exact; None where the dimensions differ."""
+    """Return the value in another unit, and whether it is exact; None where the dimensions differ."""
     found, one = _converted(value, unit, other), _converted(Fraction(1), unit, other)
     return None if found is None or one is None else (found, _bits(one) <= _BITS_BELOW_PI)
 
@@ -186,5 +189,5 @@ def _bits(factor: Fraction) -> int:
 
 
 def is_temperature(unit: Unit) -> bool:
-    """Whether it is degrees Celsius or Fahrenheit, or kelvins."""
+    """Return whether a unit is degrees Celsius, degrees Fahrenheit or kelvins."""
     return len(unit) == 1 and unit[0] in {("degree_Celsius", 1), ("degree_Fahrenheit", 1), ("kelvin", 1)}

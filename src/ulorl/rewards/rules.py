@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from enum import Enum
 
-from ulorl.answers.choices import chosen, options_of, stated_in
+from ulorl.answers.choices import chosen_letters, problem_options, stated_choice
 from ulorl.answers.extraction import MATH, NUMERIC, Found, after_thinking
 from ulorl.answers.normalisation import exact_form
 from ulorl.config.reward_config import AnswerConfig
@@ -124,23 +124,23 @@ class ChoiceReward(RuleReward):
 
     def check(self, problem: Problem) -> None:
         """Check that the problem's options can be read. Raises UserError."""
-        options_of(problem)
+        problem_options(problem)
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Judge one output. Raises UserError when the problem's options cannot be read."""
-        options, found = options_of(problem), self.locate(text)
-        reference = chosen(problem.answer, options)
+        options, found = problem_options(problem), self.locate(text)
+        reference = chosen_letters(problem.answer, options)
         if self._answer.find or not (found and found.prose and reference) or len(found.answer) > MAX_CHARACTERS:
             return super().__call__(problem, text)
-        if chosen(found.answer, options):
+        if chosen_letters(found.answer, options):
             return super().__call__(problem, text)
-        stated = stated_in(after_thinking(text, self._answer) or "")
+        stated = stated_choice(after_thinking(text, self._answer) or "")
         return Verdict(float(reference == stated[1]), stated[0]) if stated else Verdict(0.0, found.answer)
 
     def score(self, problem: Problem, found: Found) -> float:
         """Return 1.0 when both choose the same options, else 0.0."""
-        options = options_of(problem)
-        reference, answer = chosen(problem.answer, options), chosen(found.answer, options)
+        options = problem_options(problem)
+        reference, answer = chosen_letters(problem.answer, options), chosen_letters(found.answer, options)
         if reference is None:
             return float(exact_form(found.answer) == exact_form(problem.answer))
         return float(reference == answer)
