@@ -93,7 +93,7 @@ def test_no_hang(settings: EndpointClientConfig) -> None:
 
 
 @pytest.mark.parametrize("status", ["401", "404"])
-def test_what_no_try_mends_stops_at_once(settings: EndpointClientConfig, status: str) -> None:
+def test_what_no_retry_fixes_stops_at_once(settings: EndpointClientConfig, status: str) -> None:
     with serving(Faulty) as (url, server), refused(ErrorCode.SERVER_FAILED, key="models.judge") as caught:
         ask(url, settings, f"{status} x")
     assert server.seen[f"{status} x"] == 1

@@ -131,19 +131,19 @@ def test_verdicts_of_a_server(tmp_path: Path) -> None:
         assert [wait_for_verdict(judged, future) for future in futures] == [
             Verdict(1.0, "7"), Verdict(1.0, "7"), Verdict(0.0, "8"), Verdict(0.0, None), Verdict(0.0, None)
         ]  # fmt: skip
-        told = judged.metrics()
+        counts = judged.metrics()
         again = reward(url, tmp_path)
         assert again(P, r"\boxed{7}") == Verdict(1.0, "7")
         assert again.metrics()["verifier/cache_hits"] == 1
         assert server.seen.total() == 2
         assert server.bodies[0]["temperature"] == 0
         assert server.keys == {f"Bearer {KEY}"}
-    assert {name: told[f"verifier/{name}"] for name in ("pairs", "repeated", "judged", "asked", "cache_hits")} == {
+    assert {name: counts[f"verifier/{name}"] for name in ("pairs", "repeated", "judged", "asked", "cache_hits")} == {
         "pairs": 3, "repeated": 1, "judged": 2, "asked": 2, "cache_hits": 0
     }  # fmt: skip
-    assert (told["verifier/unreadable_rate"], told["verifier/agreement_with_rules"]) == (0.0, 1.0)
-    assert told["verifier/latency_p95"] >= told["verifier/latency_mean"] > 0.05  # type: ignore[operator]
-    assert set(judged.metrics().values()) == {0, None}  # counted anew
+    assert (counts["verifier/unreadable_rate"], counts["verifier/agreement_with_rules"]) == (0.0, 1.0)
+    assert counts["verifier/latency_p95"] >= counts["verifier/latency_mean"] > 0.05  # type: ignore[operator]
+    assert set(judged.metrics().values()) == {0, None}  # counting restarts
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
@@ -180,16 +180,16 @@ def test_a_pair_that_is_never_answered_is_unscored(fault: str, tmp_path: Path) -
         judged = reward(url, tmp_path, retries=2)
         with pytest.raises(RewardError):
             judged(P, r"\boxed{7}")
-        told = judged.metrics()
-        assert told["verifier/unscored"] == 1
+        counts = judged.metrics()
+        assert counts["verifier/unscored"] == 1
         if fault in UNREADABLE or fault == "length":
             assert [body["temperature"] for body in server.bodies] == [0, 0.6, 0.6]
-            assert (told["verifier/unreadable_rate"], told["verifier/failures"]) == (1.0, 0)
+            assert (counts["verifier/unreadable_rate"], counts["verifier/failures"]) == (1.0, 0)
         else:
-            assert (told["verifier/unreadable_rate"], told["verifier/failures"]) == (None, 1)
+            assert (counts["verifier/unreadable_rate"], counts["verifier/failures"]) == (None, 1)
 
 
-def test_what_no_try_mends_stops_the_run(tmp_path: Path) -> None:
+def test_what_no_retry_fixes_stops_the_run(tmp_path: Path) -> None:
     class Refusing(Judge):
         def answer(self, said: str, time_of: int) -> None:
             del said, time_of
@@ -221,15 +221,15 @@ def test_requests_overlap_and_never_more_than_allowed(tmp_path: Path) -> None:
         judged = reward(url, tmp_path, concurrency=8, timeout=5)
         futures = [judged.submit(P, rf"\boxed{{{n}}}") for n in range(40)]
         time.sleep(0.3)
-        assert server.seen.total() > 8  # decoding would go on here
+        assert server.seen.total() > 8  # other samples would be decoded here
         started = time.monotonic()
         assert [wait_for_verdict(judged, future).reward for future in futures] == [float(n == 7) for n in range(40)]
         assert time.monotonic() - started < 3
         assert server.most == 8
 
 
-def test_a_wait_that_is_given_up(tmp_path: Path) -> None:
-    """Within moments, although the server takes seconds; what has not begun is never asked."""
+def test_a_wait_that_is_cancelled(tmp_path: Path) -> None:
+    """It ends at once, although the server takes seconds; requests that have not started are never sent."""
     cancel = CancelToken()
     with serving(Judge, delay=3.0) as (url, server):
         judged = reward(url, tmp_path, concurrency=2, timeout=20)
@@ -256,11 +256,11 @@ def test_rules_first(tmp_path: Path) -> None:
         judged = reward(url, tmp_path, rules_first=True, timeout=5)
         assert [judged(P, rf"\boxed{{{text}}}").reward for text in ("7", "7.0", "8")] == [1.0, 1.0, 1.0]
         assert server.seen.total() == 1
-        told = judged.metrics()
-        assert (told["verifier/accepted_by_rules"], told["verifier/agreement_with_rules"]) == (2, 0.0)
+        counts = judged.metrics()
+        assert (counts["verifier/accepted_by_rules"], counts["verifier/agreement_with_rules"]) == (2, 0.0)
 
 
-def test_an_answer_without_measure_is_wrong(tmp_path: Path) -> None:
+def test_an_answer_that_is_too_long_is_wrong(tmp_path: Path) -> None:
     """Unless the reference is as long."""
     with serving(Judge) as (url, server):
         judged = reward(url, tmp_path, max_answer_chars=10)
@@ -323,12 +323,12 @@ def test_a_run_that_is_interrupted_while_verdicts_wait(tmp_path: Path) -> None:
                 time.sleep(0.05)
             time.sleep(0.5)  # the verdicts are waited for by now
             process.send_signal(signal.SIGINT)
-            told = time.monotonic()
+            signalled = time.monotonic()
             out, err = process.communicate(timeout=120)
         finally:
             process.kill()
         assert process.returncode == 130, out + err
-        assert time.monotonic() - told < 60
+        assert time.monotonic() - signalled < 60
         assert KEY not in out + err
         assert (run_dir / "checkpoints" / "step_000000").is_dir()
         server.answer = honest
@@ -346,8 +346,8 @@ def test_a_run_that_is_interrupted_while_verdicts_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_server_goes_away_stops_and_goes_on(tmp_path: Path) -> None:
-    """It is saved, says how to go on, and may name another server."""
+def test_a_run_whose_server_goes_away_stops_and_resumes(tmp_path: Path) -> None:
+    """The run is saved, and resumes, here with another server."""
     quick = ["reward.verifier.max_failures=2", "reward.verifier.retries=0"]
     with refused(ErrorCode.SERVER_FAILED, key="reward.verifier"):
         train(tmp_path / "r", "reward.verifier.base_url=http://127.0.0.1:9/v1", *quick)
@@ -381,7 +381,7 @@ class Says(Verifier):
 
 
 def test_one_batch_and_what_cannot_be_read_again(tmp_path: Path) -> None:
-    """AnswerPair 0 is read at once, pair 1 at the third try, pair 2 never, pair 3 has no room."""
+    """Pair 0 is read at once, pair 1 at the third try, pair 2 never, pair 3 does not fit into the context."""
 
     def says(message: str, sample: int) -> str | None:
         kind = int(message.split("Question ")[1][0])
@@ -502,12 +502,12 @@ def test_the_layer_of_the_recipes(recipe: str) -> None:
         ("reward.verifier.nam=x", ErrorCode.CONFIG_UNKNOWN_KEY, "reward.verifier.nam"),
     ],
 )
-def test_settings_that_cannot_be(override: str, code: ErrorCode, key: str) -> None:
+def test_settings_that_are_refused(override: str, code: ErrorCode, key: str) -> None:
     with refused(code, key=key):
         ulorl.load([RECIPE], ["reward.kind=generative", override])
 
 
-def test_what_is_missing_is_told_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_missing_is_reported_before_decoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TEST_KEY")
     with refused(ErrorCode.API_KEY_MISSING, key="reward.verifier.api_key_env"):
         reward("", tmp_path)

@@ -18,7 +18,7 @@ CASES = FIXTURES / "reward_cases"
 
 
 def _cases() -> list[Any]:
-    """One parameter a line. The kind is the file's name up to the first hyphen; "rules" stands for what rules_first
+    """One parameter a line. The kind is the file's name up to the first hyphen; "rules" is what rules_first
     accepts without asking the verifier. A line may name settings of the reward."""
     return [
         pytest.param(file.stem.partition("-")[0], record, id=f"{file.stem}:{number}")

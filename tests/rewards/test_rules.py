@@ -305,13 +305,14 @@ def test_hostile_answers_are_wrong(kind: Any) -> None:
 
 @pytest.mark.slow
 def test_a_number_that_takes_for_ever_is_wrong_or_fails_in_time() -> None:
-    judge = Sandbox("rules")
-    assert judge.score(reference="7 m", answer="700 cm") == 1
-    judge._seconds = 0.1
-    with pytest.raises(RewardError, match=r"no answer within 0\.1 seconds"):
-        judge.score(reference="7 m", answer=r"10^{10^{10}} \text{ cm}")
-    judge._seconds = 120.0
-    assert judge.score(reference="7 m", answer="700 cm") == 1
+    sandbox = Sandbox("rules")
+    assert sandbox.score(reference="7 m", answer="700 cm") == 1
+    sandbox._seconds = 0.1
+    with pytest.raises(RewardError) as caught:
+        sandbox.score(reference="7 m", answer=r"10^{10^{10}} \text{ cm}")
+    assert caught.value.timed_out
+    sandbox._seconds = 120.0
+    assert sandbox.score(reference="7 m", answer="700 cm") == 1
 
 
 @pytest.mark.parametrize(
@@ -334,24 +335,25 @@ def test_long_garbage_is_judged(text: str) -> None:
 
 @pytest.mark.slow
 def test_an_answer_that_takes_for_ever_is_wrong() -> None:
-    """Four seconds of the worker's CPU time, and the same worker goes on."""
-    judge = Sandbox("math")
-    assert judge.score(reference="7", answer="7") == 1
-    worker = judge._process
-    assert judge.score(reference="7", answer="10^{10^{10}}") == 0
-    assert judge.score(reference="7", answer="7") == 1
-    assert judge._process is worker
+    """Four seconds of the worker's CPU time, and the same process continues."""
+    sandbox = Sandbox("math")
+    assert sandbox.score(reference="7", answer="7") == 1
+    worker = sandbox._process
+    assert sandbox.score(reference="7", answer="10^{10^{10}}") == 0
+    assert sandbox.score(reference="7", answer="7") == 1
+    assert sandbox._process is worker
 
 
 def test_a_worker_that_does_not_answer_is_replaced() -> None:
-    judge = Sandbox("math")
-    assert judge.score(reference="7", answer="7") == 1
-    worker, judge._seconds = judge._process, 0.1
-    with pytest.raises(RewardError, match=r"no answer within 0\.1 seconds"):
-        judge.score(reference="7", answer="10^{10^{10}}")
-    judge._seconds = 120.0
-    assert judge.score(reference="7", answer="7") == 1
-    assert judge._process is not worker
+    sandbox = Sandbox("math")
+    assert sandbox.score(reference="7", answer="7") == 1
+    worker, sandbox._seconds = sandbox._process, 0.1
+    with pytest.raises(RewardError) as caught:
+        sandbox.score(reference="7", answer="10^{10^{10}}")
+    assert caught.value.timed_out
+    sandbox._seconds = 120.0
+    assert sandbox.score(reference="7", answer="7") == 1
+    assert sandbox._process is not worker
 
 
 def test_neither_extraction_nor_the_judge_imports_torch() -> None:

@@ -20,6 +20,11 @@ CHECK_SECONDS = 0.2  # between two looks at the cancel token while a verdict is 
 class RewardError(Exception):
     """The reward failed: it raised, took too long or died. That says nothing about the output."""
 
+    def __init__(self, message: str, *, timed_out: bool = False, exit_code: int | None = None) -> None:
+        """exit_code: of the process that died, negative for a signal."""
+        super().__init__(message)
+        self.timed_out, self.exit_code = timed_out, exit_code
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -71,7 +71,7 @@ class Sandbox:
                 answer = self._answer(process, self._seconds)
             except BaseException as error:  # also Ctrl-C: a late answer must not become the next request's
                 self._close()
-                if isinstance(error, RewardError) and process.returncode == _OUT_OF_CPU:
+                if isinstance(error, RewardError) and error.exit_code == _OUT_OF_CPU:
                     return {"score": 0.0}
                 raise
         if "failed" in answer:
@@ -99,7 +99,8 @@ class Sandbox:
             except BaseException as error:
                 self._close()
                 if isinstance(error, RewardError):
-                    raise RewardError(f"{error}; it does not start: {' '.join(command)}") from None
+                    message = f"{error}; it does not start: {' '.join(command)}"
+                    raise RewardError(message, timed_out=error.timed_out, exit_code=error.exit_code) from None
                 raise
             if "refused" in answer:
                 self._close()
@@ -124,8 +125,9 @@ class Sandbox:
             return answer
         process.wait()
         if expired.is_set():
-            raise RewardError(f"no answer within {seconds:g} seconds")
-        raise RewardError(f"the reward's process ended with code {process.returncode}")
+            raise RewardError(f"no answer within {seconds:g} seconds", timed_out=True)
+        code = process.returncode
+        raise RewardError(f"the reward's process ended with code {code}", exit_code=code)
 
     def _close(self) -> None:
         if self._process is not None:
