@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refusals import refused
 from ulorl.bench.engine_bench import Work, interleaved, run
 from ulorl.bench.results_page import table
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 
 
 @pytest.fixture(autouse=True)
@@ -65,5 +66,5 @@ def test_unequal_work_is_no_benchmark() -> None:
 
 
 def test_longer_than_the_model_takes() -> None:
-    with pytest.raises(UserError, match="1024 positions of ulorl:tiny; give 1008 at most"):
+    with refused(ErrorCode.BENCH_INPUT, key="--tokens"):
         run(max_tokens=1009)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from refusals import refused
 from ulorl.bench import learner_bench, rollout_bench, step_bench
 from ulorl.cli.main import app
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 
 pytestmark = pytest.mark.slow
 
@@ -81,9 +82,9 @@ def test_the_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match="--tokens 20: give a multiple of the 8 segments"):
+    with refused(ErrorCode.BENCH_INPUT, key="--tokens"):
         rollout_bench.run(20)
-    with pytest.raises(UserError, match="--tokens 16: give 32 tokens at least"):
+    with refused(ErrorCode.BENCH_INPUT, key="--tokens"):
         learner_bench.run((16,))
 
 

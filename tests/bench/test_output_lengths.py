@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from paths import SHARED
+from refusals import refused
 from ulorl.bench.output_lengths import log_normal, read_lengths
-from ulorl.errors import UserError
+from ulorl.error_codes import ErrorCode
 
 REAL = SHARED / "lengths"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the shared length files are not here")
@@ -47,25 +48,25 @@ def test_a_row_a_length_with_its_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "record"),
     [
-        (None, "cannot be read"),
-        ("", "found nothing, wanted one of output_tokens"),
-        ("words\n3\n", "found words, wanted one of output_tokens"),
-        ("tokens\n", "has a header but no rows"),
-        ("tokens\n3\nmany\n", "line 3: tokens='many'; a length is a whole number of tokens above 0"),
-        ("tokens\n0\n", "line 2: tokens='0'"),
-        ("name,tokens\na\n", "line 2: tokens=None"),
-        ("tokens,probability\n3,0.5\n4,-1\n", "line 3: tokens='4', probability='-1'"),
-        ("tokens,probability\n3,nan\n", "line 2: tokens='3', probability='nan'"),
-        ("tokens,probability\n3,0\n", "every probability is 0"),
+        (None, ""),
+        ("", ""),
+        ("words\n3\n", ""),
+        ("tokens\n", ""),
+        ("tokens\n3\nmany\n", "bad.csv:3"),
+        ("tokens\n0\n", "bad.csv:2"),
+        ("name,tokens\na\n", "bad.csv:2"),
+        ("tokens,probability\n3,0.5\n4,-1\n", "bad.csv:3"),
+        ("tokens,probability\n3,nan\n", "bad.csv:2"),
+        ("tokens,probability\n3,0\n", ""),
     ],
 )
-def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str | None, record: str) -> None:
     file = tmp_path / "bad.csv"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UserError, match=f"--lengths .*bad.csv.*{message}"):
+    with refused(ErrorCode.BENCH_INPUT, key="--lengths", file=file, record=record):
         read_lengths(file)
 
 

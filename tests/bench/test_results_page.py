@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from refusals import refused
 from ulorl.bench import engine_bench, logprobs_bench, step_bench
 from ulorl.bench.results_page import table, write_page
 from ulorl.cli.main import app
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 WHERE: dict[str, Any] = {
@@ -163,25 +165,17 @@ def test_a_page_of_one(tmp_path: Path) -> None:
     assert text.count("\n## ") == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "cannot be read as JSON"),
-        ("[1]", "not the figures of a benchmark"),
-        ('{"benchmark": "speed"}', "KeyError: 'speed'"),
-        ('{"benchmark": "engine", "results": []}', "IndexError"),
-    ],
-)
-def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+@pytest.mark.parametrize("text", ["{", "[1]", '{"benchmark": "speed"}', '{"benchmark": "engine", "results": []}'])
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "other.json"
     file.write_text(text)
-    with pytest.raises(UserError, match=f"other.json.*{message}"):
+    with refused(ErrorCode.BENCH_INPUT, file=file):
         write_page([file], tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
 
 
 def test_a_missing_folder_is_named_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no folder"):
+    with refused(ErrorCode.FILE_NOT_WRITABLE, key="--out"):
         write_page([_file(tmp_path, "step")], tmp_path / "none" / "page.md")
     result = CliRunner().invoke(app, ["bench", "step", "--json", str(tmp_path / "none" / "step.json")])
     assert isinstance(result.exception, UserError)

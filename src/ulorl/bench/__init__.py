@@ -1,1 +1,1 @@
-"""What `ulorl bench` runs: peers stand beside us in one process, runs interleaved, medians reported."""
+"""The benchmarks of `ulorl bench`: ours and peers in one process, with interleaved runs and medians."""

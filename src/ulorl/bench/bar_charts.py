@@ -1,4 +1,4 @@
-"""The pictures of docs/benchmarks.md."""
+"""Draws the pictures of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ COLORS = {
 
 
 @dataclass(frozen=True)
-class Bar:
-    """`times` as fast as `peer`, one of `COLORS`, at `what`."""
+class Ratio:
+    """Ours is `times` as fast as `peer`, one of `COLORS`, in the workload `what`."""
 
     what: str
     peer: str
     times: float
 
 
-def draw_ratios(bars: Sequence[Bar], path: Path) -> None:
-    """A group of bars a workload, one a peer, and a line at 1, where both are as fast."""
-    groups: dict[str, list[Bar]] = {}
+def draw_ratios(bars: Sequence[Ratio], path: Path) -> None:
+    """Draw a group of bars for each workload with a bar for each peer, and a line at 1, where both are equally fast."""
+    groups: dict[str, list[Ratio]] = {}
     for bar in bars:
         groups.setdefault(bar.what, []).append(bar)
     with matplotlib.rc_context(STYLE):
@@ -65,7 +65,7 @@ def draw_ratios(bars: Sequence[Bar], path: Path) -> None:
 
 
 def draw_memory(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Peak memory over tokens, with what the logits alone would take."""
+    """Draw peak memory over tokens, with the memory that logits alone would take."""
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(6, 3.6), layout="constrained")
         axes: Axes = canvas.add_subplot()

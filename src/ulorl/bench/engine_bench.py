@@ -36,6 +36,7 @@ from ulorl.config.engine_config import VllmConfig, VllmEngineConfig
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.torch.torch_engine import TorchEngine
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import TINY, ModelSource
@@ -68,13 +69,14 @@ def run(
     caches: Sequence[str] = ("static",),
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Tokens a second of each, medians of `repeats` interleaved runs, and their ratios, float32, with torch's threads.
+    """Measure tokens a second of each, medians of `repeats` interleaved runs, and their ratios, in float32 with torch's
+    threads.
 
     batches: rows decoded at once. lengths: CSV files that take the log-normal's place (`read_lengths`). equal: run the
     workload of equal lengths too. caches: of `generate`, "static" and "dynamic"; without one it takes no part.
 
     `ratio_to_transformers_static` and `ratio_to_vllm` are the worst of the long-tailed workloads. Raises UserError for
-    what is no model, a file of lengths that is none, and outputs longer than the model takes.
+    an unusable model or file of lengths, and for outputs longer than the model's context.
     """
     about = facts("vllm")
     tails = [(file.name, file.draw) for file in map(read_lengths, lengths)] or [("long_tail", log_normal)]
@@ -105,7 +107,9 @@ def _check_length(path: str, model: PreTrainedModel, max_tokens: int) -> None:
     if max_tokens + PROMPT[1] > takes:
         raise UserError(
             f"--tokens {max_tokens}: with prompts of {PROMPT[1]} tokens more than the {takes} positions of {path}; "
-            f"give {takes - PROMPT[1]} at most, or another --model"
+            f"give {takes - PROMPT[1]} at most, or another --model",
+            code=ErrorCode.BENCH_INPUT,
+            key="--tokens",
         )
 
 
@@ -133,8 +137,8 @@ def _result(name: str, batch: int, work: Work, runs: Mapping[str, list[float]]) 
 def _contestants(
     path: str, models: Sequence[PreTrainedModel], batch: int, max_tokens: int, caches: Sequence[str]
 ) -> Iterator[dict[str, Contestant]]:
-    """Who takes part. The engine may change its model's layers, so `generate` has one of its own. vLLM is started here
-    and stopped afterwards."""
+    """Yield the contestants. The engine may change its model's layers, so `generate` has another copy of the model.
+    vLLM is started here and stopped afterwards."""
     ours, generates = models
     found: dict[str, Contestant] = {"engine": partial(decode_with_engine, ours, batch)}
     for cache in caches:
@@ -156,14 +160,14 @@ def _contestants(
 
 
 def prompts(requests: int, vocabulary: int) -> list[Tokens]:
-    """Random prompts of 8 to 16 tokens, from a fixed seed."""
+    """Return random prompts of 8 to 16 tokens, from a fixed seed."""
     rng = np.random.default_rng(0)
     sizes = rng.integers(PROMPT[0], PROMPT[1] + 1, requests)
     return [rng.integers(1, vocabulary, size).astype(np.int32) for size in sizes]
 
 
 def decode_with_engine(model: PreTrainedModel, batch: int, work: Work) -> int:
-    """Tokens asked for and decoded."""
+    """Decode the work with the embedded engine, and return the number of tokens."""
     return _decode(TorchEngine(model, eos_ids=(), slots=batch, prefill_tokens=8192), work)
 
 
@@ -177,7 +181,8 @@ def _decode(engine: Engine, work: Work) -> int:
 
 
 def decode_with_generate(model: PreTrainedModel, batch: int, cache: str, work: Work) -> int:
-    """Tokens asked for and decoded; prompts are padded on the left, as `generate` wants them."""
+    """Decode the work with `generate`, which needs prompts padded on the left, and return the number of tokens that the
+    work asks for."""
     tokens = 0
     for start in range(0, len(work.prompts), batch):
         rows, lengths = work.prompts[start : start + batch], work.lengths[start : start + batch]
@@ -201,8 +206,8 @@ def decode_with_generate(model: PreTrainedModel, batch: int, cache: str, work: W
 
 
 def interleaved(contestants: Mapping[str, Contestant], work: Work, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run, after a warm-up on the same requests cut short. Raises RuntimeError when the contestants
-    did not decode the same number of tokens."""
+    """Return the seconds of each run, after a warm-up on the same requests with few tokens. Raises RuntimeError when
+    the contestants did not decode the same number of tokens."""
     short = replace(work, lengths=[min(length, WARM_UP_TOKENS) for length in work.lengths])
     for contestant in contestants.values():
         contestant(short)

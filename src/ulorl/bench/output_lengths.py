@@ -1,4 +1,4 @@
-"""How many tokens each request of `ulorl bench engine` decodes: drawn from real outputs, or from a log-normal."""
+"""Draws how many tokens each request of `ulorl bench engine` decodes: from real outputs, or from a log-normal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 COLUMNS = ("output_tokens", "response_tokens", "tokens", "length")
@@ -27,28 +28,28 @@ class Lengths:
     probabilities: NDArray[np.float64]
 
     def draw(self, requests: int, max_tokens: int) -> list[int]:
-        """Lengths of `requests` outputs, from a fixed seed, multiplied so that the longest recorded one is `max_tokens`
-        and rounded up to whole tokens.
+        """Draw the lengths of `requests` outputs with a fixed seed, scaled so that the longest recorded one is
+        `max_tokens`, and rounded up to whole tokens.
 
-        The shape relative to the cap is what stays: ratios of quantiles, the share of outputs that reach the cap, and
-        what a padded batch wastes (1 - mean / cap). Absolute lengths do not, and prompts are not scaled, so that they
-        weigh more here than in the recorded traffic.
+        The shape relative to the cap is preserved: ratios of quantiles, the share of outputs that reach the cap, and
+        the waste of a padded batch (1 - mean / cap). Absolute lengths are not, and prompts are not scaled, so that they
+        count for more here than in the recorded traffic.
         """
         drawn = np.random.default_rng(1).choice(self.tokens, requests, p=self.probabilities)
         return [int(length) for length in -(-drawn * max_tokens // self.tokens.max())]
 
 
 def log_normal(requests: int, max_tokens: int) -> list[int]:
-    """The default, from a fixed seed: median a quarter of `max_tokens`, 90th percentile 4.3 medians as in DeepSeek-R1's
-    production traffic (792 and 3,432 tokens), so that the cut at `max_tokens` meets 11% of the outputs."""
+    """Draw the default lengths with a fixed seed: median a quarter of `max_tokens`, 90th percentile 4.3 medians as in
+    DeepSeek-R1's production traffic (792 and 3,432 tokens), so that `max_tokens` cuts 11% of the outputs."""
     lengths = np.exp(np.random.default_rng(1).normal(math.log(max_tokens / 4), TAIL, requests))
     return [math.ceil(length) for length in lengths.clip(1, max_tokens)]
 
 
 def read_lengths(path: Path) -> Lengths:
-    """Read a CSV with one row a sample, or one row a length with its `probability` (any weight).
+    """Read a CSV with a row for each sample, or for each length with its `probability` (any weight).
 
-    The lengths' column is the first found of `COLUMNS`. Raises UserError that names the file, the line and the mend.
+    The column of lengths is the first found of `COLUMNS`. Raises UserError that names the file and the line.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -56,12 +57,12 @@ def read_lengths(path: Path) -> Lengths:
             column = _column(path, rows.fieldnames or ())
             pairs = list(_pairs(path, rows, column))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--lengths {path}: cannot be read as CSV ({error})") from error
+        raise _bad(path, f"--lengths {path}: cannot be read as CSV ({error})") from error
     if not pairs:
-        raise UserError(f"--lengths {path}: has a header but no rows")
+        raise _bad(path, f"--lengths {path}: has a header but no rows")
     tokens, weights = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
     if not weights.sum():
-        raise UserError(f"--lengths {path}: every {WEIGHT} is 0")
+        raise _bad(path, f"--lengths {path}: every {WEIGHT} is 0")
     return Lengths(path.stem, tokens, weights / weights.sum())
 
 
@@ -69,10 +70,16 @@ def _column(path: Path, header: Sequence[str]) -> str:
     for name in COLUMNS:
         if name in header:
             return name
-    raise UserError(
+    raise _bad(
+        path,
         f"--lengths {path}: the first line names no column of lengths; found {', '.join(header) or 'nothing'}, "
-        f"wanted one of {', '.join(COLUMNS)}"
+        f"wanted one of {', '.join(COLUMNS)}",
     )
+
+
+def _bad(path: Path, message: str, line: int | None = None) -> UserError:
+    record = "" if line is None else f"{path.name}:{line}"
+    return UserError(message, code=ErrorCode.BENCH_INPUT, key="--lengths", file=path, record=record)
 
 
 def _pairs(path: Path, rows: csv.DictReader[str], column: str) -> Iterator[tuple[int, float]]:
@@ -84,8 +91,7 @@ def _pairs(path: Path, rows: csv.DictReader[str], column: str) -> Iterator[tuple
             length, weight = 0, 0.0
         if not (length > 0 and 0 <= weight < math.inf):
             found = f"{column}={row[column]!r}" + (f", {WEIGHT}={row[WEIGHT]!r}" if weighted else "")
-            raise UserError(
-                f"--lengths {path}, line {rows.line_num}: {found}; a length is a whole number of tokens above 0"
-                + (f", its {WEIGHT} a number not below 0" if weighted else "")
-            )
+            message = f"--lengths {path}, line {rows.line_num}: {found}; a length is a whole number of tokens above 0"
+            message += f", its {WEIGHT} a number not below 0" if weighted else ""
+            raise _bad(path, message, rows.line_num)
         yield length, weight

@@ -1,4 +1,4 @@
-"""A process's peak memory."""
+"""Measures the peak memory of a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def peak_rss() -> int:
-    """Peak of this process in bytes. Linux hands `ru_maxrss` down from the parent, so its own account comes first."""
+    """Return the peak memory of this process in bytes. On Linux a process inherits `ru_maxrss` from its parent, so
+    /proc is read first."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)

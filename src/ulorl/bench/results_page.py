@@ -1,5 +1,5 @@
-"""`docs/benchmarks.md`, written from the figures of `ulorl bench ... --json`. What is equal and what is not stands in
-the benchmarks' own docstrings and is read from there. The same figures give the same page."""
+"""Writes docs/benchmarks.md from the figures of `ulorl bench ... --json`. What is equal and what is not is read from
+the docstrings of the benchmarks. The same figures give the same page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from ulorl.bench import bar_charts
 from ulorl.common import markdown
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 Figures = Mapping[str, Any]
@@ -47,11 +48,12 @@ RATIOS = {"transformers_static": "to static", "transformers_dynamic": "to dynami
 
 
 def write_page(results: Sequence[Path], out: Path) -> Path:
-    """Write the page to `out` and its pictures to `figures/` beside it; one section a benchmark, one table a file, in
-    the order given. Raises UserError for a file that holds no benchmark's figures."""
+    """Write the page to `out` and its pictures to `figures/` beside it: a section for each benchmark and a table for
+    each file, in the order given. Raises UserError for a file without the figures of a benchmark."""
     found = [read_figures(path) for path in results]
     if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+        message = f"--out {out}: there is no folder {out.parent}"
+        raise UserError(message, code=ErrorCode.FILE_NOT_WRITABLE, key="--out", file=out)
     folder = out.parent / "figures"
     folder.mkdir(exist_ok=True)
     bars = [bar for figures in found for bar in _bars(figures)]
@@ -65,22 +67,26 @@ def write_page(results: Sequence[Path], out: Path) -> Path:
 
 
 def read_figures(path: Path) -> Figures:
-    """What `--json` wrote. Raises UserError when it is something else, or lacks what the page shows."""
+    """Read what `--json` wrote. Raises UserError when it is something else, or lacks what the page shows."""
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
         table(figures)
         list(_bars(figures))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+        message = f"{path}: cannot be read as JSON ({error})"
+        raise UserError(message, code=ErrorCode.BENCH_INPUT, file=path) from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{path}: not the figures of a benchmark of this version ({type(error).__name__}: {error}); "
-            "write them anew by ulorl bench WHAT --json FILE"
+            "write them again with ulorl bench WHAT --json FILE",
+            code=ErrorCode.BENCH_INPUT,
+            file=path,
         ) from error
     return figures  # type: ignore[no-any-return]
 
 
 def page(found: Sequence[Figures]) -> str:
+    """Return the text of the page."""
     parts = [HEAD]
     if any(True for figures in found for _ in _bars(figures)):
         parts.append("![How many times as fast as each peer](figures/benchmarks.svg)\n")
@@ -95,7 +101,7 @@ def page(found: Sequence[Figures]) -> str:
 
 
 def table(figures: Figures) -> str:
-    """What was measured and where, and the numbers as a Markdown table."""
+    """Return what was measured and where, and the numbers as a Markdown table."""
     heading, rows = _TABLES[figures["benchmark"]](figures)
     return f"{heading} {_where(figures)}\n\n{markdown.table(rows[0], rows[1:])}"
 
@@ -192,19 +198,19 @@ _TABLES: dict[str, Callable[[Figures], Table]] = {
 }
 
 
-def _bars(figures: Figures) -> Iterator[bar_charts.Bar]:
-    """How many times as fast as each peer."""
+def _bars(figures: Figures) -> Iterator[bar_charts.Ratio]:
+    """Yield how many times as fast as each peer ours is."""
     match figures["benchmark"]:
         case "engine":
             for r in figures["results"]:
                 what = f"{_name(figures['model'])}, {r['batch']} rows\n{r['lengths'].replace('_', ' ')}"
                 for peer in RATIOS:
                     if f"ratio_to_{peer}" in r:
-                        yield bar_charts.Bar(what, PEERS[peer], r[f"ratio_to_{peer}"])
+                        yield bar_charts.Ratio(what, PEERS[peer], r[f"ratio_to_{peer}"])
         case "logprobs":
-            yield bar_charts.Bar("log-probs and entropies", "whole logits", 1 / figures["time_ratio"])
+            yield bar_charts.Ratio("log-probs and entropies", "whole logits", 1 / figures["time_ratio"])
         case "step" if "ratio_to_trl" in figures:
-            yield bar_charts.Bar("a whole step", "TRL", figures["ratio_to_trl"])
+            yield bar_charts.Ratio("a whole step", "TRL", figures["ratio_to_trl"])
 
 
 def _contestant(who: str) -> str:
@@ -214,7 +220,7 @@ def _contestant(who: str) -> str:
 
 
 def _name(model: str) -> str:
-    """A folder's place on one machine says nothing on a page."""
+    """Return a model's name; the path of its folder says nothing on another machine."""
     return PurePath(model).name
 
 

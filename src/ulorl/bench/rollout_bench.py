@@ -1,4 +1,4 @@
-"""One sample decoded to its global maximum length in segments, by the embedded engine: does it arrive whole?
+"""Decodes one sample to its global maximum length in segments with the embedded engine, and checks that it is complete.
 
 A Qwen3 of one layer with random weights that never ends an output by itself, so that the sample is carried over until
 the maximum truncates it. Every segment begins with a prefill of all tokens so far.
@@ -16,6 +16,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from ulorl.bench.machine_facts import facts
 from ulorl.engines.decode import rollout
 from ulorl.engines.torch.torch_engine import TorchEngine
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Problem, Sampling, Scored, Status
@@ -24,10 +25,11 @@ PROMPT = 16
 
 
 def run(tokens: int = 4096, segments: int = 8) -> dict[str, Any]:
-    """Seconds of each segment, and what the experience pool holds in the end. Raises RuntimeError when a token, a
-    log-prob or a version of the sample is missing, UserError when the segments do not divide the tokens."""
+    """Measure the seconds of each segment. Raises RuntimeError when a token, a log-prob or a version of the sample is
+    missing, UserError when the segments do not divide the tokens."""
     if tokens < segments or tokens % segments:
-        raise UserError(f"bench rollout --tokens {tokens}: give a multiple of the {segments} segments")
+        message = f"bench rollout --tokens {tokens}: give a multiple of the {segments} segments"
+        raise UserError(message, code=ErrorCode.BENCH_INPUT, key="--tokens")
     about = facts()
     engine = TorchEngine(_model(tokens + PROMPT), eos_ids=(), slots=1, prefill_tokens=8192)
     scheduler = Scheduler(

@@ -8,18 +8,18 @@ AdamW on all samples, group advantages, token-level loss, no KL term, entropies,
 
 Not equal: the draws, so the outputs and their number of tokens (rates are trained tokens a second). TRL decodes with
 transformers' `generate` (dynamic cache, its default) until the longest output is done, pads every micro-batch to it,
-and counts 16 samples a micro-batch where ours counts 8,192 tokens. Ours probes the engine after the update. Ours is the
-step that `ulorl train` repeats, in the rooms that it builds, without log; TRL's is timed by a callback, from the begin
-of the step to its end, in its own training loop, without log too.
+and counts 16 samples a micro-batch where ours counts 8,192 tokens. Ours checks the engine's weights after the update.
+Ours is the step that `ulorl train` repeats, in the components that it builds, without log; TRL's is timed by a
+callback, from the beginning of the step to its end, in its own training loop, without log too.
 
-The sides take turns in one process, a step at a time, so that both meet the same moods of the machine: before each of
-its steps, TRL's callback lets each of ours make one. The ratio to TRL is that of the medians of both rates. Beside it
-stand: the ratio of all tokens over all seconds, in which the steps with a very long output count for what they take,
-where medians leave them out; the median over rounds, whose two steps met the same machine, but not the same draws; and
-the ratio of medians in CPU seconds, which waiting for a core does not lengthen.
+Both take turns in one process, a step at a time, so that both meet the same load of the machine: before each of its
+steps, TRL's callback runs a step of each of ours. The ratio to TRL is that of the medians of both rates. Three other
+ratios are recorded: that of all tokens over all seconds, in which steps with a very long output count in full, while
+medians ignore them; the median over rounds, whose two steps met the same machine, but not the same draws; and the ratio
+of medians in CPU seconds, which waiting for a core does not lengthen.
 
-Rollout holds decoding and rewards. `sync` is new weights to the engine and the probe; TRL decodes with the weights it
-trains.
+Rollout includes decoding and rewards. `sync` is sending new weights to the engine and checking them; TRL decodes with
+the weights that it trains.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ Measured = dict[str, float]  # one step: seconds of each phase, CPU seconds, tok
 
 
 def even_length(_problem: Problem, text: str) -> float:
-    """A reward that costs nothing: 1 for an even number of characters."""
+    """Return the reward 1 for an even number of characters, which takes almost no time."""
     return float(len(text) % 2 == 0)
 
 
 def run(prompts: int = 8, max_tokens: int = 512, segments: int = 4, repeats: int = 9) -> dict[str, Any]:
-    """Seconds and trained tokens of `repeats` rounds after a warm-up. A round is a step of each: ours with one segment
-    (the synchronous loop, as TRL's) and with several, and TRL's where it is installed."""
+    """Measure seconds and trained tokens of `repeats` rounds after a warm-up. A round is a step of each: ours with one
+    segment (synchronous, as TRL's) and with several, and TRL's where it is installed."""
     about = facts("trl")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = Path(folder) / "model"
@@ -94,12 +94,12 @@ def run(prompts: int = 8, max_tokens: int = 512, segments: int = 4, repeats: int
 
 
 def _rates(steps: Sequence[Measured], clock: str = "seconds") -> list[float]:
-    """Trained tokens a second of each step."""
+    """Return the trained tokens a second of each step."""
     return [step["tokens"] / step[clock] for step in steps]
 
 
 def _ratios(ours: Sequence[Measured], trl: Sequence[Measured]) -> dict[str, Any]:
-    """Trained tokens a second to TRL's, as the head of this file says."""
+    """Return the ratios of trained tokens a second to TRL's, as the docstring of this file defines them."""
 
     def medians(clock: str) -> float:
         return median(_rates(ours, clock)) / median(_rates(trl, clock))
@@ -118,7 +118,7 @@ def _ratios(ours: Sequence[Measured], trl: Sequence[Measured]) -> dict[str, Any]
 
 
 def _write_model(path: Path, max_tokens: int) -> None:
-    """A model of the tiny reasoner's shape with seeded random weights, and its tokenizer."""
+    """Write a model of the tiny reasoner's shape with seeded random weights, and its tokenizer."""
     tokenizer = build_tokenizer()
     shape = transformers.Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
@@ -132,7 +132,7 @@ def _write_model(path: Path, max_tokens: int) -> None:
 
 
 def _ours(path: Path, prompts: int, max_tokens: int, segments: int) -> Generator[Measured, None, None]:
-    """A step whenever one is asked for; the first ones, which fill the pools, are made before."""
+    """Yield the measurements of a step for each `next()`. The first steps, which fill the pools, are not yielded."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = loading.build(
             {
@@ -173,10 +173,10 @@ def _problem_file(folder: str, prompts: int) -> str:
 
 
 def _trl(path: Path, prompts: int, max_tokens: int, repeats: int, before: Callable[[], None]) -> list[Measured]:
-    """TRL's GRPOTrainer on the same folder; calls `before` before each step but the first, which warms up. Clocks:
-    around the step and, in it, around generation with rewards."""
+    """Measure the steps of TRL's GRPOTrainer on the same folder after a first one, which warms up. The clocks run
+    around the step and, inside it, around generation with rewards. before: is called before each step but the first."""
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     clock: dict[str, float] = {"rollout": 0.0}
     steps: list[Measured] = []
@@ -209,27 +209,32 @@ def _trl(path: Path, prompts: int, max_tokens: int, repeats: int, before: Callab
             )
 
     with tempfile.TemporaryDirectory() as folder:
-        samples = prompts * GROUP
-        arguments = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
-            disable_tqdm=True, seed=0, max_steps=repeats + 1, learning_rate=1e-6, lr_scheduler_type="constant",
-            per_device_train_batch_size=min(samples, MICRO_SAMPLES),
-            gradient_accumulation_steps=max(1, samples // MICRO_SAMPLES),
-            num_generations=GROUP, max_completion_length=max_tokens, temperature=1.0, top_p=1.0, top_k=0, beta=0.0,
-            num_iterations=1, loss_type="dapo", scale_rewards="group", gradient_checkpointing=False,
-            dataloader_pin_memory=False,
-        )  # fmt: skip
         trainer = Timed(
             model=str(path),
-            args=arguments,
+            args=_trl_settings(folder, prompts * GROUP, max_tokens, repeats),
             train_dataset=Dataset.from_list([{"prompt": f"{p.prompt}\n"} for p in countdown(prompts, seed=0)]),
             reward_funcs=_even_lengths,
             callbacks=[Steps()],
         )
         trainer.train()
-    if not all(step["rollout"] for step in steps):  # a private method of TRL's: one of another name would count as 0
+    if not all(step["rollout"] for step in steps):  # 0 if TRL renamed its private method
         raise RuntimeError("TRL's generation was not timed: this version of TRL generates elsewhere")
     return steps[1:]
+
+
+def _trl_settings(folder: str, samples: int, max_tokens: int, repeats: int) -> Any:
+    """Return TRL's GRPOConfig for `repeats` steps after a warm-up."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=folder, use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
+        disable_tqdm=True, seed=0, max_steps=repeats + 1, learning_rate=1e-6, lr_scheduler_type="constant",
+        per_device_train_batch_size=min(samples, MICRO_SAMPLES),
+        gradient_accumulation_steps=max(1, samples // MICRO_SAMPLES),
+        num_generations=GROUP, max_completion_length=max_tokens, temperature=1.0, top_p=1.0, top_k=0, beta=0.0,
+        num_iterations=1, loss_type="dapo", scale_rewards="group", gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
 
 
 def _even_lengths(completions: Sequence[str], **_: Any) -> list[float]:
@@ -237,5 +242,5 @@ def _even_lengths(completions: Sequence[str], **_: Any) -> list[float]:
 
 
 def _medians(steps: Sequence[Measured]) -> dict[str, float]:
-    """Of each phase, in seconds, and of the tokens trained."""
+    """Return the medians of each phase, in seconds, and of the tokens trained."""
     return {name: round(median(step[name] for step in steps), 3) for name in (*PHASES, "cpu", "tokens")}

@@ -1,4 +1,4 @@
-"""`ulorl bench ...`. Importing this module pulls in no torch."""
+"""`ulorl bench ...`. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
 
@@ -16,7 +17,8 @@ class _Benchmarks(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-"):
-            raise UserError(f"bench {args[0]}: there is no such benchmark; those there are: {', '.join(names)}")
+            message = f"bench {args[0]}: there is no such benchmark; those there are: {', '.join(names)}"
+            raise UserError(message, code=ErrorCode.COMMAND_LINE)
         return super().resolve_command(ctx, args)
 
 
@@ -133,9 +135,10 @@ def page(
 
 
 def _check(json_file: Path | None) -> None:
-    """Before the work."""
+    """Refuse a file that could not be written, before the work."""
     if json_file and not json_file.absolute().parent.is_dir():
-        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
+        message = f"--json {json_file}: there is no folder {json_file.parent}"
+        raise UserError(message, code=ErrorCode.FILE_NOT_WRITABLE, key="--json", file=json_file)
 
 
 def _show(figures: dict[str, Any], json_file: Path | None) -> None:
