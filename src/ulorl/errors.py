@@ -55,14 +55,14 @@ class Diverged(UserError):  # noqa: N818
 class CombinedError(UserError):
     """Several errors, reported together. Its code, file, key and record are those of the first one.
 
-    text: the message; "" for the messages of the parts, one after the other.
+    text: the message, for parts that are shown as one; "" for the messages of the parts, one after the other.
     """
 
     def __init__(self, parts: Sequence[UserError], *, text: str = "") -> None:
         first = parts[0]
-        text = text or "\n\n".join([f"{len(parts)} things are wrong", *map(str, parts)])
-        super().__init__(text, code=first.code, file=first.file, key=first.key, record=first.record)
-        self.parts = tuple(parts)
+        message = text or "\n\n".join([f"{len(parts)} things are wrong", *map(str, parts)])
+        super().__init__(message, code=first.code, file=first.file, key=first.key, record=first.record)
+        self.parts, self.has_own_text = tuple(parts), bool(text)
 
     def each(self) -> Iterator[UserError]:
         """Yield the parts."""
@@ -84,7 +84,10 @@ class ErrorCollector:
 
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> bool:
         if isinstance(error, UserError):
-            self._found += error.parts if isinstance(error, CombinedError) else [error]
+            if isinstance(error, CombinedError) and not error.has_own_text:
+                self._found += error.parts
+            else:
+                self._found.append(error)
         return isinstance(error, UserError)
 
     def raise_errors(self) -> None:

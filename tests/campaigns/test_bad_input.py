@@ -119,14 +119,14 @@ def test_prompts_that_are_too_long_are_bad_records(tmp_path: Path) -> None:
     assert "4 to train on" in out
 
 
-def test_questions_that_stand_there_twice_are_told_and_kept(tmp_path: Path) -> None:
+def test_questions_that_occur_twice_are_reported_and_kept(tmp_path: Path) -> None:
     """They may be meant as weights; only their ids must differ."""
     rows = [("1+1", "2"), ("1+1", "2"), ("2+2", "4"), ("2+2", "5"), ("3+3", "6")]
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"problem": q, "answer": a}) for q, a in rows))
     given = [*FILES_RECIPE, f"data.path={tmp_path}/p.jsonl", f"run.dir={tmp_path}/run"]
     code, out, _ = run(["check", str(QUICKSTART), *given])
     assert code == 0
-    assert "5 to train on, 0 held out; 2 questions stand there more than once, 1 with different answers" in out
+    assert "5 to train on, 0 held out; 2 questions occur more than once, 1 with different answers" in out
 
 
 def test_check_knows_the_runs_folder(tmp_path: Path) -> None:
