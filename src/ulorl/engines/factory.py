@@ -91,7 +91,7 @@ def check_engine(settings: EngineConfig) -> None:
     Raises UserError.
     """
     if settings.kind == "vllm":
-        from ulorl.engines.vllm.vllm_engine import check_arguments
+        from ulorl.engines.vllm.vllm_arguments import check_arguments
 
         check_arguments(settings.vllm)
 
