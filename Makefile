@@ -37,7 +37,7 @@ SEED ?= $(shell date +%s)
 test: $(READY) ## run every test that needs no vLLM, in a random order
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -p randomly --randomly-seed=$(SEED) $(ARGS)
 
-test-fast: $(READY) ## the quick tests, under two minutes on two cores: for the everyday loop
+test-fast: $(READY) ## run the quick tests, in under two minutes on two cores
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
 
 # vLLM pins its own versions of torch and transformers, so it gets a separate environment. It installs PyPI builds of
