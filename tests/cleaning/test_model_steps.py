@@ -1,48 +1,21 @@
-"""The model-backed steps with scripted models, their cache, and our own engine as a model."""
+"""The model-backed steps with scripted models."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from refusals import refused
+from scripted_client import Answer, ScriptedClient, cached
 from ulorl.cleaning import model_steps
 from ulorl.cleaning.cleaning_config import TooEasyConfig, WrongReferencesConfig
 from ulorl.cleaning.items import Drop, Item, Outcome
 from ulorl.cleaning.question_shapes import Shape
-from ulorl.clients.client import CachedClient, ModelClient, Prompt
+from ulorl.clients.client import CachedClient
 from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT
-from ulorl.config.client_config import EndpointClientConfig, EngineClientConfig
-from ulorl.error_codes import ErrorCode
 from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.types import Problem
-
-Answer = Callable[[str, int], str | None]
-
-
-class Scripted:
-    """Says what a function says; counts what it was asked. The last comes first: order must not matter."""
-
-    identity = "scripted"
-
-    def __init__(self, answer: Answer, stop_after: int = 10**9) -> None:
-        self.answer, self.stop_after, self.asked = answer, stop_after, 0
-
-    def complete(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | None]]:
-        for index, (prompt, sample) in reversed(list(enumerate(prompts))):
-            if self.asked == self.stop_after:
-                raise KeyboardInterrupt
-            self.asked += 1
-            yield index, self.answer(prompt, sample)
-
-
-def cached(model: ModelClient, folder: Path) -> CachedClient:
-    return CachedClient(model.identity, lambda: model, OutputCache(folder / "cache.sqlite"))
 
 
 class Exact(Reward):
@@ -58,40 +31,11 @@ def item(question: str, answer: str = "1") -> Item:
     return Item("s/1", question, answer, "s", "s:1", question, answer)
 
 
-def test_the_cache_outlives_the_process(tmp_path: Path) -> None:
-    """Interrupted after 2 of 3, asked again: the third only. Other samples and other models are other questions."""
-    prompts: list[Prompt] = [("a", 0), ("b", 0), ("a", 1)]
-    first = Scripted(lambda prompt, sample: f"{prompt}{sample}", stop_after=2)
-    with pytest.raises(KeyboardInterrupt):
-        cached(first, tmp_path).complete(prompts)
-    second = Scripted(lambda prompt, sample: f"{prompt}{sample}")
-    seen: list[int] = []
-    model = cached(second, tmp_path)
-    assert model.complete(prompts, seen.append) == ["a0", "b0", "a1"]
-    assert (second.asked, model.hits, sum(seen)) == (1, 2, 3)
-    other = CachedClient("other", lambda: second, OutputCache(tmp_path / "cache.sqlite"))
-    other.complete(prompts)
-    assert second.asked == 4
-
-
-def test_failures_are_asked_again(tmp_path: Path) -> None:
-    failing = cached(Scripted(lambda _, __: None), tmp_path)
-    assert failing.complete([("a", 0)]) == [None]
-    assert failing.failed == 1
-    assert cached(Scripted(lambda _, __: "yes"), tmp_path).complete([("a", 0)]) == ["yes"]
-
-
-def test_a_cache_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "cache.sqlite").write_text("no database, just a text that is long enough to be read as a header")
-    with refused(ErrorCode.CACHE_UNUSABLE, file=tmp_path / "cache.sqlite"):
-        OutputCache(tmp_path / "cache.sqlite")
-
-
 CHOICE = "Which of the following is prime? (A) 4 (B) 5 (C) 6"
 
 
 def rewritten(output: str | None, folder: Path) -> Outcome:
-    model = cached(Scripted(lambda _, __: output), folder)
+    model = cached(ScriptedClient(lambda _, __: output), folder)
     step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=model, bars=SILENT)
     (outcome,) = step([item(CHOICE, "B")])
     return outcome
@@ -146,7 +90,9 @@ def judged(by_model: list[str], folder: Path, answer: str = "1", agreement: floa
 
     settings = WrongReferencesConfig(models=(), samples=len(by_model[0].split()), agreement=agreement)
     models = [
-        CachedClient(f"m{n}", lambda said=said: Scripted(says(said.split())), OutputCache(folder / "cache.sqlite"))  # type: ignore[misc]
+        CachedClient(
+            f"m{n}", lambda said=said: ScriptedClient(says(said.split())), OutputCache(folder / "cache.sqlite")
+        )  # type: ignore[misc]
         for n, said in enumerate(by_model)
     ]
     (outcome,) = model_steps.drop_wrong_references(settings, models, model_steps.SameAnswer(Exact()), SILENT)(
@@ -205,45 +151,10 @@ def test_too_easy(outputs: str, expected: str, tmp_path: Path) -> None:
     def answer(_: str, sample: int) -> str | None:
         return {"!": None, "-": ""}.get(said[sample], f"\\boxed{{{said[sample]}}}")
 
-    model = cached(Scripted(answer), tmp_path)
+    model = cached(ScriptedClient(answer), tmp_path)
     (outcome,) = model_steps.drop_too_easy(TooEasyConfig(model="m", samples=4), model, Exact(), SILENT)([item("x?")])
     if expected == "dropped":
         assert outcome == Drop("too easy", "4 of 4 right")
     else:
         assert isinstance(outcome, Item)
         assert outcome.undecided_by == (("too_easy",) if expected == "undecided" else ())
-
-
-def test_our_engine_is_a_model() -> None:
-    """The tiny reasoner decodes; what it says depends on prompt and sample alone, not on what is asked beside it."""
-    from ulorl.clients.engine_client import EngineClient
-
-    settings = EngineClientConfig(name="ulorl:tiny", max_tokens=12, temperature=1.0)
-    model = EngineClient(settings)
-    prompts: list[Prompt] = [("3 5 7 = 15", 0), ("3 5 7 = 15", 1), ("2 4 = 8", 0)]
-    together = dict(model.complete(prompts))
-    alone = dict(model.complete(prompts[1:2]))
-    assert alone[0] == together[1]
-    assert len({together[0], together[1]}) == 2 or together[0] == ""
-    long = "3 " * 5000
-    assert dict(model.complete([(long, 0)])) == {0: None}  # no room in its context
-
-
-def test_engine_settings_are_checked() -> None:
-    from ulorl.clients.engine_client import EngineClient
-
-    with refused(ErrorCode.MODEL_NOT_FOUND):
-        EngineClient(EngineClientConfig(name="./no-such-folder"))
-
-
-def test_identity_is_json(tmp_path: Path) -> None:
-    from ulorl.clients.client import model_identity
-
-    one = EndpointClientConfig(name="m", api_key_env="A")
-    assert model_identity(one) == model_identity(
-        one.model_copy(update={"api_key_env": "B", "timeout": 3.0, "concurrency": 2})
-    )
-    assert model_identity(one) != model_identity(one.model_copy(update={"temperature": 0.1}))
-    assert json.loads(model_identity(one))["name"] == "m"
-    with closing(OutputCache(tmp_path / "c.sqlite")) as cache:
-        assert cache.get("nothing") is None

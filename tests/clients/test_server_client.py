@@ -9,6 +9,7 @@ import pytest
 
 from fake_server import Server, completion, serving
 from refusals import refused
+from ulorl.cancellation import Cancelled, CancelToken
 from ulorl.clients.client import CachedClient
 from ulorl.clients.output_cache import OutputCache
 from ulorl.clients.server_client import ServerClient
@@ -121,3 +122,16 @@ def test_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch, settings: Endpoin
     monkeypatch.delenv("TEST_KEY")
     with refused(ErrorCode.API_KEY_MISSING, key="models.judge.api_key_env"):
         ServerClient("models.judge", settings)
+
+
+def test_cancelled_requests_are_not_sent(settings: EndpointClientConfig) -> None:
+    """Two run, the others never start."""
+    cancel = CancelToken()
+    with serving(Faulty) as (url, server):
+        slow = settings.model_copy(update={"base_url": url, "concurrency": 2, "retries": 0})
+        outputs = ServerClient("models.judge", slow).complete([(f"slow {n}", 0) for n in range(20)], cancel)
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            next(outputs)
+        time.sleep(0.3)
+        assert server.seen.total() <= 2
