@@ -75,11 +75,6 @@ class ErrorCode(StrEnum):
         "Use `model.device=auto` or `cpu`, and `model.attention=sdpa`.",
     )
     # Files in general.
-    FILE_UNREADABLE = (
-        "file-unreadable",
-        "A file does not exist, cannot be read, or does not hold what its name promises.",
-        "Correct the path or the file.",
-    )
     FILE_NOT_WRITABLE = (
         "file-not-writable",
         "A file or folder cannot be written: the disk is full, the folder is read-only or does not exist.",
@@ -297,4 +292,3 @@ class ErrorCode(StrEnum):
         "A benchmark was given lengths, figures or options that it cannot use.",
         "Correct the option or the file that the message names.",
     )
-    UNCLASSIFIED = ("unclassified", "An error without a code of its own.", "See the message.")

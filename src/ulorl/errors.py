@@ -31,7 +31,7 @@ class UserError(Exception):
         self,
         message: str,
         *,
-        code: ErrorCode = ErrorCode.UNCLASSIFIED,
+        code: ErrorCode,
         file: str | Path = "",
         key: str = "",
         record: str = "",

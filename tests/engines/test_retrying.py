@@ -272,7 +272,7 @@ def test_the_old_engine_is_gone_before_the_new_one_is_made() -> None:
 
 
 def test_a_new_engine_that_does_not_come_up_is_tried_again() -> None:
-    answers: list[Any] = [UserError("vLLM does not start"), scripted()]
+    answers: list[Any] = [UserError("vLLM does not start", code=ErrorCode.ENGINE_SETTING), scripted()]
 
     def remake() -> Any:
         answer = answers.pop(0)

@@ -57,9 +57,8 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        codes = dict.fromkeys(part.code for part in error.each() if part.code is not ErrorCode.UNCLASSIFIED)
-        if codes:
-            print(f"({', '.join(codes)}; docs/errors.md)", file=sys.stderr)
+        codes = dict.fromkeys(part.code for part in error.each())
+        print(f"({', '.join(codes)}; docs/errors.md)", file=sys.stderr)
         sys.exit(2)
 
 
