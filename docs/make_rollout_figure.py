@@ -77,13 +77,13 @@ def draw(curves: dict[str, list[np.ndarray]], path: Path) -> None:
                 fontsize=9,
             )
             axes.set_ylabel("samples decoding")
-        rows[-1].set_xlabel(f"decode steps of {SHOWN} training steps, which the two shades tell apart")
+        rows[-1].set_xlabel(f"decode steps of {SHOWN} training steps, in alternating shades")
         figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
 def main() -> None:
     """Measure both schedules, print the figures and draw them."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     curves = {}
     for segments, title in ((1, "1 segment"), (2, "2 segments"), (4, "4 segments")):
         steps = lengths_of_steps(segments)
