@@ -17,7 +17,7 @@ from ulorl.engines.engine import Engine
 from ulorl.learner.learner import Learner
 from ulorl.learner.update_result import Update
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Group, Problem, Sample, Scored, Status, Tokens
+from ulorl.types import Group, Problem, Prompted, Sample, Scored, Status
 
 
 class SampleScorer(Protocol):
@@ -48,7 +48,7 @@ def ulorl_step(
     engine: Engine,
     scorer: SampleScorer,
     learner: Learner,
-    new: Sequence[tuple[Problem, Tokens]],
+    new: Sequence[Prompted],
     cancel: CancelToken = NEVER,
 ) -> Step:
     """Make one step of Algorithm 1 with `new` problems and their encoded prompts.

@@ -40,6 +40,9 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)  # further values for the reward, JSON only
 
 
+Prompted = tuple[Problem, Tokens]  # a problem and its encoded prompt
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. Log-probs are those of softmax(logits / temperature) over the full vocabulary, before top-p

@@ -7,8 +7,8 @@ import pytest
 
 from refusals import refused
 from ulorl.error_codes import ErrorCode
-from ulorl.training.preflight import Prompted, without_held_out
-from ulorl.types import Problem
+from ulorl.training.preflight import without_held_out
+from ulorl.types import Problem, Prompted
 
 
 def prompted(*questions: str) -> list[Prompted]:

@@ -14,9 +14,7 @@ from ulorl.common.intervals import Interval, mean_share
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.rng import Stream, sample_seed
-from ulorl.types import Finish, Problem, Request, Sample, Sampling, Scored, Segment, Status, Tokens
-
-Prompted = tuple[Problem, Tokens]  # a problem and its encoded prompt
+from ulorl.types import Finish, Prompted, Request, Sample, Sampling, Scored, Segment, Status, Tokens
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ulorl.rng import sample_seed
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
-from ulorl.types import Finish, Problem, Request, Sample, Sampling, Segment, Status, Tokens
+from ulorl.types import Finish, Problem, Prompted, Request, Sample, Sampling, Segment, Status, Tokens
 
 
 class Scheduler:
@@ -51,7 +51,7 @@ class Scheduler:
         """The number of samples whose request is out and whose segment has not come back."""
         return len(self._in_flight)
 
-    def begin_step(self, new: Sequence[tuple[Problem, Tokens]]) -> list[Request]:
+    def begin_step(self, new: Sequence[Prompted]) -> list[Request]:
         """Return the requests of this step: the unfinished pool, then G samples of each new problem (line 8).
 
         new: problems with their encoded prompts. Carried samples come first: they are the longest. Raises

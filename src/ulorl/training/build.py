@@ -22,9 +22,10 @@ from ulorl.models.model_loading import load_model
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.training import checkpoint
 from ulorl.training.checkpoint import NEW_RUN, Checkpoint
-from ulorl.training.preflight import Inputs, Prompted
+from ulorl.training.preflight import Inputs
 from ulorl.training.specifications import engine_spec, learner_spec, model_source, rollout_sampling
 from ulorl.training.weight_check import TOLERANCE, WeightCheck
+from ulorl.types import Prompted
 
 
 @dataclass(frozen=True)

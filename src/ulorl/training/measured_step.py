@@ -14,7 +14,7 @@ from ulorl.engines.engine import Engine, EngineStats
 from ulorl.learner.learner import Learner
 from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Problem, Request, Segment, Tokens
+from ulorl.types import Prompted, Request, Segment
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def measured_step(
     engine: Engine,
     scorer: SampleScorer,
     learner: Learner,
-    new: Sequence[tuple[Problem, Tokens]],
+    new: Sequence[Prompted],
     weight_check: Callable[[Engine, Learner], Mismatch] | None = None,
     on_segment: Callable[[], None] = lambda: None,
     cancel: CancelToken = NEVER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ulorl.data.problems import leave_out, load_located, source_of
 from ulorl.data.prompts import PromptLimits, encode_each
 from ulorl.engines.factory import check_decodable, check_engine, pick_device
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import ErrorCollector, UserError
+from ulorl.errors import CombinedError, ErrorCollector, UserError
 from ulorl.models.attention import require_attention, set_attention
 from ulorl.models.lora import add_lora, require_peft
 from ulorl.models.model_loading import check_model, recompute_activations
@@ -31,11 +31,10 @@ from ulorl.rewards.reward import Reward
 from ulorl.rewards.scorer import Scorer
 from ulorl.runs import run_folder
 from ulorl.runs.trackers import require_trackers
+from ulorl.training.checkpoint import resume_command
 from ulorl.training.specifications import model_source, prompt_format
 from ulorl.training.weight_check import CHECK_TOKENS
-from ulorl.types import Problem, Tokens
-
-Prompted = tuple[Problem, Tokens]
+from ulorl.types import Problem, Prompted
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
     files, prompts = ErrorCollector(), ErrorCollector()
     with files:
         problems, places = load_located(cfg.data)
-    with files, _named("eval.data"):
+    with files, _of_held_out():
         held_out, held_out_places = load_located(cfg.eval_data(), held_out=True) if cfg.eval.data else ([], {})
     with files:
         _ = source.config  # whatever needs it would raise the same error again
@@ -89,7 +88,7 @@ def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
     _check_ids(cfg, source, model)
     with prompts:
         prompted = _prompted(problems, places, tokenizer, cfg.data, model, cfg.rollout.max_tokens)
-    with prompts, _named("eval.data"):
+    with prompts, _of_held_out():
         longest = cfg.eval.max_tokens or cfg.rollout.max_tokens
         held_out = held_out[: cfg.eval.problems]
         asked = _prompted(held_out, held_out_places, tokenizer, cfg.eval_data(), model, longest)
@@ -120,7 +119,7 @@ def _scorer(cfg: Config, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> 
         tokenizer,
         retries=cfg.reward.retries,
         max_unscored=cfg.reward.max_unscored,
-        resume=f"ulorl train --resume {cfg.run.dir}",
+        resume=resume_command(Path(cfg.run.dir)),
     )
 
 
@@ -172,14 +171,23 @@ def repetition(problems: Sequence[Prompted]) -> str:
 
 
 @contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Put `key` in front of the message of a UserError raised in the block; its code and place stay."""
+def _of_held_out() -> Iterator[None]:
+    """Make UserErrors raised in the block say that they are about the held-out problems."""
+    with _prefixed("eval.data", lambda key: f"eval.{key}" if key.startswith("data") else key or "eval.data"):
+        yield
+
+
+@contextmanager
+def _prefixed(prefix: str, place: Callable[[str], str] = lambda key: key) -> Iterator[None]:
+    """Put `prefix` in front of the messages of UserErrors raised in the block; `place` maps their keys."""
     try:
         yield
     except UserError as error:
-        raise UserError(
-            f"{key}: {error}", code=error.code, file=error.file, key=error.key or key, record=error.record
-        ) from error
+        parts = [
+            UserError(f"{prefix}: {part}", code=part.code, file=part.file, key=place(part.key), record=part.record)
+            for part in error.each()
+        ]
+        raise (parts[0] if len(parts) == 1 else CombinedError(parts)) from error
 
 
 def _check_device(cfg: Config) -> None:
@@ -201,7 +209,7 @@ def _check_model(cfg: Config, source: ModelSource) -> PreTrainedModel:
     """Return the model without weights, after every change that a run makes to it. Raises UserError when one of them
     is impossible."""
     model = check_model(source)
-    with _named(source.path):
+    with _prefixed(source.path):
         check_decodable(cfg.engine, model)
     set_attention(model, cfg.model.attention)
     if cfg.optim.recompute:
