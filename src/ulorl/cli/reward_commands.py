@@ -71,21 +71,13 @@ def check(
 
     Exit code: 0 when the reward agrees with every label, or no record has one; 1 when it does not; 2 for bad input.
     """
-    from ulorl.config.loading import overrides_among
-
-    recipes = [a for a in arguments if a.endswith(".toml")]
-    overrides = [a for a in overrides_among(arguments) if a not in recipes]
-    others = [a for a in arguments if a not in (*recipes, *overrides)]
-    kind = others.pop(0) if others and not recipes else ""
-    settings = _settings(kind, recipes, overrides)
-    if not others:
-        raise UserError("no file of records is named; give JSONL, JSON or Parquet files", code=ErrorCode.COMMAND_LINE)
+    settings, files = _settings_and_files(arguments)
     check_output_file("--json", json_file)
     from ulorl.rewards import judged_cases
     from ulorl.rewards.case_files import read_cases
 
     try:
-        found = _judged(settings, read_cases(others))
+        found = _judged(settings, read_cases(files))
     except KeyboardInterrupt:
         print("\ninterrupted; nothing is written", file=sys.stderr)
         sys.exit(130)
@@ -96,6 +88,20 @@ def check(
         json_file.write_text(text + "\n", encoding="utf-8")
     if any(one.agrees is False for one in found):
         sys.exit(1)
+
+
+def _settings_and_files(arguments: Sequence[str]) -> tuple[RewardConfig | None, list[str]]:
+    """Return the configuration of the reward, None for rules, and the files of records. Raises UserError."""
+    from ulorl.config.loading import overrides_among
+
+    recipes = [a for a in arguments if a.endswith(".toml")]
+    overrides = [a for a in overrides_among(arguments) if a not in recipes]
+    others = [a for a in arguments if a not in (*recipes, *overrides)]
+    kind = others.pop(0) if others and not recipes else ""
+    settings = _settings(kind, recipes, overrides)
+    if not others:
+        raise UserError("no file of records is named; give JSONL, JSON or Parquet files", code=ErrorCode.COMMAND_LINE)
+    return settings, others
 
 
 def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> RewardConfig | None:

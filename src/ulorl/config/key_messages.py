@@ -65,10 +65,12 @@ class _Place:
 
     @property
     def parent(self) -> str:
+        """The dotted key of the section."""
         return self.key.rpartition(".")[0]
 
     @property
     def name(self) -> str:
+        """The last part of the key."""
         return self.key.rpartition(".")[2]
 
 
