@@ -72,8 +72,8 @@ def test_malformed_output_decides_nothing(output: str | None, tmp_path: Path) ->
 
 
 def test_a_model_that_finds_none_and_no_model(tmp_path: Path) -> None:
-    told = rewritten('{"question": null}', tmp_path)
-    assert told == Drop("model finds no short-answer form", "a multiple_choice question")
+    outcome = rewritten('{"question": null}', tmp_path)
+    assert outcome == Drop("model finds no short-answer form", "a multiple_choice question")
     step = model_steps.converting(Shape.MULTIPLE_CHOICE, yes_no=False, model=None, bars=SILENT)
     assert list(step([item(CHOICE, "B")])) == [Drop("multiple choice that needs its options")]
 

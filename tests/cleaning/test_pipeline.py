@@ -144,7 +144,7 @@ def test_formats_and_fields(tmp_path: Path) -> None:
 
 
 def test_sources_of_the_configuration(tmp_path: Path) -> None:
-    """A table maps fields; ids that stand there twice are told apart, and so are files of one name."""
+    """A table maps fields; ids that occur twice get numbers, and so do files of one name."""
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         texts = [f"What is the number after {n} in {folder}?" for n in (1, 22)]

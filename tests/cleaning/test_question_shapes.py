@@ -21,11 +21,13 @@ def test_precision_and_recall() -> None:
     counts = Counter(q["label"] for q in QUESTIONS)
     assert len(QUESTIONS) >= 200
     assert min(counts.values()) >= 35
-    told = [(q["label"], str(question_shape(q["question"]) or "fine")) for q in QUESTIONS]
+    found = [(q["label"], str(question_shape(q["question"]) or "fine")) for q in QUESTIONS]
     for label in counts:
-        right = sum(a == b == label for a, b in told)
-        wrong = [q["question"] for q, pair in zip(QUESTIONS, told, strict=True) if label in pair and len(set(pair)) > 1]
-        assert right >= 0.95 * sum(b == label for _, b in told), (label, wrong)
+        right = sum(a == b == label for a, b in found)
+        wrong = [
+            q["question"] for q, pair in zip(QUESTIONS, found, strict=True) if label in pair and len(set(pair)) > 1
+        ]
+        assert right >= 0.95 * sum(b == label for _, b in found), (label, wrong)
         assert right >= 0.9 * counts[label], (label, wrong)
 
 

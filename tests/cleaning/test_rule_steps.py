@@ -1,12 +1,9 @@
-"""The steps that need no model: spelling, short answers, lengths, languages, duplicates, contamination."""
+"""The steps that need no model: characters, short answers, lengths, languages, duplicates, contamination."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ulorl.answers.normalisation import clean_characters
 from ulorl.cleaning.cleaning_config import (
     ContaminationConfig,
     DuplicatesConfig,
@@ -60,14 +57,9 @@ def test_normalise(question: str, expected: str) -> None:
     assert outcome.original_question == question
 
 
-def test_nothing_in_it() -> None:
+def test_normalise_drops_empty_texts() -> None:
     assert normalise(item(" \u200b\n")) == Drop("empty question")
     assert normalise(item("x?", "\u00a0")) == Drop("empty answer")
-
-
-@given(st.text())
-def test_spelling_is_idempotent(text: str) -> None:
-    assert clean_characters(clean_characters(text)) == clean_characters(text)
 
 
 @pytest.mark.parametrize(

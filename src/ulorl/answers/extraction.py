@@ -115,9 +115,8 @@ class Box(NamedTuple):
 def _boxes(text: str) -> tuple[list[Box], bool]:
     """The complete boxes, and whether a box is open at the text's end."""
     found = list[Box]()
-    opened = list[
-        tuple[int, int]
-    ]()  # of each open brace: where the command and the content of its box begin; -1 if it opens no box
+    # Of each open brace: where the command and the content of its box begin; -1 if it opens no box.
+    opened = list[tuple[int, int]]()
     for token in _BRACES.finditer(text):
         if token[0].endswith("{") and token[0] != r"\{":
             opened.append((token.start(), token.end()) if len(token[0]) > 1 else (-1, -1))

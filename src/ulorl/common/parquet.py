@@ -19,9 +19,12 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     Raises UserError, which says after which row the file is damaged.
     """
     import datasets
+    import pyarrow.parquet
 
     number = 0
     try:
+        if not pyarrow.parquet.read_metadata(path).num_rows:  # datasets fails for a file without rows
+            return
         rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
         short = [name for name, kind in (rows.features or {}).items() if getattr(kind, "dtype", "") == "float32"]
         for row in rows:

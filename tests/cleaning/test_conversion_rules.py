@@ -1,4 +1,4 @@
-"""Rules that turn plain questions into short-answer ones; whatever is not plain waits for a model."""
+"""Rules that turn plain questions into short-answer ones; the others are left to a model."""
 
 from __future__ import annotations
 
