@@ -55,6 +55,7 @@ def learner(
         max_tokens=16,
         pad_id=0,
         seed=kwargs.pop("seed", 0),
+        cpu_kernels=kwargs.pop("cpu_kernels", True),
     )
     return Learner(model, spec, **kwargs)
 
