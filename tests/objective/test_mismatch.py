@@ -13,7 +13,7 @@ from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.objective.importance import engine_weights
-from ulorl.objective.mismatch import mismatch
+from ulorl.objective.mismatch import logprob_mismatch
 from ulorl.training.weight_check import SEGMENT_TOKENS, WeightCheck
 from ulorl.types import Finish, Group, Problem, Request, Sample, Sampling, Scored, Segment
 
@@ -22,17 +22,17 @@ def test_mismatch_by_hand() -> None:
     """log r = learner - engine = [ln 2, 0, -ln 2]: |.| = .6931, 0, .6931; r - 1 - log r = .3069, 0, .1931."""
     engine = np.array([-1.0, -2.0, -0.5], np.float32)
     learner = engine + np.log([2.0, 1.0, 0.5]).astype(np.float32)
-    found = mismatch(engine, learner)
+    found = logprob_mismatch(engine, learner)
     assert found is not None
     assert found.tokens == 3
     assert found.mean == pytest.approx(2 * np.log(2) / 3, rel=1e-6)
     assert found.max == pytest.approx(np.log(2), rel=1e-6)
     assert found.kl == pytest.approx(((2 - 1 - np.log(2)) + (0.5 - 1 + np.log(2))) / 3, rel=1e-6)
-    assert mismatch(engine[:0], learner[:0]) is None
+    assert logprob_mismatch(engine[:0], learner[:0]) is None
 
 
 def test_what_is_no_number_shows() -> None:
-    found = mismatch(np.array([-1.0, np.nan], np.float32), np.array([-1.0, -1.0], np.float32))
+    found = logprob_mismatch(np.array([-1.0, np.nan], np.float32), np.array([-1.0, -1.0], np.float32))
     assert found is not None
     assert np.isnan(found.mean)
 
@@ -41,7 +41,7 @@ def test_the_kl_estimate_is_unbiased() -> None:
     """Tokens drawn from q = (.7, .2, .1), learner p = (.5, .3, .2): KL(q || p) = sum q log(q/p) = .0851."""
     q, p = np.array([0.7, 0.2, 0.1]), np.array([0.5, 0.3, 0.2])
     drawn = np.random.default_rng(0).choice(3, size=200_000, p=q)
-    found = mismatch(np.log(q)[drawn].astype(np.float32), np.log(p)[drawn].astype(np.float32))
+    found = logprob_mismatch(np.log(q)[drawn].astype(np.float32), np.log(p)[drawn].astype(np.float32))
     assert found is not None
     assert found.kl == pytest.approx(float((q * np.log(q / p)).sum()), rel=0.02)
 

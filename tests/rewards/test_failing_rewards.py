@@ -21,7 +21,7 @@ from ulorl.config.reward_config import FunctionRewardConfig
 from ulorl.config.training_config import ObjectiveConfig
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
-from ulorl.evaluation.evaluate import EvaluationSettings, evaluate
+from ulorl.evaluation.avg_at_k import EvaluationSettings, evaluate
 from ulorl.learner.experience import prepare
 from ulorl.learner.update_result import Update
 from ulorl.rewards.factory import make_reward

@@ -26,7 +26,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
 
 if TYPE_CHECKING:
-    from ulorl.evaluation.evaluate import Evaluation
+    from ulorl.evaluation.avg_at_k import Evaluation
 
 app = typer.Typer(
     help="UloRL: reinforcement learning for language models that reason in ultra-long outputs.\n\n"

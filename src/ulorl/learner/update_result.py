@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ulorl.objective.mismatch import mismatch
+from ulorl.objective.mismatch import logprob_mismatch
 from ulorl.types import LogProbs
 
 
@@ -71,7 +71,7 @@ class UpdateSums:
             if self.tis is not None:
                 means["importance/tis_mean"] = self.tis / self.kept
         engine, learner = (np.concatenate(parts) for parts in zip(*self.newest, strict=True))
-        if apart := mismatch(engine, learner):
+        if apart := logprob_mismatch(engine, learner):
             means |= {"mismatch/mean": apart.mean, "mismatch/max": apart.max, "mismatch/kl": apart.kl}
         return means
 

@@ -23,7 +23,7 @@ class Mismatch:
     kl: float  # estimate of KL(engine || learner)
 
 
-def mismatch(engine_N: LogProbs, learner_N: LogProbs) -> Mismatch | None:
+def logprob_mismatch(engine_N: LogProbs, learner_N: LogProbs) -> Mismatch | None:
     """Compare the engine's log-probs of tokens that it drew [N] with the learner's [N]; None without tokens.
 
     The estimate of KL(engine || learner) is the mean of r - 1 - log r, r = p_learner / p_engine: unbiased for tokens

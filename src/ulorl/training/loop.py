@@ -13,7 +13,7 @@ from ulorl.cancellation import Cancelled
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import Diverged, UserError
-from ulorl.evaluation.evaluate import Evaluation, evaluate
+from ulorl.evaluation.avg_at_k import Evaluation, evaluate
 from ulorl.learner.update_result import Skipped
 from ulorl.rollout.pool_io import Pools
 from ulorl.runs.run_log import RunLog, finite_metrics

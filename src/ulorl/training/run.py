@@ -19,7 +19,7 @@ from ulorl.config.tree import Config
 from ulorl.engines.factory import make_retrying_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.evaluation.evaluate import Evaluation, evaluate
+from ulorl.evaluation.avg_at_k import Evaluation, evaluate
 from ulorl.report.html_report import write_report
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog

@@ -9,7 +9,7 @@ import numpy as np
 from ulorl.types import Metrics, Status
 
 if TYPE_CHECKING:
-    from ulorl.evaluation.evaluate import Evaluation
+    from ulorl.evaluation.avg_at_k import Evaluation
     from ulorl.rollout.scheduler import Scheduler
     from ulorl.training.measured_step import MeasuredStep
 

@@ -17,7 +17,7 @@ from ulorl.errors import EngineMismatch
 from ulorl.learner.batching import Row
 from ulorl.learner.experience import Experience
 from ulorl.learner.learner import Learner
-from ulorl.objective.mismatch import Mismatch, mismatch
+from ulorl.objective.mismatch import Mismatch, logprob_mismatch
 from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Request, Sampling, Segment, Tokens
 
@@ -57,7 +57,7 @@ class WeightCheck:
             for prompt, segments in zip(self._prompts, outputs, strict=True)
         ]
         learned, _ = learner.score([Experience(row, i, advantage=0.0, correct=False) for i, row in enumerate(rows)])
-        found = mismatch(np.concatenate([row.logprobs for row in rows]), np.concatenate(learned))
+        found = logprob_mismatch(np.concatenate([row.logprobs for row in rows]), np.concatenate(learned))
         assert found is not None  # every output has at least one token
         if not found.mean <= self.tolerance:
             raise EngineMismatch(

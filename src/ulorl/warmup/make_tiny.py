@@ -26,7 +26,7 @@ from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
+from ulorl.evaluation.avg_at_k import Evaluation, EvaluationSettings, evaluate
 from ulorl.rewards.scorer import Scorer
 from ulorl.rewards.tasks import CountdownReward
 from ulorl.rng import Stream, generator

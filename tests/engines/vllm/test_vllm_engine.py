@@ -38,7 +38,7 @@ from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import make_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
+from ulorl.evaluation.avg_at_k import Evaluation, EvaluationSettings, evaluate
 from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.models.model_source import ModelSource
 from ulorl.models.tiny import model_path

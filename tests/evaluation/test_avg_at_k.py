@@ -10,7 +10,7 @@ import pytest
 from scorers import ScorerOf
 from ulorl.common.intervals import wilson
 from ulorl.engines.scripted import ScriptedEngine
-from ulorl.evaluation.evaluate import EvaluationSettings, evaluate
+from ulorl.evaluation.avg_at_k import EvaluationSettings, evaluate
 from ulorl.types import Problem, Sample, Sampling, Scored, Status
 
 EOS = 0
