@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import Future
 
 from ulorl.cancellation import NEVER, CancelToken
@@ -11,7 +10,7 @@ from ulorl.rewards.answer_reward import AnswerReward
 from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.reward import Verdict, completed, wait_for_verdict
 from ulorl.rewards.verdict_policy import AnswerPair, PairVerdict, refuse
-from ulorl.types import Problem
+from ulorl.types import Metrics, Problem
 
 
 class GenerativeReward(AnswerReward):
@@ -62,7 +61,7 @@ class GenerativeReward(AnswerReward):
         """Give up the verdicts that have not been asked for yet."""
         self._verifier.drop_pending()
 
-    def metrics(self) -> Mapping[str, float | int | None]:
+    def metrics(self) -> Metrics:
         """Return the verifier's counts since the last call."""
         too_long, self._too_long = self._too_long, 0
         return {**self._verifier.take_tally().metrics(), "verifier/too_long": too_long}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from functools import partial
 
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.errors import UserError
-from ulorl.types import Problem
+from ulorl.types import Metrics, Problem
 
 CHECK_SECONDS = 0.2  # between two looks at the cancel token while a verdict is waited for
 
@@ -76,7 +76,7 @@ class Reward(ABC):
         """Return an output that this reward reads `answer` from: the answer itself, if it judges whole outputs."""
         return answer
 
-    def metrics(self) -> Mapping[str, float | int | None]:
+    def metrics(self) -> Metrics:
         """Return the reward's own numbers since the last call, for metrics.jsonl."""
         return {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from ulorl.cancellation import NEVER, CancelToken
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.reward import Reward, Verdict, verdict_with_retries
-from ulorl.types import Problem, Sample, Scored, Status
+from ulorl.types import Metrics, Problem, Sample, Scored, Status
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Scorer:
             for future in futures:
                 self._submitted.pop(future, None)
 
-    def metrics(self) -> Mapping[str, float | int | None]:
+    def metrics(self) -> Metrics:
         """Return the reward's own numbers since the last call."""
         return self._reward.metrics()
 

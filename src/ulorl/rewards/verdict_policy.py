@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from ulorl.answers.extraction import Found
 from ulorl.rewards.reward import Verdict
 from ulorl.rewards.rules import RulesVerdict
 from ulorl.rewards.verdict_prompt import plain
+from ulorl.types import Metrics
 
 
 class AnswerPair(NamedTuple):
@@ -122,7 +122,7 @@ class Tally:
             self.compared += 1
             self.agreed += (rules is RulesVerdict.EQUAL) is verdict
 
-    def metrics(self) -> Mapping[str, float | int | None]:
+    def metrics(self) -> Metrics:
         """Return the counts by their names in metrics.jsonl. A mean over nothing is None."""
         answered = self.asked - self.failed
         return {
