@@ -156,7 +156,7 @@ def test_a_carried_sample_continues_from_its_tokens_with_what_is_left() -> None:
 
 
 def test_a_partial_segment_shrinks_the_last_budget() -> None:
-    """Guarantee 5 with an aborted segment: 1 token of 2 came back, so the budgets go on as 2, 2, 1."""
+    """Guarantee 5 with an aborted segment: 1 token of 2 came back, so the budgets are then 2, 2, 1."""
     loop = Loop({0: [5] * 9, 1: [6, EOS]})
     requests = loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
     one = np.ones(1)

@@ -137,7 +137,7 @@ def test_requests_of_a_fault_are_added_again(name: str) -> None:
 
 
 def test_a_fault_anywhere_changes_nothing() -> None:
-    """In every step, and in two and three steps on end: the engine is stopped, then replaced, and the samples are the
+    """In every step, and in two and three steps in a row: the engine is stopped, then replaced, and the samples are the
     undisturbed ones."""
     for start in range(9):
         for length in (1, 2, 3):
@@ -147,7 +147,7 @@ def test_a_fault_anywhere_changes_nothing() -> None:
 
             def remake(faults: dict[int, Alter] = faults, steps: FaultyEngine = engine, made: list[Any] = made) -> Any:
                 made.append(FaultyEngine(scripted(), faults))
-                made[-1].steps = max(steps.steps, *(m.steps for m in made))  # the plan goes on
+                made[-1].steps = max(steps.steps, *(m.steps for m in made))  # the plan continues
                 return made[-1]
 
             retrying, reported = retrying_engine(engine, remake, max_faults=4)
@@ -224,7 +224,7 @@ class Failing(ScriptedEngine):
 
 
 @pytest.mark.parametrize(
-    ("times", "faults", "anew"),
+    ("times", "faults", "replaced"),
     [
         ({"add": 1}, 1, False),
         ({"add": 2}, 2, True),
@@ -233,11 +233,11 @@ class Failing(ScriptedEngine):
         ({"step": 9, "close": 1}, 2, True),
     ],
 )
-def test_every_call_may_fail(times: dict[str, int], faults: int, anew: bool) -> None:
+def test_every_call_may_fail(times: dict[str, int], faults: int, replaced: bool) -> None:
     first = Failing(**times)
     retrying, reported = retrying_engine(first)
     assert play(retrying) == UNDISTURBED
-    assert (first.closed, first is not retrying._engine) == (anew, anew)
+    assert (first.closed, first is not retrying._engine) == (replaced, replaced)
     assert len(reported) == faults
 
 
@@ -393,7 +393,7 @@ def test_a_new_engine_may_take_longer_than_the_deadline() -> None:
 
 
 def test_an_engine_that_hangs_in_our_process_ends_it() -> None:
-    """Nothing can interrupt it there: the stacks are shown, and the message says how to go on."""
+    """Nothing can interrupt it there: the stacks are shown, and the message says how to resume."""
     code = """
 import time
 import numpy as np
@@ -459,8 +459,8 @@ def torch_engine() -> TorchEngine:
     return TorchEngine(model, eos_ids=[EOS], slots=4, prefill_tokens=64, version=VERSION)
 
 
-@pytest.mark.parametrize("anew", [False, True], ids=["stopped", "made anew"])
-def test_the_embedded_engine_draws_the_same_tokens_again(anew: bool) -> None:
+@pytest.mark.parametrize("replaced", [False, True], ids=["stopped", "replaced"])
+def test_the_embedded_engine_draws_the_same_tokens_again(replaced: bool) -> None:
     """Raised in the middle of steps, among them while rows enter; retried rows share their batch with others than
     before, so log-probs differ by rounding."""
     requests = [
@@ -475,7 +475,7 @@ def test_the_embedded_engine_draws_the_same_tokens_again(anew: bool) -> None:
 
         def _record(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
             Breaking.calls += 1
-            if Breaking.calls in (1, 9, 30) or (anew and Breaking.calls in (10, 31)):
+            if Breaking.calls in (1, 9, 30) or (replaced and Breaking.calls in (10, 31)):
                 raise RuntimeError("out of memory")
             super()._record(tokens, logprobs)
 
@@ -489,7 +489,7 @@ def test_the_embedded_engine_draws_the_same_tokens_again(anew: bool) -> None:
         max_faults=9, on_fault=lambda _: None,
     )  # fmt: skip
     retried = {s.sample_id: s for s in rollout(retrying, requests)}
-    assert retrying.stats.faults == (5 if anew else 3)
+    assert retrying.stats.faults == (5 if replaced else 3)
     assert retried.keys() == straight.keys()
     for id, segment in straight.items():
         assert retried[id].tokens.tolist() == segment.tokens.tolist()

@@ -136,7 +136,7 @@ class World:
         return json.dumps({**meta, **counters, "budgets": list(self.budgets.items())}), save(arrays)
 
     def crash(self) -> None:
-        """Everything in memory is gone; the run goes on from what was saved."""
+        """Everything in memory is gone; the run resumes from what was saved."""
         state = json.loads(self.saved[0])
         self.engine.close()
         self.version, self.faults = state["version"], []
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def only_one_crashes_and_nothing_differs(self) -> None:
-        """At a boundary just saved, the world that starts anew and the one that goes on are the same."""
+        """At a boundary just saved, a world that restarts and one that continues are the same."""
         if self.idle():
             self.both(lambda world: world.save())
             self.both(lambda world: world.faults.clear())  # what would have failed is no state of the run

@@ -84,7 +84,7 @@ def test_written_beside_the_run_it_is_the_same_and_of_its_own_moment(
         go.set()
         writing.wait()
         metrics = writing.metrics()
-        assert writing.metrics() == {}  # told once
+        assert writing.metrics() == {}  # reported once
     straight, beside = (checkpoint.latest(tmp_path / name) for name in ("straight", "beside"))
     assert files(beside) == files(straight)
     assert metrics["checkpoint/step"] == 1
@@ -132,17 +132,18 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(UserError) as told:  # noqa: PT012 - beside the run, the next call tells
+        with pytest.raises(UserError) as caught:  # noqa: PT012 - an error of the thread is raised by the next call
             writing.save(boundary(2), components.learner)
             while not writing.metrics():
                 pass
-    message = str(told.value)
+    message = str(caught.value)
+    assert caught.value.code is ErrorCode.FILE_NOT_WRITABLE
     assert f"{tmp_path / 'checkpoints' / 'step_000002.partial'}: cannot be written: No space left on device" in message
     assert (
         f"step_000001 is complete. Free space or give permission, then resume with: ulorl train --resume {tmp_path}"
         in (message)
     )
-    assert names(tmp_path) == ["step_000001"]  # what was half written takes no room
+    assert names(tmp_path) == ["step_000001"]  # an incomplete one takes no space
     assert files(checkpoint.latest(tmp_path)) == before
 
 
@@ -155,10 +156,10 @@ def test_another_format_is_refused_with_both_named(
     state = checkpoint.latest(tmp_path) / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "format": found}))
     for read in (checkpoint.newest, checkpoint.latest, lambda _: checkpoint.load(state.parent, 2)):
-        with pytest.raises(UserError) as told:
+        with refused(ErrorCode.CHECKPOINT_FORMAT, file=state.parent) as caught:
             read(tmp_path)
-        assert f"checkpoint format {found}, of {age} version of ulorl; this one reads format 2" in str(told.value)
-        assert f"model.path={state.parent / 'model'}" in str(told.value)
+        assert f"checkpoint format {found}, of {age} version of ulorl; this one reads format 2" in str(caught.value)
+        assert f"model.path={state.parent / 'model'}" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["state.json", "pools.safetensors"])

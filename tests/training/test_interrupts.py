@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM wherever they come: the run stops there, says how to go on, and ends as if nothing had been."""
+"""SIGINT and SIGTERM anywhere: the run stops there, says how to resume it, and then ends as an undisturbed run."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ def test_written_beside_the_run_checkpoints_are_the_same(finished: run.Result, t
     for state, result in zip(states, (beside, finished), strict=True):  # of lines that hold the clock
         assert state["counters"].pop("logged") == (result.dir / "metrics.jsonl").stat().st_size
     assert states[0] == states[1]
-    told = [m for m in beside.metrics if "checkpoint/step" in m]
-    assert [(m["step"], m["checkpoint/step"]) for m in told] == [(3, 2)]  # the last one has no line after it
-    assert all(m["checkpoint/bytes"] > 3e6 and m["checkpoint/seconds"] > 0 for m in told)
+    logged = [m for m in beside.metrics if "checkpoint/step" in m]
+    assert [(m["step"], m["checkpoint/step"]) for m in logged] == [(3, 2)]  # the last one has no line after it
+    assert all(m["checkpoint/bytes"] > 3e6 and m["checkpoint/seconds"] > 0 for m in logged)
 
 
 def test_the_same_command_resumes(

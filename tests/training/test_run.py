@@ -98,8 +98,8 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with refused(ErrorCode.MODEL_WEIGHTS):
-        ulorl.train(config(tmp_path / "r", f"model.path={broken}"))
-    assert not (tmp_path / "r").exists()
+        ulorl.train(config(tmp_path / "runs" / "r", f"model.path={broken}"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_overwrite_spares_what_the_run_reads(finished: run.Result, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_is_not_finite_is_skipped_logged_and_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From version 2 on no loss is finite: two steps leave weights, version and engine alone, then the run stops and
-    says how to go on; the command it prints works."""
+    says how to resume; the command it prints works."""
     honest = Learner._loss_sum
     with monkeypatch.context() as patched:
         patched.setattr(

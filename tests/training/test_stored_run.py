@@ -122,7 +122,7 @@ def test_a_run_without_steps_left_writes_the_model_of_its_checkpoint() -> None:
 
 def test_the_recipe_still_makes_this_run() -> None:
     """The configuration that the recipe gives today is the stored one: the same command takes the run for finished, and
-    with more steps goes on with it."""
+    with more steps continues it."""
     done = CliRunner().invoke(app, ["train", "recipe.toml"])
     assert "run holds a run already: all 2 steps are done" in str(done.exception)
     assert "run holds this run, unfinished" in ulorl("train", "recipe.toml", "steps=3")
