@@ -46,10 +46,10 @@ def run(
     hidden: int = 1024,
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """`peak_memory_ratio` at `tokens`, and `time_ratio` and `recomputed_time_ratio` at `timed_tokens`, ours over naive,
-    float32.
+    """Measure `peak_memory_ratio` at `tokens`, and `time_ratio` and `recomputed_time_ratio` at `timed_tokens`: ours over
+    naive, in float32 with torch's threads.
 
-    memory_tokens, naive_tokens: at which the peaks are measured. Threads are torch's.
+    memory_tokens, naive_tokens: the tokens at which both peaks are measured.
     """
     about = facts()
     # First, while this process is small: a child may start with its parent's peak.
@@ -86,7 +86,8 @@ def _ratio(seconds: dict[str, list[float]], who: str) -> float:
 
 
 def naive(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """The plain computation at its thriftiest: temperature in place, entropy without a graph."""
+    """Compute log-probs and entropies on whole logits with as little memory as possible: temperature in place,
+    entropy without a graph."""
     logprobs_NV = torch.log_softmax((hidden_NH @ weight_VH.T).div_(TEMPERATURE), dim=-1)
     with torch.no_grad():
         entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
@@ -94,11 +95,12 @@ def naive(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> tuple[Tens
 
 
 def ours(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute log-probs and entropies as the learner does, which keeps logits where they are few."""
     return token_logprobs(hidden_NH, Head(weight_VH), targets_N, TEMPERATURE)
 
 
 def recomputed(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Ours as it is for many tokens."""
+    """Compute log-probs and entropies as the learner does for many tokens, which recomputes logits."""
     with patch.object(logprobs, "KEPT", 0):
         return ours(hidden_NH, weight_VH, targets_N)
 
@@ -107,7 +109,7 @@ METHODS: dict[str, Method] = {"ulorl": ours, "recomputed": recomputed, "naive": 
 
 
 def inputs(tokens: int, vocabulary: int, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states, weight and targets; logits have a standard deviation of 3."""
+    """Return hidden states, weight and targets; logits have a standard deviation of 3."""
     rng = torch.Generator().manual_seed(0)
     hidden_NH = torch.randn(tokens, hidden, generator=rng).requires_grad_()
     weight_VH = torch.randn(vocabulary, hidden, generator=rng).mul_(3 / hidden**0.5).requires_grad_()
@@ -115,7 +117,8 @@ def inputs(tokens: int, vocabulary: int, hidden: int) -> tuple[Tensor, Tensor, T
 
 
 def peak_bytes(method: str, tokens: int, vocabulary: int, hidden: int, threads: int) -> int:
-    """What a forward and a backward pass add to their inputs at their peak; call it in a new process."""
+    """Return the memory that a forward and a backward pass add to their inputs at their peak; call it in a new
+    process."""
     torch.set_num_threads(threads)
     hidden_NH, weight_VH, targets_N = inputs(tokens, vocabulary, hidden)
     before = peak_rss()

@@ -162,12 +162,12 @@ def _pieces(output: str, segments: Sequence[Mapping[str, Any]]) -> Iterable[Piec
     """Yield the output cut where a segment begins, or in one piece when the characters of segments were not stored."""
     if not segments or any("chars" not in segment for segment in segments):
         segments = [{"version": None, "tokens": 0, "chars": len(output)}]
-    room, position = max(300, _CLIP // len(segments)), 0
+    most, position = max(300, _CLIP // len(segments)), 0
     for segment in segments:
         text = output[position : position + segment["chars"]]
         position += segment["chars"]
-        if len(text) > room:
-            head, tail = text[: room // 2], text[-(room // 2) :]
+        if len(text) > most:
+            head, tail = text[: most // 2], text[-(most // 2) :]
             yield Piece(segment["version"], segment["tokens"], head, len(text) - len(head) - len(tail), tail)
         else:
             yield Piece(segment["version"], segment["tokens"], text)

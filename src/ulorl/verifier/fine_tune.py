@@ -91,14 +91,14 @@ def train(
     tokenizer = source.tokenizer
     set_chat(tokenizer, settings.chat, base)
     chosen = subset(pairs, settings)
-    room = min(settings.max_tokens, source.context_length or settings.max_tokens)
-    examples = encode(chosen, tokenizer, prompt, room, lead=" " if settings.chat == "plain" else "")
+    limit = min(settings.max_tokens, source.context_length or settings.max_tokens)
+    examples = encode(chosen, tokenizer, prompt, limit, lead=" " if settings.chat == "plain" else "")
     disable_progress_bar()  # transformers' own, of loading and saving
     model = _model(source, settings)
     facts = {"count": len(chosen), "equivalent": sum(pair.equivalent for pair in chosen), "sha256": digest(chosen)}
 
     def save(progress: TrainingProgress) -> None:
-        with writing(out, lambda: "make room, or give another --out"), replacing_folder(out) as partial:
+        with writing(out, lambda: "Free space, or give another --out"), replacing_folder(out) as partial:
             save_merged(model, partial)
             tokenizer.save_pretrained(partial)
             write_card(partial, prompt, settings, progress, base=Path(base).name, pairs=facts)

@@ -69,7 +69,7 @@ def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
     if path.parent.exists() and not path.parent.is_dir():
         message = f"{path}: cannot be written: {path.parent} is a file; choose another place"
         raise UserError(message, code=ErrorCode.FILE_NOT_WRITABLE, file=path)
-    with atomic_files.writing(path, lambda: "choose another place or make room"):
+    with atomic_files.writing(path, lambda: "Choose another place, or free space"):
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [asdict(pair) for pair in pairs]
         if path.suffix == ".parquet":

@@ -1,5 +1,5 @@
-"""Equivalent spellings of reference answers, and look-alikes with another value (section 3.3). No torch.
+"""Equivalent spellings of reference answers, and look-alikes with another value (section 3.3).
 
-A look-alike is made in two moves: the value is changed, then spelled as an equivalent answer would be. So nothing about
-the spelling tells the label.
+A look-alike is made in two steps: the value is changed, then spelled as an equivalent answer would be, so that its
+spelling does not reveal the label.
 """

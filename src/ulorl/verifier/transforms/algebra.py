@@ -1,4 +1,4 @@
-"""Expressions: read by sympy, rewritten with proof of equality, and told apart numerically."""
+"""Expressions: reads them with sympy, rewrites them with proof of equality, and shows numerically that two differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POINTS = (7, 11, 13, 17, 19, 23, 29, 31)
 
 @lru_cache(maxsize=65536)
 def parse(text: str) -> Any:
-    """A sympy expression, or None for what is none, or nothing to be rewritten safely."""
+    """Return the sympy expression of a text, None for what is no expression or cannot be rewritten safely."""
     if len(text) > MOST_CHARACTERS or not _READABLE.fullmatch(text) or _TOO_LARGE.search(text):
         return None
     if _APPLIED.search(text) or _E_NOTATION.search(text):
@@ -46,7 +46,8 @@ def parse(text: str) -> Any:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Proven: their difference is zero by expansion over a common denominator."""
+    """Return whether two expressions are proven equal: their difference is zero by expansion over a common
+    denominator."""
     import sympy
 
     difference = sympy.expand(left - right)
@@ -58,7 +59,8 @@ def equal(left: Any, right: Any) -> bool:
 
 
 def different(left: Any, right: Any) -> bool:
-    """Proven: they differ at a point, by far more than the error of 30 digits."""
+    """Return whether two expressions are proven different: at a point they differ by far more than the error of 30
+    digits."""
     import sympy
 
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
@@ -71,7 +73,7 @@ def different(left: Any, right: Any) -> bool:
 
 
 def rewritten(expression: Any, rng: Random) -> str | None:
-    """LaTeX of an equal expression with another shape; None where no way of rewriting changes it."""
+    """Return the LaTeX of an equal expression in another shape, None where no way of rewriting changes it."""
     import sympy
 
     symbols = sorted(expression.free_symbols, key=str)
@@ -136,7 +138,7 @@ def _constants(expression: Any) -> list[str]:
 
 
 def plain(expression: Any, rng: Random) -> str:
-    """As one types it: 3*sqrt(2), x^2 + 1."""
+    """Return an expression as people type it: 3*sqrt(2), x^2 + 1."""
     text = str(expression).replace("**", "^").replace("log", "ln")
     if not {"E", "I"} & {symbol.name for symbol in expression.free_symbols}:
         text = text.replace("E", "e").replace("I", "i")

@@ -1,4 +1,4 @@
-r"""Answers of several parts: sets and lists, ordered tuples, intervals and their unions."""
+"""Answers of several parts: sets and lists, ordered tuples, intervals and their unions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDS = {"(": False, "[": True, ")": False, "]": True}
 
 @dataclass(frozen=True)
 class Parts:
-    """A set, whose order is nothing, or a tuple; the texts of its elements, and what sympy reads in them."""
+    """A set, whose order does not matter, or a tuple: the texts of its elements, and sympy's reading of them."""
 
     texts: tuple[str, ...]
     values: tuple[Any, ...]
@@ -31,6 +31,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Span:
+    """An interval: the texts of its ends, and whether they belong to it."""
+
     low: str
     high: str
     low_in: bool
@@ -39,14 +41,15 @@ class Span:
 
 @dataclass(frozen=True)
 class Spans:
-    """A union of intervals. set: sympy's."""
+    """A union of intervals. set: that of sympy."""
 
     spans: tuple[Span, ...]
     set: Any
 
 
 def read_spans(text: str, question: str) -> Spans | None:
-    r"""[1, 2), (-\infty, 3] \cup \{...} not: only intervals, and only where the brackets or the question say so."""
+    r"""Read a union of intervals, such as [1, 2), only where the brackets or the question say that it is one; None
+    for anything else, such as (-\infty, 3] \cup \{5\}."""
     import sympy
 
     text = re.sub(r"\\(?:left|right)(?![a-z])|\\[,!; ]", "", text).strip().strip("$")
@@ -91,8 +94,8 @@ def _end(text: str) -> Any:
 
 
 def read_parts(text: str, question: str) -> Parts | None:
-    r"""\{1, 2\} as a set; 1, 2, 3 or 1 \text{ and } 2 as sets where the question surely asks for values without order;
-    (1, 2) as a tuple where it asks for points and the like; None where nobody can tell."""
+    r"""Read \{1, 2\} as a set; 1, 2, 3 or 1 \text{ and } 2 as sets where the question certainly asks for values
+    without order; (1, 2) as a tuple where it asks for points and the like. None where this is uncertain."""
     text = re.sub(r"\\(?:left|right)(?![a-z])|\\[!;]", "", text).strip().strip("$").strip()
     lowered = question.lower()
     ordered = text.startswith("(") and text.endswith(")") and text.count("(") == 1
@@ -121,6 +124,7 @@ def read_parts(text: str, question: str) -> Parts | None:
 
 
 def parts_differ(left: Parts, right: Parts) -> bool:
+    """Return whether two sets or tuples are proven to be different."""
     if left.ordered != right.ordered:
         return False
     if len(left.values) != len(right.values):
@@ -132,6 +136,7 @@ def parts_differ(left: Parts, right: Parts) -> bool:
 
 
 def spell_parts(parts: Parts, rng: Random, variable: str) -> str:
+    """Return a set or tuple in a kind of spelling, None where it has none."""
     texts = list(parts.texts)
     if rng.random() < 0.35:
         texts = [algebra.plain(value, rng) for value in parts.values]
@@ -156,7 +161,7 @@ def spell_parts(parts: Parts, rng: Random, variable: str) -> str:
 
 
 def change_parts(parts: Parts, how: str, rng: Random) -> tuple[str, ...] | None:
-    """The texts of other elements."""
+    """Return the texts of other elements, of which at least one differs."""
     texts = list(parts.texts)
     if how == "swapped":
         a, b = rng.sample(range(len(texts)), 2)
@@ -174,7 +179,7 @@ def change_parts(parts: Parts, how: str, rng: Random) -> tuple[str, ...] | None:
 
 
 def joined(texts: tuple[str, ...], ordered: bool, like: str) -> str:
-    """Elements as the reference writes them."""
+    """Return elements joined as the reference writes them."""
     if ordered:
         return f"({', '.join(texts)})" if ", " in like else f"({','.join(texts)})"
     inner = (", " if ", " in like else ",").join(texts)
@@ -182,7 +187,7 @@ def joined(texts: tuple[str, ...], ordered: bool, like: str) -> str:
 
 
 def change_spans(spans: Spans, how: str, rng: Random) -> str | None:
-    """LaTeX of another union: an end opened or closed, or one interval left out."""
+    """Return the LaTeX of another union: one end opened or closed, or one interval left out."""
     new = list(spans.spans)
     at = rng.randrange(len(new))
     span = new[at]
@@ -205,6 +210,7 @@ def _bracketed(span: Span, comma: str = ",") -> str:
 
 
 def spell_spans(spans: Spans, rng: Random, variable: str) -> str:
+    """Return a union of intervals in a kind of spelling, None where it has none."""
     chosen = rng.sample(spans.spans, len(spans.spans))
     if len(chosen) == 2 and rng.random() < 0.6:
         chosen = list(spans.spans[::-1])

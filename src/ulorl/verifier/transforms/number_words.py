@@ -1,4 +1,4 @@
-"""Numbers in English words."""
+"""Writes numbers in English words."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ _ENGLISH = inflect.engine()
 
 @lru_cache(maxsize=4096)
 def cardinal(number: int, joined: str = " ") -> str:
-    """0 <= number < MOST. joined: what stands between hundreds and the rest, " " or " and "."""
+    """Return a cardinal number in words, for 0 <= number < MOST. joined: the text between hundreds and the rest, " "
+    or " and "."""
     return str(_ENGLISH.number_to_words(number, andword=joined.strip(), comma=""))
 
 
 def ordinal(number: int) -> str:
-    """1 <= number < MOST."""
+    """Return an ordinal number in words, for 1 <= number < MOST."""
     return str(_ENGLISH.ordinal(cardinal(number)))
 
 
 def spoken(value: Fraction, rng: Random) -> str | None:
-    """A whole number, a fraction with small parts ("two and three fourths") or a short decimal ("two point five")."""
+    """Return a whole number, a fraction with small parts ("two and three fourths") or a short decimal ("two point
+    five") in words, None for other numbers."""
     sign = rng.choice(("negative ", "minus ")) if value < 0 else ""
     whole, part = divmod(abs(value), 1)
     if whole >= MOST:

@@ -1,4 +1,4 @@
-r"""What a question asks for: values that have no order, or several things of which each has its place; one variable."""
+"""Finds out what a question asks for: values without order, several things that each have their place, one variable."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ _ROUNDED = re.compile(r"\bround|\bnearest\b|approximat|\bdecimal places?\b|signi
 
 
 def sentences(question: str) -> list[str]:
-    """Those that ask for something."""
+    """Return the sentences of a question that ask for something."""
     return [part for part in _END.split(question) if _ASKS.search(part)]
 
 
 def unordered(question: str, either: bool = False) -> bool:
-    """Whether several values, as answer, surely have no order: all values, solutions or roots of one thing. Not where
-    the question names an order, a system, or more than one thing to be found.
+    """Return whether several values, as an answer, certainly have no order: all values, solutions or roots of one
+    thing. False where the question names an order, a system, or several things to find.
 
-    either: the values are joined by "or", so that it needs no more than one thing that is asked for.
+    either: the values are joined by "or", so that the question needs no more than one thing that is asked for.
     """
     asking = sentences(question)
     if any(pattern.search(part) for part in asking for pattern in (_SEVERAL, _SEVERAL_INSIDE, _TWO_THINGS)):
@@ -93,12 +93,13 @@ def unordered(question: str, either: bool = False) -> bool:
 
 
 def ordered_set(question: str) -> bool:
-    """Whether what stands in braces may have an order all the same."""
+    """Return whether an answer in braces may have an order nevertheless."""
     return bool(_ORDERED_SET.search(question))
 
 
 def variable(question: str) -> str:
-    """The one variable whose values are asked for, or the only one that the question has; "" where nobody can tell."""
+    """Return the one variable whose values are asked for, or the only one that the question has; "" where this is
+    uncertain."""
     names = set()
     for part in sentences(question):
         names |= {"".join(found) for found in (*_VARIABLE.findall(part), *_FOR_VARIABLE.findall(part))}
@@ -108,28 +109,28 @@ def variable(question: str) -> str:
 
 
 def several_right(question: str, vector: bool) -> bool:
-    """Whether another answer than the reference may be right as well; vector: the answer is a tuple, of which the
-    question may want the direction alone."""
+    """Return whether another answer than the reference may be right too. vector: the answer is a tuple, and the
+    question may want only its direction."""
     return bool(_ANY_OF_THEM.search(question) or (vector and _LENGTH_IS_FREE.search(question)))
 
 
 def measure(question: str) -> bool:
-    """Whether the last sentence asks for a length, a time and so on, of which nobody says how many percent it is."""
+    """Return whether the last sentence asks for a length, a time or the like, which nobody states in percent."""
     last = sentences(question)[-1:] or [question]
     return bool(_MEASURE.search(last[0]) and not _RATIO.search(last[0]))
 
 
 def base(question: str) -> bool:
-    """Whether digits may mean another number than in base ten."""
+    """Return whether digits may mean another number than in base ten."""
     return bool(_BASE.search(question))
 
 
 def rounded(question: str) -> bool:
-    """Whether more digits than the reference has would be no worse."""
+    """Return whether more digits than the reference has would be as good."""
     return bool(_ROUNDED.search(question))
 
 
 def mentions(question: str, name: str) -> bool:
-    """Whether a letter, or the name of a Greek one, stands in the question by itself."""
+    """Return whether a letter, or the name of a Greek one, occurs in the question by itself."""
     bare = re.escape(name)
     return bool(re.search(rf"(?<![A-Za-z\\]){bare}(?![A-Za-z])|\\{bare}(?![A-Za-z])", question))

@@ -1,4 +1,4 @@
-r"""Rational numbers, with unit or percent sign: read, and changed."""
+"""Rational numbers, with a unit or a percent sign: reads and changes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PERCENT_ASKED = re.compile(r"percent|%")
 
 @dataclass(frozen=True)
 class Number:
-    r"""value: 0.5 for 50\%, where `percent` says that the reference or the question speaks of percent."""
+    r"""A rational number. value: 0.5 for 50\%, where `percent` says that the reference or the question uses percent."""
 
     value: Fraction
     unit: Unit | None = None
@@ -34,13 +34,13 @@ class Number:
 
     @property
     def plain(self) -> bool:
-        """An integer that nothing more is known of."""
+        """Return whether the number is an integer without unit, percent sign or other form."""
         return self.form == "integer" and self.unit is None and not self.percent
 
 
 def read(text: str, question: str) -> Number | None:
-    """The number that a reference is; None for any other. Roots and the like are expressions, not numbers. Leading
-    zeros are digits that a question asks for (the last three digits)."""
+    """Return the number that a reference is, None for anything else. Roots and the like are expressions, not
+    numbers. Leading zeros are digits that a question asks for (the last three digits)."""
     if re.match(r"-?0\d", text):
         return None
     if not _E_NOTATION.fullmatch(text) and re.search(
@@ -79,7 +79,7 @@ def _understood(found: quantities.Quantity, question: str) -> Number | None:
 
 
 def decimal(value: Fraction, most: int = 8) -> str | None:
-    """A terminating decimal with at most that many places; None for others."""
+    """Return a terminating decimal with at most so many places, None for other numbers."""
     for places in range(most + 1):
         scaled = value * 10**places
         if scaled.denominator == 1:
@@ -90,7 +90,7 @@ def decimal(value: Fraction, most: int = 8) -> str | None:
 
 
 def kinds(number: Number) -> list[str]:
-    """Which kinds of spelling a number may wear, whether or not every value can."""
+    """Return the kinds of spelling that a number can have; not every value has all of them."""
     found = ["same", "spelling", "words"]
     if number.unit:
         found.append("units")
@@ -104,7 +104,7 @@ def kinds(number: Number) -> list[str]:
 
 
 def changes(number: Number, kind: str) -> list[str]:
-    """What can be done to the value, so that it looks alike in this kind of spelling."""
+    """Return the changes of the value that keep it similar in this kind of spelling."""
     found = ["sign", "off_by_one", "digits", "dropped_digit", "near"]
     if number.value.denominator != 1 and number.form == "fraction":
         found += ["inverse", "inverse", "part", "part"]
@@ -116,7 +116,7 @@ def changes(number: Number, kind: str) -> list[str]:
 
 
 def change(number: Number, how: str, rng: Random) -> Number | None:
-    """Another number; None where this cannot be done to it."""
+    """Return another number, None where the change is impossible."""
     value, scale = number.value, 100 if number.percent else 1
     shown = value * scale
     new: Fraction | None

@@ -1,4 +1,4 @@
-"""Spellings of a rational number: as fraction, decimal, percentage, power of ten, in words, with another unit."""
+"""Spells a rational number: as fraction, decimal, percentage, power of ten, in words, with another unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ulorl.verifier.transforms.unit_systems import Unit
 
 
 def spell(number: Number, kind: str, rng: Random) -> str | None:
-    """The number in that kind of spelling; None where it has none."""
+    """Return the number in a kind of spelling, None where it has none."""
     value = number.value
     if kind == "units":
         return _with_unit(number, rng)
@@ -155,7 +155,8 @@ def _compound(base: Fraction, unit: Unit, rng: Random) -> str | None:
 
 
 def repeating(value: Fraction, most: int = 6) -> str | None:
-    r"""0.\overline{3}, with at most that many digits before and in the period; None where there are more, or none."""
+    r"""Return a repeating decimal such as 0.\overline{3}, with at most so many digits before and in the period; None
+    where there are more, or no period."""
     whole, rest = divmod(abs(value).numerator, value.denominator)
     seen, digits = dict[int, int](), ""
     while rest and rest not in seen and len(digits) <= 2 * most:
@@ -169,13 +170,13 @@ def repeating(value: Fraction, most: int = 6) -> str | None:
 
 
 def grouped(text: str, mark: str) -> str:
-    """Thousands apart."""
+    """Return an integer with its thousands separated."""
     whole, dot, rest = text.partition(".")
     return re.sub(r"(?<=\d)(?=(?:\d{3})+$)", lambda _: mark, whole) + dot + rest
 
 
 def fraction(value: Fraction, rng: Random) -> str:
-    r"""\frac, \dfrac, \tfrac, a/b."""
+    r"""Return a fraction as \frac, \dfrac, \tfrac or a/b."""
     above, below, sign = abs(value.numerator), value.denominator, "-" if value < 0 else ""
     if below == 1:
         return f"{sign}{above}"
@@ -188,7 +189,7 @@ def fraction(value: Fraction, rng: Random) -> str:
 
 
 def mixed(value: Fraction, rng: Random) -> str | None:
-    """2\\frac{1}{3}; None below 1."""
+    r"""Return a mixed number such as 2\frac{1}{3}, None below 1."""
     whole, part = divmod(abs(value), 1)
     if not whole or not part:
         return None
@@ -199,7 +200,8 @@ def mixed(value: Fraction, rng: Random) -> str | None:
 
 
 def scientific(value: Fraction, rng: Random) -> str | None:
-    """From a thousand upwards, or below a tenth; None between, and for what does not terminate."""
+    """Return a number from a thousand upwards or below a tenth as a power of ten, None for others and for one that
+    does not terminate."""
     if not value or Fraction(1, 10) <= abs(value) < 1000 or decimal(value) is None:
         return None
     power = 0
@@ -220,7 +222,7 @@ def scientific(value: Fraction, rng: Random) -> str | None:
 
 
 def written(value: Fraction, rng: Random) -> str:
-    """As people write it: an integer, a short decimal, else a fraction."""
+    """Return a number as people write it: an integer, a short decimal, else a fraction."""
     text = decimal(value, 6)
     if text is None:
         return fraction(value, rng)

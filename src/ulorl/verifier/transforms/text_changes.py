@@ -1,4 +1,4 @@
-r"""What can be done to any answer as text: other LaTeX for the same, words around it, another numeral in it."""
+"""Changes any answer as text: other LaTeX for the same value, words around it, another numeral in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHORT_FRAC = re.compile(r"\\frac\s*(\d)\s*(\d)")
 
 
 def respelled(text: str, rng: Random) -> str:
-    """The same, in other LaTeX."""
+    """Return the same answer in other LaTeX."""
     times = rng.choice((" ", " \\cdot ", "", "\\,", " \\times "))
     line = rng.choice(("\\dfrac", "\\tfrac", "\\frac"))
     moves: list[Callable[[str], str]] = [
@@ -45,7 +45,7 @@ def respelled(text: str, rng: Random) -> str:
 
 
 def said(text: str, rng: Random) -> str:
-    """Now and then, with what people write around an answer."""
+    """Return the answer, sometimes with the words that people write around an answer."""
     if rng.random() > 0.2:
         return text
     shapes = ["The answer is {}.", "the answer is {}", "Answer: {}", "{}."]
@@ -59,7 +59,7 @@ def said(text: str, rng: Random) -> str:
 
 
 def changed(text: str, how: str, rng: Random) -> str | None:
-    """The text with one numeral or sign changed; None where this cannot be done."""
+    """Return the text with one numeral or sign changed, None where this is impossible."""
     hidden = [found.span() for found in _COMMAND_OR_TEXT.finditer(text)]
 
     def free(at: int) -> bool:

@@ -1,4 +1,4 @@
-"""Any reference answer behind one face: what it is, which spellings it has, what may be changed in it."""
+"""One interface to all kinds of reference answers: what an answer is, its spellings, and how it can be changed."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class Word:
 
 @dataclass(frozen=True)
 class Expression:
+    """An algebraic expression, as sympy has it."""
+
     value: Any
 
 
@@ -45,19 +47,20 @@ Value = Number | Word | Parts | Spans | Expression
 
 @dataclass(frozen=True)
 class Answer:
-    """A reference, and what it was read as."""
+    """A reference and what it was read as."""
 
     text: str
     value: Value
-    variable: str  # whose values the question asks for; "" where nobody can tell
+    variable: str  # whose values the question asks for; "" where this is uncertain
 
     @property
     def type(self) -> str:
+        """Return the name of the kind of value."""
         return type(self.value).__name__
 
 
 def read(text: str, question: str) -> Answer | None:
-    """None for what is none of these: its value could not be changed with certainty."""
+    """Read a reference; None for a kind whose value could not be changed with certainty."""
     text = text.strip().strip("$").strip()
     if not text or len(text) > 120:
         return None
@@ -91,7 +94,8 @@ def _expression(text: str, question: str) -> Expression | None:
 
 
 def kinds(answer: Answer, question: str) -> list[str]:
-    """Kinds of spelling the answer may wear. A form that the question asks for is left alone."""
+    """Return the kinds of spelling that the answer can have, without those that would leave a form that the question
+    asks for."""
     value, lowered = answer.value, question.lower()
     if isinstance(value, Number):
         bound = ("fraction", "decimal", "percent", "scientific") if _FORM_ASKED["number"].search(lowered) else ()
@@ -111,7 +115,7 @@ def kinds(answer: Answer, question: str) -> list[str]:
 
 
 def spell(answer: Answer, kind: str, rng: Random) -> str | None:
-    """The answer in that kind of spelling, as text; None where it has none."""
+    """Return the answer in a kind of spelling as text, None where it has none."""
     value, text = answer.value, None
     if kind == "same":
         return answer.text
@@ -144,8 +148,8 @@ def _spelled_word(word: Word, rng: Random) -> str:
 
 
 def changed(answer: Answer, kind: str, question: str, rng: Random) -> tuple[str, Answer] | None:
-    """What was changed, and an answer proven to be another; None where this attempt failed. Of its spellings only
-    `kind` is meant to be used."""
+    """Return what was changed and an answer proven to be another, None where this attempt failed. Only `kind` of its
+    spellings may be used."""
     value = answer.value
     if isinstance(value, Number) and kind != "same":
         how = rng.choice(rationals.changes(value, kind))
@@ -187,7 +191,7 @@ def _other_word(answer: Answer, word: Word, rng: Random) -> Answer:
 
 
 def shape(answer: Answer) -> tuple[object, ...]:
-    """What two answers must have in common for one to pass for the other."""
+    """Return what two answers must have in common for one to be mistaken for the other."""
     value = answer.value
     if isinstance(value, Number):
         return value.form, value.percent, value.named, value.unit
@@ -197,7 +201,7 @@ def shape(answer: Answer) -> tuple[object, ...]:
 
 
 def differ(left: Answer, right: Answer) -> bool:
-    """Proven to be different values. False too where it is not known, as between different types."""
+    """Return whether two values are proven different; False where it is unknown, as between different types."""
     one, two = left.value, right.value
     if isinstance(one, Number) and isinstance(two, Number):
         factors = [side.value * (side.unit.factor if side.unit else 1) for side in (one, two)]

@@ -1,5 +1,5 @@
-"""Units that answers come in, and the unit that a question asks for. Conversions stay within a system, where they are
-exact and what people do."""
+"""The units of answers, and the unit that a question asks for. Conversions stay within a system, where they are
+exact and common."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit, by the name that pint has for it, to a power: 2 for areas, 3 for volumes."""
+    """A unit, by its name in pint, to a power: 2 for areas, 3 for volumes."""
 
     name: str
     power: int = 1
 
     @property
     def system(self) -> tuple[str, int]:
+        """Return the name of the unit's system, and the power."""
         return _TABLE[self.name][0], self.power
 
     @property
     def factor(self) -> Fraction:
-        """How many of the system's smallest unit it is."""
+        """Return how many of the system's smallest unit the unit is."""
         return Fraction(_TABLE[self.name][1]) ** self.power
 
     def related(self) -> list[Unit]:
-        """The other units of its system."""
+        """Return the other units of the unit's system."""
         same = [name for name, row in _TABLE.items() if row[0] == self.system[0] and name != self.name]
         return [Unit(name, self.power) for name in same]
 
     def names(self, value: Fraction) -> list[str]:
-        """As it is written behind a number: cm, centimeters; "inch" behind 1."""
+        """Return the spellings of the unit behind a number: cm, centimeters; "inch" behind 1."""
         _, _, short, one, many = _TABLE[self.name]
         full = one if value == 1 else many
         if self.power == 1:
@@ -96,7 +97,7 @@ _OTHER_MONEY = re.compile(r"[€£¥]|\b(?:euros?|pesos?|rupees?|yen|yuan|cents?
 
 
 def of_factors(factors: tuple[tuple[str, int], ...]) -> Unit | None:
-    """The unit that `rewards.quantity` read, when it is one of these."""
+    """Return the unit that `answers.quantities` read, None when it is not one of these."""
     if len(factors) == 1 and factors[0][0] in _TABLE and factors[0][1] in (1, 2, 3):
         name, power = factors[0]
         if power == 1 or "length" in _TABLE[name][0]:
@@ -105,12 +106,12 @@ def of_factors(factors: tuple[tuple[str, int], ...]) -> Unit | None:
 
 
 def other_kind(name: str, question: str) -> bool:
-    """Whether an ounce may be a volume, or a degree no angle."""
+    """Return whether an ounce may be a volume, or a degree not an angle."""
     return bool((name == "ounce" and _LIQUID.search(question)) or (name == "degree" and _NO_ANGLE.search(question)))
 
 
 def asked(question: str) -> Unit | None:
-    """The unit that the last sentence asks for; None when it names none, more than one, or asks for a rate."""
+    """Return the unit that the last sentence asks for; None when it names none or several, or asks for a rate."""
     sentence = _SENTENCE.split(question.strip())[-1].lower()
     found = list(_ASKED.finditer(sentence))
     if _RATE.search(sentence):
