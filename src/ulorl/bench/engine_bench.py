@@ -11,8 +11,8 @@ In `equal` every request decodes the maximum, and there are as many requests as 
 Not equal: `generate` takes the requests in batches that last as long as their longest, and only tokens asked for are
 counted; it returns no log-probs, which favours it. The engine multiplies through oneDNN where that pays, `generate` as
 torch does. vLLM runs eager and in this process; it starts before the clock. Read ratios to `generate` where
-transformers is new: 5.19, which vLLM installs, copies keys and values for grouped queries in every decode step, and takes
-several times as long with the static cache; 5.23 does not.
+transformers is new: 5.19, which vLLM installs, copies keys and values for grouped queries in every decode step, and
+takes several times as long with the static cache; 5.23 does not.
 """
 
 from __future__ import annotations

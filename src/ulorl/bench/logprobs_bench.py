@@ -12,6 +12,8 @@ the latter without gradient. Not equal: ours multiplies through oneDNN where tha
 as torch does, through MKL on x86.
 """
 
+# Shapes: N tokens, V vocabulary, H hidden.
+
 from __future__ import annotations
 
 import time
@@ -46,8 +48,8 @@ def run(
     hidden: int = 1024,
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Measure `peak_memory_ratio` at `tokens`, and `time_ratio` and `recomputed_time_ratio` at `timed_tokens`: ours over
-    naive, in float32 with torch's threads.
+    """Measure `peak_memory_ratio` at `tokens`, and `time_ratio` and `recomputed_time_ratio` at `timed_tokens`: ours
+    over naive, in float32 with torch's threads.
 
     memory_tokens, naive_tokens: the tokens at which both peaks are measured.
     """
