@@ -15,7 +15,8 @@ from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.question_shapes import Shape
 from ulorl.cleaning.result_files import CleaningResult, FieldCounts, ResultFiles, prepare_folder, write_result
 from ulorl.cleaning.sources import Source, Unreadable, list_sources, read_source
-from ulorl.clients.client import CachedClient, make_client, model_identity
+from ulorl.clients.client import CachedClient, model_identity
+from ulorl.clients.factory import make_client
 from ulorl.clients.output_cache import OutputCache
 from ulorl.common.progress import SILENT, ProgressBars
 from ulorl.errors import CombinedError, UserError, listing

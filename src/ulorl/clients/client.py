@@ -89,17 +89,3 @@ def folder_fingerprint(folder: Path) -> str:
                 file.seek(start)
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()[:32]
-
-
-def make_client(key: str, settings: ClientConfig) -> ModelClient:
-    """Return the client of `settings.kind`. key: of the settings in the configuration, for messages.
-
-    Raises UserError for settings that cannot be used.
-    """
-    if settings.kind == "endpoint":
-        from ulorl.clients.server_client import ServerClient
-
-        return ServerClient(key, settings)
-    from ulorl.clients.engine_client import EngineClient
-
-    return EngineClient(settings)
