@@ -1,1 +1,1 @@
-"""The configuration tree. Importing it pulls in neither torch nor any engine."""
+"""The configuration tree. Importing it imports neither torch nor an engine."""
