@@ -32,7 +32,7 @@ class PromptFormat:
         return self.template.replace("{question}", problem.prompt)  # not str.format: LaTeX is full of braces
 
     def is_chat(self, tokenizer: Any) -> bool:
-        """Whether prompts go through the tokenizer's chat template. Raises UserError for an unused system message."""
+        """Return whether prompts use the tokenizer's chat template. Raises UserError for an unused system message."""
         chat = self.chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
         if self.system and not chat:
             why = "data.chat=off" if self.chat == "off" else "the tokenizer has no chat template"
@@ -54,7 +54,7 @@ class PromptLimits:
     vocabulary: int = sys.maxsize
 
     def problem_with(self, prompt: Tokens) -> tuple[str, ErrorCode] | None:
-        """Say why a prompt cannot be used; None for one that can."""
+        """Return why a prompt cannot be used, with the error's code; None for a prompt that can."""
         n = len(prompt)
         if (largest := int(prompt.max())) >= self.vocabulary:
             return (
