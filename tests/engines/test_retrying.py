@@ -24,7 +24,7 @@ import ulorl
 from paths import QUICKSTART
 from refusals import refused
 from ulorl.engines.decode import rollout
-from ulorl.engines.request_checks import SegmentChecks, check_segment
+from ulorl.engines.request_checks import SegmentChecks
 from ulorl.engines.retrying import HUNG, RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.engines.torch.torch_engine import TorchEngine
@@ -307,16 +307,6 @@ def test_abort_returns_every_request_once_whatever_happens() -> None:
         assert retrying.pending == 0
         assert len(reported) == bool(isinstance(first, Failing))
         assert play(retrying) == UNDISTURBED  # the one that failed is another by now
-
-
-def test_log_probs_that_nobody_trains_on_may_be_missing() -> None:
-    """vLLM gives NaN for another sampling than the rollout's."""
-    segment = Segment(0, np.array([1, EOS]), np.full(2, np.nan, np.float32), np.full(2, VERSION), Finish.EOS)
-    greedy = replace(request(0), sampling=Sampling(temperature=0))
-    ends = np.array([EOS])
-    check_segment(segment, greedy, eos_ids=ends, vocabulary=VOCABULARY, version=VERSION, logprobs=False)
-    with pytest.raises(ValueError, match="2 log-probs are no finite number"):
-        check_segment(segment, greedy, eos_ids=ends, vocabulary=VOCABULARY, version=VERSION, logprobs=True)
 
 
 def test_work_counts_on_when_the_engine_is_another() -> None:

@@ -1,0 +1,59 @@
+"""What is measured about a step of Algorithm 1, on the scripted engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from scorers import ScorerOf
+from ulorl.engines.scripted import ScriptedEngine
+from ulorl.learner.update_result import Update
+from ulorl.objective.mismatch import Mismatch
+from ulorl.rollout.scheduler import Scheduler
+from ulorl.training.measured_step import MeasuredStep, measured_step
+from ulorl.types import Group, Problem, Sample, Sampling, Scored
+
+
+class Right(ScorerOf):
+    """Gives every sample 1."""
+
+    def score(self, _: Problem, sample: Sample) -> Scored:
+        return Scored(sample, 1.0, "")
+
+
+class CountingLearner:
+    """Trains nothing, and counts versions."""
+
+    version = 0
+
+    def update(self, groups: Sequence[Group], _: object = None) -> Update:
+        self.version += bool(groups)
+        return Update(steps=int(bool(groups)))
+
+    def weights(self) -> Iterator[tuple[str, object]]:
+        return iter(())
+
+
+def test_the_weights_are_checked_when_they_change_and_progress_is_reported() -> None:
+    """Two samples of one problem, in segments of 2: one ends in step 1, the other in step 2, which updates."""
+    engine, learner = ScriptedEngine({0: [1, 0], 1: [1, 1, 1, 0]}, eos_id=0), CountingLearner()
+    scheduler = Scheduler(group=2, segment_tokens=2, max_tokens=6, sampling=Sampling(), seed=1)
+    versions: list[int] = []
+    segments: list[int] = []
+
+    def check(engine: ScriptedEngine, learner: CountingLearner) -> Mismatch:
+        assert engine.version == learner.version
+        versions.append(engine.version)
+        return Mismatch(1, 0.0, 0.0, 0.0)
+
+    def step(*problems: str) -> MeasuredStep:
+        new = [(Problem(p, p), np.array([7], np.int32)) for p in problems]
+        return measured_step(scheduler, engine, Right(), learner, new, check, lambda: segments.append(1))  # type: ignore[arg-type]
+
+    first, second = step("a"), step()
+    assert (first.weight_mismatch, first.work.decode_tokens, first.step.update.steps) == (None, 4, 0)
+    assert (second.weight_mismatch, second.work.decode_tokens) == (Mismatch(1, 0.0, 0.0, 0.0), 2)
+    assert (versions, len(segments)) == ([1], 3)
+    for one in (first, second):
+        assert min(one.rollout_seconds, one.update_seconds, one.sync_seconds) >= 0
