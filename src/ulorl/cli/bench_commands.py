@@ -24,11 +24,11 @@ class _Benchmarks(TyperGroup):
 
 app = typer.Typer(
     cls=_Benchmarks,
-    help="Measure one part beside what would be taken instead: medians and ratios of one run.",
+    help="Measure a component beside its usual alternatives: medians and ratios of one run.",
     epilog="Threads are torch's: OMP_NUM_THREADS=1 ulorl bench engine",
     no_args_is_help=True,
 )
-Repeats = Annotated[int, typer.Option(min=1, help="runs of each that are timed, after a warm-up")]
+Repeats = Annotated[int, typer.Option(min=1, help="timed runs of each, after a warm-up")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every figure here")]
 
 
@@ -38,18 +38,20 @@ def engine(
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="rows decoded at once; repeatable; default 32 and 128")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="output tokens, at most")] = 128,
+    tokens: Annotated[int, typer.Option(min=1, help="maximum number of output tokens")] = 128,
     lengths: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="CSV of real output lengths, in place of the log-normal; repeatable"),
     ] = None,
-    equal: Annotated[bool, typer.Option("--equal", help="outputs of equal length too")] = False,
-    dynamic: Annotated[bool, typer.Option("--dynamic", help="generate with the dynamic cache too")] = False,
-    generate: Annotated[bool, typer.Option("--generate/--no-generate", help="beside transformers' generate")] = True,
+    equal: Annotated[bool, typer.Option("--equal", help="measure outputs of equal length too")] = False,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="measure generate with the dynamic cache too")] = False,
+    generate: Annotated[
+        bool, typer.Option("--generate/--no-generate", help="measure transformers' generate too")
+    ] = True,
     repeats: Repeats = 5,
     json_file: Json = None,
 ) -> None:
-    """The embedded engine beside transformers' generate, and vLLM where it is installed.
+    """Measure the embedded engine beside transformers' generate, and vLLM where it is installed.
 
     ulorl bench engine --model models/smollm2-135m-instruct --batch 8 --tokens 64
     """
@@ -65,14 +67,14 @@ def engine(
 
 @app.command()
 def logprobs(
-    tokens: Annotated[int, typer.Option(min=1, help="at which both are timed")] = 128,
+    tokens: Annotated[int, typer.Option(min=1, help="number of tokens at which both are timed")] = 128,
     memory_tokens: Annotated[
         int, typer.Option(min=1, max=32_768, help="at which our peak is measured, for one stated at 32,768")
     ] = 8192,
     repeats: Repeats = 5,
     json_file: Json = None,
 ) -> None:
-    """Log-probs and entropies without logits beside the plain computation, memory and time."""
+    """Measure log-probs and entropies without logits beside the naive computation: memory and time."""
     _check(json_file)
     from ulorl.bench import logprobs_bench as bench
 
@@ -86,7 +88,7 @@ def learner(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Memory and time of one update on one long sample.
+    """Measure memory and time of one update on one long sample.
 
     ulorl bench learner --tokens 8192 --tokens 131072
     """
@@ -101,7 +103,7 @@ def rollout(
     tokens: Annotated[int, typer.Option(help="of the output, a multiple of the 8 segments")] = 4096,
     json_file: Json = None,
 ) -> None:
-    """One sample decoded to its full length in segments, by the embedded engine."""
+    """Decode one sample to its full length in segments with the embedded engine."""
     _check(json_file)
     from ulorl.bench import rollout_bench as bench
 
@@ -114,7 +116,7 @@ def step(
     repeats: Repeats = 9,
     json_file: Json = None,
 ) -> None:
-    """A whole RL step, beside TRL's GRPOTrainer where it is installed."""
+    """Measure a whole RL step, beside TRL's GRPOTrainer where it is installed."""
     _check(json_file)
     from ulorl.bench import step_bench as bench
 
