@@ -59,6 +59,7 @@ from ulorl.training.specifications import engine_spec, model_source
 RECIPE = ROOT / "recipes" / "quickstart.toml"
 SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct")).absolute()
 VLLM = ["engine.kind=vllm", "engine.vllm.eager=true", "model.threads=1"]
+ENGINES = {"vllm": VLLM, "torch": ["engine.kind=torch", "model.threads=1"]}
 TINY = str(model_path())
 EOS = 1
 WARM = Sampling(0.85)
@@ -444,7 +445,7 @@ def test_one_engine_at_a_time_lives_in_our_process() -> None:
 
 
 def answers(kind: str, sampling: Sampling, problems: int) -> tuple[Inputs, Evaluation]:
-    cfg = ulorl.load([RECIPE], [*VLLM, f"engine.kind={kind}", f"eval.problems={problems}"])
+    cfg = ulorl.load([RECIPE], [*ENGINES[kind], f"eval.problems={problems}"])
     inputs = load_inputs(cfg)
     with closing(make_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)) as engine:
         return inputs, evaluate(
@@ -488,8 +489,8 @@ def test_sampled_lengths_and_rewards_agree_with_the_embedded_engine() -> None:
 # Whole runs
 
 
-def train(run_dir: Path, *overrides: str, recipe: Path = RECIPE) -> list[dict[str, float]]:
-    return ulorl.train(ulorl.load([recipe], [*VLLM, f"run.dir={run_dir}", *overrides])).metrics
+def train(run_dir: Path, *overrides: str, recipe: Path = RECIPE, kind: str = "vllm") -> list[dict[str, float]]:
+    return ulorl.train(ulorl.load([recipe], [*ENGINES[kind], f"run.dir={run_dir}", *overrides])).metrics
 
 
 def agree_after_every_update(metrics: Sequence[dict[str, float]], updates: int) -> None:
@@ -501,7 +502,7 @@ def agree_after_every_update(metrics: Sequence[dict[str, float]], updates: int) 
 
 def test_the_quickstart_learns_as_with_the_embedded_engine(tmp_path: Path) -> None:
     seven = ["steps=7", "eval.problems=1", "run.checkpoint_every=0"]
-    runs = {kind: train(tmp_path / kind, *seven, f"engine.kind={kind}") for kind in ("vllm", "torch")}
+    runs = {kind: train(tmp_path / kind, *seven, kind=kind) for kind in ("vllm", "torch")}
     rewards = {kind: [m["reward/mean"] for m in metrics[2:]] for kind, metrics in runs.items()}
     print(f"mean reward of steps 2 to 7: {rewards}")
     for kind, metrics in runs.items():
