@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ulorl.config.fields import StrictConfig
-from ulorl.config.resume import may_change
+from ulorl.config.resumable_keys import may_change
 from ulorl.config.tree import Config
 from ulorl.config.unions import ByKind, variants_of
 

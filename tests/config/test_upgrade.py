@@ -10,7 +10,7 @@ import pytest
 
 from paths import FIXTURES
 from refusals import refused
-from ulorl.config import renamed_keys
+from ulorl.config import key_messages
 from ulorl.config.loading import build, load_saved
 from ulorl.config.tree import Config
 from ulorl.config.upgrade import upgraded
@@ -60,7 +60,7 @@ def test_unknown_keys_are_still_refused(tmp_path: Path) -> None:
 
 
 def test_renamed_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(renamed_keys.RENAMED, "optim.rate", "optim.lr")
+    monkeypatch.setitem(key_messages.RENAMED, "optim.rate", "optim.lr")
     optim = {name: value for name, value in OLD["optim"].items() if name != "lr"}
     assert saved(tmp_path, optim={**optim, "rate": 0.5}).optim.lr == 0.5
     with refused(ErrorCode.CONFIG_RENAMED_KEY, key="optim.rate") as caught:

@@ -24,9 +24,9 @@ import ulorl
 from paths import QUICKSTART
 from refusals import refused
 from ulorl.engines.decode import rollout
-from ulorl.engines.request_checks import SegmentChecks
 from ulorl.engines.retrying import HUNG, RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
+from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -387,7 +387,7 @@ def test_an_engine_that_hangs_in_our_process_ends_it() -> None:
     code = """
 import time
 import numpy as np
-from ulorl.engines.request_checks import SegmentChecks
+from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.types import Request, Sampling

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulorl.objective.advantage import group_advantages, is_informative, soft_overlong_penalty
+from ulorl.objective.advantage import group_advantages, is_informative
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,3 @@ def test_properties_of_binary_rewards(rewards: list[float], random: object) -> N
 def test_what_is_no_group_is_refused(rewards: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="at least 2 samples"):
         group_advantages(rewards)
-
-
-def test_soft_overlong_penalty_by_hand() -> None:
-    # L = 100, buffer 20: 0 up to 80; (80 - 85) / 20 = -.25; (80 - 90) / 20 = -.5; -1 at 100 and beyond
-    lengths = [0, 79, 80, 85, 90, 100, 101]
-    assert [soft_overlong_penalty(n, 100, 20) for n in lengths] == [0, 0, 0, -0.25, -0.5, -1, -1]
-    assert soft_overlong_penalty(50, 100, 100) == -0.5
-    for buffer in (0, -1, 101):
-        with pytest.raises(ValueError, match="overlong buffer"):
-            soft_overlong_penalty(50, 100, buffer)

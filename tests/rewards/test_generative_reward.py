@@ -34,8 +34,9 @@ from ulorl.rewards.factory import make_reward
 from ulorl.rewards.generative_reward import GenerativeReward
 from ulorl.rewards.generative_verifier import Verifier
 from ulorl.rewards.reward import RewardError, Verdict, wait_for_verdict
+from ulorl.rewards.verdict_parsing import parse_verdict
 from ulorl.rewards.verdict_policy import AnswerPair
-from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt, parse_verdict, plain
+from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt, plain
 from ulorl.training import run
 from ulorl.types import Problem
 

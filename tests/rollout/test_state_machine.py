@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from safetensors.numpy import load, save
 
-from ulorl.engines.request_checks import SegmentChecks
 from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
+from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from ulorl.verifier.transforms import (
     algebra,
+    answer_kinds,
     compound_answers,
     number_words,
     rationals,
     spellings,
     text_changes,
-    transformable,
     unit_systems,
 )
 
@@ -155,11 +155,11 @@ def test_units_are_converted_exactly_and_changed_ones_are_others(value, name, po
 
 
 def test_the_papers_examples_can_be_made():
-    length = transformable.read("27", "What is the width of the box, in centimeters?")
-    half = transformable.read(r"\frac{1}{2}", "What is the probability?")
-    assert any("0.27" in (transformable.spell(length, "units", Random(i)) or "") for i in SEEDS)
-    assert any(transformable.spell(half, "words", Random(i)) == "one half" for i in SEEDS)
-    third = {transformable.changed(half, "words", "", Random(i)) for i in SEEDS} - {None}
+    length = answer_kinds.read("27", "What is the width of the box, in centimeters?")
+    half = answer_kinds.read(r"\frac{1}{2}", "What is the probability?")
+    assert any("0.27" in (answer_kinds.spell(length, "units", Random(i)) or "") for i in SEEDS)
+    assert any(answer_kinds.spell(half, "words", Random(i)) == "one half" for i in SEEDS)
+    third = {answer_kinds.changed(half, "words", "", Random(i)) for i in SEEDS} - {None}
     assert {Fraction(1, 3), Fraction(2)} <= {other.value.value for _, other in third}  # one third, and 2/1
 
 
@@ -345,14 +345,14 @@ def test_only_what_surely_has_no_order_is_reordered(text, question, unordered):
 
 def test_a_variable_is_named_only_where_the_question_has_it():
     values, lengths = (
-        transformable.read(r"\{4,5,7\}", question)
+        answer_kinds.read(r"\{4,5,7\}", question)
         for question in ("Find all values of $k$ where $x^k$ is odd.", "What could be the three lengths?")
     )
-    named = [{transformable.spell(answer, "set", Random(i)) for i in range(200)} for answer in (values, lengths)]
+    named = [{answer_kinds.spell(answer, "set", Random(i)) for i in range(200)} for answer in (values, lengths)]
     assert any("k = 5 or k = " in text for text in named[0])
     assert not any(re.search(r"\bor\b|\bx\b", text) for text in named[1])
-    span = transformable.read("[1,3)", "What is the range of $f(x)$? Answer as an interval.")
-    shown = [transformable.spell(span, "interval", Random(i)) for i in range(200)]
+    span = answer_kinds.read("[1,3)", "What is the range of $f(x)$? Answer as an interval.")
+    shown = [answer_kinds.spell(span, "interval", Random(i)) for i in range(200)]
     assert all(r"\{" in text for text in shown if "<" in text)
 
 
@@ -363,14 +363,14 @@ def test_a_variable_is_named_only_where_the_question_has_it():
 def test_e_notation_is_a_number(text, value):
     assert rationals.read(text, "").value == Fraction(value)
     assert algebra.parse(text) is None
-    answer = transformable.read(text, "Compute the value.")
+    answer = answer_kinds.read(text, "Compute the value.")
     for seed in SEEDS:
         assert plain_value(spellings.spell(answer.value, "spelling", Random(seed))) == Fraction(value)
 
 
 @pytest.mark.parametrize("text", ["2e-3", "4e5-1", "1+2e3"])
 def test_what_may_be_e_notation_or_a_multiple_of_e_is_left_alone(text):
-    assert transformable.read(text, "Compute the value.") is None
+    assert answer_kinds.read(text, "Compute the value.") is None
     assert algebra.parse("2e - 3") is not None
 
 
@@ -402,7 +402,7 @@ def test_more_digits_of_a_rounded_reference_are_no_look_alike():
     ],
 )
 def test_where_another_answer_may_be_as_right_there_are_no_pairs(text, question):
-    assert transformable.read(text, question) is None
+    assert answer_kinds.read(text, question) is None
 
 
 @pytest.mark.parametrize(
@@ -417,9 +417,9 @@ def test_where_another_answer_may_be_as_right_there_are_no_pairs(text, question)
     ],
 )
 def test_kinds_that_would_say_something_else(question, text, absent):
-    answer = transformable.read(text, question)
-    assert absent not in transformable.kinds(answer, question)
-    assert "same" in transformable.kinds(answer, question)
+    answer = answer_kinds.read(text, question)
+    assert absent not in answer_kinds.kinds(answer, question)
+    assert "same" in answer_kinds.kinds(answer, question)
 
 
 EXAMPLES = [
@@ -432,21 +432,21 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("text", "question"), EXAMPLES)
 def test_every_kind_has_both_labels_in_the_same_spellings(text, question):
-    answer = transformable.read(text, question)
-    for kind in set(transformable.kinds(answer, question)):
-        made = [transformable.changed(answer, kind, question, Random(i)) for i in SEEDS]
-        others = [transformable.spell(found[1], kind, Random(i)) for i, found in enumerate(made) if found]
-        assert any(others) or not any(transformable.spell(answer, kind, Random(i)) for i in SEEDS), kind
+    answer = answer_kinds.read(text, question)
+    for kind in set(answer_kinds.kinds(answer, question)):
+        made = [answer_kinds.changed(answer, kind, question, Random(i)) for i in SEEDS]
+        others = [answer_kinds.spell(found[1], kind, Random(i)) for i, found in enumerate(made) if found]
+        assert any(others) or not any(answer_kinds.spell(answer, kind, Random(i)) for i in SEEDS), kind
         assert text not in others
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=40), st.randoms(use_true_random=False))
 def test_any_text_is_read_or_left_alone(text, rng):
-    answer = transformable.read(text, "Find all values.")
+    answer = answer_kinds.read(text, "Find all values.")
     if answer:
-        for kind in transformable.kinds(answer, ""):
-            transformable.spell(answer, kind, rng)
-            transformable.changed(answer, kind, "", rng)
+        for kind in answer_kinds.kinds(answer, ""):
+            answer_kinds.spell(answer, kind, rng)
+            answer_kinds.changed(answer, kind, "", rng)
     for how in text_changes.CHANGES:
         assert text_changes.changed(text, how, rng) != text or not text

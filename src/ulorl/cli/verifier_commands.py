@@ -56,8 +56,8 @@ def data(
     from ulorl.cleaning.cleaning_config import CleaningConfig
     from ulorl.common.progress import ProgressBars
     from ulorl.config.loading import load_class
-    from ulorl.verifier.make_pairs import PairSettings
-    from ulorl.verifier.pair_files import write_pair_files
+    from ulorl.verifier.pair_dataset import write_pair_files
+    from ulorl.verifier.pair_making import PairSettings
 
     tables = load_class(CleaningConfig, config or []).sources
     settings = PairSettings(per_problem=per_problem, seed=seed)

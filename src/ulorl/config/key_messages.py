@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ulorl.config.fields import Finding, RefusedKeys, StrictConfig
-from ulorl.config.renamed_keys import RENAMED
 from ulorl.config.unions import Variants, named_variants_of, variants_of
 from ulorl.error_codes import ErrorCode
+
+RENAMED: dict[str, str] = {}  # the old dotted key: the new one, which a recipe is refused with
 
 _TYPES = ("model_type", "model_attributes_type", "union_tag_not_found")  # no table where one is expected
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ulorl.config.key_messages import RENAMED
 from ulorl.config.layering import without_other_kinds
-from ulorl.config.renamed_keys import RENAMED
 from ulorl.config.tree import Config, without_other_eval_kinds
 from ulorl.config.unions import variants_of
 

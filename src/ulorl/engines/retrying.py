@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ulorl.engines.engine import Engine, EngineStats, OwnProcess, empty_segment, require_idle
-from ulorl.engines.request_checks import PendingRequests, SegmentChecks
+from ulorl.engines.segment_checks import PendingRequests, SegmentChecks
 from ulorl.engines.watchdog import StallCheck, Watchdog
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import EngineMismatch, UserError

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ulorl.config.training_config import ObjectiveConfig
 from ulorl.learner.batching import Row
-from ulorl.objective.advantage import group_advantages, is_informative, soft_overlong_penalty
+from ulorl.objective.advantage import group_advantages, is_informative
+from ulorl.objective.overlong import soft_overlong_penalty
 from ulorl.rng import Stream, sample_seed
 from ulorl.types import Group, Status
 

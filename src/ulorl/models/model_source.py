@@ -14,8 +14,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from ulorl.config.model_config import RopeConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, one_line
-from ulorl.models.rope import UNSCALED, scale_positions
 from ulorl.models.tokenizer import load_tokenizer, read_eos_ids
+from ulorl.models.yarn import UNSCALED, scale_positions
 
 TINY = "ulorl:tiny"
 

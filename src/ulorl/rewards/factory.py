@@ -1,4 +1,4 @@
-"""Rewards by verifiable answers: 1 if the predicted answer is equivalent to the reference, else 0 (section 3.3)."""
+"""Makes the reward of a configuration: the one place that knows their kinds."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.reward import RewardError
 from ulorl.rewards.rules import RulesVerdict
+from ulorl.rewards.verdict_parsing import parse_verdict
 from ulorl.rewards.verdict_policy import AnswerPair, PairVerdict, RulesFirst, Tally
-from ulorl.rewards.verdict_prompt import FOLDER_FILE, VerdictPrompt, load_prompt, parse_verdict
+from ulorl.rewards.verdict_prompt import FOLDER_FILE, VerdictPrompt, load_prompt
 
 if TYPE_CHECKING:
     from ulorl.clients.engine_client import EngineClient

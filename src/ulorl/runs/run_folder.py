@@ -16,7 +16,7 @@ from ulorl.common import atomic_files
 from ulorl.common.key_paths import flatten
 from ulorl.config.data_config import FilesDataConfig, HubDataConfig
 from ulorl.config.loading import load_saved
-from ulorl.config.resume import may_change
+from ulorl.config.resumable_keys import may_change
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError

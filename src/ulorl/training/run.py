@@ -14,7 +14,7 @@ from rich.console import Console
 from ulorl.common import atomic_files
 from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.model_config import LoraConfig
-from ulorl.config.resume import resumable_keys
+from ulorl.config.resumable_keys import resumable_keys
 from ulorl.config.tree import Config
 from ulorl.engines.factory import make_retrying_engine
 from ulorl.error_codes import ErrorCode

@@ -49,8 +49,8 @@ from ulorl.types import Finish, Problem, Request, Sampling, Segment, Status
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
 
-from ulorl.engines.request_checks import SegmentChecks
 from ulorl.engines.retrying import RetryingEngine
+from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.engines.vllm.vllm_engine import VllmEngine
 from ulorl.engines.vllm.weight_transfer import WeightLoader
 from ulorl.training.preflight import Inputs, load_inputs

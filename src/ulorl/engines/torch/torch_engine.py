@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ulorl.engines.engine import EngineStats, empty_segment, require_idle
-from ulorl.engines.request_checks import check_request
+from ulorl.engines.segment_checks import check_request
 from ulorl.engines.torch.sampling import draw
 from ulorl.engines.torch.supported_models import check_decoding, full_attention_layers, longest_row
 from ulorl.models.cpu.fused_decode import FusedDecoder, can_fuse, entries_read

@@ -16,7 +16,7 @@ from ulorl.engines.vllm.weight_transfer import WeightLoader
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, first_line
 from ulorl.models.model_source import ModelSource, text_config
-from ulorl.models.rope import rope_overrides
+from ulorl.models.yarn import rope_overrides
 
 SUPPORTED = ((0, 32), (0, 34))  # from, below: the request interface, weight transfer and version spans used here
 _OURS = frozenset(

@@ -19,7 +19,7 @@ import torch
 
 from ulorl.engines.engine import EngineStats, require_idle
 from ulorl.engines.engine_spec import EngineSpec
-from ulorl.engines.request_checks import check_request
+from ulorl.engines.segment_checks import check_request
 from ulorl.engines.vllm.vllm_arguments import check_arguments, engine_arguments, longest_request, vllm_error
 from ulorl.engines.vllm.weight_transfer import pick_transfer, sender
 from ulorl.error_codes import ErrorCode

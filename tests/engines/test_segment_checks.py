@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ulorl.engines.request_checks import PendingRequests, SegmentChecks
+from ulorl.engines.segment_checks import PendingRequests, SegmentChecks
 from ulorl.types import Finish, Request, Sampling, Segment
 
 EOS, VERSION = 0, 3

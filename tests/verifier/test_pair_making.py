@@ -12,8 +12,8 @@ from ulorl.answers import quantities
 from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.items import Item
 from ulorl.error_codes import ErrorCode
-from ulorl.verifier.make_pairs import PairSettings, make_pairs
-from ulorl.verifier.pair_files import side_of, write_pair_files
+from ulorl.verifier.pair_dataset import side_of, write_pair_files
+from ulorl.verifier.pair_making import PairSettings, make_pairs
 from ulorl.verifier.pairs import read_pairs
 
 TRAIN = SHARED / "train"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ulorl.config.resume import may_change, resumable_keys
+from ulorl.config.resumable_keys import may_change, resumable_keys
 
 KEYS = {
     "steps", "run.checkpoint_every", "run.keep_last", "run.keep_every", "run.async_checkpoint", "eval.every", "log",

@@ -23,7 +23,7 @@ from ulorl.learner.experience import Experience
 from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource, context_length
-from ulorl.models.rope import rope_overrides
+from ulorl.models.yarn import rope_overrides
 from ulorl.rng import sample_seed
 from ulorl.training import run
 from ulorl.training.preflight import load_inputs

@@ -18,7 +18,7 @@ from ulorl.common.markdown import table
 from ulorl.common.progress import SILENT, ProgressBars
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, listing
-from ulorl.verifier.make_pairs import PairSettings, make_pairs
+from ulorl.verifier.pair_making import PairSettings, make_pairs
 from ulorl.verifier.pairs import Pair, write_pairs
 
 Side = Literal["train", "held_out"]

@@ -15,10 +15,10 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rng import Stream, generator
 from ulorl.verifier.pairs import Pair
-from ulorl.verifier.transforms import transformable
+from ulorl.verifier.transforms import answer_kinds
+from ulorl.verifier.transforms.answer_kinds import OTHER, Answer
 from ulorl.verifier.transforms.compound_answers import Parts, Spans
 from ulorl.verifier.transforms.rationals import Number
-from ulorl.verifier.transforms.transformable import OTHER, Answer
 
 _ATTEMPTS = 8  # to change or spell an answer, before the kind is left out
 _OTHER_SHARE = 0.1  # of look-alikes that are another problem's answer
@@ -51,7 +51,7 @@ def make_pairs(
     bar = bars.add("pairs", 2 * len(problems))  # each problem is read, then its pairs are made
     read, pool = list[Answer | None](), defaultdict[str, list[Answer]](list)
     for item in problems:
-        answer = transformable.read(short_answer(item.answer), clean_characters(item.question))
+        answer = answer_kinds.read(short_answer(item.answer), clean_characters(item.question))
         read.append(answer)
         if answer is not None:
             pool[answer.type].append(answer)
@@ -72,7 +72,7 @@ def _of_problem(item: Item, answer: Answer, pool: Sequence[Answer], settings: Pa
         return []
     pairs, question = list[Pair](), clean_characters(item.question)
     most = 2 if is_plain else settings.per_problem * (2 if isinstance(answer.value, Parts | Spans) else 1)
-    for kind in _drawn(transformable.kinds(answer, question), rng):
+    for kind in _drawn(answer_kinds.kinds(answer, question), rng):
         if len(pairs) + 2 > most:
             break
         equivalent, other = _equivalent(answer, kind, rng), _look_alike(answer, kind, question, pool, rng)
@@ -91,7 +91,7 @@ def _drawn(kinds: Sequence[str], rng: Random) -> list[str]:
 
 def _equivalent(answer: Answer, kind: str, rng: Random) -> str | None:
     for _ in range(_ATTEMPTS):
-        text = transformable.spell(answer, kind, rng)
+        text = answer_kinds.spell(answer, kind, rng)
         if text and (kind == "same" or text != answer.text):
             return text
     return None
@@ -103,8 +103,8 @@ def _look_alike(
     for attempt in [rng.getrandbits(60) for _ in range(_ATTEMPTS)]:  # the pool's size must not change later draws
         own = Random(attempt)
         made = _other_answer(answer, pool, Random(attempt + 1)) if own.random() < _OTHER_SHARE else None
-        made = made or transformable.changed(answer, kind, question, own)
-        text = made and transformable.spell(made[1], kind, own)
+        made = made or answer_kinds.changed(answer, kind, question, own)
+        text = made and answer_kinds.spell(made[1], kind, own)
         if made and text and text != answer.text:
             return made[0], text
     return None
@@ -112,8 +112,8 @@ def _look_alike(
 
 def _other_answer(answer: Answer, pool: Sequence[Answer], rng: Random) -> tuple[str, Answer] | None:
     other = rng.choice(pool)
-    if not transformable.differ(answer, other):
+    if not answer_kinds.differ(answer, other):
         return None
-    if transformable.shape(answer) != transformable.shape(other):
+    if answer_kinds.shape(answer) != answer_kinds.shape(other):
         return None
     return OTHER, Answer(other.text, other.value, answer.variable)
