@@ -18,6 +18,7 @@ def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ulorl.bench.engine_bench.installed", lambda _: None)
 
 
+@pytest.mark.slow
 def test_rates_are_tokens_over_median_seconds(tmp_path: Path) -> None:
     """`run` itself raises when the three decode different numbers of tokens."""
     lengths = tmp_path / "real.csv"

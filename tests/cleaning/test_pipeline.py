@@ -288,6 +288,7 @@ def test_nothing_is_lost(tmp_path_factory: pytest.TempPathFactory, pairs: list[t
         assert (row.original_problem, row.original_answer) == originals[int(row.id.split("/")[1])]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (SHARED / "train").is_dir(), reason="needs the shared data sets, which the project commits none of"
 )

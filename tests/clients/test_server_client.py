@@ -85,6 +85,7 @@ def test_cut_at_the_length_limit_is_an_output_without_an_end(settings: EndpointC
         assert ask(url, settings, "long") == [""]
 
 
+@pytest.mark.slow
 def test_no_hang(settings: EndpointClientConfig) -> None:
     """Half a second and 2 retries: within seconds, whatever the server does."""
     started = time.monotonic()

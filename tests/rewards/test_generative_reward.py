@@ -148,6 +148,7 @@ def test_verdicts_of_a_server(tmp_path: Path) -> None:
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_server_with_every_fault(seed: int, tmp_path: Path) -> None:
     """200 pairs, 45% faults of 17 kinds, each with the opposite verdict in it: every pair is right or unscored, within

@@ -395,6 +395,7 @@ def test_agreement_with_qwens_rule() -> None:
     assert against == [("10{,}000", "10000", False)]
 
 
+@pytest.mark.slow
 def test_agreement_with_gsm8k_labels() -> None:
     """Four models' solutions, labelled right or wrong; every fourth problem, to be quick. All 5,276 agree."""
     for row in rows("gsm8k_example_model_solutions.jsonl")[::4]:

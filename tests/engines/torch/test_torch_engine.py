@@ -372,6 +372,7 @@ def test_siblings_share_the_prefill_of_their_prompt() -> None:
             np.testing.assert_allclose(found[request.sample_id].logprobs, alone.logprobs, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [0, 2**20], ids=["packed", "plain"])
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
 def test_fused_and_generic_decoding_agree(family: str, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
