@@ -125,6 +125,45 @@ def test_a_file_system_without_locks_stops_no_run(tmp_path: Path, monkeypatch: p
         pass
 
 
+def test_a_lock_that_cannot_be_taken_is_no_missing_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's lock file that may not be written: the run inside must not be joined."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "permission denied", str(tmp_path / run_folder.LOCK))
+
+    monkeypatch.setattr(run_folder.FileLock, "acquire", denied)
+    with refused(ErrorCode.FILE_NOT_WRITABLE, file=tmp_path / run_folder.LOCK), run_folder.locked(tmp_path):
+        pass
+
+
+def test_a_refused_start_removes_its_folder_while_it_holds_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    remove = run_folder._remove_empty
+    release = run_folder.FileLock.release
+    released: list[bool] = []
+    monkeypatch.setattr(run_folder, "_remove_empty", lambda made: (held.append(not released), remove(made)))
+    monkeypatch.setattr(run_folder.FileLock, "release", lambda self: (released.append(True), release(self)))
+    with pytest.raises(KeyError), run_folder.locked(tmp_path / "new" / "run"):
+        raise KeyError
+    assert held == [True]
+    assert not (tmp_path / "new").exists()
+
+
+def test_where_flock_is_missing_no_marker_file_is_left_to_refuse_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "no flock")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    for _ in range(2):
+        run_folder.locked(tmp_path).__enter__()  # as a process that is killed: it never leaves
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (

@@ -24,14 +24,19 @@ _RUST = re.compile(r"\(os error (\d+)\)")  # in the messages of safetensors and 
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield the path of a partial file, which replaces the file `path` when the block ends without an error: whenever
-    the process or the machine stops, `path` is the whole new file or the one before."""
+    the process or the machine stops, `path` is the whole new file or the one before.
+
+    flush: write through to the disk; without it this holds for the process only, until somebody calls `sync`.
+    """
     partial = path.with_name(path.name + PARTIAL)
     yield partial
-    sync(partial)
+    if flush:
+        sync(partial)
     partial.replace(path)
-    sync(path.parent)
+    if flush:
+        sync(path.parent)
 
 
 @contextmanager

@@ -83,9 +83,10 @@ def token_logprobs(
 
 
 @torch.no_grad()
-def head_logits(head: Head, hidden_NH: Tensor) -> Tensor:
-    """Return the logits [N, V] of a few hidden states [N, H], in float32 or longer, without gradient."""
-    projection = _Projection(head, hidden_NH, 1.0, len(hidden_NH), cpu_kernels=False)
+def head_logits(head: Head, hidden_NH: Tensor, *, cpu_kernels: bool = True) -> Tensor:
+    """Return the logits [N, V] of a few hidden states [N, H], in float32 or longer, without gradient, as
+    `token_logprobs` computes them."""
+    projection = _Projection(head, hidden_NH, 1.0, len(hidden_NH), cpu_kernels=cpu_kernels)
     return projection.logits(projection.hidden_NH, *projection.operands(slice(None)))
 
 

@@ -18,8 +18,9 @@ from ulorl.models.head import head_of, hidden_states
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel) -> None:
-    """Check with a small forward pass that `hidden_states` and `head_of` give the model's own logits.
+def check_head(model: PreTrainedModel, *, cpu_kernels: bool = True) -> None:
+    """Check with a small forward pass that `hidden_states` and `head_of` give the model's own logits, multiplied as
+    training multiplies them.
 
     Raises:
         UserError: the model computes its logits in another way; training it would use wrong log-probs.
@@ -34,7 +35,7 @@ def check_head(model: PreTrainedModel) -> None:
             f"{type(model).__name__}: cannot be run as its config.json says ({one_line(error)})",
             code=ErrorCode.MODEL_CONFIG,
         ) from error
-    found = head_logits(head_of(model), hidden).float()
+    found = head_logits(head_of(model), hidden, cpu_kernels=cpu_kernels).float()
     tolerance = 1e-4 if expected.dtype == hidden.dtype else 3e-2  # bf16 models round their logits to 8 bits
     size = float(expected.abs().max())
     apart = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ulorl.common import atomic_files
 from ulorl.common.key_paths import flatten
@@ -27,6 +28,7 @@ VERDICTS = "verifier.sqlite"  # the generative verifier's verdicts, which may ha
 _SECTIONS = {"run", "rollout", "objective", "optim"}  # that the config.json of a run has, in every version
 
 
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of a file system that has none
 _BEGINNING = {LOCK, CONFIG + atomic_files.PARTIAL}  # what a run that was killed in its first moments leaves
 
 
@@ -119,10 +121,21 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Hold the lock of a run folder, which is created if needed. One process has it at a time; it ends with the
     process, however that ends. Raises UserError when another process has it, or the folder cannot be created.
     At the end a folder that it created is removed if nothing was put into it."""
+    # No fallback to a marker file: after a kill it would stay, and refuse the run on another host for good.
+    lock = FileLock(run_dir / LOCK, timeout=0, fallback_to_soft=False)
     with atomic_files.writing(run_dir, lambda: "Choose another run.dir, or give permission"):
         made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
         run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run_dir / LOCK, timeout=0)
+        _acquire(lock, run_dir)
+    try:
+        yield
+    finally:
+        if made:
+            _remove_empty(made)  # while the lock is held: nobody else works in the folder
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock, run_dir: Path) -> None:
     try:
         lock.acquire()
     except Timeout:
@@ -131,14 +144,9 @@ def locked(run_dir: Path) -> Iterator[None]:
             code=ErrorCode.RUN_LOCKED,
             file=run_dir,
         ) from None
-    except (OSError, NotImplementedError):  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
-        if made:
-            _remove_empty(made)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
 
 
 def _remove_empty(folders: list[Path]) -> None:

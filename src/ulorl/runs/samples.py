@@ -27,7 +27,11 @@ def write_samples(run_dir: Path, step: int, groups: Sequence[Group], decode: Dec
     folder = run_dir / SAMPLES
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:06d}.jsonl"
-    with atomic_files.replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as lines:
+    # Not flushed in every step: the next checkpoint flushes all that it counts on.
+    with (
+        atomic_files.replacing(path, flush=False) as partial,
+        partial.open("w", encoding="utf-8", newline="\n") as lines,
+    ):
         for group in groups:
             prompt = decode(group.members[0].sample.prompt) if group.members else ""
             for scored in group.members:

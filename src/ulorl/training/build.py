@@ -77,7 +77,7 @@ def _policy(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> PreTrained
     if cfg.model.lora.rank:
         add_lora(policy, cfg.model.lora, checkpoint=saved.folder if saved else None)
     set_attention(policy, cfg.model.attention)
-    check_head(policy)
+    check_head(policy, cpu_kernels=cfg.model.cpu_kernels)
     if cfg.optim.layout == "packed":
         check_packing(policy, autocast=cfg.optim.autocast == "bfloat16")
     return policy
