@@ -1,4 +1,4 @@
-"""Algorithm 1, walked by hand with the scripted engine.
+"""Algorithm 1, followed by hand with the scripted engine.
 
 L = 6 output tokens, k = 3 segments of 2 tokens, G = 2. EOS is 0; every other token is the sample's own. The guarantees
 are numbered; each test names those it holds.
@@ -194,7 +194,7 @@ def test_one_segment_is_the_synchronous_loop() -> None:
     assert all(len(m.sample.segments) == 1 for g in step.groups for m in g.members)
 
 
-def test_new_prompts_enter_beside_carried_samples() -> None:
+def test_new_prompts_enter_with_carried_samples() -> None:
     """Guarantees 3 and 6: the in-flight set is the unfinished pool plus the constant prompt batch."""
     loop = Loop({i: [9] * 5 + [EOS] for i in range(6)})
     in_flight = [len(loop.step(name).segments) for name in "abc"]

@@ -43,7 +43,7 @@ def is_there(name: str) -> bool:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_have_targets(document: Path) -> None:
     dead = []
     for target, anchor in LINK.findall(document.read_text(encoding="utf-8")):
         path = document.parent / target if target else document

@@ -53,7 +53,7 @@ def ulorl_step(
 ) -> Step:
     """Make one step of Algorithm 1 with `new` problems and their encoded prompts.
 
-    Raises Cancelled as long as the weights have not changed; the pools are then in the midst of the step.
+    Raises Cancelled as long as the weights have not changed; the pools then hold a half-finished step.
     """
     segments, judged, finished = list[Sample](), list[Future[Scored]](), list[Scored]()
     for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}             8

@@ -1,4 +1,4 @@
-"""Cancelling long work from outside: one token is passed down to whatever decodes, trains or waits."""
+"""Cancels long work from outside: one token is passed down to all code that decodes, trains or waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CancelToken:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Ask whoever holds the token to stop at the next check."""
+        """Ask the code that holds the token to stop at its next check."""
         self.cancelled = True
 
     def check(self) -> None:

@@ -107,7 +107,7 @@ def test_places_are_tried_in_order(find: tuple[Place, ...], text: str, expected:
         ("off", r"\boxed{3}</think> So 4.", "3"),
     ],
 )
-def test_what_is_thought_is_not_said(thinking: str, text: str, expected: str | None) -> None:
+def test_thinking_is_not_part_of_the_answer(thinking: str, text: str, expected: str | None) -> None:
     assert extract(text, AnswerConfig(thinking=thinking), MATH) == expected
 
 
@@ -128,7 +128,7 @@ noise = st.lists(st.sampled_from(["{", "}", r"\{", r"\}", "\\", "$", "a ", "</an
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from([r"\boxed{", r"\boxed{9}", r"\fbox"]) | noise.map("".join)), balanced, noise)
-def test_a_planted_box_is_found_whatever_surrounds_it(before: list[str], planted: str, after: list[str]) -> None:
+def test_a_planted_box_is_found_in_any_text(before: list[str], planted: str, after: list[str]) -> None:
     """Also boxes that are never closed before it, and braces that are never opened behind it."""
     text = f"{''.join(before)}\\boxed{{{planted}}}{''.join(after)}"
     assert last_boxed(text) == planted

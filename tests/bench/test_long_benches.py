@@ -17,7 +17,7 @@ from ulorl.error_codes import ErrorCode
 pytestmark = pytest.mark.slow
 
 
-def test_a_sample_in_eight_segments_arrives_whole() -> None:
+def test_a_sample_in_eight_segments_is_complete() -> None:
     """`run` itself raises when a token, a log-prob or a version is missing. Segment s prefills prompt and s segments,
     but for the last token, which is the first decode input."""
     figures = rollout_bench.run(64, segments=8)
@@ -36,7 +36,7 @@ def test_memory_of_an_update_is_that_of_the_whole_process() -> None:
     assert figures["bytes_a_token"] == round((long["peak_bytes"] - short["peak_bytes"]) / 512)
 
 
-def test_a_step_beside_trl_counts_trained_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_compared_with_trl_counts_trained_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without TRL; rates are medians of trained tokens over seconds."""
     monkeypatch.setattr(step_bench, "installed", lambda _: None)
     figures = step_bench.run(prompts=2, max_tokens=32, segments=2, repeats=3)
@@ -49,7 +49,7 @@ def test_a_step_beside_trl_counts_trained_tokens(monkeypatch: pytest.MonkeyPatch
     assert "ratio_to_trl" not in figures
 
 
-def test_the_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_sides_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A round is a step of each of ours and then TRL's; its ratio is that of the rates. By hand: 10 and 40 tokens a
     second to 2 and 5 are 5 and 8 times, 6.5 in the middle; 25 to 3.5 are the medians' 7.14; 200 in 12.5 seconds to
     40 in 14 are 5.6 times."""

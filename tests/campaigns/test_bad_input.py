@@ -51,7 +51,7 @@ def test_the_real_command_refuses_them_too(tmp_path: Path) -> None:
     assert not complaints, "\n\n".join(complaints)
 
 
-def test_whatever_is_changed_is_accepted_or_refused(tmp_path: Path) -> None:
+def test_any_change_is_accepted_or_refused(tmp_path: Path) -> None:
     """50 changes; `make bad-input` takes 200."""
     found = []
     for seed in range(50):
@@ -81,7 +81,7 @@ def test_a_bad_key_is_found_before_torch_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "2 False\n"
 
 
-def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     model = changed_config(copy_model(tmp_path), vocab_size=112)
     (model / "tokenizer.json").unlink()
     (tmp_path / "p.jsonl").write_text('{"problem": "1+1"}\n')

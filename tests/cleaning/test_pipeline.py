@@ -66,7 +66,7 @@ def run(
     return pipeline.clean(sources, out, settings, overwrite=overwrite)[0]
 
 
-def test_every_record_has_its_fate(raw: Path, tmp_path: Path) -> None:
+def test_every_record_is_kept_or_dropped_once(raw: Path, tmp_path: Path) -> None:
     run(tmp_path / "out", str(raw), contamination__against=[str(tmp_path / "evals.jsonl")])
     kept = pandas.read_parquet(tmp_path / "out/problems.parquet").set_index("id")
     gone = pandas.read_parquet(tmp_path / "out/dropped.parquet").set_index("id")
@@ -276,7 +276,7 @@ def test_command(raw: Path, tmp_path: Path) -> None:
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=60), st.text(max_size=20)), min_size=1, max_size=8))
 def test_nothing_is_lost(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> None:
-    """Whatever the records: each is kept or dropped, once, with what it was."""
+    """For any records, each is kept or dropped once, with its original text."""
     folder = tmp_path_factory.mktemp("any")
     lines(folder / "raw.jsonl", [{"problem": q, "answer": a} for q, a in pairs])
     run(folder / "out", str(folder / "raw.jsonl"), unreadable="drop", duplicates__enabled=False)

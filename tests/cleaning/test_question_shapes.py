@@ -47,7 +47,7 @@ def test_precision_and_recall() -> None:
         ("For how many $a$ is it true that: (1) $a < 9$. (2) $a$ is a square?", "3", None),
     ],
 )  # fmt: skip
-def test_what_tells(question: str, answer: str, expected: Shape | None) -> None:
+def test_what_decides_the_shape(question: str, answer: str, expected: Shape | None) -> None:
     assert question_shape(question, answer) is expected
 
 
@@ -80,5 +80,5 @@ def test_letter(answer: str, expected: str) -> None:
 
 @given(st.text(max_size=300))
 def test_any_text(question: str) -> None:
-    """Whatever the text, there is an answer, and it does not change."""
+    """Every text has an answer, and it does not change."""
     assert question_shape(question) is question_shape(str(question))

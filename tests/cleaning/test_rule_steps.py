@@ -155,7 +155,7 @@ def test_duplicates() -> None:
     assert found[3] == Drop("near-duplicate", "of s/3, Jaccard 0.96")
 
 
-def test_references_that_contradict_each_other_all_go() -> None:
+def test_references_that_contradict_each_other_are_all_dropped() -> None:
     given = items("Find $x$ now.", "find x now", "Find x now!", answers="1 2 1")
     found = outcomes(drop_duplicates(DuplicatesConfig(), same), given)
     assert [o.reason for o in found if isinstance(o, Drop)] == ["contradicting references"] * 3
@@ -215,7 +215,7 @@ def test_short_problems_in_other_words(known: str, question: str, copied: bool) 
 
 
 def test_phrases_do_not_count() -> None:
-    """A run that stands in more questions than `common` is how people write, not a copy."""
+    """A run that occurs in more questions than `common` is how people write, not a copy."""
     phrase = "What is the sum of all the primes below one hundred that end in {}?"
     questions = [phrase.format(f"x{n} and y{n * 7} and z{n * 3}") for n in range(4)]
     assert contaminated(questions, common=4) == ["overlap with evaluation"] * 4

@@ -128,7 +128,7 @@ def test_the_first_option_can_have_number_one(tmp_path: Path) -> None:
 
 
 def test_options_take_part_in_cleaning(tmp_path: Path) -> None:
-    """A question that stands alone keeps the option's text; one that needs its options, or has no value for an answer,
+    """A self-contained question keeps the option's text; one that needs its options, or has no value for an answer,
     goes."""
     path = lines(
         tmp_path / "raw.jsonl",

@@ -140,7 +140,7 @@ def test_how_quantities_were_read(tmp_path: Path) -> None:
     ]
 
 
-def test_options_may_stand_in_the_record_or_in_its_meta(tmp_path: Path) -> None:
+def test_options_may_be_in_the_record_or_in_its_meta(tmp_path: Path) -> None:
     file = written(
         tmp_path / "a.jsonl",
         {"answer": "red", "reference": "B", "options": ["blue", "red"], "label": 1},

@@ -95,7 +95,7 @@ def test_train_names_a_model_that_is_none(pairs: Path, tmp_path: Path) -> None:
         run("train", pairs, "--model", tmp_path, "--out", tmp_path / "v")
 
 
-def test_data_makes_files_that_bench_reads_beside_graded_outputs(tmp_path: Path) -> None:
+def test_data_makes_files_that_bench_reads_with_graded_outputs(tmp_path: Path) -> None:
     """60 problems with a fraction for a reference, and two outputs of a model graded as grade-school-math does: the
     file with other fields is known by them, also where one glob pattern names both."""
     problems = [{"problem": f"What share is {i} of 64?", "answer": rf"\frac{{{i}}}{{64}}"} for i in range(1, 64, 2)]

@@ -87,7 +87,7 @@ def test_cut_at_the_length_limit_is_an_output_without_an_end(settings: EndpointC
 
 @pytest.mark.slow
 def test_no_hang(settings: EndpointClientConfig) -> None:
-    """Half a second and 2 retries: within seconds, whatever the server does."""
+    """Half a second and 2 retries: within seconds, for every behaviour of the server."""
     started = time.monotonic()
     with serving(Faulty) as (url, _):
         assert ask(url, settings, "slow always", "drip always") == [None, None]
@@ -115,7 +115,7 @@ def test_too_many_failures_stop_the_run_and_lose_nothing(settings: EndpointClien
         assert server.seen["plain 0"] == 1
 
 
-def test_nobody_there(settings: EndpointClientConfig) -> None:
+def test_no_server_answers(settings: EndpointClientConfig) -> None:
     assert ask("http://127.0.0.1:9/v1", settings.model_copy(update={"retries": 0}), "x") == [None]
 
 

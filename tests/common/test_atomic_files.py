@@ -70,7 +70,7 @@ def test_what_is_being_removed_has_lost_its_name(tmp_path: Path, monkeypatch: py
         (Exception("Disk quota exceeded (os error 122)"), "/here: cannot be written: Disk quota exceeded"),
     ],
 )
-def test_what_the_disk_says_becomes_a_message(error: Exception, message: str) -> None:
+def test_an_error_of_the_disk_becomes_a_message(error: Exception, message: str) -> None:
     place = message.partition(":")[0]
     with (
         refused(ErrorCode.FILE_NOT_WRITABLE, file=place) as caught,

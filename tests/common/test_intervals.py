@@ -23,8 +23,8 @@ def test_wilson_by_the_textbook() -> None:
     assert (none.low, none.high) == pytest.approx((0, 3.841459 / 23.841459))
 
 
-def test_copies_within_problems_tell_nothing_new() -> None:
-    """10 problems of m equal verdicts each are 10 answers, whatever m is."""
+def test_copies_within_problems_add_no_information() -> None:
+    """10 problems of m equal verdicts each are 10 answers, for every m."""
     hits = [True] * 7 + [False] * 3
     for copies in (1, 2, 5):
         assert rate(hits * copies, list(range(10)) * copies) == wilson(0.7, 10)

@@ -21,7 +21,7 @@ def test_each_epoch_has_each_item_once(n: int, seed: int, epochs: int) -> None:
 
 
 @given(n=st.integers(1, 30), seed=st.integers(0, 2**32), before=st.integers(0, 70), after=st.integers(0, 70))
-def test_resuming_from_a_cursor_is_going_on(n: int, seed: int, before: int, after: int) -> None:
+def test_resuming_from_a_cursor_continues_the_order(n: int, seed: int, before: int, after: int) -> None:
     stream = ProblemStream(range(n), seed)
     take(stream, before)
     assert stream.cursor == before

@@ -43,7 +43,7 @@ def test_json_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_the_answer_stands_behind_the_last_marker(tmp_path: Path) -> None:
+def test_the_answer_follows_the_last_marker(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", record(answer="#### 3 is not it\n#### 1,200 "))
     assert load(path, answer_after="####")[0].answer == "1,200"
 
@@ -201,7 +201,7 @@ SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "opera
 
 
 def test_one_problem_in_other_words_is_on_one_side() -> None:
-    """Whatever the wording: "Evaluate: 4 + 1." held out and "Solve 4 + 1." in training would measure memory."""
+    """In any wording: "Evaluate: 4 + 1." held out and "Solve 4 + 1." in training would measure memory."""
     settings = {**SUMS, "allow_parentheses": False, "format_style": "natural"}
     train = gym("basic_arithmetic", 200, settings=settings)
     held_out = gym("basic_arithmetic", 40, settings=settings, held_out=True)
@@ -249,7 +249,7 @@ def test_keys_of_one_problem_in_other_words_and_of_others() -> None:
         ("calendar_arithmetic", 100, {}, {"year": 2023}),
     ],
 )
-def test_no_problem_is_on_both_sides_whatever_the_settings(
+def test_no_problem_is_on_both_sides_for_any_settings(
     task: str, size: int, settings: dict[str, Any], others: dict[str, Any]
 ) -> None:
     train = gym(task, size, settings=settings)
@@ -263,7 +263,7 @@ def test_answers_that_are_the_problem_are_on_one_side(task: str) -> None:
     assert not {p.answer for p in train} & {p.answer for p in held_out}
 
 
-def test_every_task_has_a_rule_and_stands_in_the_documents() -> None:
+def test_every_task_has_a_rule_and_is_documented() -> None:
     from reasoning_gym.factory import DATASETS
 
     documented = (ROOT / "docs" / "tasks.md").read_text()

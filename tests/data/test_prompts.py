@@ -89,7 +89,7 @@ def test_too_long_empty_and_not_fitting_prompts_are_named() -> None:
         encode(tokenizer(), [Problem("p0", " ")])
 
 
-def test_a_system_message_nobody_would_see_is_refused() -> None:
+def test_an_unused_system_message_is_refused() -> None:
     with refused(ErrorCode.CHAT_TEMPLATE, key="data.system"):
         encode(tokenizer(), system="be brief")
     with refused(ErrorCode.CHAT_TEMPLATE, key="data.system"):
@@ -105,7 +105,7 @@ def test_a_template_that_refuses_a_system_message_says_so() -> None:
     assert encode(tokenizer(gemma))[1] == [3, 7]
 
 
-def test_each_bad_prompt_stands_in_its_place() -> None:
+def test_each_bad_prompt_is_returned_in_its_place() -> None:
     """A model of 8 tokens: `be` is token 8. With its BOS the third prompt has 4 tokens."""
     problems = [Problem("p1", "b"), Problem("p2", "a be"), Problem("p3", "a a a")]
     limits = PromptLimits(max_prompt_tokens=3, context=100, max_tokens=10, vocabulary=8)

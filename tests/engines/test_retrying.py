@@ -256,7 +256,7 @@ def test_an_engine_that_cannot_load_is_replaced_by_one_with_the_present_weights(
     assert len(reported) == 1
 
 
-def test_the_old_engine_is_gone_before_the_new_one_is_made() -> None:
+def test_the_old_engine_is_released_before_the_new_one_is_made() -> None:
     """Both at once may not fit the memory: no traceback, no frame and no closure keeps it."""
     first = Failing(step=99)
     gone, was_gone = weakref.ref(first), []
@@ -285,7 +285,7 @@ def test_a_new_engine_that_does_not_come_up_is_tried_again() -> None:
     assert [line.split(":")[1].strip() for line in reported] == ["OSError", "OSError", "UserError"]
 
 
-def test_what_the_caller_got_wrong_is_no_fault() -> None:
+def test_a_mistake_of_the_caller_is_no_fault() -> None:
     retrying, reported = retrying_engine(scripted())
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         retrying.add(request(0, budget=0))
@@ -297,7 +297,7 @@ def test_what_the_caller_got_wrong_is_no_fault() -> None:
     assert (reported, retrying.pending, retrying.stats.faults) == ([], 1, 0)
 
 
-def test_abort_returns_every_request_once_whatever_happens() -> None:
+def test_abort_returns_every_request_once_despite_faults() -> None:
     for first, tokens in ((scripted(), {0: [1], 1: [2], 2: []}), (Failing(abort=1), {0: [], 1: [], 2: []})):
         retrying, reported = retrying_engine(first)
         for id in tokens:
@@ -414,7 +414,7 @@ while retrying.pending:
     )
 
 
-def test_a_slow_engine_that_gets_on_is_left_alone() -> None:
+def test_a_slow_engine_that_makes_progress_is_not_killed() -> None:
     """A call of 0.6 seconds under a deadline of 0.3, which prefills all the while."""
 
     class Slow(ScriptedEngine):

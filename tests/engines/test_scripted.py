@@ -48,7 +48,7 @@ def test_one_token_a_row_a_step_and_waiting_rows_enter_freed_slots() -> None:
     assert engine.pending == 0
 
 
-def test_a_continued_sample_goes_on_in_its_script_under_the_new_version() -> None:
+def test_a_continued_sample_continues_its_script_under_the_new_version() -> None:
     engine = ScriptedEngine({0: [1, 2, 3, EOS]}, EOS, version=3)
     engine.add(request(0, 2))
     first = play(engine)[0]

@@ -1,4 +1,4 @@
-"""Checks that something is refused with a stable code at the right place, whatever the wording."""
+"""Checks that something is refused with a stable code at the right place, independent of the wording."""
 
 from __future__ import annotations
 

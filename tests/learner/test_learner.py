@@ -94,7 +94,7 @@ def test_older_samples_do_not_gather_in_the_first_mini_batch() -> None:
 
 
 def test_the_cut_into_mini_batches_is_of_the_seed_and_the_sample_ids() -> None:
-    """Not of the version, or of what else is there: two samples stand in the same order whoever is with them."""
+    """Not of the version, or of what else is there: two samples keep their order in any batch."""
     cut = [part.tolist() for part in minibatches(range(16), 2, seed=0)]
     assert cut == [part.tolist() for part in minibatches(range(16), 2, seed=0)]
     assert cut != [part.tolist() for part in minibatches(range(16), 2, seed=1)]

@@ -33,7 +33,7 @@ def train(model: Linear, of: Optimizer, steps: int, seed: int = 1) -> None:
 
 def test_a_step_by_hand() -> None:
     """Gradients 0.5 and -2, betas (0.9, 0.999): m = 0.1 g, v = 0.001 g^2; corrected by 1 - 0.9 and 1 - 0.999 they are g
-    and g^2, so the first step is lr * sign(g), 0.01, whatever g is, and weight decay takes lr * 0.1 * w = 0.001 w."""
+    and g^2, so the first step is lr * sign(g), 0.01, for every g, and weight decay takes lr * 0.1 * w = 0.001 w."""
     weight = Parameter(torch.tensor([1.0, 3.0]))
     of = Optimizer({"w": weight}, OptimConfig(lr=1e-2, weight_decay=0.1))
     weight.grad = torch.tensor([0.5, -2.0])
@@ -66,7 +66,7 @@ def test_offloading_is_the_same_arithmetic() -> None:
     assert len(of._adamw.state) == 2
 
 
-def test_offloading_sees_weights_that_someone_else_changed() -> None:
+def test_offloading_sees_weights_changed_from_outside() -> None:
     here, there = linear(), linear()
     pair = [(here, optimizer(here)), (there, optimizer(there, offload=True))]
     for model, of in pair:

@@ -121,7 +121,7 @@ def test_the_routers_own_loss_is_no_part_of_ours(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_router_is_without_noise(recompute: bool) -> None:
-    """Mixtral's jitter is for transformers' training mode; recomputed activations wake it in no layer."""
+    """Mixtral's jitter is for transformers' training mode; recomputed activations enable it in no layer."""
     of, rows = learner(make("Mixtral"), recompute=recompute), [m.sample for g in GROUPS for m in g.members]
     experience = [
         Experience(Row(s.prompt, s.tokens, s.logprobs, s.versions), s.id, advantage=0.0, correct=False) for s in rows

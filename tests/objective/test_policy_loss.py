@@ -91,7 +91,7 @@ def test_equals_the_equation_as_written_with_its_gradient(data: st.DataObject) -
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 1e30, -1e30])
 @pytest.mark.parametrize("where", ["logprobs", "old", "advantages"])
-def test_left_out_tokens_add_exactly_nothing_whatever_they_hold(bad: float, where: str) -> None:
+def test_left_out_tokens_add_exactly_nothing_for_any_values(bad: float, where: str) -> None:
     columns = {
         "logprobs": torch.tensor(RATIOS).log(),
         "old": torch.zeros(7),

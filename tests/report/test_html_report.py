@@ -1,4 +1,4 @@
-"""report.html: the numbers in it, what it does with hostile text and with runs that lack things."""
+"""report.html: its numbers, hostile text, and runs with missing data."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
         ([{"step": s, "reward/mean": 0.5, "time/step": 1.0} for s in range(1, 101)], "mean of first and last 10 steps"),
     ],
 )
-def test_runs_that_lack_things(tmp_path: Path, metrics: list[dict[str, Any]], says: str) -> None:
+def test_runs_with_missing_data(tmp_path: Path, metrics: list[dict[str, Any]], says: str) -> None:
     assert says in Text(page(make_run(tmp_path, metrics))).text
 
 

@@ -191,7 +191,7 @@ def test_a_reward_that_never_works_stops_the_run(module: str) -> None:
         scored(score, sample("hang"))
 
 
-def test_ctrl_c_in_the_middle_of_an_answer_mixes_nothing_up(module: str) -> None:
+def test_ctrl_c_during_an_answer_mixes_nothing_up(module: str) -> None:
     """What the first request would have been answered must not be taken for the second one's answer."""
     reward = function(f"{module}:hanging")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -299,7 +299,7 @@ def facts(run_dir: Path) -> tuple[object, ...]:
 
 @pytest.mark.slow
 def test_a_run_that_is_interrupted_while_verdicts_wait(tmp_path: Path) -> None:
-    """`ulorl train` in a process of its own: SIGINT comes while the server takes its time. It saves and ends at once;
+    """`ulorl train` in a process of its own: SIGINT comes while the server is slow. It saves and ends at once;
     resumed, the cache answers what was answered, and the run is the one that nothing stopped."""
     with serving(Judge) as (url, _):
         straight = train(tmp_path / "straight", f"reward.verifier.base_url={url}")

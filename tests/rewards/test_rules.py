@@ -304,7 +304,7 @@ def test_hostile_answers_are_wrong(kind: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_number_that_takes_for_ever_is_wrong_or_fails_in_time() -> None:
+def test_a_number_that_takes_forever_is_wrong_or_fails_in_time() -> None:
     sandbox = Sandbox("rules")
     assert sandbox.score(reference="7 m", answer="700 cm") == 1
     sandbox._seconds = 0.1
@@ -334,7 +334,7 @@ def test_long_garbage_is_judged(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_answer_that_takes_for_ever_is_wrong() -> None:
+def test_an_answer_that_takes_forever_is_wrong() -> None:
     """Four seconds of the worker's CPU time, and the same process continues."""
     sandbox = Sandbox("math")
     assert sandbox.score(reference="7", answer="7") == 1

@@ -67,7 +67,7 @@ def test_what_is_dumped_is_read_again(unfinished: list[list[int]], finished: lis
             read(meta, {**arrays, "tokens": np.append(arrays["tokens"], np.int32(7))}, 2)
 
 
-def test_a_copy_stands_still() -> None:
+def test_a_copy_does_not_change() -> None:
     pools = make_pools([[2]], [[3], [1, 1]])
     copy = pools.copy()
     before = facts(copy)

@@ -67,7 +67,7 @@ def test_every_sample_ends_once_and_whole(
         assert len(set(sample.versions.tolist())) == len(sample.segments)  # one version a segment, rising
 
 
-def test_a_restored_pool_with_nobody_waiting_keeps_its_open_groups() -> None:
+def test_a_restored_pool_without_waiting_samples_keeps_its_open_groups() -> None:
     """A pool's length counts samples, so one that holds only open groups is falsy; the scheduler takes it."""
     experience = ExperiencePool(2)
     experience.open(0, Problem("0", "?"))

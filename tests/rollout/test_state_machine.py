@@ -262,7 +262,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def tokens_are_those_of_an_undisturbed_run(self) -> None:
-        """Whatever failed meanwhile: the script's, with the log-probs of the version that drew each."""
+        """Despite failures, tokens are the script's, with the log-probs of the version that drew each."""
         for world in self.worlds:
             for place, samples in world.samples().items():
                 for sample in samples:

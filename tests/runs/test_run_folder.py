@@ -1,4 +1,4 @@
-"""Whose run a folder holds: found again, told apart by its keys, locked, emptied without a gap."""
+"""Whose run a folder holds: found again, distinguished by its keys, locked, emptied without a gap."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_same_run_by_another_name_is_the_same(tmp_path: Path) -> None:
     assert run_folder.changes(config(tmp_path / "b")) == {}
 
 
-def test_what_may_change_is_told_and_the_rest_refused_by_name(tmp_path: Path) -> None:
+def test_allowed_changes_are_reported_and_others_refused_by_name(tmp_path: Path) -> None:
     begun(tmp_path / "a")
     free = config(tmp_path / "a", "steps=90", "run.keep_every=5", "log.progress=false", "optim.lr=3e-5")
     found = run_folder.changes(free)
@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_kill_while_a_folder_is_emptied_leaves_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the n-th removal, config.json is there, and no checkpoint is whose logs are gone."""
+    """After the n-th removal, for every n, config.json is there, and no checkpoint is whose logs are gone."""
     rmtree, unlink = shutil.rmtree, Path.unlink
     for stop in range(6):
         run_dir, removals = tmp_path / f"r{stop}", 0

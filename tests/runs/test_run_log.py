@@ -70,7 +70,7 @@ def stored(run_dir: Path, scored: Scored, step: int = 1) -> dict[str, Any]:
     return dict(json.loads(line))
 
 
-def test_metrics_are_valid_json_whatever_the_numbers(tmp_path: Path) -> None:
+def test_metrics_are_valid_json_for_any_numbers(tmp_path: Path) -> None:
     with RunLog(tmp_path, make_config(), console=piped()) as log:
         log.step({"step": 1, "reward/mean": float("nan"), "entropy/mean": None, "train/grad_norm": float("inf")})
         log.step({"step": 2, "reward/mean": np.float32(0.25), "rollout/tokens": np.int64(12)})  # type: ignore[dict-item]
@@ -295,7 +295,7 @@ class Recorder:
         return [(args, kwargs) for called, args, kwargs in self.calls if called == name]
 
 
-def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=recorder.init, Error=RuntimeError))
     for resume_step in (None, 1):
@@ -310,7 +310,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(recorder.named("finish")) == 2
 
 
-def test_wandb_that_does_not_start_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_that_does_not_start_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**_: Any) -> None:
         raise RuntimeError("api_key not configured")
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the tiny reasoner: written whole or not at all, beside the run or not, kept and dropped, refused."""
+"""Checkpoints of the tiny reasoner: written fully or not at all, in the background or not, kept, dropped, refused."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ QUICK = VerifierTrainingConfig(batch=16, lr=2e-2, max_tokens=64, save_minutes=0,
 
 
 def pair(number: int, *, equivalent: bool) -> Pair:
-    """Equivalent answers end in x, others in z: nothing else tells them apart."""
+    """Equivalent answers end in x, others in z: nothing else distinguishes them."""
     return Pair("", f"{number}", f"{number}{'x' if equivalent else 'z'}", equivalent, "k", "", "s", str(number))
 
 
@@ -120,7 +120,7 @@ def test_same_seed_same_weights_and_another_seed_others(base: Path, tmp_path: Pa
 
 
 def test_the_loss_is_that_of_transformers(base: Path) -> None:
-    """One step over one batch: what is told is the loss before the step."""
+    """One step over one batch: the reported loss is the one before the step."""
     tokenizer = make_tokenizer()
     set_chat(tokenizer, "plain", "base")
     examples = encode(pairs(12, first=95), tokenizer, VerdictPrompt(PROMPT), 64, lead=" ")  # of two lengths

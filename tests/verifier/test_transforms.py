@@ -241,7 +241,7 @@ def test_what_is_no_number_with_certainty_is_not_read_as_one(text):
     [r"2\sqrt{3}", r"x^2-5x-24", r"\frac{1+\sqrt{5}}{2}", r"\frac{2\sqrt{35}}{35}", r"4a^3+a^2", r"\ln 2 + 3\pi"],
 )
 def test_rewriting_keeps_an_expression(text):
-    """Parsed anew, and compared at a point: 30 digits agree."""
+    """Parsed again and compared at a point: 30 digits agree."""
     value = algebra.parse(text)
     for seed in SEEDS:
         new = algebra.rewritten(value, Random(seed))
@@ -339,7 +339,7 @@ def test_sets_have_no_order_and_tuples_have_one():
     ],
 )
 def test_only_what_surely_has_no_order_is_reordered(text, question, unordered):
-    """And nobody can tell of the rest what another order means, so it gives no pairs."""
+    """For the rest it is unknown what another order means, so it gives no pairs."""
     assert (compound_answers.read_parts(text, question) is not None) is unordered
 
 

@@ -27,7 +27,7 @@ def math_score(reference: str, answer: str, prose: bool = False, whole: bool = F
 
 
 def _equal(reference: str, answer: str, question: str = "", predicted: list[Any] | None = None) -> bool:
-    """predicted: what math-verify has parsed already, from the text `answer`."""
+    """Return whether math-verify finds both equal. predicted: what it has parsed already from the text `answer`."""
     from math_verify import verify
 
     spelled = math_verify_guard.respell(reference, answer)

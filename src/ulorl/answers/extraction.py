@@ -11,7 +11,7 @@ Places, which `reward.answer.find` names in the order of the search:
 - line: the last line that is not empty
 - math_verify: the result of math-verify's own search in the last 4,000 characters (reward.kind=math only)
 
-An empty place ends the search: `\boxed{}` is no answer, whatever comes before it.
+An empty place ends the search: `\boxed{}` is no answer, even if one comes before it.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def _letters(text: str) -> str:
 
 
 def _things_differ(reference: str, answer: str) -> bool:
-    """Whether lists of plain numbers with things ("40 apples, 60 pears") differ in a number."""
+    """Return whether lists of counted objects ("40 apples, 60 pears") differ in a number."""
     lists = [re.split(r",|;|\band\b", strip_typesetting(side)) for side in (reference, answer)]
     found = [[re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[A-Za-z][A-Za-z ]*", part) for part in parts] for parts in lists]
     if not all(all(parts) for parts in found):

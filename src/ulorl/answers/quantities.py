@@ -80,7 +80,7 @@ def equal(
 
     A unit that only one side names is not compared: data sets leave it to the question. A quantity without dimension
     may be written out: 50% is also 0.5, and 180 degrees are pi. strict: an answer without the reference's unit is
-    wrong. Quantities of other dimensions are wrong, and so are counts of other things. 20 C is 20 coulombs, but
+    wrong. Quantities of other dimensions are wrong, and so are counts of other objects. 20 C is 20 coulombs, but
     compared with a temperature 20 °C.
     """
     noise = NOISE if reference.decimal or answer.decimal else _CANCELLED
@@ -114,7 +114,7 @@ def different(reference: Quantity, answer: Quantity) -> bool:
 
 
 def _near(reference: Quantity, answer: Quantity, relative: Fraction, absolute: Fraction, noise: Fraction) -> bool:
-    """noise: what is allowed where one is irrational; rational numbers are compared exactly, whatever their size."""
+    """Return whether both values agree within the tolerances, and within `noise` where one of them is irrational."""
     if reference.irrational or answer.irrational:
         relative = max(relative, noise)
     return abs(reference.value - answer.value) <= max(absolute, abs(reference.value) * relative)

@@ -54,7 +54,7 @@ _POWERS = {"square": 2, "cubic": 3}
 _POWERS_BEHIND = {"squared": 2, "cubed": 3}
 _SINGLE = frozenset("mgshlLANJWVKCFTHSMΩÅ")  # of one letter, these are units; any other is a variable
 _NO_THING = {"or", "and", "not", "to", "than", "is", "by", "but"}
-_WORDS = 4  # of a thing that is counted, as in "distinct integers"
+_WORDS = 4  # of a counted object, as in "distinct integers"
 _OFFSET = {"degree_Celsius", "degree_Fahrenheit"}
 _BITS_BELOW_PI = 100  # a factor of more bits, tens aside, holds π, which pint has to 50 digits
 

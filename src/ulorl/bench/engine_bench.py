@@ -1,4 +1,4 @@
-"""The embedded engine beside transformers' `generate` and, where it is installed, vLLM.
+"""Compares the embedded engine with transformers' `generate` and, where it is installed, vLLM.
 
 Equal: model, float32, prompts, the length that each request decodes (EOS off), temperature 1, threads. Runs are
 interleaved after a short one that warms up.

@@ -1,4 +1,4 @@
-"""Log-probs and entropies from hidden states beside the naive computation on whole logits, forward and backward.
+"""Compares log-probs and entropies from hidden states with the naive computation on whole logits, in both passes.
 
 Memory: `token_logprobs` runs on 8,192 tokens (`--memory-tokens 32768`: on all) and the naive computation, which needs 2
 GB a thousand tokens, on 256, each in a process of its own. Both peaks are multiplied up; that overstates ours, of which

@@ -1,4 +1,4 @@
-"""Facts on which figures depend besides the code: the machine, its load, and versions."""
+"""Collects the facts on which figures depend besides the code: the machine, its load, and versions."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ Figures = Mapping[str, Any]
 HEAD = """# Benchmarks
 
 Written by `ulorl bench page` from the figures that `make bench` leaves in `runs/bench/`. Each section says what is
-equal and what is not. Seconds are of one machine, ratios of runs beside each other; both depend on the processor, so
-each table says what its kernels used of which. Environment variables beside it limited them, to see what a processor
-without AVX-512 gives.
+equal and what is not. Seconds come from one machine, and ratios from interleaved runs; both depend on the processor,
+so each table names the processor and the features that its kernels used. Environment variables next to it limited
+these features, to see what a processor without AVX-512 gives.
 """
 TITLES = {
     "engine": "Rollout: `ulorl bench engine`",

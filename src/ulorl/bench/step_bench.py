@@ -1,4 +1,4 @@
-"""A whole RL step beside TRL's GRPOTrainer: same model, prompts, group size, output length and learning rate.
+"""Compares a whole RL step with TRL's GRPOTrainer: same model, prompts, group size, output length and learning rate.
 
 The workload is long-tailed: a model of the tiny reasoner's shape with random weights is close to uniform over its 111
 tokens, so outputs end with probability 1/111 a token (mean 111, median 77, 99th percentile 511), cut at `max_tokens`.

@@ -1,4 +1,4 @@
-r"""Finds labelled lists in a question, whatever they label: (a) ... (b) ..., A. B., \textbf{(A)}, \item, (1)."""
+r"""Finds labelled lists of any content in a question: (a) ... (b) ..., A. B., \textbf{(A)}, \item, (1)."""
 
 from __future__ import annotations
 

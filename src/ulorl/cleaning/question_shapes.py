@@ -117,7 +117,7 @@ _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|``[^']*''")
 
 
 def has_subquestions(question: str) -> bool:
-    """Return whether several things are asked, and no single value of all of them at the end."""
+    """Return whether several questions are asked, and no single value of all of them at the end."""
     return has_parts(question) or _asks_again(question)
 
 
@@ -161,7 +161,7 @@ def _asks_again(question: str) -> bool:
 
 
 def _imperatives(question: str) -> bool:
-    """Whether "Find X. Find Y." asks for two things: Y is neither a value of X nor X in fewer words."""
+    """Return whether "Find X. Find Y." asks for two values: Y is neither a value of X nor X in fewer words."""
     sentences = [s for s in _SENTENCES.split(undrawn(question)) if _IMPERATIVE.match(s)]
     if len(sentences) < 2 or _SAME_AGAIN.search(question) or _OF_BOTH.search(" ".join(sentences[1:])):
         return False
@@ -275,7 +275,7 @@ _ASKS_WHAT = re.compile(
     rf"|\bwhich (?:\w+ ){{0,3}}(?:numbers?|integers?|values?|digits?|letters?|{MATH})",
     re.I,
 )
-_VALUE = re.compile(  # asked for, beside whatever else
+_VALUE = re.compile(  # asked for, alone or with other requests
     r"(?:^|(?<=[.;:!?\n])|(?<=, )|(?<=\band ))\s*(?:(?:then|also|hence|and|if so|if not|please|thus),? +)*"
     r"(?:find(?! (?:out )?(?:whether|if)\b)|compute|calculate|evaluate|solve|give|express"
     r"|determine(?! (?:whether|if)\b))\b"

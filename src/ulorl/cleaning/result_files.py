@@ -105,7 +105,7 @@ def write_result(result: CleaningResult, settings: CleaningConfig, out: Path) ->
         "config": settings.model_dump(mode="json"),
     }
     with atomic_files.writing(
-        out, lambda: "make room, then run the same command again; model outputs are in the cache"
+        out, lambda: "free some disk space, then run the same command again; model outputs are in the cache"
     ):
         write_parquet(files.problems, [_row(item) for item in result.kept], _COLUMNS)
         write_parquet(files.dropped, [_dropped_row(dropped) for dropped in result.dropped], _DROPPED_COLUMNS)

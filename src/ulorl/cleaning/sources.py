@@ -1,4 +1,4 @@
-"""Reads JSONL, JSON, Parquet and CSV files and hub datasets as items, whatever their fields are called."""
+"""Reads JSONL, JSON, Parquet and CSV files and hub datasets as items, with any field names."""
 
 from __future__ import annotations
 

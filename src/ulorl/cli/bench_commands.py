@@ -24,7 +24,7 @@ class _Benchmarks(TyperGroup):
 
 app = typer.Typer(
     cls=_Benchmarks,
-    help="Measure a component beside its usual alternatives: medians and ratios of one run.",
+    help="Compare a component with its usual alternatives: medians and ratios of one run.",
     epilog="Threads are torch's: OMP_NUM_THREADS=1 ulorl bench engine",
     no_args_is_help=True,
 )
@@ -51,7 +51,7 @@ def engine(
     repeats: Repeats = 5,
     json_file: Json = None,
 ) -> None:
-    """Measure the embedded engine beside transformers' generate, and vLLM where it is installed.
+    """Compare the embedded engine with transformers' generate, and with vLLM where it is installed.
 
     ulorl bench engine --model models/smollm2-135m-instruct --batch 8 --tokens 64
     """
@@ -74,7 +74,7 @@ def logprobs(
     repeats: Repeats = 5,
     json_file: Json = None,
 ) -> None:
-    """Measure log-probs and entropies without logits beside the naive computation: memory and time."""
+    """Compare log-probs and entropies without logits with the naive computation: memory and time."""
     _check(json_file)
     from ulorl.bench import logprobs_bench as bench
 
@@ -116,7 +116,7 @@ def step(
     repeats: Repeats = 9,
     json_file: Json = None,
 ) -> None:
-    """Measure a whole RL step, beside TRL's GRPOTrainer where it is installed."""
+    """Measure a whole RL step, and compare it with TRL's GRPOTrainer where it is installed."""
     _check(json_file)
     from ulorl.bench import step_bench as bench
 

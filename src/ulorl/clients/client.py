@@ -23,7 +23,7 @@ _BLOCK, _BLOCKS = 1 << 16, 1024  # bytes, and how many of each file count: a tra
 class ModelClient(Protocol):
     """A model that answers prompts."""
 
-    identity: str  # everything that an output depends on beside the prompt
+    identity: str  # everything that an output depends on besides the prompt
 
     def complete(self, prompts: Sequence[Prompt], cancel: CancelToken = NEVER) -> Iterator[tuple[int, str | None]]:
         """Yield (index of the prompt, output) as outputs come, in any order.
@@ -35,7 +35,7 @@ class ModelClient(Protocol):
 
 
 class CachedClient:
-    """Answers from the cache, and asks the model for the rest. make: builds the model when it is needed at all."""
+    """Answers from the cache, and asks the model for the rest. make: builds the model at the first miss."""
 
     def __init__(self, identity: str, make: Callable[[], ModelClient], cache: OutputCache) -> None:
         self._identity, self._make, self._cache = identity, make, cache
@@ -61,7 +61,7 @@ class CachedClient:
 
 
 def model_identity(settings: ClientConfig) -> str:
-    """Return what an output depends on beside the prompt, as JSON: of a model folder, also what its files hold.
+    """Return what an output depends on besides the prompt, as JSON: of a model folder, also what its files hold.
 
     The model that a server or a hub calls by a name is assumed to stay the same.
     """

@@ -24,7 +24,7 @@ MIN_KEPT = 2048  # tokens of prompt and output that a kept engine is made for at
 
 
 class EngineClient:
-    """Decodes outputs with an engine of its own. Prompts go through the tokenizer's chat template, where it has one.
+    """Decodes outputs with its own engine. Prompts go through the tokenizer's chat template, where it has one.
 
     A draw depends on (seed, prompt, sample) only, so that a run that resumes from the cache gets the same outputs as an
     uninterrupted one.

@@ -36,7 +36,7 @@ class OutputCache:
         return None if row is None else str(row[0])
 
     def put(self, key: str, output: str) -> None:
-        """Keep an output. It is on disk when this returns, whatever happens to the process."""
+        """Keep an output. It is on disk when this returns, even if the process is killed later."""
         whole = output.encode("utf-8", "replace").decode()  # JSON can say half a surrogate pair
         with self._using(), self._database:
             self._database.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?)", (key, whole))

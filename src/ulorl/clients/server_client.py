@@ -94,7 +94,7 @@ class ServerClient:
             raise self._stopped
         try:
             output = self._ask(prompt)
-        except Exception as error:  # the client's, or whatever a body that is no completion causes
+        except Exception as error:  # the client's, or caused by a body that is no completion
             raise self._failed(error) from error
         self._failures = 0
         return output

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Advance = Callable[[int], None]  # reports that so many more things are done
+Advance = Callable[[int], None]  # reports how many more items are done
 
 
 class Bar:
@@ -78,7 +78,7 @@ class ProgressBars:
         self._progress.stop()
 
     def add(self, name: str, total: int | None = None, tokens: Callable[[], int] | None = None) -> Bar:
-        """Add a bar for `total` things to do, None where their number is unknown. tokens: a count that rises
+        """Add a bar for `total` items, None where their number is unknown. tokens: a count that rises
         meanwhile, from which the bar shows tokens a second since now."""
         before = tokens() if tokens else 0
         since = (lambda: tokens() - before) if tokens else None

@@ -16,7 +16,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 # Whether a resumed run may change a key is said at its field: `Field(..., json_schema_extra=MAY_CHANGE)`. The mark of a
 # section is that of all its keys, and every key without a mark is fixed (`resumable_keys` lists them).
 MAY_CHANGE: dict[str, JsonValue] = {"resume": "may change"}
-FIXED: dict[str, JsonValue] = {"resume": "fixed"}  # of a section: whatever its own keys say
+FIXED: dict[str, JsonValue] = {"resume": "fixed"}  # of a section: it overrides what its keys say
 
 
 class StrictConfig(BaseModel):

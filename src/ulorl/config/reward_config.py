@@ -12,7 +12,7 @@ from ulorl.config.unions import ByKind
 
 
 class BaseVerifierConfig(StrictConfig):
-    """The keys of every generative verifier, beside those of its client."""
+    """The keys of every generative verifier, besides those of its client."""
 
     temperature: float = Field(
         default=0.0, ge=0, description="the sampling temperature of the first verdict on an answer; 0 is greedy"

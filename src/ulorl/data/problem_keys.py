@@ -1,6 +1,6 @@
 """Keys of reasoning-gym problems, equal for entries that ask the same problem in other words.
 
-A task asks the same thing in several wordings, with other names for its unknowns, or with its operands in another
+A task asks the same problem in several wordings, with other names for its unknowns, or with its operands in another
 order. A hash of the question's text would put such copies on both sides of the split into training and held-out
 problems. The rule of each task therefore names what its problem consists of: fields of the entry's metadata, or, where
 the question is built from one fixed template, the question's text. A key does not depend on the seed, the index, the
@@ -118,13 +118,13 @@ def _cube(entry: Entry) -> object:
 
 
 def _family(entry: Entry) -> object:
-    """The sentences of the story and the two people, in whatever words the relation is asked for."""
+    """The sentences of the story and the two people, in any wording of the question."""
     story = entry["question"].partition("\n\n")[0]
     return [sorted(story.split(". ")), entry["metadata"]["person1"], entry["metadata"]["person2"]]
 
 
 def _colleagues(entry: Entry) -> object:
-    """Alice in Wonderland: the numbers and the answer, whatever the names are."""
+    """Alice in Wonderland: the numbers and the answer, for any names."""
     return [entry["metadata"]["task_type"], _numbers(entry["question"]), entry["answer"]]
 
 

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 def generate_problems(data: ReasoningGymDataConfig, *, held_out: bool) -> Iterator[Problem]:
     """Yield `data.size` distinct questions of one side, in the order in which the task draws them.
 
-    The side is a stable hash of what the question asks, whatever its words (`problem_keys`), so that sides are
+    The side is a stable hash of what the question asks in any wording (`problem_keys`), so that sides are
     disjoint for every seed, size and setting. `meta` holds what the scorer needs: task, settings, and the entry as a
     Python literal (JSON would lose its tuples and integer keys). Raises UserError for an unknown task or setting, and
     when the task has too few questions.

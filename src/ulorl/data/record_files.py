@@ -194,7 +194,7 @@ def _parse(raw: bytes, path: Path, place: str = "") -> Any:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse two values under one name: nobody can say which one is meant."""
+    """Refuse two values under one name, because it is unknown which one is meant."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
@@ -220,7 +220,7 @@ def read_hub(path: str, subset: str, split: str, *, key: str, fix: str) -> Itera
     name = f"{path} ({subset + ', ' if subset else ''}{split})"
     try:
         rows = datasets.load_dataset(path, subset or None, split=split)
-    except Exception as error:  # whatever the network, the hub or a dataset's own files raise
+    except Exception as error:  # anything that the network, the hub or a dataset's own files raise
         text = f"{name}: cannot be loaded from the hub: {first_line(error)}; {fix}"
         raise UserError(text, code=ErrorCode.DATA_NOT_FOUND, key=key) from error
     for number, row in enumerate(rows, 1):

@@ -94,7 +94,7 @@ class OwnProcess(Engine, Protocol):
         ...
 
     def kill(self) -> bool:
-        """End its process at once, so that a call in progress raises. Return False, and do nothing, when it lives in
+        """End its process at once, so that a call in progress raises. Return False, and do nothing, when it runs in
         this process."""
         ...
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 HUNG = 75  # the exit code (EX_TEMPFAIL: try again)
-START_SECONDS = 1800.0  # for making a new engine, whatever the deadline of its calls
+START_SECONDS = 1800.0  # for making a new engine; the deadline of its calls does not apply
 
 
 def print_to_stderr(line: str) -> None:

@@ -66,7 +66,7 @@ class Watchdog:
 
     @contextmanager
     def patient(self, seconds: float) -> Iterator[None]:
-        """Let the block, a part of a call, take at least so many seconds, whatever the deadline."""
+        """Let the block, a part of a call, take at least so many seconds, even with a shorter deadline."""
         self._least = seconds
         try:
             yield

@@ -30,7 +30,7 @@ def clipped_objective_sum(
 
     A sum, because a micro-batch knows only its own tokens: the caller divides by the number of **all** tokens of the
     update, masked ones included, so that gradient accumulation equals one big batch. A token that is not kept adds
-    exactly zero to loss and gradient, whatever its log-probs are (-inf, nan).
+    exactly zero to loss and gradient, for any log-probs (also -inf and nan).
 
     A token counts as clipped when min() takes the clipped branch and it differs from the other: A > 0 and
     r > 1 + clip_high, or A < 0 and r < 1 - clip_low. Such a token adds to the loss and not to the gradient.

@@ -26,7 +26,7 @@ class _Submitted:
 
 
 class Scorer:
-    """Scores finished samples. A truncated sample is wrong, whatever it says (section 3.5).
+    """Scores finished samples. A truncated sample is wrong, regardless of its text (section 3.5).
 
     A reward that fails is asked again `retries` times, `pause` seconds apart; then the sample is unscored. After
     `max_unscored` unscored samples in a row the reward does not work, and UserError is raised. resume: the command that

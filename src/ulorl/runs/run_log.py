@@ -121,7 +121,7 @@ class RunLog:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, tokens: Callable[[], int] | None = None) -> Iterator[Bar]:
-        """Show a progress bar for a part of a step while the block runs: `total` things to do. tokens: a rising count,
+        """Show a progress bar for a part of a step while the block runs: `total` items. tokens: a rising count,
         from which tokens a second are shown."""
         bar = self._bars.add(name, total, tokens)
         try:

@@ -79,7 +79,7 @@ def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
     with files, _of_held_out():
         held_out, held_out_places = load_located(cfg.eval_data(), held_out=True) if cfg.eval.data else ([], {})
     with files:
-        _ = source.config  # whatever needs it would raise the same error again
+        _ = source.config  # later checks that need it would raise the same error again
         with files:
             model = _check_model(cfg, source)
         with files:
@@ -275,7 +275,7 @@ def _prompted(
 
 
 def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Prompted]) -> list[Prompted]:
-    """Return the problems that ask no held-out question, whatever their spaces, closing punctuation, letter case and
+    """Return the problems that ask no held-out question, ignoring spaces, closing punctuation, letter case and
     dollar signs. Raises UserError when no problem is left."""
     asked = {comparable_question(problem.prompt) for problem, _ in held_out}
     left = [pair for pair in prompted if comparable_question(pair[0].prompt) not in asked]

@@ -16,8 +16,10 @@ from ulorl.errors import ErrorCollector, UserError, bad_character
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and an answer, and whether they are equivalent. `kind` is the spelling of the answer, whatever its
-    value: both labels occur in every kind, so that accuracy can be balanced kind by kind.
+    """A reference and an answer, and whether they are equivalent.
+
+    `kind` is the spelling of the answer, regardless of its value: both labels occur in every kind, so that accuracy can
+    be balanced kind by kind.
     """
 
     question: str

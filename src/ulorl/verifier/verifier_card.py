@@ -1,4 +1,4 @@
-"""verifier.json, the file beside a verifier's weights: what the reward needs to ask it as training did."""
+"""verifier.json, the file next to a verifier's weights: what the reward needs to ask it as training did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws: exact distributions, and a row's draw is a function of its own logits and its own number."""
+"""Draws follow exact distributions, and a row's draw depends only on its own logits and number."""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ class VllmEngine:
         self.max_length = longest_request(settings, spec.longest, source.context_length)
         check_arguments(settings)
         if VllmEngine._in_our_process and not settings.process:
-            raise RuntimeError("one vLLM engine at a time lives in a process; close it, or engine.vllm.process=true")
+            raise RuntimeError(
+                "one vLLM engine at a time can run in a process; close it, or set engine.vllm.process=true"
+            )
         self.stats = EngineStats()
         self.version = spec.version
         self.logprobs_mode = "raw_logprobs" if spec.sampling.temperature == 1 else "processed_logprobs"

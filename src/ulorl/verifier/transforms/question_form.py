@@ -1,4 +1,4 @@
-"""Finds out what a question asks for: values without order, several things that each have their place, one variable."""
+"""Finds out what a question asks for: values without order, several values in a given order, one variable."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def sentences(question: str) -> list[str]:
 
 def unordered(question: str, either: bool = False) -> bool:
     """Return whether several values, as an answer, certainly have no order: all values, solutions or roots of one
-    thing. False where the question names an order, a system, or several things to find.
+    object. False where the question names an order, a system, or several objects to find.
 
-    either: the values are joined by "or", so that the question needs no more than one thing that is asked for.
+    either: the values are joined by "or", so that the question needs no more than one object that is asked for.
     """
     asking = sentences(question)
     if any(pattern.search(part) for part in asking for pattern in (_SEVERAL, _SEVERAL_INSIDE, _TWO_THINGS)):
