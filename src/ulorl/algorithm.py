@@ -35,7 +35,7 @@ class SampleScorer(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did."""
+    """The result of one step."""
 
     segments: tuple[Sample, ...]  # every sample that was decoded in this step, as its segment left it
     finished: tuple[Scored, ...]  # the complete and truncated ones among them

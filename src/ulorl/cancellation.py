@@ -23,4 +23,4 @@ class CancelToken:
             raise Cancelled
 
 
-NEVER = CancelToken()  # for work that nobody cancels
+NEVER = CancelToken()  # for work that is never cancelled

@@ -16,7 +16,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Stream(Enum):
-    """What draws are for: draws of two streams are independent under the same seed.
+    """The purpose of a draw: draws of two streams are independent under the same seed.
 
     A number is mixed into the seed of every sample (`sample_seed`). A text begins the seed of one sequential generator
     (`generator`), for data that is made once. A value is never changed: it would change all draws of its stream.

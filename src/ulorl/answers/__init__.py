@@ -1,1 +1,1 @@
-"""Answers: finding them in outputs, their normal forms, and their equality. Shared by rewards, cleaning, verifier."""
+"""Finds answers in outputs, normalises them, and compares them. Shared by rewards, cleaning, verifier."""

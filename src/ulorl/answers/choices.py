@@ -101,7 +101,7 @@ def problem_options(problem: Problem) -> Mapping[str, str]:
 
 
 def _bare(text: str, letter: str) -> str:
-    """An option's text without its letter."""
+    """Return an option's text without its letter."""
     return exact_form(re.sub(rf"^\s*[(\[]?{letter}[)\].:]\s*", "", text, flags=re.IGNORECASE))
 
 
@@ -142,7 +142,7 @@ def _letters(text: str) -> frozenset[str]:
 
 
 def _named(group: str) -> frozenset[str]:
-    """The letters of a list; none of "A or B"."""
+    """Return the letters of a list; none of "A or B"."""
     if re.search(r"\b(?:or|nor)\b|或", group):
         return frozenset()
     return frozenset(re.sub(r"\b(?:and|options?)\b|[^A-Za-z]", "", group).upper())

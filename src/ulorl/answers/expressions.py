@@ -50,7 +50,7 @@ def evaluate_latex(text: str) -> Value | None:
 
 
 def _rational(expression: Any) -> Fraction | None:
-    """The exact value, where the operations keep to rational numbers. Raises _TooLargeError."""
+    """Return the exact value, where the operations keep to rational numbers. Raises _TooLargeError."""
     if expression.is_Rational:
         return _bounded(Fraction(int(expression.p), int(expression.q)))
     if expression.is_Float:  # as it was written
@@ -86,7 +86,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _root(base: Fraction, degree: int) -> Fraction | None:
-    """None where it is irrational, or not real."""
+    """Return the root; None where it is irrational, or not real."""
     from sympy import integer_nthroot
 
     if base < 0 or degree > MAX_BITS:
@@ -96,7 +96,7 @@ def _root(base: Fraction, degree: int) -> Fraction | None:
 
 
 def _applied(function: Any, arguments: list[Fraction]) -> Fraction | None:
-    """Of sympy's functions: floor, Mod, factorial, log."""
+    """Return the value of one of sympy's functions: floor, Mod, factorial, log."""
     from sympy import Rational
 
     if function.__name__ in _FACTORIALS and max(map(abs, arguments)) > _MAX_ARGUMENT:

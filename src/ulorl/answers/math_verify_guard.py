@@ -129,7 +129,7 @@ def _things_differ(reference: str, answer: str) -> bool:
 
 
 def _every_way(reference: str, answer: str, equal: Equal) -> bool:
-    """Whether an answer with "or" in it is right.
+    """Return whether an answer with "or" in it is right.
 
     Each alternative must be the reference, or all of them together a reference with many values.
     """
@@ -150,7 +150,7 @@ def _closed(way: str) -> str:
 
 
 def _related(reference: str, answer: str, equal: Equal, question: str) -> bool | None:
-    """Arrows, inequalities and equations in an answer whose reference has none."""
+    """Decide answers with arrows, inequalities or equations whose reference has none."""
     if _ARROW.search(answer) and not _ARROW.search(reference):
         return False
     if _PLAIN.fullmatch(reference) and _INEQUALITY.search(answer):

@@ -1,4 +1,4 @@
-"""The normal forms of questions and answers, each for one purpose:
+"""Computes normal forms of questions and answers, each for one purpose:
 
 - `clean_characters` repairs the characters of raw text and keeps its content.
 - `strip_typesetting` leaves what a reader sees of an answer.

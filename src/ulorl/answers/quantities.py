@@ -121,7 +121,7 @@ def _near(reference: Quantity, answer: Quantity, relative: Fraction, absolute: F
 
 
 def _converted(quantity: Quantity, unit: Unit) -> Quantity | None:
-    """In another unit; None where the dimensions differ. In degrees, 0.7 radians are no longer rational."""
+    """Return the quantity in another unit; None if dimensions differ. 0.7 radians are irrational in degrees."""
     found = units.converted(quantity.value, quantity.unit, unit)
     if found is None:
         return None
@@ -129,7 +129,7 @@ def _converted(quantity: Quantity, unit: Unit) -> Quantity | None:
 
 
 def _temperature(side: Quantity, other: Quantity) -> Quantity:
-    """C and F by themselves are coulombs and farads, which nobody means where the other side is a temperature."""
+    """C and F by themselves are coulombs and farads, but not where the other side is a temperature."""
     meant = _BARE.get(side.unit)
     return replace(side, unit=((meant, 1),)) if meant and units.is_temperature(other.unit) else side
 
@@ -151,7 +151,7 @@ def _rounded(text: str) -> Quantity | None:
 
 
 def _plain(text: str) -> Quantity | None:
-    """A number with a unit, or without."""
+    """Read a number with a unit, or without."""
     number = _NUMBER.match(text)
     value = _value(number) if number else None
     if number is None or value is None:
@@ -208,7 +208,7 @@ def _value(number: re.Match[str]) -> Fraction | None:
 
 
 def _computed(text: str) -> Quantity | None:
-    """What is no plain number, such as 2^31-1 or 12√13 feet."""
+    """Read a quantity that is no plain number, such as 2^31-1 or 12√13 feet."""
     behind = _UNIT_BEHIND.fullmatch(text)
     for expression, unit in ([(behind[1], behind[2])] if behind else []) + [(text, "")]:
         named = units.read(unit)

@@ -130,7 +130,7 @@ def _named(factors: list[Factor]) -> tuple[Unit, bool] | None:
 
 @lru_cache(maxsize=4096)
 def _known(word: str) -> str:
-    """pint's name of a unit; "" when it knows none."""
+    """Return pint's name of a unit; "" when it knows none."""
     import pint
 
     if len(word) > 30 or (len(word) == 1 and word not in _SINGLE):
@@ -178,7 +178,7 @@ def _converted(value: Fraction, unit: Unit, other: Unit) -> Fraction | None:
 
 
 def _bits(factor: Fraction) -> int:
-    """Of the longer of numerator and denominator, without the twos and fives in them."""
+    """Return the bits of the longer of numerator and denominator, without the factors 2 and 5."""
     longest = 0
     for whole in (abs(factor.numerator), factor.denominator):
         for prime in (2, 5):

@@ -74,7 +74,7 @@ def _overlap(tokens: Sequence[str], table: _Table, count: Counter[str], settings
 
 
 def _runs(tokens: Sequence[str], settings: ContaminationConfig) -> list[str]:
-    """Every run of words, in their order; of characters, if the question is mostly Chinese."""
+    """Return every run of words, in their order; of characters, if the question is mostly Chinese."""
     han = sum(bool(_HAN.match(token)) for token in tokens)
     n = settings.run_han if 2 * han > len(tokens) else settings.run
     return [" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

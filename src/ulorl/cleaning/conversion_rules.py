@@ -216,7 +216,7 @@ _SHOWN = re.compile(
 
 
 def _given_away(item: Item) -> str:
-    """Of "What is X? Show that it is 588." the first sentence, if 588 is the reference and the sentence asks."""
+    """Return the first sentence of "What is X? Show that it is 588.", if 588 is the reference and the sentence asks."""
     found = _SHOWN.fullmatch(item.question)
     if not found or question_shape(found["asks"], item.answer) is not None or not _ASKS.search(prose(found["asks"])):
         return ""

@@ -26,7 +26,7 @@ _WIDER = 0.8  # of the similarity: MinHash proposes from there on, the exact Jac
 def drop_duplicates(settings: DuplicatesConfig, same: AnswersEqual) -> Step:
     """Return the step that drops copies and near-copies of questions.
 
-    If the references of copies contradict each other, all of them are dropped, since nobody can say which one is right.
+    If the references of copies contradict each other, all of them are dropped, since it is unknown which one is right.
     Near-copies have a Jaccard similarity of `settings.similarity` or more, the same numbers and the same answer. Raises
     UserError when datasketch is missing.
     """
@@ -69,7 +69,7 @@ def _copies(group: Sequence[Item], same: AnswersEqual) -> list[Outcome]:
 
 
 def _value(answer: str) -> str:
-    """An answer without units and words: exports of one data set keep different ones."""
+    """Return an answer without units and words: exports of one data set keep different ones."""
     return comparable_answer(_UNIT.sub("", answer)).replace("{", "").replace("}", "")
 
 

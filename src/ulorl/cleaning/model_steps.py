@@ -68,7 +68,7 @@ def _convert_all(
 
 
 def _rewritten(item: Item, of: Shape, output: str | None) -> Outcome:
-    """The model's rewriting, if it is one question of no such shape, with an answer."""
+    """Return the model's rewriting, if it is one question of no such shape, with an answer."""
     match output is not None and _json(output):
         case {"question": None}:
             return Drop("model finds no short-answer form", f"a {of} question")
@@ -80,7 +80,7 @@ def _rewritten(item: Item, of: Shape, output: str | None) -> Outcome:
 
 
 def _json(output: str) -> object:
-    """The JSON object in an output, with or without a fence or reasoning around it; None when there is none."""
+    """Return the JSON object in an output, with or without a fence or reasoning around it; None when there is none."""
     said = _THINKING.sub("", output)
     try:
         value: object = json.loads(said[said.find("{") : said.rfind("}") + 1])

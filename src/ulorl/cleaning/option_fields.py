@@ -63,7 +63,7 @@ class RecordOptions:
 
     @property
     def labels_are_numbers(self) -> bool:
-        """Whether the labels are 1, 2, 3 and not letters."""
+        """True if the labels are 1, 2, 3 and not letters."""
         return all(label.isdecimal() for label in self.labels)
 
     def add_to(self, question: str) -> str:
@@ -126,7 +126,7 @@ def _plain(value: Any) -> str | None:
 
 
 def _parsed(cell: str) -> Any:
-    """The list in a cell of CSV, in the notation of JSON or Python; None for other text."""
+    """Return the list in a cell of CSV, in the notation of JSON or Python; None for other text."""
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(cell)

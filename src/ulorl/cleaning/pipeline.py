@@ -97,7 +97,7 @@ def enabled_steps(
 def _take(
     step: Step, items: Sequence[Item], report: StepReport, dropped: list[Dropped], examples: int, bars: ProgressBars
 ) -> list[Item]:
-    """One step over all items: return those that stay, append the others to `dropped`, count both in `report`."""
+    """Apply one step to all items: return those that stay, append the others to `dropped`, count both in `report`."""
     kept, bar = list[Item](), bars.add(report.name, len(items))
     for item, outcome in zip(items, step(items), strict=True):
         report.count(item, outcome, examples)
@@ -111,7 +111,7 @@ def _take(
 
 @dataclass
 class _Reading:
-    """What was counted while the sources were read."""
+    """Counts made while the sources were read."""
 
     report: StepReport = field(default_factory=lambda: StepReport("read"))
     sources: dict[str, int] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class _Reading:
 
 
 def _read(todo: Sequence[Source], settings: CleaningConfig, bars: ProgressBars) -> tuple[list[Item], _Reading]:
-    """Every record of every source; records that cannot be read stop the run, or are dropped."""
+    """Read every record of every source; records that cannot be read stop the run, or are dropped."""
     items, bad = list[Item](), list[Unreadable]()
     reading, bar = _Reading(), bars.add("read")
     for source in todo:
@@ -153,7 +153,7 @@ def _read(todo: Sequence[Source], settings: CleaningConfig, bars: ProgressBars) 
 
 
 def _evaluation(path: str, settings: CleaningConfig) -> Iterator[Item]:
-    """The problems of an evaluation set. Every record must be readable: others could not be kept out of training."""
+    """Read the problems of an evaluation set. Every record must be readable: others would leak into training."""
     tables = {name: table for name, table in settings.sources.items() if name in (path, Path(path).stem)}
     for source in list_sources([path], tables):
         for record in read_source(source, with_answers=False):

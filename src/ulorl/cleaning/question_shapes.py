@@ -1,4 +1,4 @@
-"""Which questions have no single short answer: sub-questions, multiple choice, true or false, proof.
+"""Finds questions without a single short answer: sub-questions, multiple choice, true or false, proof.
 
 The rules look at the prose and at labelled lists, one function for each shape. They search for what is asked: a
 labelled list alone shows nothing, since conditions and cases are labelled too.
@@ -145,7 +145,7 @@ def _asks_each(found: LabelledList) -> bool:
 
 
 def _asks_again(question: str) -> bool:
-    """Whether running text asks another question that is not the first one in other words."""
+    """Return whether running text asks another question that is not the first one in other words."""
     text = _QUOTED.sub(" ", prose(question))
     if _ONE_ANSWER.search(text):
         return False
@@ -248,7 +248,7 @@ def option_list(question: str, answer: str = "") -> LabelledList | None:
 
 
 def _among(answer: str, bodies: Sequence[str]) -> bool:
-    """Whether the answer is the text of an option."""
+    """Return whether the answer is the text of an option."""
     said = comparable_answer(answer)
     return bool(said) and len(bodies) > 2 and said in map(comparable_answer, bodies)
 

@@ -146,7 +146,7 @@ def _version(name: str) -> str | None:
 
 
 def _card(report: Mapping[str, Any]) -> str:
-    """The data card, from the values of the report."""
+    """Return the data card, made from the values of the report."""
     loader = PackageLoader("ulorl", "cleaning")
     environment = Environment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

@@ -42,7 +42,7 @@ class Content:
 
     @property
     def rare(self) -> bool:
-        """Whether the numbers alone nearly identify the question: they have enough digits."""
+        """True if the numbers alone nearly identify the question: they have enough digits."""
         return sum(len(number) for number in set(self.numbers) if len(number) > 1) >= _RARE_DIGITS
 
     def is_copy_of(self, other: Content, similarity: float) -> bool:

@@ -41,7 +41,7 @@ class Unreadable:
 
     @property
     def message(self) -> str:
-        """The error's message as text that can be stored: it may quote characters that cannot."""
+        """Return the error's message as text that can be stored: it may quote characters that cannot."""
         return str(self.error).encode("utf-8", "backslashreplace").decode()
 
 
@@ -100,7 +100,7 @@ def _is_hub(path: str) -> bool:
 
 
 def _unlike(name: str, found: Sequence[Source]) -> str:
-    """The name, with a number where another source has the same name."""
+    """Return the name, with a number where another source has the same name."""
     taken = {source.name for source in found}
     return next(n for n in chain([name], (f"{name}-{i}" for i in range(2, len(found) + 3))) if n not in taken)
 
@@ -193,7 +193,7 @@ def _some(name: str, records: Iterable[Record | UserError]) -> Iterator[Record |
 
 
 def _usual(record: Record, names: Sequence[str], source: str, key: str) -> str:
-    """The first usual name that the record has with something in it, else the first that it has at all."""
+    """Return the first usual name whose field is not empty in the record, else the first that the record has."""
     there = [name for name in names if isinstance(look_up(record.fields, name), str | int | float | list | Decimal)]
     if filled := [name for name in there if not is_empty(look_up(record.fields, name))]:
         return filled[0]

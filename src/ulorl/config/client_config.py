@@ -1,4 +1,4 @@
-"""A model that answers prompts, to clean data or to judge answers: at a server, or in our own engine."""
+"""Configures a model that answers prompts, to clean data or to judge answers: at a server, or in our own engine."""
 
 from __future__ import annotations
 

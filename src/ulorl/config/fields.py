@@ -1,4 +1,4 @@
-"""What the sections of the configuration are made of: their base class, number types, and refusals of a validator."""
+"""The parts of configuration sections: their base class, number types, and refusals of a validator."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Finding:
 
 
 class RefusedKeys(ValueError):  # noqa: N818 - says what was refused
-    """What a validator raises: one finding for each key that it refuses."""
+    """Raised by a validator, with one finding for each key that it refuses."""
 
     def __init__(self, *findings: Finding) -> None:
         super().__init__("\n".join(finding.line for finding in findings))

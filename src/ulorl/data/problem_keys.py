@@ -65,7 +65,7 @@ def _unordered(*names: str) -> Rule:
 
 
 def _numbers(text: object) -> list[str]:
-    """The numbers of a text without their signs, sorted; 1.50 is 1.5."""
+    """Return the numbers of a text without their signs, sorted; 1.50 is 1.5."""
     return sorted(format(Decimal(number).normalize(), "f") for number in _NUMBER.findall(str(text)))
 
 

@@ -39,7 +39,7 @@ def problem_of_record(record: Record, data: RecordsDataConfig) -> Problem:
 
 
 def _id(record: Record) -> str:
-    """The record's own id, or its place when it has none; null is none."""
+    """Return the record's own id, or its place when it has none; null is none."""
     for field in _ID_FIELDS:
         value = record.fields.get(field)
         if value is not None:
@@ -56,7 +56,7 @@ def _check_text(record: Record, name: str, value: str, key: str = "") -> None:
 
 
 def _field(record: Record, name: str, key: str) -> Any:
-    """A field by its name, or by a dotted path into nested records: `prompt.0.content`."""
+    """Return a field by its name, or by a dotted path into nested records: `prompt.0.content`."""
     missing = object()
     value = look_up(record.fields, name, missing)
     if value is missing:

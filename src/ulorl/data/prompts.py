@@ -42,7 +42,7 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """What a prompt must fit into.
+    """The limits that a prompt must fit into.
 
     max_prompt_tokens: the longest prompt. context: tokens that the model can hold, prompt and output together.
     max_tokens: the output's share of the context. vocabulary: rows of the model's embedding.

@@ -51,7 +51,7 @@ class Record:
 
 
 class WrittenNumber(float):
-    """A number of a JSON file that keeps its digits there: 2.50, and digits that a float has no place for."""
+    """A number of a JSON file that keeps its digits there: 2.50, and digits that a float cannot hold."""
 
     spelling = ""
 

@@ -1,6 +1,6 @@
 """The interface of every engine: add, step, abort, load_weights, sleep, close.
 
-An engine knows nothing of groups, pools or budgets beyond that of a request; the scheduler decides which samples enter
+An engine has no notion of groups, pools or budgets beyond that of a request; the scheduler decides which samples enter
 and when a step ends. Requests and segments are plain data, so an engine may live in another process.
 """
 

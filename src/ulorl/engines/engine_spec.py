@@ -1,4 +1,4 @@
-"""What an engine is made for, apart from the model that it decodes."""
+"""Specifies an engine, apart from the model that it decodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What requests and segments must look like, and which requests are pending. Pure: no thread, no clock."""
+"""Checks requests and segments, and records which requests are pending. Pure: no thread, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an update trains on: finished groups as rows with advantages, cut into mini-batches. Shapes: G samples of one
+"""Prepares an update: finished groups as rows with advantages, cut into mini-batches. Shapes: G samples of one
 problem."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an update did: its counts, its means by metric name, and the mini-batches that it skipped."""
+"""The result of an update: its counts, its means by metric name, and the mini-batches that it skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did. Without a group to train on, and when every mini-batch was skipped, nothing changed:
+    """The result of one update. Without a group to train on, and when every mini-batch was skipped, nothing changed:
     `steps` is 0 and there are no means. Samples, tokens and means are those of the mini-batches that were trained."""
 
     steps: int = 0  # gradient updates

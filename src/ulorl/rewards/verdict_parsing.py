@@ -1,4 +1,4 @@
-"""How the verdict of a generative verifier is read from its output (section 3.3)."""
+"""Reads the verdict of a generative verifier from its output (section 3.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generative verifier decides without a model, and its counts: pure, without threads and files."""
+"""Decides what a generative verifier needs no model for, and counts verdicts: pure, without threads and files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AnswerPair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """Whether a pair is equivalent, and who said so."""
+    """Whether a pair is equivalent, and what decided it."""
 
     equivalent: bool
     by_model: bool  # now, or earlier and kept in the cache; else by the rules

@@ -1,4 +1,4 @@
-"""What a generative verifier is asked (section 3.3). The prompt is a file."""
+"""Builds the prompt of a generative verifier (section 3.3) from a file."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         if made:
-            _remove_empty(made)  # while the lock is held: nobody else works in the folder
+            _remove_empty(made)  # while the lock is held: no other process works in the folder
         lock.release()
 
 

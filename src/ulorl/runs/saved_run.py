@@ -49,7 +49,7 @@ class SampleStats:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What is in the run folder `dir`: the configuration as plain values, and the metrics of each step, in order."""
+    """The content of run folder `dir`: the configuration as plain values, and the metrics of each step, in order."""
 
     dir: Path
     config: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What a run prints on the terminal: a line for each step under a header, and tables of label and value."""
+"""Prints what a run shows on the terminal: a line for each step under a header, and tables of label and value."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says of a run; the learner reads its own files from `folder`."""
+    """The state of a run in a checkpoint; the learner reads its own files from `folder`."""
 
     folder: Path
     counters: Counters

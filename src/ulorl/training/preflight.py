@@ -39,7 +39,7 @@ from ulorl.types import Problem, Prompted
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run needs besides its model, checked."""
+    """The checked inputs of a run, besides its model."""
 
     source: ModelSource
     problems: Sequence[Prompted]

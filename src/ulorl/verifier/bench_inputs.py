@@ -1,4 +1,4 @@
-"""What `ulorl verifier bench` reads and asks: labelled pairs, graded outputs, and verifier models."""
+"""Reads the inputs of `ulorl verifier bench`: labelled pairs, graded outputs, and verifier models."""
 
 from __future__ import annotations
 

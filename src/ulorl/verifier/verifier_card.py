@@ -15,7 +15,7 @@ from ulorl.verifier.verifier_config import VerifierTrainingConfig
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far the training of a verifier is."""
+    """The progress of the training of a verifier."""
 
     steps: int = 0
     pairs: int = 0  # seen, in all epochs

@@ -96,7 +96,7 @@ class TorchEngine:
 
     @property
     def pending(self) -> int:
-        """How many requests were added and not yet returned as a segment."""
+        """The number of requests added and not yet returned as a segment."""
         return len(self._waiting) + len(self._requests)
 
     def add(self, request: Request) -> None:

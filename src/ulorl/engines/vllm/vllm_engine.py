@@ -76,7 +76,7 @@ class VllmEngine:
 
     @property
     def pending(self) -> int:
-        """How many requests were added and not yet returned as a segment."""
+        """The number of requests added and not yet returned as a segment."""
         return len(self._requests)
 
     def add(self, request: Request) -> None:
@@ -187,7 +187,7 @@ class VllmEngine:
             self._sleeping = bool(tags)
 
     def _exact(self, sampling: Sampling) -> bool:
-        """Whether vLLM's log-probs are those of softmax(logits / temperature) over the full vocabulary."""
+        """Return whether vLLM's log-probs are those of softmax(logits / temperature) over the full vocabulary."""
         if self.logprobs_mode == "raw_logprobs":
             return sampling.temperature in (0, 1)
         return sampling.top_p == 1 and sampling.top_k == 0

@@ -108,7 +108,7 @@ def _latex(expression: Any, order: str) -> str:
 
 
 def _reordered(expression: Any, rng: Random) -> str:
-    """The terms of a sum in another order."""
+    """Return the terms of a sum in another order."""
     terms = [_latex(term, "lex") for term in expression.as_ordered_terms()]
     terms = terms[::-1] if len(terms) == 2 else rng.sample(terms, len(terms))
     return re.sub(r"\+ -\s*", "- ", " + ".join(terms))

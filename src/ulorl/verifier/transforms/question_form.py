@@ -115,13 +115,13 @@ def several_right(question: str, vector: bool) -> bool:
 
 
 def measure(question: str) -> bool:
-    """Return whether the last sentence asks for a length, a time or the like, which nobody states in percent."""
+    """Return whether the last sentence asks for a length, a time or the like, which is never stated in percent."""
     last = sentences(question)[-1:] or [question]
     return bool(_MEASURE.search(last[0]) and not _RATIO.search(last[0]))
 
 
 def base(question: str) -> bool:
-    """Return whether digits may mean another number than in base ten."""
+    """Return whether the digits may be in another base than ten."""
     return bool(_BASE.search(question))
 
 

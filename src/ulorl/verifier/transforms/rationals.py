@@ -64,7 +64,7 @@ def read(text: str, question: str) -> Number | None:
 
 
 def _understood(found: quantities.Quantity, question: str) -> Number | None:
-    """With its unit or percent sign, or that of the question; None for a unit that is not converted."""
+    """Return the number with its unit or percent sign, or the question's; None for a unit that is not converted."""
     if found.unit == (("percent", 1),):
         return Number(found.value / 100, percent=True, named=True)
     if found.unit:

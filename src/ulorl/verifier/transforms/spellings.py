@@ -37,7 +37,7 @@ def spell(number: Number, kind: str, rng: Random) -> str | None:
 
 
 def _as_fraction(number: Number, rng: Random) -> str | None:
-    """A mixed number, or a fraction where the reference is none."""
+    """Return a mixed number, or a fraction where the reference is none."""
     if number.value.denominator == 1:
         return None
     text = mixed(number.value, rng)
