@@ -191,7 +191,7 @@ class Verifier:
                     if output is None:
                         with self._lock:
                             self._tally.count_failure()
-                        self._fail(left[index], RewardError("the verifier's context has no room for this pair"))
+                        self._fail(left[index], RewardError("the pair does not fit the verifier's context"))
                     elif not self._read(left[index], output, time.perf_counter() - started):
                         last = output
         except Exception as error:
