@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ulorl.engines.engine import Engine, EngineStats, require_idle
+from ulorl.engines.forwarding import ForwardingEngine
 from ulorl.types import Finish, Request, Segment
 
 if TYPE_CHECKING:
@@ -127,50 +128,21 @@ class ScriptedEngine:
         )
 
 
-class FaultyEngine:
-    """`Engine` around another one whose steps fail as planned, for tests.
+class FaultyEngine(ForwardingEngine):
+    """An engine whose steps fail as planned, for tests.
 
     faults: `faults[n]` is called with the segments of step n (from 0), and returns the segments to return instead, or
     raises.
     """
 
     def __init__(self, engine: Engine, faults: Mapping[int, Callable[[list[Segment]], list[Segment]]]) -> None:
-        self._engine, self._faults = engine, faults
+        super().__init__(engine)
+        self._faults = faults
         self.steps = 0
-
-    @property
-    def stats(self) -> EngineStats:
-        """The work of the inner engine."""
-        return self._engine.stats
-
-    @property
-    def pending(self) -> int:
-        """The number of requests pending in the inner engine."""
-        return self._engine.pending
-
-    def add(self, request: Request) -> None:
-        """Queue one request."""
-        self._engine.add(request)
 
     def step(self) -> list[Segment]:
         """Make a step of the inner engine, and let its fault change the segments."""
-        segments = self._engine.step()
+        segments = super().step()
         fault = self._faults.get(self.steps)
         self.steps += 1
         return fault(segments) if fault else segments
-
-    def abort(self) -> list[Segment]:
-        """Stop every request and return the partial segments."""
-        return self._engine.abort()
-
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Load new weights."""
-        self._engine.load_weights(weights, version)
-
-    def sleep(self) -> None:
-        """Release memory."""
-        self._engine.sleep()
-
-    def close(self) -> None:
-        """Release everything."""
-        self._engine.close()

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from ulorl.algorithm import SampleScorer, Step, ulorl_step
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.engines.engine import Engine, EngineStats
+from ulorl.engines.forwarding import ForwardingEngine
 from ulorl.learner.learner import Learner
 from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Prompted, Request, Segment
+from ulorl.types import Prompted, Segment
 
 if TYPE_CHECKING:
     import torch
@@ -61,43 +62,26 @@ def measured_step(
     )
 
 
-class _Recorder:
-    """An `Engine` that passes every call on, and records when the phases of a step end: the rollout before `sleep`, the
-    update before `load_weights`."""
+class _Recorder(ForwardingEngine):
+    """Records when the phases of a step end: the rollout before `sleep`, the update before `load_weights`."""
 
     def __init__(self, engine: Engine, on_segment: Callable[[], None]) -> None:
-        self._engine, self._on_segment = engine, on_segment
+        super().__init__(engine)
+        self._on_segment = on_segment
         self.before, self.work = replace(engine.stats), EngineStats()
         self.started = self.rolled_out = time.perf_counter()
         self.updated = 0.0  # 0: no new weights
 
-    @property
-    def stats(self) -> EngineStats:
-        return self._engine.stats
-
-    @property
-    def pending(self) -> int:
-        return self._engine.pending
-
-    def add(self, request: Request) -> None:
-        self._engine.add(request)
-
     def step(self) -> list[Segment]:
-        segments = self._engine.step()
+        segments = super().step()
         for _ in segments:
             self._on_segment()
         return segments
 
-    def abort(self) -> list[Segment]:
-        return self._engine.abort()
-
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         self.updated = time.perf_counter()
-        self._engine.load_weights(weights, version)
+        super().load_weights(weights, version)
 
     def sleep(self) -> None:
-        self.rolled_out, self.work = time.perf_counter(), self._engine.stats.since(self.before)
-        self._engine.sleep()
-
-    def close(self) -> None:
-        self._engine.close()
+        self.rolled_out, self.work = time.perf_counter(), self.stats.since(self.before)
+        super().sleep()
