@@ -141,6 +141,12 @@ class OptimConfig(StrictConfig):
         default="off",
         description="bfloat16: matrix products of forward and backward pass in bfloat16, with float32 weights",
     )
+    sequence_parallel: Positive = Field(
+        default=1,
+        description="how many processes of the learner share each sequence (Ulysses); microbatch_tokens counts the "
+        "tokens of one process",
+        json_schema_extra=MAY_CHANGE,
+    )
     offload: bool = Field(default=False, description="keep AdamW's moments, and make its step, on the CPU; for one GPU")
     max_skipped: Positive = Field(
         default=3,

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from ulorl.config.backend_config import BackendConfig, LocalBackendConfig
 from ulorl.config.data_config import DataConfig
 from ulorl.config.engine_config import EngineConfig, TorchEngineConfig
 from ulorl.config.fields import MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, StrictConfig
@@ -35,6 +36,7 @@ class Config(StrictConfig):
     seed: Natural = Field(default=0, description="the seed of the samples and of the order of the problems")
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
+    backend: BackendConfig = Field(default=LocalBackendConfig(), json_schema_extra=MAY_CHANGE)
     engine: EngineConfig = TorchEngineConfig()
     rollout: RolloutConfig = RolloutConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -98,6 +100,13 @@ class Config(StrictConfig):
                 "optim.minibatches",
                 f"{optim.minibatches} is more than rollout.prompts x rollout.group = {samples} samples of a step; a "
                 "mini-batch holds at least one",
+            )
+        ranks, sequence = self.backend.learner_ranks, optim.sequence_parallel
+        if ranks % sequence and not (self.backend.kind == "torchrun" and not self.backend.ranks):
+            yield Finding(
+                "optim.sequence_parallel",
+                f"{sequence} does not divide the {ranks} processes of the learner (backend.ranks, with "
+                "backend.kind=torchrun or ray); choose a divisor",
             )
         buffer, longest = self.objective.overlong_buffer, self.rollout.max_tokens
         if buffer >= longest or (self.objective.overlong == "soft" and not buffer):
