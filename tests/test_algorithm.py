@@ -24,6 +24,7 @@ import pytest
 from scorers import ScorerOf
 from ulorl.algorithm import Step, ulorl_step
 from ulorl.engines.scripted import ScriptedEngine
+from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
@@ -44,8 +45,8 @@ class CountingLearner:
         self.version += bool(groups)
         return Update(steps=int(bool(groups)))
 
-    def weights(self):
-        return iter(())
+    def publish(self) -> Weights:
+        return Weights(self.version, ())
 
 
 class Right(ScorerOf):

@@ -68,5 +68,6 @@ def ulorl_step(
     groups = scheduler.experience.release()  # the groups whose samples are all finished
     update = learner.update(groups, cancel)  # on the experience that is ready                                      11
     if update.steps:
-        engine.load_weights(learner.weights(), learner.version)  # the next segments come from the new weights
+        new_weights = learner.publish()
+        engine.load_weights(new_weights.tensors, new_weights.version)  # the next segments come from the new weights
     return Step(tuple(segments), tuple(finished), tuple(groups), update)

@@ -18,7 +18,7 @@ from transformers import (
 
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.learner.experience import prepare
-from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.learner.update_result import UpdateSums
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
@@ -46,7 +46,7 @@ def tiny_model(kind: str = "qwen3") -> PreTrainedModel:
 
 def learner(
     optim: dict[str, object] | None = None, objective: dict[str, object] | None = None, **kwargs: object
-) -> Learner:
+) -> PolicyLearner:
     model = tiny_model(str(kwargs.pop("model", "qwen3")))
     spec = LearnerSpec(
         optim=OptimConfig(**{"lr": 1e-2, **(optim or {})}),
@@ -57,7 +57,7 @@ def learner(
         seed=kwargs.pop("seed", 0),
         cpu_kernels=kwargs.pop("cpu_kernels", True),
     )
-    return Learner(model, spec, **kwargs)
+    return one_device_learner(model, spec, **kwargs)
 
 
 def sample(id: int, lengths: list[int], status: Status = Status.COMPLETE) -> Sample:
@@ -87,11 +87,11 @@ GROUPS = [
 ]
 
 
-def weights(of: Learner) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in of.weights()}
+def weights(of: PolicyLearner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in of.publish().tensors}
 
 
-def gradient(of: Learner) -> tuple[float, dict[str, torch.Tensor]]:
+def gradient(of: PolicyLearner) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of GROUPS as one mini-batch, and its gradient before clipping."""
     experience, _ = prepare(GROUPS, of.spec.objective, of.spec.max_tokens)
     sums = UpdateSums()

@@ -15,8 +15,8 @@ import torch
 from tiny_learner import GROUPS, MODELS, gradient, group, learner, sample, weights
 from ulorl.config.training_config import ObjectiveConfig
 from ulorl.learner.experience import minibatches, prepare
-from ulorl.learner.learner import Learner
 from ulorl.learner.logprobs import token_logprobs
+from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.learner.update_result import Skipped, UpdateSums
 from ulorl.models.head import Head
 from ulorl.types import Group, Problem, Scored, Status
@@ -36,8 +36,8 @@ def test_any_split_into_microbatches_is_one_big_batch(mask: str, gate: str) -> N
     first, second = one.update(GROUPS), many.update(GROUPS)
     assert first.means == pytest.approx(second.means, rel=1e-5)
     assert first.tokens == 3 + 7 + 1 + 12 + 2 + 6 + 5 + 7
-    for name, tensor in many.weights():
-        torch.testing.assert_close(tensor, dict(one.weights())[name], rtol=1e-4, atol=1e-7)
+    for name, tensor in many.publish().tensors:
+        torch.testing.assert_close(tensor, dict(one.publish().tensors)[name], rtol=1e-4, atol=1e-7)
     if mask != "off":
         assert first.means["mpt/masked_fraction"] > 0  # the case is not empty
 
@@ -100,7 +100,7 @@ def test_the_cut_into_mini_batches_is_of_the_seed_and_the_sample_ids() -> None:
     assert cut != [part.tolist() for part in minibatches(range(16), 2, seed=1)]
     assert cut != [part.tolist() for part in minibatches(range(16, 32), 2, seed=0)]
 
-    def ids(of: Learner) -> list[tuple[int, ...]]:
+    def ids(of: PolicyLearner) -> list[tuple[int, ...]]:
         seen: list[tuple[int, ...]] = []
         honest = of._gradient
         of._gradient = lambda e, *rest: (seen.append(tuple(x.sample_id for x in e)), honest(e, *rest))[1]  # type: ignore[method-assign]
@@ -196,7 +196,7 @@ def test_dynamic_sampling_leaves_out_groups_without_contrast() -> None:
     nothing = of.update(same)
     assert (nothing.steps, nothing.groups_dropped, nothing.means) == (0, 2, {})
     assert of.version == 0
-    assert all(torch.equal(before[n], t) for n, t in of.weights())
+    assert all(torch.equal(before[n], t) for n, t in of.publish().tensors)
 
 
 def test_advantages_and_overlong_switches_by_hand() -> None:
@@ -238,7 +238,7 @@ def test_warm_up_then_constant() -> None:
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
-def poisoned(of: Learner, monkeypatch: pytest.MonkeyPatch, *, when: Callable[[int], bool], into: str) -> None:
+def poisoned(of: PolicyLearner, monkeypatch: pytest.MonkeyPatch, *, when: Callable[[int], bool], into: str) -> None:
     """Put an infinity into the loss, or into the gradient alone, of the mini-batches (counted from 0) that `when`
     names. Needs one micro-batch a mini-batch, so packed ones."""
     honest, calls = of._loss_sum, itertools.count()
@@ -275,8 +275,8 @@ def test_what_is_not_finite_is_skipped_and_leaves_no_trace(into: str, monkeypatc
     calls = itertools.count()
     monkeypatch.setattr(others, "_gradient", lambda *a: Skipped("", left_out) if next(calls) == 1 else honest(*a))
     assert others.update(GROUPS).means == update.means
-    for name, tensor in others.weights():
-        assert torch.equal(tensor, dict(of.weights())[name])
+    for name, tensor in others.publish().tensors:
+        assert torch.equal(tensor, dict(of.publish().tensors)[name])
     for name, p in of.model.named_parameters():
         moments, expected = of.optimizer._adamw.state[p], others.optimizer._adamw.state[dict(others._named)[name]]
         assert all(torch.equal(moments[slot], expected[slot]) for slot in ("exp_avg", "exp_avg_sq", "step"))
@@ -290,7 +290,7 @@ def test_when_every_mini_batch_is_skipped_nothing_changes(monkeypatch: pytest.Mo
     assert (nothing.steps, nothing.samples, nothing.tokens, nothing.means) == (0, 0, 0, {})
     assert [s.sample_ids for s in nothing.skipped] == [tuple(part) for part in minibatches(range(8), 2, seed=0)]
     assert (of.version, of.optimizer.updates, of.skipped_in_row) == (0, 0, 2)
-    assert all(torch.equal(before[n], t) for n, t in of.weights())
+    assert all(torch.equal(before[n], t) for n, t in of.publish().tensors)
     assert not of.optimizer._adamw.state
     assert of.update(GROUPS).steps == 2  # one that is finite ends the row
     assert of.skipped_in_row == 0
@@ -320,14 +320,14 @@ def test_optimizer_state_survives_a_file(tmp_path) -> None:
     """Two updates in a row equal one update, a save, a load into new objects, and one more."""
     straight = learner()
     straight.update(GROUPS)
-    straight.save_optimizer(tmp_path / "optimizer.safetensors")
+    straight.save(tmp_path)
     saved = weights(straight)
 
     restored = learner(version=straight.version)
     restored.model.load_state_dict(saved, strict=False)
-    restored.load_optimizer(tmp_path / "optimizer.safetensors")
+    restored.load(tmp_path)
     assert straight.update(GROUPS).means == restored.update(GROUPS).means
-    assert all(torch.equal(t, dict(restored.weights())[n]) for n, t in straight.weights())
+    assert all(torch.equal(t, dict(restored.publish().tensors)[n]) for n, t in straight.publish().tensors)
     assert (straight.version, straight.optimizer.updates) == (restored.version, restored.optimizer.updates) == (2, 2)
 
 
@@ -385,7 +385,7 @@ def test_the_head_multiplies_bfloat16_under_autocast(monkeypatch: pytest.MonkeyP
         seen.append((hidden.dtype, head.weight_VH.dtype))
         return token_logprobs(hidden, head, *rest, **options)
 
-    monkeypatch.setattr("ulorl.learner.learner.token_logprobs", watched)
+    monkeypatch.setattr("ulorl.learner.policy.token_logprobs", watched)
     learner({"autocast": "bfloat16"}).update(GROUPS)
     learner().update(GROUPS)
     assert list(dict.fromkeys(seen)) == [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32)]
@@ -399,7 +399,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         seen: list[int] = []
         trained.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
         trained.update([group(0, [1.0, 0.0, 0.0, 1.0], [[3], [4], [2], [5]])])
-        weights[recompute], calls[recompute] = dict(trained.weights()), len(seen)
+        weights[recompute], calls[recompute] = dict(trained.publish().tensors), len(seen)
     assert calls == {False: 1, True: 2}
     for name, weight in weights[False].items():
         torch.testing.assert_close(weight, weights[True][name], rtol=0, atol=1e-7)

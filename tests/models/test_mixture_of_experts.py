@@ -19,8 +19,8 @@ from ulorl.engines.decode import rollout
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.learner.batching import Row
 from ulorl.learner.experience import Experience
-from ulorl.learner.learner import Learner, LearnerSpec
 from ulorl.learner.model_checks import check_head
+from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.models.meta_model import checkpoint_names
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource
@@ -55,9 +55,11 @@ def load(folder: Path) -> PreTrainedModel:
     return load_model(ModelSource(str(folder)), dtype=torch.float32, device="cpu")
 
 
-def learner(model: PreTrainedModel, **optim: Any) -> Learner:
+def learner(model: PreTrainedModel, **optim: Any) -> PolicyLearner:
     settings = OptimConfig(**{"lr": 1e-2, **optim})
-    return Learner(model, LearnerSpec(settings, ObjectiveConfig(), temperature=0.85, max_tokens=16, pad_id=0))
+    return one_device_learner(
+        model, LearnerSpec(settings, ObjectiveConfig(), temperature=0.85, max_tokens=16, pad_id=0)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +71,7 @@ def test_engine_learner_and_transformers_agree_before_and_after_an_update(kind: 
     for version in range(2):
         if version:
             assert trained.update(GROUPS).steps == 1
-            engine.load_weights(trained.weights(), version)
+            engine.load_weights(trained.publish().tensors, version)
         prompts = [np.arange(3, 3 + n, dtype=np.int32) for n in (9, 2, 5, 7)]
         requests = [Request(i, p, len(p), 30, Sampling(0.85), sample_seed(0, i)) for i, p in enumerate(prompts)]
         found = {s.sample_id: s for s in rollout(engine, requests)}
@@ -112,8 +114,9 @@ def test_the_routers_own_loss_is_no_part_of_ours(kind: str, tmp_path: Path) -> N
     for model in (make(kind, router_aux_loss_coef=0.0), loaded, with_loss):
         of = learner(model, grad_clip=1e9)
         of.update(GROUPS)
-        of.save_optimizer(tmp_path / "moments")  # after one update exp_avg is (1 - beta1) x gradient
-        moments.append({k: v for k, v in load_file(tmp_path / "moments").items() if k.endswith("exp_avg")})
+        of.save(tmp_path / "moments")  # after one update exp_avg is (1 - beta1) x gradient
+        saved = load_file(tmp_path / "moments" / "optimizer.safetensors")
+        moments.append({k: v for k, v in saved.items() if k.endswith("exp_avg")})
     assert sum(".gate.weight" in name and bool(tensor.any()) for name, tensor in moments[0].items()) == 2
     for found in moments[1:]:
         assert all(torch.equal(found[name], tensor) for name, tensor in moments[0].items())
@@ -131,8 +134,8 @@ def test_the_router_is_without_noise(recompute: bool) -> None:
     of.update(GROUPS)
     plain = learner(make("Mixtral", router_jitter_noise=0.0))
     plain.update(GROUPS)
-    for name, tensor in plain.weights():
-        torch.testing.assert_close(dict(of.weights())[name], tensor, atol=1e-5, rtol=1e-4)
+    for name, tensor in plain.publish().tensors:
+        torch.testing.assert_close(dict(of.publish().tensors)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

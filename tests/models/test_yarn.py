@@ -20,7 +20,7 @@ from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.batching import Row
 from ulorl.learner.experience import Experience
-from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.learner.policy_learner import LearnerSpec, one_device_learner
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource, context_length
 from ulorl.models.yarn import rope_overrides
@@ -74,7 +74,7 @@ def test_engine_learner_and_transformers_agree_beyond_the_original_length(folder
         for segment in rollout(engine, requests):
             recorded[segment.sample_id].append(segment.logprobs)
             outputs[segment.sample_id] = np.concatenate([outputs[segment.sample_id], segment.tokens])
-    learner = Learner(
+    learner = one_device_learner(
         load(folder), LearnerSpec(OptimConfig(), ObjectiveConfig(), temperature=0.85, max_tokens=180, pad_id=0)
     )
     zeros = np.zeros(180, np.int32)

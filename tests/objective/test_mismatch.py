@@ -11,7 +11,7 @@ from tiny_learner import V, tiny_model
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
-from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.objective.importance import engine_weights
 from ulorl.objective.mismatch import logprob_mismatch
 from ulorl.training.weight_check import SEGMENT_TOKENS, WeightCheck
@@ -58,7 +58,7 @@ def test_engine_weights_are_capped_ratios() -> None:
 # In the update
 
 
-def learner(**objective: object) -> Learner:
+def learner(**objective: object) -> PolicyLearner:
     spec = LearnerSpec(
         optim=OptimConfig(lr=1e-2),
         objective=ObjectiveConfig(**{"mpt": {"mask": "off"}, **objective}),
@@ -66,7 +66,7 @@ def learner(**objective: object) -> Learner:
         max_tokens=16,
         pad_id=0,
     )
-    return Learner(tiny_model(), spec, version=3)
+    return one_device_learner(tiny_model(), spec, version=3)
 
 
 def group(versions: list[list[int]], wrong: float = 0.0) -> Group:
@@ -146,7 +146,7 @@ def test_the_weight_check_stops_a_run_whose_engine_kept_old_weights() -> None:
     trained.update([group([[3] * 4, [3] * 4])])
     with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance"):
         weight_check()(stale, trained)
-    stale.load_weights(trained.weights(), trained.version)
+    stale.load_weights(trained.publish().tensors, trained.version)
     assert weight_check()(stale, trained).max < 1e-4
 
 
@@ -182,6 +182,6 @@ def test_the_weight_check_needs_a_cache_of_the_same_version() -> None:
     cached = Remembers(tiny_model(), eos_ids=(), slots=4, prefill_tokens=64, version=3)
     weight_check()(cached, trained)
     trained.update([group([[3] * 4, [3] * 4])])
-    cached.load_weights(trained.weights(), trained.version)
+    cached.load_weights(trained.publish().tensors, trained.version)
     with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance"):
         weight_check()(cached, trained)

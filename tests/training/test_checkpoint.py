@@ -19,6 +19,7 @@ from ulorl.common import atomic_files
 from ulorl.config.training_config import EvalConfig, RunConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
+from ulorl.learner import learner_files
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.training import checkpoint
@@ -75,8 +76,8 @@ def test_written_beside_the_run_it_is_the_same_and_of_its_own_moment(
     learner.optimizer.step()
     with writer(components, tmp_path / "straight") as writing:
         writing.save(boundary(1), learner)
-    go, honest = threading.Event(), checkpoint.save_exact
-    monkeypatch.setattr(checkpoint, "save_exact", lambda *a: (go.wait(20), honest(*a)))
+    go, honest = threading.Event(), learner_files.save_exact
+    monkeypatch.setattr(learner_files, "save_exact", lambda *a: (go.wait(20), honest(*a)))
     with writer(components, tmp_path / "beside", async_checkpoint=True) as writing:
         writing.save(boundary(1), learner)
         assert writing.metrics() == {}  # not written yet

@@ -15,8 +15,8 @@ import pytest
 import ulorl
 from paths import QUICKSTART
 from ulorl.engines.torch.torch_engine import TorchEngine
-from ulorl.learner.learner import Learner
 from ulorl.learner.optimizer import Optimizer
+from ulorl.learner.policy import Policy
 from ulorl.training import checkpoint, run
 from ulorl.training.interrupts import Interrupted, catching_signals
 
@@ -89,7 +89,7 @@ def test_before_the_first_step_ends(
 
 @pytest.mark.parametrize(
     ("kind", "name", "step"),
-    [(TorchEngine, "step", 1), (Learner, "_forward", 1), (Optimizer, "step", 2)],
+    [(TorchEngine, "step", 1), (Policy, "forward", 1), (Optimizer, "step", 2)],
     ids=["rollout", "micro-batch", "after a gradient update"],
 )
 def test_within_the_second_step(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from scorers import ScorerOf
 from ulorl.engines.scripted import ScriptedEngine
+from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
 from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
@@ -31,8 +32,8 @@ class CountingLearner:
         self.version += bool(groups)
         return Update(steps=int(bool(groups)))
 
-    def weights(self) -> Iterator[tuple[str, object]]:
-        return iter(())
+    def publish(self) -> Weights:
+        return Weights(self.version, ())
 
 
 def test_the_weights_are_checked_when_they_change_and_progress_is_reported() -> None:

@@ -16,7 +16,7 @@ from refusals import refused
 from small_runs import config, lines, samples
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.learner.learner import Learner
+from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.models.tiny import model_path
 from ulorl.training import checkpoint, run
 
@@ -177,10 +177,10 @@ def test_what_is_not_finite_is_skipped_logged_and_stops_the_run(
 ) -> None:
     """From version 2 on no loss is finite: two steps leave weights, version and engine alone, then the run stops and
     says how to resume; the command it prints works."""
-    honest = Learner._loss_sum
+    honest = PolicyLearner._loss_sum
     with monkeypatch.context() as patched:
         patched.setattr(
-            Learner, "_loss_sum", lambda self, *a: honest(self, *a) * (np.nan if self.version >= 2 else 1.0)
+            PolicyLearner, "_loss_sum", lambda self, *a: honest(self, *a) * (np.nan if self.version >= 2 else 1.0)
         )
         with pytest.raises(UserError) as stopped:
             ulorl.train(config(tmp_path / "r", "steps=12", "optim.max_skipped=2", "run.checkpoint_every=1"))
@@ -215,8 +215,8 @@ def test_what_is_not_finite_is_skipped_logged_and_stops_the_run(
 
 
 def test_a_run_without_checkpoint_that_diverges_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Learner._loss_sum
-    monkeypatch.setattr(Learner, "_loss_sum", lambda *arguments: honest(*arguments) * np.inf)
+    honest = PolicyLearner._loss_sum
+    monkeypatch.setattr(PolicyLearner, "_loss_sum", lambda *arguments: honest(*arguments) * np.inf)
     with pytest.raises(UserError, match=r"start again with a lower optim\.lr: there is no checkpoint yet"):
         ulorl.train(config(tmp_path / "r", "optim.max_skipped=1", "eval.data={}", "run.checkpoint_every=0"))
 

@@ -22,7 +22,7 @@ from ulorl.bench.peak_memory import peak_rss
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
 VOCABULARY = 151_936
@@ -79,7 +79,7 @@ def update_one(length: int, threads: int) -> None:
     print(json.dumps({**figures, "grad_norm": grad_norm}))
 
 
-def _small_learner(length: int) -> Learner:
+def _small_learner(length: int) -> PolicyLearner:
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -88,7 +88,7 @@ def _small_learner(length: int) -> Learner:
             tie_word_embeddings=True,
         )
     ).eval()  # fmt: skip
-    return Learner(
+    return one_device_learner(
         model,
         LearnerSpec(
             optim=OptimConfig(lr=1e-4, recompute=True, microbatch_tokens=length),

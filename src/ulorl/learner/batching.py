@@ -45,6 +45,10 @@ class Row:
         return len(self.prompt) + len(self.tokens)
 
 
+_ONE = np.zeros(1, np.int32)
+PLACEHOLDER = Row(_ONE, _ONE, _ONE.astype(np.float32), _ONE)  # in the micro-batch of a rank without samples
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Whole samples and their N output tokens, flat, sample after sample.
@@ -81,6 +85,23 @@ def microbatches(lengths: Sequence[int], budget: int, layout: Layout = "padded")
         raise ValueError(f"the token budget must be at least 1, found {budget}")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return (_packed if layout == "packed" else _padded)(lengths, order, budget)
+
+
+def share_of_microbatches(
+    lengths: Sequence[int], budget: int, layout: Layout, *, shares: int, index: int
+) -> list[list[int]]:
+    """Return the micro-batches of one of `shares` ranks that train together, with the arguments of `microbatches`.
+
+    All ranks get the same number of micro-batches, because they wait for each other in every layer; an empty one fills
+    a place without samples. Micro-batches that are computed at the same time have similar sizes, and the budget is
+    lowered where otherwise some ranks would have nothing to do. With one share this is `microbatches`.
+    """
+    if shares == 1 or not lengths:
+        return microbatches(lengths, budget, layout)
+    batches = microbatches(lengths, min(budget, max(*lengths, -(-sum(lengths) // shares))), layout)
+    batches.sort(key=lambda batch: (-sum(lengths[i] for i in batch), batch[0]))
+    batches += [[] for _ in range(-len(batches) % shares)]
+    return batches[index::shares]
 
 
 def _padded(lengths: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from ulorl.config.training_config import OptimConfig
@@ -15,19 +15,17 @@ from ulorl.config.training_config import OptimConfig
 class Optimizer:
     """AdamW with linear warm-up, then a constant learning rate (section 4.1).
 
-    named: trainable parameters by name. With `optim.offload` the moments are kept on the CPU and the step is made
-    there, on copies of weights and gradients. This saves 8 bytes for each float32 parameter on the device, and costs
-    one transfer of weights and gradients to the CPU and one of weights back. The arithmetic is the same. One device
-    only.
+    named: trainable parameters by name. Of sharded ones, each rank steps its own part. With `optim.offload` the moments
+    are kept on the CPU and the step is made there, on copies of weights and gradients. This saves 8 bytes for each
+    float32 parameter on the device, and costs one transfer of weights and gradients to the CPU and one of weights back.
+    The arithmetic is the same.
     """
 
     def __init__(self, named: Mapping[str, Parameter], optim: OptimConfig) -> None:
         self.updates = 0  # steps made; drives the warm-up
         self._optim = optim
         self._named = dict(named)
-        self._stepped = self._named  # what AdamW works on
-        if optim.offload:
-            self._stepped = {name: Parameter(torch.empty_like(p, device="cpu")) for name, p in named.items()}
+        self._stepped = {name: self._to_step(p) for name, p in named.items()}  # what AdamW works on
         self._adamw = torch.optim.AdamW(
             self._stepped.values(),
             lr=optim.lr,
@@ -42,6 +40,11 @@ class Optimizer:
         """The learning rate of the next optimizer step."""
         return self._optim.lr * min(1.0, (self.updates + 1) / max(1, self._optim.warmup_steps))
 
+    def _to_step(self, parameter: Parameter) -> Parameter:
+        if self._optim.offload:
+            return Parameter(torch.empty_like(_local(parameter), device="cpu"))
+        return Parameter(_local(parameter.detach())) if isinstance(parameter, DTensor) else parameter
+
     def zero_grad(self) -> None:
         """Drop the gradients and release their memory."""
         for parameter in self._named.values():
@@ -53,33 +56,56 @@ class Optimizer:
         lr = self.learning_rate
         for group in self._adamw.param_groups:
             group["lr"] = lr
-        if self._optim.offload:
-            for name, copy in self._stepped.items():
-                live = self._named[name]
-                copy.copy_(live)  # at every step, because the weights may have been changed since
-                copy.grad = None if live.grad is None else live.grad.cpu()
+        apart = {name: p for name, p in self._stepped.items() if p is not self._named[name]}
+        for name, own in apart.items():
+            live = self._named[name]
+            if self._optim.offload:
+                own.copy_(_local(live))  # at every step, because the weights may have been changed since
+            own.grad = None if live.grad is None else _local(live.grad).to(own.device)
         self._adamw.step()
-        if self._optim.offload:
-            for name, copy in self._stepped.items():
-                self._named[name].copy_(copy)
-                copy.grad = None
+        for name, own in apart.items():
+            if self._optim.offload:
+                _local(self._named[name]).copy_(own)
+            own.grad = None
         self.updates += 1
         return lr
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the moments by parameter name, and the count of updates. The moments share the optimizer's memory."""
-        state = {f"{name}/{key}": v for name, p in self._stepped.items() for key, v in self._adamw.state[p].items()}
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments by parameter name, and the count of updates. The moments share the optimizer's memory, and
+        are sharded like their parameters."""
+        state = {
+            f"{name}/{key}": _sharded_like(value, self._named[name])
+            for name, p in self._stepped.items()
+            for key, value in self._adamw.state[p].items()
+        }
         return {**state, "updates": torch.tensor(self.updates)}
 
-    def save(self, path: Path) -> None:
-        """Write `state` as safetensors."""
-        save_file(self.state(), path)
-
-    def load(self, path: Path) -> None:
-        """Load what `save` wrote, with offloading or without; the weights are loaded with the model."""
-        tensors = load_file(path)
-        self.updates = int(tensors.pop("updates"))
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what `state` returned, of an optimizer with offloading or without."""
         for key, value in tensors.items():
+            if key == "updates":
+                self.updates = int(value)
+                continue
             name, _, slot = key.rpartition("/")
             parameter = self._stepped[name]
-            self._adamw.state[parameter][slot] = value.to(parameter.device)  # fused: `step` too
+            self._adamw.state[parameter][slot] = _local(value).to(parameter.device)  # fused: `step` too
+
+
+def gradient_norm(parameters: Iterable[Parameter], largest: float) -> float:
+    """Return the norm of all gradients together, and scale them down to the norm `largest` when it is above."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor, which shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return this rank's part of a moment as a part of the whole; what is no moment, or not sharded, as it is."""
+    if not isinstance(parameter, DTensor) or not value.ndim:
+        return value
+    return DTensor.from_local(
+        value, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )

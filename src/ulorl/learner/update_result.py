@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -53,6 +53,16 @@ class UpdateSums:
     updates: int = 0  # gradient updates made so far
     newest: list[tuple[LogProbs, LogProbs]] = field(default_factory=list)  # engine's and learner's, same weights
 
+    @classmethod
+    def total(cls, parts: Sequence[UpdateSums]) -> UpdateSums:
+        """Return the sums over all parts, each of other samples of the same update."""
+        if len(parts) == 1:
+            return parts[0]
+        summed = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(cls) if f.name in _ADDED}
+        weights = [part.tis for part in parts if part.tis is not None]
+        newest = [pair for part in parts for pair in part.newest]
+        return cls(**summed, tis=sum(weights) if weights else None, updates=parts[0].updates, newest=newest)
+
     def means(self) -> dict[str, float]:
         """Return the means by metric name. Those of the importance ratio are over the tokens in the loss, those of the
         mismatch over tokens that the engine drew with the weights at the update's start; absent without such tokens."""
@@ -74,6 +84,9 @@ class UpdateSums:
         if apart := logprob_mismatch(engine, learner):
             means |= {"mismatch/mean": apart.mean, "mismatch/max": apart.max, "mismatch/kl": apart.kl}
         return means
+
+
+_ADDED = ("tokens", "kept", "loss", "entropy", "mpts", "masked", "staleness", "ratio", "clipped")
 
 
 def _ranges(ids: Sequence[int]) -> str:

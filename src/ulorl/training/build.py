@@ -16,6 +16,7 @@ from ulorl.engines.factory import make_retrying_engine, pick_device
 from ulorl.engines.retrying import RetryingEngine, print_to_stderr
 from ulorl.learner.learner import Learner
 from ulorl.learner.model_checks import check_head, check_packing
+from ulorl.learner.policy_learner import one_device_learner
 from ulorl.models.attention import set_attention
 from ulorl.models.lora import add_lora
 from ulorl.models.model_loading import load_model
@@ -71,29 +72,27 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _policy(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> PreTrainedModel:
+def _model(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> PreTrainedModel:
     """Load the model that trains, with its adapters and its attention kernel."""
-    policy = load_model(inputs.source, dtype=getattr(torch, cfg.model.dtype), device=pick_device(cfg.model.device))
+    model = load_model(inputs.source, dtype=getattr(torch, cfg.model.dtype), device=pick_device(cfg.model.device))
     if cfg.model.lora.rank:
-        add_lora(policy, cfg.model.lora, checkpoint=saved.folder if saved else None)
-    set_attention(policy, cfg.model.attention)
-    check_head(policy, cpu_kernels=cfg.model.cpu_kernels)
+        add_lora(model, cfg.model.lora, checkpoint=saved.folder if saved else None)
+    set_attention(model, cfg.model.attention)
+    check_head(model, cpu_kernels=cfg.model.cpu_kernels)
     if cfg.optim.layout == "packed":
-        check_packing(policy, autocast=cfg.optim.autocast == "bfloat16")
-    return policy
+        check_packing(model, autocast=cfg.optim.autocast == "bfloat16")
+    return model
 
 
 def _learner(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> Learner:
     counters, pad_id = saved.counters if saved else NEW_RUN, inputs.tokenizer.pad_token_id
-    learner = Learner(
-        _policy(cfg, inputs, saved),
-        learner_spec(cfg, pad_id=0 if pad_id is None else int(pad_id)),  # any token will do: padding is masked
-        version=counters.version,
-        skipped_in_row=counters.skipped_in_row,
+    spec = learner_spec(cfg, pad_id=0 if pad_id is None else int(pad_id))  # any token will do: padding is masked
+    learner = one_device_learner(
+        _model(cfg, inputs, saved), spec, version=counters.version, skipped_in_row=counters.skipped_in_row
     )
     if saved:
         with checkpoint.reading(saved.folder):
-            learner.load_optimizer(saved.folder / "optimizer.safetensors")
+            learner.load(saved.folder)
     return learner
 
 
@@ -115,7 +114,7 @@ def _engine(
     on_fault: Callable[[str], None],
 ) -> RetryingEngine:
     def renew(engine: Engine) -> None:
-        engine.load_weights(learner.weights(), learner.version)
+        _load_present(engine, learner)
         weight_check(engine, learner)
 
     engine = make_retrying_engine(
@@ -127,8 +126,13 @@ def _engine(
         on_fault=on_fault,
     )
     if saved and cfg.model.lora.rank:  # the model in a checkpoint is without its adapters
-        engine.load_weights(learner.weights(), learner.version)
+        _load_present(engine, learner)
     return engine
+
+
+def _load_present(engine: Engine, learner: Learner) -> None:
+    weights = learner.publish()
+    engine.load_weights(weights.tensors, weights.version)
 
 
 def _scheduler(cfg: Config, saved: Checkpoint | None) -> Scheduler:

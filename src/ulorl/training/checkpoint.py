@@ -1,9 +1,7 @@
 """Checkpoints: the whole state of a run between two steps (weights, optimizer, both pools, counters, data cursor).
 
     checkpoints/step_000010/
-        model/                  a transformers folder, tokenizer included
-        adapters.safetensors    with LoRA only; model/ is then without them, as it was loaded
-        optimizer.safetensors   AdamW's moments by parameter name
+        model/, ...             weights and moments as the learner wrote them (`Learner.save`); model/ has the tokenizer
         pools.safetensors       tokens, log-probs and versions of every sample held, end to end
         state.json              counters, and what each sample is
 
@@ -15,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,11 +22,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Self
 
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import save_file as save_tensors
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ulorl.common import atomic_files
@@ -36,14 +31,12 @@ from ulorl.config.training_config import RunConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.learner import Learner
-from ulorl.models.lora import exact_state, save_exact
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.runs.saved_run import METRICS, SAMPLES, sample_files
 from ulorl.types import Metrics
 
 FORMAT = 2
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -107,12 +100,15 @@ class CheckpointWriter:
         """Write a checkpoint, unless one of this step exists: a resumed run would write the same."""
         started = time.perf_counter()
         self.wait()
-        if folder(self.run_dir, boundary.counters.step).exists():
+        final = folder(self.run_dir, boundary.counters.step)
+        if final.exists():
             return
-        copied: Callable[[Tensors], Tensors] = _copies if self._thread else dict
-        weights, adapters = map(copied, exact_state(learner.model))
-        moments = copied(learner.optimizer.state())
-        job = partial(self._write, boundary, learner, weights, adapters, moments)
+        unfinished = final.with_name(final.name + atomic_files.PARTIAL)
+        with self._writing(unfinished):
+            rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            learner_files = learner.save(unfinished, background=self._thread is not None)
+        job = partial(self._write, boundary, learner_files, unfinished, final)
         if self._thread:
             self._job = self._thread.submit(job)
         else:
@@ -135,34 +131,34 @@ class CheckpointWriter:
         metrics, self._metrics = self._metrics, {}
         return metrics
 
-    def _write(
-        self, boundary: Boundary, learner: Learner, weights: Tensors, adapters: Tensors, moments: Tensors
-    ) -> None:
+    def _write(self, boundary: Boundary, learner_files: Future[None], unfinished: Path, final: Path) -> None:
+        """Write what is not the learner's, wait for the learner's files, and publish the checkpoint."""
         started = time.perf_counter()
-        final = folder(self.run_dir, boundary.counters.step)
-        unfinished = final.with_name(final.name + atomic_files.PARTIAL)
-        try:
-            with atomic_files.writing(unfinished, lambda: advice(self.run_dir)):
-                rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir(parents=True)
-                save_exact(learner.model, unfinished, (weights, adapters))
-                self.tokenizer.save_pretrained(unfinished / "model")
-                save_tensors(moments, unfinished / "optimizer.safetensors")
-                meta, arrays = pool_io.dump(boundary.pools)
-                save_file(arrays, unfinished / "pools.safetensors")
-                state = {"format": FORMAT, "counters": asdict(boundary.counters), **meta}
-                (unfinished / "state.json").write_text(json.dumps(state), encoding="utf-8")
-                size = sum(path.stat().st_size for path in unfinished.rglob("*") if path.is_file())
-                self._sync_logs()
-                atomic_files.publish(unfinished, final)
-                self._drop_old()
-        except UserError:
-            rmtree(unfinished, ignore_errors=True)  # it takes space that is missing
-            raise
+        with self._writing(unfinished):
+            learner_files.result()
+            self.tokenizer.save_pretrained(unfinished / "model")
+            meta, arrays = pool_io.dump(boundary.pools)
+            save_file(arrays, unfinished / "pools.safetensors")
+            state = {"format": FORMAT, "counters": asdict(boundary.counters), **meta}
+            (unfinished / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            size = sum(path.stat().st_size for path in unfinished.rglob("*") if path.is_file())
+            self._sync_logs()
+            atomic_files.publish(unfinished, final)
+            self._drop_old()
         seconds = time.perf_counter() - started
         self._metrics |= {
             "checkpoint/step": boundary.counters.step, "checkpoint/bytes": size, "checkpoint/write_seconds": seconds
         }  # fmt: skip
+
+    @contextmanager
+    def _writing(self, unfinished: Path) -> Iterator[None]:
+        """Turn an error of the block into a UserError with advice, and remove the unfinished folder after it."""
+        try:
+            with atomic_files.writing(unfinished, lambda: advice(self.run_dir)):
+                yield
+        except UserError:
+            rmtree(unfinished, ignore_errors=True)  # it takes space that is missing
+            raise
 
     def _sync_logs(self) -> None:
         """Flush everything logged since the checkpoint before this one."""
@@ -265,17 +261,3 @@ def _all(run_dir: Path) -> list[Path]:
 def step_of(folder: Path) -> int:
     """Return the number of steps that were done when a checkpoint was written, from its name."""
     return int(folder.name.removeprefix("step_"))
-
-
-def _copies(tensors: Tensors) -> Tensors:
-    """Copy tensors into the memory of the CPU. Copies of tensors that share memory, such as a tied head, share it too:
-    writing them depends on it."""
-    made: dict[tuple[object, ...], Tensor] = {}
-    for tensor in tensors.values():
-        if _place(tensor) not in made:
-            made[_place(tensor)] = torch.empty_like(tensor, device="cpu").copy_(tensor)
-    return {name: made[_place(tensor)] for name, tensor in tensors.items()}
-
-
-def _place(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

@@ -64,7 +64,7 @@ class Loop:
         except Diverged:
             raise
         except Exception:
-            if self.components.learner.optimizer.updates == self._boundary.updates:
+            if self.components.learner.updates == self._boundary.updates:
                 with suppress(Exception):  # the first error is the one to report
                     self._save_boundary()
             raise
@@ -162,7 +162,7 @@ class Loop:
             pending=pending,
         )
         pools = Pools(parts.scheduler.unfinished, parts.scheduler.experience).copy()
-        return Boundary(counters, pools, parts.learner.optimizer.updates)
+        return Boundary(counters, pools, parts.learner.updates)
 
     def _save_boundary(self) -> None:
         self.writer.save(self._boundary, self.components.learner)

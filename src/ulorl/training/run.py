@@ -129,7 +129,7 @@ def _start(cfg: Config, message: str = "") -> Result:
     run_folder.check_free(cfg)
     inputs = load_inputs(cfg)
     components = build(cfg, inputs, on_fault=_warn(console))
-    with closing(components.engine):
+    with closing(components.engine), closing(components.learner):
         with checkpoint.writing(run_dir):
             run_folder.clear(run_dir)
             run_folder.save_config(cfg)
@@ -156,7 +156,7 @@ def _resume(cfg: Config, folder: Path, message: str) -> Result:
         saved = replace(saved, counters=replace(saved.counters, skipped_in_row=0))
     counters = saved.counters
     components = build(cfg, inputs, saved, _warn(console))
-    with closing(components.engine):
+    with closing(components.engine), closing(components.learner):
         with checkpoint.writing(run_dir):
             run_folder.save_config(cfg)
             log = RunLog(run_dir, cfg, counters.step, console=console, logged=counters.logged)
@@ -182,7 +182,7 @@ def _run(components: Components, counters: Counters, log: RunLog, message: str) 
 
 def _save_model(components: Components, model: Path) -> None:
     with atomic_files.replacing_folder(model) as partial:
-        components.learner.save_model(partial)
+        components.learner.export(partial)
         components.inputs.tokenizer.save_pretrained(partial)
 
 

@@ -8,7 +8,7 @@ from ulorl.data.prompts import PromptFormat
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import pick_device
 from ulorl.evaluation.avg_at_k import EvaluationSettings
-from ulorl.learner.learner import LearnerSpec
+from ulorl.learner.policy_learner import LearnerSpec
 from ulorl.models.model_source import ModelSource
 from ulorl.types import Sampling
 

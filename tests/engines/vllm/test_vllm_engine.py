@@ -38,7 +38,7 @@ from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import make_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.evaluation.avg_at_k import Evaluation, EvaluationSettings, evaluate
-from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.models.model_source import ModelSource
 from ulorl.models.tiny import model_path
 from ulorl.rng import sample_seed
@@ -86,8 +86,10 @@ def load(path: str = TINY) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def learner(path: str = TINY) -> Learner:
-    return Learner(load(path), LearnerSpec(OptimConfig(), ObjectiveConfig(), temperature=0.85, max_tokens=64, pad_id=0))
+def learner(path: str = TINY) -> PolicyLearner:
+    return one_device_learner(
+        load(path), LearnerSpec(OptimConfig(), ObjectiveConfig(), temperature=0.85, max_tokens=64, pad_id=0)
+    )
 
 
 def prompt(index: int, length: int = 8) -> np.ndarray:
@@ -223,8 +225,8 @@ def three_versions(engine: Engine, change: Callable[[PreTrainedModel, int], None
     for version in range(3):
         if version:
             change(trained.model, version)
-            engine.load_weights(trained.weights(), version)
-        models.append({name: p.clone() for name, p in trained.weights()})
+            engine.load_weights(trained.publish().tensors, version)
+        models.append({name: p.clone() for name, p in trained.publish().tensors})
         requests = scheduler.begin_step(new)
         new = []
         budgets.append({r.max_new_tokens for r in requests})
@@ -309,7 +311,7 @@ def test_new_weights_reach_every_family(family: str, tmp_path: Path) -> None:
             perturb(trained.model, trained.version)
             with refused(ErrorCode.ENGINE_MISMATCH):
                 check(engine, trained)  # before the load: the check would notice
-            engine.load_weights(trained.weights(), trained.version)
+            engine.load_weights(trained.publish().tensors, trained.version)
             assert check(engine, trained).max < PARITY
 
 
@@ -350,7 +352,7 @@ def long_prompts_over_two_versions(engine: VllmEngine) -> None:
     for version in range(2):
         if version:
             perturb(trained.model, version)
-            engine.load_weights(trained.weights(), version)
+            engine.load_weights(trained.publish().tensors, version)
         for index in range(2):
             ask = Request(index, own, len(own), 8, WARM, sample_seed(version, index))
             segment = play(engine, [ask])[index]
@@ -373,7 +375,7 @@ def test_an_old_prefix_cache_would_fail_the_parity_test(monkeypatch: pytest.Monk
 
 def test_wrong_weights_are_refused() -> None:
     trained = learner()
-    weights = dict(trained.weights())
+    weights = dict(trained.publish().tensors)
     with closing(start()) as engine:
         with pytest.raises(ValueError, match="unknown other"):
             engine.load_weights([*weights.items(), ("other", torch.zeros(1))], 1)
@@ -409,11 +411,11 @@ def test_the_stale_weights_trap_would_stop_the_run(monkeypatch: pytest.MonkeyPat
         trained = learner()
         trained.version = 1
         one_step(trained.model, 1)
-        engine.load_weights(trained.weights(), 1)
+        engine.load_weights(trained.publish().tensors, 1)
         with refused(ErrorCode.ENGINE_MISMATCH):
             tight_check()(engine, trained)
         monkeypatch.undo()
-        engine.load_weights(trained.weights(), 1)
+        engine.load_weights(trained.publish().tensors, 1)
         assert tight_check()(engine, trained).max < PARITY
 
 

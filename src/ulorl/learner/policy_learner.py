@@ -1,0 +1,302 @@
+"""Line 11 of Algorithm 1: update the model on the experience that is ready.
+
+Groups become rows with their advantages; rows become micro-batches; each micro-batch adds its share of the objective's
+token sum, divided by the token count of the whole mini-batch, so that any split gives the gradient of one big batch.
+
+Shapes: T tokens of a sample, N output tokens of a micro-batch, B its samples, S its row length, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ulorl.cancellation import NEVER, Cancelled, CancelToken
+from ulorl.config.training_config import ObjectiveConfig, OptimConfig
+from ulorl.learner import learner_files
+from ulorl.learner.batching import PLACEHOLDER, Batch, collate, share_of_microbatches
+from ulorl.learner.experience import Experience, minibatches, prepare
+from ulorl.learner.learner import Weights
+from ulorl.learner.optimizer import Optimizer, gradient_norm
+from ulorl.learner.policy import Policy
+from ulorl.learner.ranks import ONE_RANK, Ranks
+from ulorl.learner.update_result import Skipped, Update, UpdateSums
+from ulorl.models.cpu.linear_products import use_onednn
+from ulorl.models.lora import plain_weights, save_merged
+from ulorl.models.model_loading import recompute_activations
+from ulorl.objective.importance import engine_weights, old_logprobs
+from ulorl.objective.mpt import masked_tokens, mpt_tokens
+from ulorl.objective.policy_loss import clipped_objective_sum
+from ulorl.types import Group, LogProbs
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """Everything that decides how a learner trains, apart from the model.
+
+    temperature: the rollout's; log-probs and entropies are those of softmax(logits / temperature). max_tokens: the
+    global maximum output length, for soft overlong punishment. pad_id: the token for padding, which is masked
+    everywhere. seed: the run's, for the cut into mini-batches. cpu_kernels: whether the model multiplies through oneDNN
+    where that is faster on a CPU.
+    """
+
+    optim: OptimConfig
+    objective: ObjectiveConfig
+    temperature: float
+    max_tokens: int
+    pad_id: int
+    seed: int = 0
+    cpu_kernels: bool = True
+
+
+class PolicyLearner:
+    """A learner: a policy, AdamW, and the version number of the present weights. With several `ranks` it is the part of
+    one rank, and every method is called on all of them, with the same arguments.
+
+    version, skipped_in_row: the version of the weights, and the mini-batches skipped in a row up to now, of a run that
+    resumes.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        spec: LearnerSpec,
+        *,
+        ranks: Ranks = ONE_RANK,
+        version: int = 0,
+        skipped_in_row: int = 0,
+    ) -> None:
+        self.policy, self.spec, self.ranks = policy, spec, ranks
+        self.version, self.skipped_in_row = version, skipped_in_row
+        self._named = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        self.optimizer = Optimizer(self._named, spec.optim)
+        self._thread = ThreadPoolExecutor(1, "learner")
+
+    @property
+    def updates(self) -> int:
+        """The gradient updates made since the run began."""
+        return self.optimizer.updates
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that trains."""
+        return self.policy.model
+
+    def begin(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Future[Update]:
+        """Start `update` in a thread."""
+        return self._thread.submit(self.update, groups, cancel)
+
+    def update(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Update:
+        """Train on the groups that are ready: one gradient update for each mini-batch (`Learner.update`)."""
+        scored = [group for group in groups if not group.unscored]
+        unscored = len(groups) - len(scored)
+        experience, dropped = prepare(scored, self.spec.objective, self.spec.max_tokens)
+        if not experience:
+            return Update(groups_dropped=dropped, groups_unscored=unscored)
+        start, entropy = self._at_start(experience, cancel)
+        sums, norms, skipped = UpdateSums(), list[float](), list[Skipped]()
+        samples, lr = 0, 0.0
+        for part in minibatches([e.sample_id for e in experience], self.spec.optim.minibatches, self.spec.seed):
+            chosen, before = [experience[i] for i in part], replace(sums, newest=[*sums.newest])
+            at_start = [start[i] for i in part] if start else None
+            norm = self._gradient(chosen, at_start, sums, entropy, NEVER if norms else cancel)
+            if isinstance(norm, Skipped):
+                sums = before
+                skipped.append(norm)
+                self.skipped_in_row += 1
+                if self.skipped_in_row >= self.spec.optim.max_skipped:
+                    break
+                continue
+            lr = self.optimizer.step()
+            norms.append(norm)
+            samples += len(part)
+            sums.updates += 1
+            self.skipped_in_row = 0
+        self.optimizer.zero_grad()
+        if not norms:
+            return Update(groups_dropped=dropped, groups_unscored=unscored, skipped=tuple(skipped))
+        self.version += 1
+        sums = UpdateSums.total(self.ranks.gather(sums))
+        means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
+        return Update(len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped))
+
+    def _at_start(
+        self, experience: Sequence[Experience], cancel: CancelToken
+    ) -> tuple[Sequence[LogProbs] | None, float | None]:
+        """Return log-probs and mean token entropy under the weights at the update's start, each if the objective needs
+        it. POIS with several gradient updates takes these weights as the old policy; `gate="batch"` compares the
+        entropy of the whole update with sigma, the same number for every mini-batch."""
+        mpt = self.spec.objective.mpt
+        old_policy = self.spec.optim.minibatches > 1 and self.spec.objective.importance == "pois"
+        gate = mpt.mask == "dynamic" and mpt.gate == "batch"
+        if not (old_policy or gate):
+            return None, None
+        logprobs, entropy = self.score(experience, cancel)
+        return logprobs if old_policy else None, entropy if gate else None
+
+    @torch.no_grad()
+    def score(self, experience: Sequence[Experience], cancel: CancelToken = NEVER) -> tuple[list[LogProbs], float]:
+        """Return the log-probs of every row's tokens under the present weights, [T] each, and the mean token entropy.
+        Raises Cancelled before a micro-batch."""
+        own: dict[int, LogProbs] = {}
+        entropy = 0.0
+        for indices, batch in self._batches(experience, cancel):
+            logprobs_N, entropy_N = self.policy(batch)
+            self.policy.free_gathered()
+            if not indices:
+                continue
+            entropy += float(entropy_N.double().sum())
+            lengths = [len(experience[i].row.tokens) for i in indices]
+            for i, part in zip(indices, torch.split(logprobs_N.cpu(), lengths), strict=True):
+                own[i] = part.numpy()
+        parts = self.ranks.gather((own, entropy))
+        logprobs = {i: row for rows, _ in parts for i, row in rows.items()}
+        tokens = sum(len(e.row.tokens) for e in experience)
+        return [logprobs[i] for i in range(len(experience))], sum(part for _, part in parts) / tokens
+
+    def _gradient(
+        self,
+        experience: Sequence[Experience],
+        start: Sequence[LogProbs] | None,
+        sums: UpdateSums,
+        update_entropy: float | None = None,
+        cancel: CancelToken = NEVER,
+    ) -> float | Skipped:
+        """Compute the clipped gradient of one mini-batch. Return its norm before clipping, or what was not finite."""
+        total = sum(len(e.row.tokens) for e in experience)  # eq. 10: all tokens, masked ones included
+        self.optimizer.zero_grad()
+        for indices, batch in self._batches(experience, cancel):
+            start_N = np.concatenate([start[i] for i in indices]) if start and indices else None
+            together = [experience[i] for i in indices]
+            if indices:
+                loss_sum = self._loss_sum(batch, together, start_N, update_entropy, sums)
+            else:  # nothing to add, but the other ranks wait for this one in every layer
+                loss_sum = 0.0 * self.policy(batch)[0].sum()
+            finite = bool(loss_sum.isfinite())
+            (infinite_anywhere,) = self.ranks.any(not finite)
+            if infinite_anywhere:
+                ids = tuple(sorted(e.sample_id for e in together))
+                self.policy.free_gathered()
+                return next(filter(None, self.ranks.gather(_infinite(loss_sum, ids))))
+            (loss_sum / total).backward()  # type: ignore[no-untyped-call]
+        norm = gradient_norm(self._named.values(), self.spec.optim.grad_clip)
+        if not np.isfinite(norm):
+            return Skipped(f"the gradient's norm is {norm}", tuple(e.sample_id for e in experience))
+        return norm
+
+    def _loss_sum(
+        self,
+        batch: Batch,
+        experience: Sequence[Experience],
+        start_N: LogProbs | None,
+        update_entropy: float | None,
+        sums: UpdateSums,
+    ) -> Tensor:
+        """Return the objective's token sum over one micro-batch (eq. 10), and add its numbers to `sums`."""
+        device, objective, mpt = batch.input_ids.device, self.spec.objective, self.spec.objective.mpt
+        logprobs_N, entropy_N = self.policy(batch)
+        correct_B = torch.tensor([e.correct for e in experience], device=device)
+        at_start_N = torch.from_numpy(start_N).to(device) if start_N is not None else None
+        old_N = old_logprobs(
+            objective.importance, recorded_N=batch.recorded_N, update_start_N=at_start_N, current_N=logprobs_N
+        )
+        advantages_N = torch.tensor([e.advantage for e in experience], device=device)[batch.sample_N]
+        weights_N = engine_weights(old_N, batch.recorded_N, objective.tis_cap) if objective.tis_cap else None
+        if weights_N is not None:
+            advantages_N = advantages_N * weights_N
+        left_out_N = masked_tokens(
+            logprobs_N, entropy_N, batch.sample_N, correct_B,
+            mask=mpt.mask, tau=mpt.tau, sigma=mpt.sigma, batch_entropy=update_entropy,
+        )  # fmt: skip
+        loss_sum, seen = clipped_objective_sum(
+            logprobs_N, old_N, advantages_N, ~left_out_N,
+            clip_low=objective.clip_low, clip_high=objective.clip_high,
+        )  # fmt: skip
+        sums.tokens += len(logprobs_N)
+        sums.kept += int(seen.tokens)
+        sums.loss += float(loss_sum.detach())
+        sums.entropy += float(entropy_N.double().sum())
+        sums.mpts += int(mpt_tokens(logprobs_N, correct_B[batch.sample_N], mpt.tau).sum())
+        sums.masked += int(left_out_N.sum())
+        sums.staleness += int((self.version - batch.versions_N).sum())
+        sums.ratio += float(seen.ratio)
+        sums.clipped += int(seen.clipped)
+        if weights_N is not None:
+            sums.tis = (sums.tis or 0.0) + float(weights_N[~left_out_N].double().sum())
+        if at_start_N is not None or not sums.updates:
+            newest_N = batch.versions_N == self.version
+            learned_N = (at_start_N if at_start_N is not None else logprobs_N.detach())[newest_N]
+            sums.newest.append((batch.recorded_N[newest_N].cpu().numpy(), learned_N.cpu().numpy()))
+        return loss_sum
+
+    def _batches(self, experience: Sequence[Experience], cancel: CancelToken) -> Iterator[tuple[list[int], Batch]]:
+        """Yield this rank's micro-batches and the indices of their samples. Every rank yields the same number; one
+        without samples has no indices and a batch that counts for nothing."""
+        rows = [e.row for e in experience]
+        optim, device = self.spec.optim, self.policy.device
+        plan = share_of_microbatches(
+            list(map(len, rows)),
+            optim.microbatch_tokens * self.ranks.sequence,
+            optim.layout,
+            shares=self.ranks.data,
+            index=self.ranks.data_index,
+        )
+        for indices in plan:
+            (cancelled,) = self.ranks.any(cancel.cancelled)
+            if cancelled:
+                raise Cancelled
+            yield indices, collate([rows[i] for i in indices] or [PLACEHOLDER], self.spec.pad_id, device, optim.layout)
+
+    def publish(self) -> Weights:
+        """Return the present weights by the plain model's parameter names; LoRA adapters are merged."""
+        return Weights(self.version, plain_weights(self.model))
+
+    def save(self, folder: Path, *, background: bool = False) -> Future[None]:
+        """Write weights and moments into a folder; in the background, from a copy of now."""
+        write = learner_files.writer(self.model, self.optimizer, copy=background)
+        if background:
+            return self._thread.submit(write, folder)
+        write(folder)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def load(self, folder: Path) -> None:
+        """Load the moments that `save` wrote; the weights are loaded with the model."""
+        learner_files.load_moments(self.optimizer, folder)
+
+    def export(self, folder: Path) -> None:
+        """Write a transformers folder; LoRA adapters are merged into the weights."""
+        save_merged(self.model, folder)
+
+    def close(self) -> None:
+        """Wait for what is being written, and release the thread."""
+        self._thread.shutdown()
+
+
+def one_device_learner(
+    model: PreTrainedModel, spec: LearnerSpec, *, version: int = 0, skipped_in_row: int = 0
+) -> PolicyLearner:
+    """Return a learner that trains a model on its device, in this process alone."""
+    return PolicyLearner(make_policy(model, spec), spec, version=version, skipped_in_row=skipped_in_row)
+
+
+def make_policy(model: PreTrainedModel, spec: LearnerSpec) -> Policy:
+    """Return the module that a learner of `spec` trains, on one device."""
+    if spec.cpu_kernels:
+        use_onednn(model)
+    if spec.optim.recompute:
+        recompute_activations(model)
+    autocast = spec.optim.autocast == "bfloat16"
+    return Policy(model, spec.temperature, autocast=autocast, cpu_kernels=spec.cpu_kernels)
+
+
+def _infinite(loss_sum: Tensor, ids: tuple[int, ...]) -> Skipped | None:
+    return None if loss_sum.isfinite() else Skipped(f"the loss is {loss_sum.item()}", ids)
