@@ -6,7 +6,7 @@ Shapes: B samples, S sequence, s of it in one process, N output tokens, n of the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,15 +18,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import PreTrainedModel, modeling_flash_attention_utils
+from transformers import AttentionInterface, PreTrainedModel, modeling_flash_attention_utils
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from processes import run_processes
 from small_models import V, make
+from ulorl.engines.torch.torch_engine import TorchEngine
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
 from ulorl.learner.batching import Batch, Layout, Row, collate
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.ulysses import BatchPart, SequenceShards
 from ulorl.models.head import head_of, hidden_states
 from ulorl.models.model_loading import recompute_activations
+from ulorl.types import Request, Sampling
 
 pytestmark = pytest.mark.slow
 
@@ -176,15 +181,90 @@ def flash_in_torch() -> Iterator[None]:
         yield
 
 
-def all_differences(cases: list[Case]) -> list[str]:
+def leaks(processes: int, recompute: bool) -> Iterator[str]:
+    """The gradient of the second sample's log-probs with respect to the first sample's embeddings is exactly 0."""
+    case = Case("Qwen3", processes, "packed", recompute, rows=((3, 3), (2, 6)))
+    model, batch = case.model(), case.batch()
+    shards = SequenceShards(model, group_of(processes), "sdpa")
+    part = shards.split(batch)
+    embedded: list[Tensor] = []
+
+    def keep(_module: object, _inputs: object, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    model.get_input_embeddings().register_forward_hook(keep)
+    hidden_nH = hidden_states(model, part.input_ids, None, part.position_ids).flatten(0, 1)[part.source_N]
+    logprobs_N, _ = shards.gather(part, *token_logprobs(hidden_nH, head_of(model), part.targets_N, 1.0))
+    (grad_BsH,) = torch.autograd.grad(logprobs_N[batch.sample_N == 1].sum(), embedded[0])
+    first_s = part.position_ids.new_tensor(range(14)).lt(6)[shards.rank * grad_BsH.shape[1] :][: grad_BsH.shape[1]]
+    reached = grad_BsH[0].abs().sum(-1)
+    if reached[: len(first_s)][first_s].any():
+        yield f"{case}, rank {shards.rank}: the second sample sees the first"
+    if not reached[: len(first_s)][~first_s][:-1].all():
+        yield f"{case}, rank {shards.rank}: the second sample does not see itself"
+
+
+def changes_of_other_models() -> Iterator[str]:
+    """Another model and an embedded engine in the same process compute the same, bit by bit."""
+    case = Case("Qwen3", 4)
+    batch, other, engine = case.batch(), case.model(), TorchEngine(case.model(), eos_ids=(), slots=2, prefill_tokens=64)
+
+    def outcome() -> tuple[Tensor, list[int]]:
+        prompt = batch.input_ids[0, :5].numpy().astype(np.int32)
+        engine.add(Request(0, prompt, 5, 12, Sampling(temperature=0.0), 0))
+        segments = [segment for _ in range(12) for segment in engine.step()]
+        hidden = hidden_states(other, batch.input_ids, None, batch.position_ids).detach()
+        return hidden, segments[0].tokens.tolist()
+
+    before, registered = outcome(), set(AttentionInterface())
+    model = case.model()
+    functions = {name: AttentionInterface()[name] for name in registered}
+    shards = SequenceShards(model, group_of(4), "sdpa")
+    compute(model, batch, shards)
+    after = outcome()
+    if not torch.equal(before[0], after[0]) or before[1] != after[1]:
+        yield f"rank {dist.get_rank()}: another model or the engine computes something else"
+    if other.config._attn_implementation != "sdpa" or any(AttentionInterface()[n] != f for n, f in functions.items()):
+        yield f"rank {dist.get_rank()}: attention functions of transformers were replaced"
+    if model.config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS:
+        yield "transformers would make a mask"
+
+
+def wrong_answers_to_masks() -> Iterator[str]:
+    """A mask of one part would be wrong: it is refused, before any process waits for another."""
+    case = Case("Llama", 4)
+    model, batch = case.model(), case.batch()
+    part = SequenceShards(model, group_of(4), "sdpa").split(batch)
+    mask = torch.ones(len(part.input_ids), 1, part.input_ids.shape[1], part.input_ids.shape[1], dtype=torch.bool)
+    try:
+        hidden_states(model, part.input_ids, mask, part.position_ids)
+    except UserError as error:
+        if (error.code, error.key) == (ErrorCode.MODEL_UNSUPPORTED, "optim.sequence_parallel"):
+            return
+    yield "a mask of one part was not refused"
+
+
+def bfloat16_problems() -> Iterator[str]:
+    case = Case("Qwen3", 4, "packed")
+    expected = compute(case.model().bfloat16(), case.batch())
+    model = case.model().bfloat16()
+    found = compute(model, case.batch(), SequenceShards(model, group_of(4), "sdpa"))
+    if (found.logprobs_N - expected.logprobs_N).abs().max() > 0.15:
+        yield f"bfloat16: log-probs differ by {(found.logprobs_N - expected.logprobs_N).abs().max()}"
+
+
+def everything(cases: list[Case]) -> list[str]:
     with flash_in_torch():
-        return [difference for case in cases for difference in differences(case)]
+        failures = [difference for case in cases for difference in differences(case)]
+    for processes, recompute in itertools.product((2, 4), (False, True)):
+        failures += leaks(processes, recompute)
+    return [*failures, *changes_of_other_models(), *wrong_answers_to_masks(), *bfloat16_problems()]
 
 
-def run(check: Callable[..., list[str]], *args: object) -> None:
-    failures = [failure for rank in run_processes(check, 4, *args, timeout=240) for failure in rank]
+def test_shared_sequences_give_the_results_of_one_process() -> None:
+    """Hidden states, log-probs, entropies and gradients; what samples and other models see; all in one start of four
+    processes, which form two groups of two or one of four."""
+    results = run_processes(everything, 4, [*MATRIX, *OTHERS], timeout=240)
+    failures = [failure for rank in results for failure in rank]
     assert not failures, "\n".join(failures[:20])
-
-
-def test_hidden_states_log_probs_and_gradients_are_those_of_one_process() -> None:
-    run(all_differences, [*MATRIX, *OTHERS])

@@ -27,6 +27,7 @@ TITLES = {
     "engine": "Rollout: `ulorl bench engine`",
     "logprobs": "Log-probs and entropies: `ulorl bench logprobs`",
     "learner": "One long sample in the learner: `ulorl bench learner`",
+    "ulysses": "One long sample in several processes: `ulorl bench ulysses`",
     "rollout": "One long sample in the engine: `ulorl bench rollout`",
     "step": "A whole step: `ulorl bench step`",
 }
@@ -168,6 +169,16 @@ def _learner(figures: Figures) -> Table:
     return f"{figures['model']}.{growth}", rows
 
 
+def _ulysses(figures: Figures) -> Table:
+    rows = [["processes", "peak of a process", "before the forward pass", "of the sample", "seconds"]]
+    for processes in ([figures["alone"]], figures["shared"]):
+        peak, before = (max(process[key] for process in processes) for key in ("peak_bytes", "before_bytes"))
+        seconds = max(process["seconds"] for process in processes)
+        rows.append([f"{len(processes)}", _bytes(peak), _bytes(before), _bytes(peak - before), f"{seconds:.0f}"])
+    apart = f"The gradients differ by {figures['gradient_difference']:.1e} of the largest in a parameter."
+    return f"{figures['model']}, {figures['tokens']:,} tokens. {apart}", rows
+
+
 def _rollout(figures: Figures) -> Table:
     rows = [["segment", "tokens so far", "tokens prefilled", "seconds"]]
     for number, segment in enumerate(figures["segments"], 1):
@@ -193,6 +204,7 @@ _TABLES: dict[str, Callable[[Figures], Table]] = {
     "engine": _engine,
     "logprobs": _logprobs,
     "learner": _learner,
+    "ulysses": _ulysses,
     "rollout": _rollout,
     "step": _step,
 }

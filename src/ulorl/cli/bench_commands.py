@@ -99,6 +99,22 @@ def learner(
 
 
 @app.command()
+def ulysses(
+    tokens: Annotated[int, typer.Option(help="of the sample, prompt and output together")] = 8192,
+    processes: Annotated[int, typer.Option(help="that share the sequence: 2 or 4")] = 4,
+    json_file: Json = None,
+) -> None:
+    """Share one long sample between processes, and compare memory and gradient with one process.
+
+    ulorl bench ulysses --tokens 131072
+    """
+    _check(json_file)
+    from ulorl.bench import ulysses_bench as bench
+
+    _show(bench.run(tokens, processes), json_file)
+
+
+@app.command()
 def rollout(
     tokens: Annotated[int, typer.Option(help="of the output, a multiple of the 8 segments")] = 4096,
     json_file: Json = None,
