@@ -151,4 +151,4 @@ def test_checkpoint_names_are_those_of_the_files(kind: str, tmp_path: Path) -> N
         assert all(torch.equal(found[name], tensor) for name, tensor in files.items())
     assert sum(".experts.3." in name for name in files) == 2 * 3  # layers x (gate, up, down)
     with pytest.raises(ValueError, match="unknown"):
-        convert(files.items())
+        list(convert(files.items()))

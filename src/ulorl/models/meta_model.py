@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError, name_some, one_line
+from ulorl.errors import UserError, one_line
 from ulorl.models.model_source import ModelSource
+from ulorl.models.weight_conversion import WeightConversion
 
 
-def make_meta_model(source: ModelSource) -> PreTrainedModel:
-    """Make the model of a source's config.json on the meta device. Raises UserError when transformers cannot."""
+def make_meta_model(source: ModelSource, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Make the model of a source's config.json on the meta device, with weights of `dtype` (None: config.json's).
+
+    Raises UserError when transformers cannot.
+    """
+    given = {} if dtype is None else {"dtype": dtype}
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                copy.deepcopy(source.config), trust_remote_code=source.trust_remote_code
+                copy.deepcopy(source.config), trust_remote_code=source.trust_remote_code, **given
             )
     except Exception as error:  # a model's code raises anything for sizes that do not fit
         raise UserError(
@@ -33,19 +37,10 @@ def make_meta_model(source: ModelSource) -> PreTrainedModel:
 
 def checkpoint_names(
     source: ModelSource,
-) -> Callable[[Iterable[tuple[str, Tensor]]], list[tuple[str, Tensor]]]:
+) -> Callable[[Iterable[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]:
     """Return a function from a model's named parameters to the named tensors of its safetensors files.
 
-    transformers holds some weights in another shape than the files that everyone exchanges: the experts of a layer as
-    one tensor, for example. The function raises ValueError for an unknown name or a missing parameter.
+    It converts one layer after the other, and raises ValueError for an unknown name or, at the end, for a missing
+    parameter.
     """
-    model = make_meta_model(source)
-    known, needed = set(model.state_dict()), {name for name, _ in model.named_parameters()}
-
-    def convert(weights: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-        named = dict(weights)
-        if wrong := sorted(named.keys() - known) or sorted(needed - named.keys()):
-            raise ValueError(f"weights: {'unknown' if wrong[0] in named else 'missing'} {name_some(wrong)}")
-        return list(revert_weight_conversion(model, named).items())
-
-    return convert
+    return WeightConversion(make_meta_model(source)).convert

@@ -46,15 +46,7 @@ def check_weights(path: str, folder: Path, model: PreTrainedModel) -> None:
 
 def tensor_shapes(path: str, folder: Path) -> dict[str, Shape]:
     """Return the shape of each tensor in a folder's safetensors files, by name. Raises UserError, naming the file."""
-    if (folder / WEIGHTS).is_file():
-        return _header(path, folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
-        raise _error(path, no_safetensors(folder))
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        files = {str(name): str(file) for name, file in index.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _error(path, f"{INDEX} cannot be used ({one_line(error)})") from None
+    files = tensor_files(path, folder)
     shapes: dict[str, Shape] = {}
     for file in sorted(set(files.values())):
         shapes |= _header(path, folder / file)
@@ -65,6 +57,19 @@ def tensor_shapes(path: str, folder: Path) -> dict[str, Shape]:
             f"({files[absent[0]]} lacks {name_some(absent)}); copy or download the folder again",
         )
     return shapes
+
+
+def tensor_files(path: str, folder: Path) -> dict[str, str]:
+    """Return which of a folder's safetensors files holds each tensor, by name. Raises UserError, naming the file."""
+    if (folder / WEIGHTS).is_file():
+        return dict.fromkeys(_header(path, folder / WEIGHTS), WEIGHTS)
+    if not (folder / INDEX).is_file():
+        raise _error(path, no_safetensors(folder))
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in index.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _error(path, f"{INDEX} cannot be used ({one_line(error)})") from None
 
 
 def refuse_mismatched(path: str, mismatched: Iterable[tuple[str, Iterable[int], Iterable[int]]]) -> None:
