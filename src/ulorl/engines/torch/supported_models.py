@@ -43,6 +43,8 @@ def full_attention_layers(model: PreTrainedModel, max_length: int) -> int:
     if getattr(model.config, "is_encoder_decoder", False):
         raise _error(model, "is an encoder-decoder; the torch engine decodes causal language models only")
     kinds, settings = get_layer_types_and_kwargs(config)
+    if isinstance(settings, dict):  # transformers 5.17 has the same settings for every layer, 5.23 a list
+        settings = [settings] * len(kinds)
     for layer, (kind, setting) in enumerate(zip(kinds, settings, strict=True)):
         window = setting.get("sliding_window")
         if kind == "full_attention" or (kind in _WINDOWED and window and window >= max_length):
