@@ -1,4 +1,4 @@
-# Every target creates .venv when it is missing. The only requirements are Python 3.11 or newer and make.
+# Every target except test-gpu creates .venv when it is missing. The only requirements are Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ LONG := 8192 16384 32768 65536 131072
 # a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup quickstart test test-fast test-engines faults bad-input check format bench clean
+.PHONY: help setup quickstart test test-fast test-engines test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -57,6 +57,14 @@ $(SMOLLM2): | $(ENGINES)/.ready
 
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## run the tests that need vLLM, in a separate environment
 	$(ENGINES)/bin/python -m pytest tests/engines/vllm -rs
+
+# A GPU machine often has a Python with torch and transformers for its card, and no network: this target uses that
+# Python as it is. WHEELS names a folder of wheels with what it lacks.
+GPU_PACKAGES := runs/gpu_packages
+
+test-gpu: ## run what needs a GPU and no vLLM, with the torch of PYTHON, in 10 minutes; writes runs/gpu.json
+	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target $(GPU_PACKAGES) $(WHEELS)/*.whl)
+	PYTHONUNBUFFERED=1 PYTHONPATH=src:$(GPU_PACKAGES) $(PYTHON) -m ulorl.bench.gpu --json runs/gpu.json $(ARGS)
 
 faults: $(READY) ## kill runs at random instants, resume them, check that no sample is lost or duplicated
 	$(BIN)/python tests/helpers/faults.py

@@ -67,7 +67,7 @@ def _in_a_process(length: int) -> dict[str, Any]:
 def update_one(length: int, threads: int) -> None:
     """Make one gradient update on one sample of `length` tokens, and print its figures as JSON."""
     torch.set_num_threads(threads)
-    learner, group = _small_learner(length), _group(length)
+    learner, group = _small_learner(length), long_group(length)
     before = peak_rss()
     started = time.perf_counter()
     update = learner.update([group])
@@ -100,12 +100,12 @@ def _small_learner(length: int) -> PolicyLearner:
     )
 
 
-def _group(length: int) -> Group:
+def long_group(length: int, vocabulary: int = VOCABULARY) -> Group:
     """Return a group of one sample with `length` tokens, prompt included, and one short sample with another reward."""
     rng = np.random.default_rng(0)
 
     def scored(id: int, tokens: int, reward: float) -> Scored:
-        output = rng.integers(0, VOCABULARY, tokens).astype(np.int32)
+        output = rng.integers(0, vocabulary, tokens).astype(np.int32)
         segment = Segment(id, output, np.full(tokens, -11.9, np.float32), np.zeros(tokens, np.int32), Finish.EOS)
         return Scored(
             Sample(id, 0, rng.integers(0, 9, PROMPT).astype(np.int32), (segment,), Status.COMPLETE), reward, ""
