@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from ulorl.bench.gpu.case import Case, CheckError, Figures, NotPossibleError, Setting, require
+from ulorl.learner.ranks import process_group
 
 LIMIT = 40.0  # seconds for two processes to start, work and end
 
@@ -80,7 +81,7 @@ def _group(setting: Setting, backend: str, world: int) -> Figures:
         store = f"file://{folder}/store"
         devices = [f"cuda:{rank % cards}" if cards else "cpu" for rank in range(world)]
         try:
-            found = _run(_rank, [(backend, store, rank, world, devices[rank], numbers) for rank in range(world)])
+            found = _run(_rank, [(store, rank, world, devices[rank], numbers) for rank in range(world)])
         except CheckError as error:
             if setting.on_gpu and cards < world:
                 raise NotPossibleError(f"{backend} refuses two ranks on one GPU: {error}") from None
@@ -91,14 +92,10 @@ def _group(setting: Setting, backend: str, world: int) -> Figures:
     return figures
 
 
-def _rank(backend: str, store: str, rank: int, world: int, device: str, numbers: int) -> tuple[float, float]:
+def _rank(store: str, rank: int, world: int, device: str, numbers: int) -> tuple[float, float]:
     """Return the sum over the ranks of rank + 1, and the seconds of a second all_reduce."""
-    if device != "cpu":
-        torch.cuda.set_device(device)
-    dist.init_process_group(
-        backend, init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=LIMIT / 2)
-    )
-    try:
+    limit = timedelta(seconds=LIMIT / 2)
+    with process_group(torch.device(device), rank=rank, world=world, init_method=store, timeout=limit):
         for _ in range(2):
             tensor = torch.full((numbers,), float(rank + 1), device=device)
             if device != "cpu":
@@ -108,8 +105,6 @@ def _rank(backend: str, store: str, rank: int, world: int, device: str, numbers:
             total = float(tensor[-1])  # waits for the device
             seconds = time.perf_counter() - started
         return total, round(seconds, 5)
-    finally:
-        dist.destroy_process_group()
 
 
 def _shared(setting: Setting) -> Figures:

@@ -17,7 +17,7 @@ from ulorl.bench.learner_bench import long_group
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.errors import UserError
 from ulorl.learner.experience import prepare
-from ulorl.learner.learner import Learner, LearnerSpec
+from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.models.attention import FLASH, require_attention, set_attention
 from ulorl.types import Group
 
@@ -36,8 +36,8 @@ def cases(setting: Setting) -> list[Case]:
     ]
 
 
-def _learner(model: PreTrainedModel, length: int, **optim: Any) -> Learner:
-    return Learner(
+def _learner(model: PreTrainedModel, length: int, **optim: Any) -> PolicyLearner:
+    return one_device_learner(
         model,
         LearnerSpec(
             optim=OptimConfig(**{"lr": 1e-3, "microbatch_tokens": length, **optim}),
@@ -53,8 +53,8 @@ def _groups(vocabulary: int) -> list[Group]:
     return [long_group(length, vocabulary) for length in (40, 57, 33)]
 
 
-def _weights(learner: Learner) -> torch.Tensor:
-    return torch.cat([tensor.detach().float().cpu().flatten() for _, tensor in learner.weights()])
+def _weights(learner: PolicyLearner) -> torch.Tensor:
+    return torch.cat([tensor.detach().float().cpu().flatten() for _, tensor in learner.publish().tensors])
 
 
 def _like_a_cpu(setting: Setting) -> Figures:
