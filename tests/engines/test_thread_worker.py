@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ulorl.engines import thread_worker
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.engines.thread_worker import ThreadWorker
 from ulorl.types import Finish, Request, Sampling, Segment
@@ -150,9 +149,8 @@ def test_a_killed_worker_answers_at_once_and_its_thread_ends() -> None:
         assert not each._thread.is_alive()
 
 
-def test_long_decoding_without_a_segment_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thread_worker, "REPORT_SECONDS", 0.0)
-    worker = ThreadWorker(scripted({1: [2] * 10**6}))
+def test_long_decoding_without_a_segment_is_reported() -> None:
+    worker = ThreadWorker(scripted({1: [2] * 10**6}), report_seconds=0)
     worker.decode([request(1, 10**6)])
     reports = [worker.collect().result(SECONDS) for _ in range(3)]
     assert all(report.segments == () for report in reports)

@@ -25,7 +25,7 @@ class EngineStats:
     decode_steps: int = 0  # forward passes that decoded one token for every active row
     decode_tokens: int = 0  # tokens drawn
     prefill_tokens: int = 0  # prompt and carried-over tokens whose keys and values were computed
-    faults: int = 0  # caught by `RetryingEngine`
+    faults: int = 0  # caught by `RetryingEngine` or `EngineFleet`
     retried: int = 0  # requests added again after a fault
 
     def since(self, then: EngineStats) -> EngineStats:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from ulorl.config.engine_config import EngineConfig
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
-from ulorl.engines.retrying import RetryingEngine, print_to_stderr
+from ulorl.engines.fault_messages import print_to_stderr
+from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.engines.torch.supported_models import full_attention_layers, longest_row
 from ulorl.engines.torch.torch_engine import TorchEngine

@@ -13,17 +13,15 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
-import sys
-import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ulorl.engines.engine import Engine, EngineStats, OwnProcess, empty_segment, require_idle
+from ulorl.engines.fault_messages import advice, described, engine_failed, print_to_stderr
 from ulorl.engines.segment_checks import PendingRequests, SegmentChecks
 from ulorl.engines.watchdog import StallCheck, Watchdog
-from ulorl.error_codes import ErrorCode
-from ulorl.errors import EngineMismatch, UserError
+from ulorl.errors import EngineMismatch
 from ulorl.types import Request, Segment
 
 if TYPE_CHECKING:
@@ -31,11 +29,6 @@ if TYPE_CHECKING:
 
 HUNG = 75  # the exit code (EX_TEMPFAIL: try again)
 START_SECONDS = 1800.0  # for making a new engine; the deadline of its calls does not apply
-
-
-def print_to_stderr(line: str) -> None:
-    """Print a line to stderr."""
-    print(line, file=sys.stderr)
 
 
 class RetryingEngine:
@@ -178,12 +171,7 @@ class RetryingEngine:
         while fault:
             self._count(fault)
             if self._in_row >= self._max_faults:
-                raise UserError(
-                    f"the engine failed {self._in_row} times in a row (engine.max_faults), at last with: {fault}. "
-                    + self._advice(),
-                    code=ErrorCode.ENGINE_FAILED,
-                    key="engine.max_faults",
-                )
+                raise engine_failed("the engine", self._in_row, fault, self._resume)
             try:
                 with self._watchdog.watching():
                     self._add_again()
@@ -226,14 +214,8 @@ class RetryingEngine:
         self._on_fault(f"engine: {fault}; {len(self._requests)} requests had not come back")
 
     def _described(self, error: Exception) -> str:
-        """Return in one line what went wrong, and where."""
-        lines = str(error).splitlines() or [""]
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {lines[0]} ({os.path.basename(where.filename)}:{where.lineno})"
-        return f"{self._killed}; {text}" if self._killed else text
-
-    def _advice(self) -> str:
-        return f"Everything up to the last checkpoint is safe. Resume with: {self._resume}" if self._resume else ""
+        """Return in one line what went wrong, where, and why the engine's process was killed."""
+        return f"{self._killed}; {described(error)}" if self._killed else described(error)
 
     def _tokens(self) -> int:
         now = self._engine.stats if self._engine else EngineStats()
@@ -252,6 +234,8 @@ class RetryingEngine:
         faulthandler.dump_traceback(file=2)
         for child in multiprocessing.active_children():  # of an engine, which would outlive this process
             child.kill()
-        message = f"error: the engine hangs: no token in {seconds:.0f} seconds (engine.deadline). {self._advice()}\n"
+        message = (
+            f"error: the engine hangs: no token in {seconds:.0f} seconds (engine.deadline). {advice(self._resume)}\n"
+        )
         os.write(2, message.encode())
         os._exit(HUNG)

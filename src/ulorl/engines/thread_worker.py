@@ -29,10 +29,14 @@ class ThreadWorker:
 
     A thread cannot be killed: after `kill`, the thread of an engine that hangs in this process remains, and keeps the
     engine's memory, until the engine's call returns. The engine's own process, where it has one, is killed.
+
+    report_seconds: between reports while no segment ends.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, report_seconds: float = REPORT_SECONDS) -> None:
         self._engine = engine
+        self._report_seconds = report_seconds
+        self._pending = 0  # requests that have not come back; used by the thread only
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()  # None: look whether the worker was killed
         self._lock = threading.Lock()  # guards the fields below
         self._ended: list[Segment] = []  # not collected yet
@@ -49,6 +53,7 @@ class ThreadWorker:
         def add(engine: Engine) -> None:
             for request in requests:
                 engine.add(request)
+                self._pending += 1
 
         return self._call(add)
 
@@ -135,6 +140,9 @@ class ThreadWorker:
             future.set_result(None)
 
     def _put(self, segments: list[Segment]) -> None:
+        self._pending -= len(segments)
+        if self._pending != self._engine.pending:  # the engine lost one, or returned one twice
+            raise ValueError(f"{self._engine.pending} requests are pending, {self._pending} have not come back")
         with self._lock:
             self._ended += segments
         self._report(only_segments=False)
@@ -142,7 +150,7 @@ class ThreadWorker:
     def _report(self, *, only_segments: bool) -> None:
         """Answer the collector when there is a segment, or when it waits for long."""
         with self._lock:
-            late = not only_segments and time.monotonic() - self._asked > REPORT_SECONDS
+            late = not only_segments and time.monotonic() - self._asked > self._report_seconds
             if self._collector is None or not (self._ended or late):
                 return
             collector, self._collector = self._collector, None

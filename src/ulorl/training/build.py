@@ -13,7 +13,8 @@ from ulorl.config.tree import Config
 from ulorl.data.problem_stream import ProblemStream
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_retrying_engine, pick_device
-from ulorl.engines.retrying import RetryingEngine, print_to_stderr
+from ulorl.engines.fault_messages import print_to_stderr
+from ulorl.engines.retrying import RetryingEngine
 from ulorl.learner.learner import Learner
 from ulorl.learner.model_checks import check_head, check_packing
 from ulorl.learner.policy_learner import one_device_learner
