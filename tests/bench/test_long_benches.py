@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from refusals import refused
-from ulorl.bench import learner_bench, rollout_bench, step_bench
+from ulorl.bench import learner_bench, rollout_bench, step_bench, ulysses_bench
+from ulorl.bench.results_page import table
 from ulorl.cli.main import app
 from ulorl.error_codes import ErrorCode
 
@@ -34,6 +35,14 @@ def test_memory_of_an_update_is_that_of_the_whole_process() -> None:
     assert short["off_the_line"] == long["off_the_line"] == 0  # two points make the line
     assert 0 < short["grad_norm"] < 1e3
     assert figures["bytes_a_token"] == round((long["peak_bytes"] - short["peak_bytes"]) / 512)
+
+
+def test_processes_that_share_a_sample_compute_its_gradient() -> None:
+    figures = ulysses_bench.run(64, processes=2)
+    assert len(figures["shared"]) == 2
+    assert all(0 < each["before_bytes"] <= each["peak_bytes"] for each in (figures["alone"], *figures["shared"]))
+    assert 0 < figures["gradient_difference"] < 1e-5  # not the same sums, so not the same bits
+    assert table(figures).count("\n| 2 |") == 1
 
 
 def test_a_step_compared_with_trl_counts_trained_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +95,10 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         rollout_bench.run(20)
     with refused(ErrorCode.BENCH_INPUT, key="--tokens"):
         learner_bench.run((16,))
+    with refused(ErrorCode.BENCH_INPUT, key="--tokens"):
+        ulysses_bench.run(16)
+    with refused(ErrorCode.BENCH_INPUT, key="--processes"):
+        ulysses_bench.run(64, processes=3)
 
 
 def test_the_command_writes_its_figures(tmp_path: Path) -> None:

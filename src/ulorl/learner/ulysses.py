@@ -52,7 +52,7 @@ class SequenceShards:
 
     The processes must hold the same batches in the same order, and run every forward and backward pass together. The
     gradients of parameters are each process's contribution: their sum over the group is the whole gradient. The
-    backward pass of a batch must come before the next `split` when activations are recomputed.
+    backward pass of a batch comes before the next `split`, because it may recompute the attention of that batch.
 
     model: all its attention layers run through this object from now on; other models are not touched. group: the
     processes. attention: the kernel for the heads of one process, sdpa or flash_attention_2.
@@ -150,7 +150,7 @@ class SequenceShards:
         return torch.cat([self._kernel(module, *sample, None, **arguments)[0] for sample in samples], dim=1)
 
     def _exchange(self, x: Tensor, *, split: int, join: int) -> Tensor:
-        exchanged: Tensor = _Exchange.apply(x, split, join, self.group)  # type: ignore[no-untyped-call]
+        exchanged: Tensor = _Exchange.apply(x, split, join, self)  # type: ignore[no-untyped-call]
         return exchanged
 
 
@@ -185,14 +185,16 @@ def _exchanged(x: Tensor, split: int, join: int, group: dist.ProcessGroup) -> Te
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, split: int, join: int, group: dist.ProcessGroup) -> Tensor:
-        ctx.split, ctx.join, ctx.group = split, join, group
-        return _exchanged(x, split, join, group)
+    def forward(ctx: Any, x: Tensor, split: int, join: int, shards: SequenceShards) -> Tensor:
+        ctx.split, ctx.join, ctx.shards, ctx.borders = split, join, shards, shards._borders
+        return _exchanged(x, split, join, shards.group)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _exchanged(grad, ctx.join, ctx.split, ctx.group), None, None, None
+        if ctx.borders is not ctx.shards._borders:  # recomputed attention had the borders of another batch
+            raise RuntimeError("split was called for another packed batch before the backward pass of this one")
+        return _exchanged(grad, ctx.join, ctx.split, ctx.shards.group), None, None, None
 
 
 class _Gather(torch.autograd.Function):
