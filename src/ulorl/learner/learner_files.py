@@ -7,23 +7,35 @@ optimizer.safetensors   AdamW's moments by parameter name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
 from ulorl.learner.optimizer import Optimizer
+from ulorl.learner.sharded_state import load_sharded, save_sharded
 from ulorl.models.lora import exact_state, save_exact
+from ulorl.models.meta_loading import complete_model
+from ulorl.models.meta_model import make_meta_model
+from ulorl.models.model_source import ModelSource
+from ulorl.models.weight_conversion import WeightConversion
+from ulorl.models.weight_headers import WEIGHTS
 
-MOMENTS = "optimizer.safetensors"
+MOMENTS, SHARDS = "optimizer.safetensors", "shards"
 Tensors = dict[str, Tensor]
 
 
 def writer(model: PreTrainedModel, optimizer: Optimizer, *, copy: bool) -> Callable[[Path], None]:
-    """Return a function that writes the weights and moments of now into a folder.
+    """Return a function that writes the weights and moments of now, which this process holds whole, into a folder.
 
     copy: copy them into the memory of the CPU, so that an update may follow before they are written.
     """
@@ -38,9 +50,68 @@ def writer(model: PreTrainedModel, optimizer: Optimizer, *, copy: bool) -> Calla
     return write
 
 
+def sharded_writer(
+    model: PreTrainedModel, optimizer: Optimizer, group: dist.ProcessGroup, *, copy: bool
+) -> Callable[[Path], None]:
+    """Return a function that writes this rank's shards of weights and moments into a folder that all ranks share.
+
+    group: all ranks, for this function only: it may run in a thread.
+    """
+    tensors = {**_weights(model), **optimizer.state()}
+    if copy:
+        tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
+
+    def write(folder: Path) -> None:
+        (folder / SHARDS).mkdir(exist_ok=True)
+        if dist.get_rank(group) == 0:
+            model.save_pretrained(folder / "model", state_dict={})
+            (folder / "model" / WEIGHTS).unlink(missing_ok=True)
+        save_sharded(folder / SHARDS, tensors, group)
+
+    return write
+
+
+def is_sharded(folder: Path) -> bool:
+    """Return whether a checkpoint's weights are in shards and not in its model folder."""
+    return (folder / SHARDS).is_dir()
+
+
+def load_weights(model: PreTrainedModel, folder: Path, source: ModelSource) -> None:
+    """Fill a model of `make_empty_model(source)`, which has memory by now, whole or sharded, with the weights of a
+    sharded checkpoint."""
+    complete_model(model, WeightConversion(make_meta_model(source)))
+    load_sharded(folder / SHARDS, _weights(model))
+
+
 def load_moments(optimizer: Optimizer, folder: Path) -> None:
-    """Load AdamW's moments and the count of updates from a checkpoint."""
-    optimizer.load_state(load_file(folder / MOMENTS))
+    """Load AdamW's moments and the count of updates from a checkpoint, whole or sharded."""
+    if not is_sharded(folder) and not dist.is_initialized():
+        optimizer.load_state(load_file(folder / MOMENTS))
+        return
+    where, updates = folder / SHARDS if is_sharded(folder) else folder, torch.tensor(0)
+    load_sharded(where, {"updates": updates})
+    moments = optimizer.empty_state() if updates else {}
+    load_sharded(where, moments)
+    optimizer.load_state({**moments, "updates": updates})
+
+
+def _weights(model: PreTrainedModel) -> Tensors:
+    """Return parameters and saved buffers by name, tied ones once."""
+    state, shown = model.state_dict(), {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    return {name: tensor for name, tensor in state.items() if name in shown}
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn the errors of reading a damaged checkpoint into a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: damaged checkpoint ({type(error).__name__}: {error}); remove it to use the one before",
+            code=ErrorCode.CHECKPOINT_DAMAGED,
+            file=folder,
+        ) from None
 
 
 def _copies(tensors: Tensors) -> Tensors:
@@ -51,6 +122,15 @@ def _copies(tensors: Tensors) -> Tensors:
         if _place(tensor) not in made:
             made[_place(tensor)] = torch.empty_like(tensor, device="cpu").copy_(tensor)
     return {name: made[_place(tensor)] for name, tensor in tensors.items()}
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor, or this rank's shard of it, into the memory of the CPU."""
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    copied = torch.empty_like(local, device="cpu").copy_(local)
+    if not isinstance(tensor, DTensor):
+        return copied
+    return DTensor.from_local(copied, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride())
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:

@@ -5,6 +5,8 @@ Shapes: B samples, S sequence, H hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, one_line
-from ulorl.learner.batching import Row, collate
+from ulorl.learner.batching import Batch, Row, collate
 from ulorl.learner.logprobs import head_logits
 from ulorl.models.head import head_of, hidden_states
 
@@ -47,38 +49,44 @@ def check_head(model: PreTrainedModel, *, cpu_kernels: bool = True) -> None:
         )
 
 
-def check_packing(model: PreTrainedModel, *, autocast: bool) -> None:
-    """Check that in a packed row the second sample's hidden states do not depend on the first sample's tokens.
+def packed_samples_leak(forward: Callable[[Batch], tuple[Tensor, Tensor]], model: PreTrainedModel) -> bool:
+    """Return whether the second sample of a packed row depends on the first sample's tokens.
 
-    The check is exact in any dtype: the gradient from the one to the other is 0 unless something connects them.
-
-    Raises:
-        UserError: the model carries something from a sample to the next (a recurrent state, a convolution).
+    The answer is exact in any dtype: the gradient from the one to the other is 0 unless something connects them, such
+    as a recurrent state or a convolution. forward: the policy's forward pass, of which every rank of a learner runs its
+    part, and gets the answer for its part.
     """
-    ids = (np.arange(1, 13, dtype=np.int32) * 7919) % model.get_input_embeddings().weight.shape[0]
-    end = np.zeros(1, np.int32)
-    rows = [Row(part, end, end.astype(np.float32), end) for part in (ids[:5], ids[5:])]
-    batch = collate(rows, 0, model.device, "packed")
-    embedded: list[Tensor] = []
+    end, first = np.zeros(1, np.int32), np.arange(1, 6, dtype=np.int32)
+    rows = [Row(part, end, end.astype(np.float32), end) for part in (first, first + len(first))]
+    batch = collate(rows, 0, next(model.parameters()).device, "packed")
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def keep(_module: object, _inputs: object, output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())
-        return embedded[-1]
+    def keep(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        kept = output if output.requires_grad else output.detach().requires_grad_()
+        kept.retain_grad()
+        seen.append((inputs[0], kept))
+        return kept
 
     hook = model.get_input_embeddings().register_forward_hook(keep)
     try:
-        with torch.enable_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-            hidden_SH = hidden_states(model, batch.input_ids, None, batch.position_ids)[0]
+        with torch.enable_grad():
+            logprobs_N, _ = forward(batch)
+            logprobs_N[1].backward()  # type: ignore[no-untyped-call]
     finally:
         hook.remove()
-    second_SH = hidden_SH[len(rows[0]) :].float()
-    # uneven, because the plain sum of squares is constant after a norm
-    uneven_H = torch.linspace(-1, 1, second_SH.shape[1], device=model.device)
-    (grad_BSH,) = torch.autograd.grad((second_SH * uneven_H).sum(), embedded[0])
-    if grad_BSH[0, : len(rows[0])].any():
-        raise UserError(
-            f"optim.layout=packed: {type(model).__name__} lets a packed sample see the one before it; "
-            "use optim.layout=padded",
-            code=ErrorCode.MODEL_UNSUPPORTED,
-            key="optim.layout",
-        )
+    for parameter in model.parameters():
+        parameter.grad = None
+    ((input_ids_BS, embedded_BSH),) = seen
+    assert embedded_BSH.grad is not None
+    of_first_BS = torch.isin(input_ids_BS, torch.from_numpy(first).to(input_ids_BS.device))
+    return bool(embedded_BSH.grad[of_first_BS].any())
+
+
+def packing_error(model: PreTrainedModel) -> UserError:
+    """Return the error for a model whose packed samples are not kept apart."""
+    return UserError(
+        f"optim.layout=packed: {type(model).__name__} lets a packed sample see the one before it; "
+        "use optim.layout=padded",
+        code=ErrorCode.MODEL_UNSUPPORTED,
+        key="optim.layout",
+    )

@@ -80,6 +80,15 @@ class Optimizer:
         }
         return {**state, "updates": torch.tensor(self.updates)}
 
+    def empty_state(self) -> dict[str, Tensor]:
+        """Return `state` after at least one step with zeros in place of the moments, to be filled by `load_sharded`."""
+        state = {}
+        for name, parameter in self._named.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[f"{name}/{key}"] = torch.zeros_like(parameter)
+            state[f"{name}/step"] = torch.tensor(0.0)
+        return state
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what `state` returned, of an optimizer with offloading or without."""
         for key, value in tensors.items():

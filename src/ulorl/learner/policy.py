@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from ulorl.learner.batching import Batch
 from ulorl.learner.logprobs import token_logprobs
+from ulorl.learner.model_checks import check_head
+from ulorl.learner.ulysses import BatchPart, SequenceShards
 from ulorl.models.head import head_of, hidden_states
 
 
@@ -24,17 +26,32 @@ class Policy(nn.Module):
     """A causal language model whose forward pass returns log-probs and entropies, [N] each.
 
     temperature: log-probs and entropies are those of softmax(logits / temperature). autocast: multiply in bfloat16 with
-    float32 weights. cpu_kernels: multiply through oneDNN where that is faster on a CPU.
+    float32 weights. cpu_kernels: multiply through oneDNN where that is faster on a CPU. shards: splits sequences over
+    the ranks that share them; None: this rank computes whole ones.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float, *, autocast: bool, cpu_kernels: bool) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        temperature: float,
+        *,
+        autocast: bool,
+        cpu_kernels: bool,
+        shards: SequenceShards | None = None,
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.shards = model, shards
         self.temperature, self.autocast, self.cpu_kernels = temperature, autocast, cpu_kernels
         self.training = False  # of this module only: dropout is off, and recomputed layers have their own setting
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log-probs (with gradient) and entropies of the micro-batch's output tokens, [N] each."""
+        if self.shards is None:
+            return self._token_logprobs(batch)
+        part = self.shards.split(batch)
+        return self.shards.gather(part, *self._token_logprobs(part))
+
+    def _token_logprobs(self, batch: Batch | BatchPart) -> tuple[Tensor, Tensor]:
         # No mask: padding is on the right, where causal attention never looks, and a mask would take S x S memory.
         # transformers separates packed samples by their positions (models/attention.py).
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
@@ -43,6 +60,10 @@ class Policy(nn.Module):
         if self.autocast:  # the last norm gives float32: the head, a tenth of a model's arithmetic, would be too
             hidden_NH, head = hidden_NH.bfloat16(), replace(head, weight_VH=head.weight_VH.bfloat16())
         return token_logprobs(hidden_NH, head, batch.targets_N, self.temperature, cpu_kernels=self.cpu_kernels)
+
+    def check_head(self) -> None:
+        """Check that the head gives the model's own logits (`model_checks.check_head`)."""
+        check_head(self.model, cpu_kernels=self.cpu_kernels)
 
     @property
     def device(self) -> torch.device:

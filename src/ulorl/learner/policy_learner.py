@@ -8,6 +8,7 @@ Shapes: T tokens of a sample, N output tokens of a micro-batch, B its samples, S
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ulorl.cancellation import NEVER, Cancelled, CancelToken
@@ -31,6 +34,7 @@ from ulorl.learner.update_result import Skipped, Update, UpdateSums
 from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.lora import plain_weights, save_merged
 from ulorl.models.model_loading import recompute_activations
+from ulorl.models.streamed_export import export_streamed
 from ulorl.objective.importance import engine_weights, old_logprobs
 from ulorl.objective.mpt import masked_tokens, mpt_tokens
 from ulorl.objective.policy_loss import clipped_objective_sum
@@ -77,7 +81,8 @@ class PolicyLearner:
         self.version, self.skipped_in_row = version, skipped_in_row
         self._named = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         self.optimizer = Optimizer(self._named, spec.optim)
-        self._thread = ThreadPoolExecutor(1, "learner")
+        self._threads = ThreadPoolExecutor(2, "learner")  # an update, and what is being written
+        self._files = dist.new_group(backend="gloo") if ranks.world > 1 else None
 
     @property
     def updates(self) -> int:
@@ -91,7 +96,7 @@ class PolicyLearner:
 
     def begin(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Future[Update]:
         """Start `update` in a thread."""
-        return self._thread.submit(self.update, groups, cancel)
+        return self._threads.submit(self.update, groups, cancel)
 
     def update(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Update:
         """Train on the groups that are ready: one gradient update for each mini-batch (`Learner.update`)."""
@@ -255,14 +260,22 @@ class PolicyLearner:
             yield indices, collate([rows[i] for i in indices] or [PLACEHOLDER], self.spec.pad_id, device, optim.layout)
 
     def publish(self) -> Weights:
-        """Return the present weights by the plain model's parameter names; LoRA adapters are merged."""
-        return Weights(self.version, plain_weights(self.model))
+        """Return the present weights by the plain model's parameter names; LoRA adapters are merged. Of a sharded model
+        every rank iterates over them, because they are gathered one by one."""
+        return Weights(self.version, self._whole_weights())
+
+    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in plain_weights(self.model):
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def save(self, folder: Path, *, background: bool = False) -> Future[None]:
         """Write weights and moments into a folder; in the background, from a copy of now."""
-        write = learner_files.writer(self.model, self.optimizer, copy=background)
+        if self._files is None:
+            write = learner_files.writer(self.model, self.optimizer, copy=background)
+        else:
+            write = learner_files.sharded_writer(self.model, self.optimizer, self._files, copy=background)
         if background:
-            return self._thread.submit(write, folder)
+            return self._threads.submit(write, folder)
         write(folder)
         done: Future[None] = Future()
         done.set_result(None)
@@ -274,11 +287,16 @@ class PolicyLearner:
 
     def export(self, folder: Path) -> None:
         """Write a transformers folder; LoRA adapters are merged into the weights."""
-        save_merged(self.model, folder)
+        if self._files is None:
+            save_merged(self.model, folder)
+        elif self.ranks.rank:
+            deque(self._whole_weights(), maxlen=0)  # gather with the first rank, which writes
+        else:
+            export_streamed(self._whole_weights(), self.model, folder)
 
     def close(self) -> None:
         """Wait for what is being written, and release the thread."""
-        self._thread.shutdown()
+        self._threads.shutdown()
 
 
 def one_device_learner(

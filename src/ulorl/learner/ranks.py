@@ -91,6 +91,11 @@ class MeshRanks:
         self.mesh: DeviceMesh = init_device_mesh(device_type, (self.data, sequence), mesh_dim_names=(DATA, SEQUENCE))
         self.shard_mesh: DeviceMesh = self.mesh._flatten("shard")
 
+    @property
+    def sequence_group(self) -> dist.ProcessGroup:
+        """The ranks that share this rank's sequences."""
+        return self.mesh.get_group(SEQUENCE)
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether it is set on any rank. The tensor is on the CPU: a GPU does not wait for it."""
         set_anywhere = torch.tensor(flags, dtype=torch.uint8)

@@ -76,8 +76,7 @@ def load_into_shards(model: PreTrainedModel, source: ModelSource, group: dist.Pr
         folder = _local_folder(source, conversion.model)
         files = tensor_files(source.path, folder)
         places = conversion.places()
-        _make_buffers(model, conversion.held.keys() | conversion.tied)
-        model.tie_weights()
+        complete_model(model, conversion)
         state = model.state_dict()
         held = {name: state[name] for name in conversion.held}
     if places is None or not {place.stored for found in places.values() for place in found} <= files.keys():
@@ -89,6 +88,13 @@ def load_into_shards(model: PreTrainedModel, source: ModelSource, group: dist.Pr
             local, offsets = local_shard(tensor)
             _fill(local, offsets, tensor.shape, places[name], read)
             _refuse_not_finite(source.path, name, local)
+
+
+def complete_model(model: PreTrainedModel, conversion: WeightConversion) -> None:
+    """Compute the buffers that files do not hold, such as the frequencies of rotary positions, and tie what is tied,
+    in a model that `to_empty` gave memory. Raises UserError for a buffer that transformers does not compute."""
+    _make_buffers(model, conversion.held.keys() | conversion.tied)
+    model.tie_weights()
 
 
 def local_shard(tensor: Tensor) -> tuple[Tensor, Shape]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from ulorl.config.tree import Config
 from ulorl.data.problem_stream import ProblemStream
@@ -16,11 +15,7 @@ from ulorl.engines.factory import make_retrying_engine, pick_device
 from ulorl.engines.fault_messages import print_to_stderr
 from ulorl.engines.retrying import RetryingEngine
 from ulorl.learner.learner import Learner
-from ulorl.learner.model_checks import check_head, check_packing
-from ulorl.learner.policy_learner import one_device_learner
-from ulorl.models.attention import set_attention
-from ulorl.models.lora import add_lora
-from ulorl.models.model_loading import load_model
+from ulorl.learner.make_learner import LearnerBuild, make_learner
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.training import checkpoint
 from ulorl.training.checkpoint import NEW_RUN, Checkpoint
@@ -73,28 +68,17 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _model(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> PreTrainedModel:
-    """Load the model that trains, with its adapters and its attention kernel."""
-    model = load_model(inputs.source, dtype=getattr(torch, cfg.model.dtype), device=pick_device(cfg.model.device))
-    if cfg.model.lora.rank:
-        add_lora(model, cfg.model.lora, checkpoint=saved.folder if saved else None)
-    set_attention(model, cfg.model.attention)
-    check_head(model, cpu_kernels=cfg.model.cpu_kernels)
-    if cfg.optim.layout == "packed":
-        check_packing(model, autocast=cfg.optim.autocast == "bfloat16")
-    return model
-
-
 def _learner(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> Learner:
     counters, pad_id = saved.counters if saved else NEW_RUN, inputs.tokenizer.pad_token_id
-    spec = learner_spec(cfg, pad_id=0 if pad_id is None else int(pad_id))  # any token will do: padding is masked
-    learner = one_device_learner(
-        _model(cfg, inputs, saved), spec, version=counters.version, skipped_in_row=counters.skipped_in_row
+    build = LearnerBuild(
+        spec=learner_spec(cfg, pad_id=0 if pad_id is None else int(pad_id)),  # any token will do: padding is masked
+        model=cfg.model,
+        source=inputs.source,
+        checkpoint=saved.folder if saved else None,
+        version=counters.version,
+        skipped_in_row=counters.skipped_in_row,
     )
-    if saved:
-        with checkpoint.reading(saved.folder):
-            learner.load(saved.folder)
-    return learner
+    return make_learner(build, pick_device(cfg.model.device))
 
 
 def _weight_check(cfg: Config, inputs: Inputs) -> WeightCheck:

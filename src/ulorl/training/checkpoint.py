@@ -22,7 +22,6 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Self
 
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
@@ -31,6 +30,7 @@ from ulorl.config.training_config import RunConfig
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.learner import Learner
+from ulorl.learner.learner_files import reading
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.runs.saved_run import METRICS, SAMPLES, sample_files
@@ -238,19 +238,6 @@ def _state(folder: Path) -> dict[str, Any]:
             file=folder,
         )
     return state
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turn the errors of reading a damaged checkpoint into a UserError."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder}: damaged checkpoint ({type(error).__name__}: {error}); remove it to use the one before",
-            code=ErrorCode.CHECKPOINT_DAMAGED,
-            file=folder,
-        ) from None
 
 
 def _all(run_dir: Path) -> list[Path]:
