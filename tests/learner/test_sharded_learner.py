@@ -1,4 +1,4 @@
-"""A learner of several ranks equals one of one process: losses, gradients, weights, checkpoints. Real gloo processes."""
+"""A learner of several ranks equals one of one process, in losses, gradients, weights and checkpoints (real gloo)."""
 
 from __future__ import annotations
 
