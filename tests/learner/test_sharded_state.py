@@ -16,6 +16,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from processes import run_processes
 from sharded_models import Policy, full, load_sharded_model
 from small_models import make
+from ulorl.learner import sharded_state
 from ulorl.learner.sharded_state import load_sharded, save_sharded
 from ulorl.models.model_source import ModelSource
 
@@ -172,10 +173,12 @@ def assert_no_pickle(folder: Path, files: int) -> None:
             list(pickletools.genops(file.read_bytes()))
 
 
-def test_one_process_saves_and_loads(folder: Path, tmp_path: Path) -> None:
+def test_one_process_saves_and_loads(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded_state, "FILE_BYTES", 10_000)
     trained = Trained(ModelSource(str(folder / "Qwen2")))
     trained.step(1)
     save_sharded(tmp_path, trained.state())
+    assert_no_pickle(tmp_path, files=1 + sum(t.nbytes for t in trained.state().values()) // 10_000)
     again = Trained(ModelSource(str(folder / "Qwen2")))
     again.make_moments()
     load_sharded(tmp_path, again.state())

@@ -1,4 +1,4 @@
-"""Tensors by name that are sharded over several processes, in a folder of safetensors files, one for each process.
+"""Tensors by name that are sharded over several processes, in a folder of safetensors files of each process.
 
 torch's distributed checkpoint (DCP) writes and reads them. Nothing is pickled, and a folder can be loaded with another
 number of processes, or by one without a process group. Files that safetensors wrote whole can be loaded as well.
@@ -20,9 +20,12 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
 from ulorl.errors import name_some
 from ulorl.models.agreement import raising_together
+
+FILE_BYTES = 2 * 2**30  # what a process holds once more while it writes a file, or twice of tensors on a GPU
 
 
 @torch.no_grad()
@@ -35,7 +38,7 @@ def save_sharded(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proces
     Raises OSError on all ranks when one cannot write.
     """
     with _dcp_errors():
-        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(folder), _files(tensors, group), save_distributed=True)
         save(_with_dimensions(tensors), storage_writer=writer, process_group=group)
 
 
@@ -66,6 +69,17 @@ def load_sharded(folder: Path, into: Mapping[str, Tensor], group: dist.ProcessGr
 def _complete(saved: TensorStorageMetadata) -> bool:
     """Return whether the chunks of a saved tensor are the whole tensor; they never overlap."""
     return sum(chunk.sizes.numel() for chunk in saved.chunks) == saved.size.numel()
+
+
+def _files(tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> dict[str, int]:
+    """Return for each tensor the number of the file, of each process, that it is written to."""
+    world = dist.get_world_size(group) if dist.is_initialized() else 1
+    files: dict[str, int] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        files[name] = 1 + size // FILE_BYTES
+        size += tensor.nbytes // (world if isinstance(tensor, DTensor) else 1)
+    return files
 
 
 def _with_dimensions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
