@@ -59,6 +59,14 @@ FIGURES: dict[str, dict[str, Any]] = {
              "logits_would_take_bytes": 79658221568, "seconds": 503.2},
         ],
     },
+    "ulysses": {
+        "benchmark": "ulysses", **WHERE, "model": "Qwen3, layers 1", "tokens": 131072, "gradient_difference": 1.7e-06,
+        "alone": {"seconds": 200.4, "cpu_seconds": 199.2, "before_bytes": 426000000, "peak_bytes": 4229000000},
+        "shared": [
+            {"seconds": 110.2, "cpu_seconds": 51.0, "before_bytes": 427000000, "peak_bytes": 1433000000},
+            {"seconds": 110.9, "cpu_seconds": 50.0, "before_bytes": 426000000, "peak_bytes": 1400000000},
+        ],
+    },
     "rollout": {
         "benchmark": "rollout", **WHERE, "tokens": 4096,
         "segments": [
@@ -100,6 +108,13 @@ Qwen3. Memory grows by 7,700 bytes a token. {PLACE}
 |---|---|---|---|---|
 | 8,192 | 0.66 GB | 0.0% | 4.98 GB | 9 |
 | 131,072 | 1.61 GB | 0.0% | 79.66 GB | 503 |""",
+    "ulysses": f"""\
+Qwen3, layers 1, 131,072 tokens. The gradients differ by 1.7e-06 of the largest in a parameter. {PLACE}
+
+| processes | peak of a process | before the forward pass | of the sample | seconds | CPU seconds of a process |
+|---|---|---|---|---|---|
+| 1 | 4.23 GB | 0.43 GB | 3.80 GB | 200 | 199 |
+| 2 | 1.43 GB | 0.43 GB | 1.01 GB | 111 | 51 |""",
     "rollout": f"""\
 4,096 tokens, which arrived whole. {PLACE}
 
@@ -149,7 +164,7 @@ def test_the_page(tmp_path: Path) -> None:
         assert re.search(r"^Equal: .*^Not equal: |Equal: .*Not equal: ", module.__doc__ or "", re.DOTALL | re.MULTILINE)
     assert re.findall(r"^## \w[\w -]*", text, re.MULTILINE) == [
         "## Rollout", "## Log-probs and entropies", "## One long sample in the learner",
-        "## One long sample in the engine", "## A whole step",
+        "## One long sample in several processes", "## One long sample in the engine", "## A whole step",
     ]  # fmt: skip
     assert re.findall(r"\((figures/\w+\.svg)\)", text) == ["figures/benchmarks.svg", "figures/learner_memory.svg"]
     assert "/home" not in text

@@ -170,11 +170,20 @@ def _learner(figures: Figures) -> Table:
 
 
 def _ulysses(figures: Figures) -> Table:
-    rows = [["processes", "peak of a process", "before the forward pass", "of the sample", "seconds"]]
+    rows = [
+        [
+            "processes",
+            "peak of a process",
+            "before the forward pass",
+            "of the sample",
+            "seconds",
+            "CPU seconds of a process",
+        ]
+    ]
     for processes in ([figures["alone"]], figures["shared"]):
         peak, before = (max(process[key] for process in processes) for key in ("peak_bytes", "before_bytes"))
-        seconds = max(process["seconds"] for process in processes)
-        rows.append([f"{len(processes)}", _bytes(peak), _bytes(before), _bytes(peak - before), f"{seconds:.0f}"])
+        times = [f"{max(process[key] for process in processes):.0f}" for key in ("seconds", "cpu_seconds")]
+        rows.append([f"{len(processes)}", _bytes(peak), _bytes(before), _bytes(peak - before), *times])
     apart = f"The gradients differ by {figures['gradient_difference']:.1e} of the largest in a parameter."
     return f"{figures['model']}, {figures['tokens']:,} tokens. {apart}", rows
 
