@@ -225,6 +225,8 @@ def test_flash_attention_takes_long_packed_rows_and_bfloat16() -> None:
     assert load([recipe], [*flash, "optim.autocast=bfloat16"]).learner_dtype == "bfloat16"
     assert load([recipe], [*flash, "model.dtype=bfloat16"]).learner_dtype == "bfloat16"
     assert load([recipe]).learner_dtype == "float32"
+    shared = ["optim.layout=packed", "optim.microbatch_tokens=131072", "backend.kind=torchrun"]
+    assert load([recipe], [*shared, "optim.sequence_parallel=2"]).model.attention == "sdpa"  # makes no mask
 
 
 def test_an_empty_table_replaces(tmp_path: Path) -> None:

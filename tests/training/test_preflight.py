@@ -1,13 +1,15 @@
-"""Training problems that are held-out problems in other typesetting."""
+"""Problems and models that a run cannot train on, found before weights are loaded."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import ulorl
+from paths import QUICKSTART
 from refusals import refused
 from ulorl.error_codes import ErrorCode
-from ulorl.training.preflight import without_held_out
+from ulorl.training.preflight import load_inputs, without_held_out
 from ulorl.types import Problem, Prompted
 
 
@@ -33,3 +35,10 @@ def test_letter_case_makes_no_other_question() -> None:
 def test_nothing_left_is_refused() -> None:
     with refused(ErrorCode.DATA_HELD_OUT, key="eval.data"):
         without_held_out(prompted("2 + 2 = ? "), prompted("2 + 2 = ?"))
+
+
+def test_sequences_that_cannot_be_shared_are_refused() -> None:
+    """The tiny reasoner has 4 attention heads."""
+    settings = ["backend.kind=torchrun", "data.size=20", "eval.problems=2"]
+    with refused(ErrorCode.MODEL_UNSUPPORTED, key="optim.sequence_parallel"):
+        load_inputs(ulorl.load([QUICKSTART], [*settings, "optim.sequence_parallel=3"]))

@@ -88,12 +88,13 @@ class Config(StrictConfig):
                 "model.attention",
                 "flash_attention_2 needs bfloat16: set optim.autocast=bfloat16, or model.dtype=bfloat16",
             )
-        if optim.layout == "packed" and not flash and optim.microbatch_tokens > PACKED_MASK_TOKENS:
+        masked = optim.layout == "packed" and not flash and optim.sequence_parallel == 1
+        if masked and optim.microbatch_tokens > PACKED_MASK_TOKENS:
             yield Finding(
                 "optim.layout",
                 f"packed with model.attention={model.attention} needs optim.microbatch_tokens <= {PACKED_MASK_TOKENS} "
                 f"(found {optim.microbatch_tokens}): its mask takes tokens x tokens bytes; use flash_attention_2, or "
-                "optim.layout=padded, which needs no mask",
+                "optim.layout=padded, which needs no mask, as does optim.sequence_parallel > 1",
             )
         if optim.minibatches > samples:
             yield Finding(

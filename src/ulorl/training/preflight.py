@@ -22,6 +22,7 @@ from ulorl.data.prompts import PromptLimits, encode_each
 from ulorl.engines.factory import check_decodable, check_engine, pick_device
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import CombinedError, ErrorCollector, UserError
+from ulorl.learner.ulysses_checks import check_ulysses
 from ulorl.models.attention import require_attention, set_attention
 from ulorl.models.lora import add_lora, require_peft
 from ulorl.models.model_loading import check_model, recompute_activations
@@ -211,6 +212,7 @@ def _check_model(cfg: Config, source: ModelSource) -> PreTrainedModel:
     model = check_model(source)
     with _prefixed(source.path):
         check_decodable(cfg.engine, model)
+        check_ulysses(model, cfg.optim.sequence_parallel, cfg.model.attention)
     set_attention(model, cfg.model.attention)
     if cfg.optim.recompute:
         recompute_activations(model)
