@@ -18,6 +18,7 @@ from sharded_models import Policy, full, load_sharded_model
 from small_models import make
 from ulorl.learner import sharded_state
 from ulorl.learner.sharded_state import load_sharded, save_sharded
+from ulorl.models.agreement import raising_together
 from ulorl.models.model_source import ModelSource
 
 MODELS = {"Qwen2": {}, "Qwen3": {"vocab_size": 101}, "Qwen3Moe": {"num_experts": 3}}  # tied, untied, experts
@@ -88,6 +89,11 @@ def save_and_load(folder: Path) -> tuple[dict[str, Tensors], dict[str, Tensors],
         with pytest.raises(ValueError, match=r"no other|Size mismatch") as error:
             load_sharded(folder / "plain.single", scattered(tensors))
         errors.append(str(error.value))
+    with pytest.raises(ValueError, match="SafetensorError"):
+        load_sharded(folder / ("damaged" if dist.get_rank() else "plain.single"), scattered(PLAIN))
+    for mine, of_others in ((FileNotFoundError, OSError), (UnicodeError, ValueError), (KeyError, RuntimeError)):
+        with pytest.raises(mine if dist.get_rank() else of_others, match=r"^rank 1 failed: \w+: 7$|^7$"):
+            fail_on_one_rank(mine(7))
     with pytest.raises(OSError, match="Not a directory") as refused:
         save_sharded(folder / ("file/a" if dist.get_rank() else "plain.ranks"), scattered(PLAIN))
     return saved, loaded, [*errors, type(refused.value).__name__]
@@ -99,6 +105,12 @@ def save_and_load_plain(folder: Path) -> dict[str, dict[str, Tensors]]:
     into = scattered({name: torch.zeros_like(tensor) for name, tensor in PLAIN.items()})
     load_sharded(folder / "plain.ranks", into)
     return {"plain": {"": {name: full(t) for name, t in into.items()}}, "models": load(folder, ".saved")}
+
+
+def fail_on_one_rank(error: Exception) -> None:
+    with raising_together():
+        if dist.get_rank():
+            raise error
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +128,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "plain.single").mkdir()
     save_file(PLAIN, folder / "plain.single" / "all.safetensors")
     (folder / "file").touch()
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "all.safetensors").write_bytes(b"nothing of the kind")
     return folder
 
 

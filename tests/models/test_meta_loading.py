@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+import transformers
 from safetensors.torch import load_file, save_file
 
 from processes import run_processes
@@ -151,6 +152,38 @@ def test_a_shard_border_inside_a_tensor_of_the_files(folder: Path) -> None:
         begins = tuple(piece.start for piece in part)
         meta_loading._fill(local, begins, tuple(whole[name].shape), places, tensors.__getitem__)
         assert torch.equal(local, whole[name][part])
+
+
+def test_layers_that_stay_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers.Qwen3ForCausalLM, "_keep_in_fp32_modules_strict", ["mlp.down_proj", "1*q_norm"])
+    source = ModelSource(str(folder / "Qwen3"))
+    policy = load_sharded_model(source, torch.bfloat16)
+    assert policy.model.model.layers[0].mlp.down_proj.weight.dtype == torch.float32
+    whole = load_model(source, dtype=torch.bfloat16, device="cpu")
+    for (name, mine), theirs in zip(policy.model.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert mine.dtype == theirs.dtype, name
+        assert torch.equal(mine, theirs)
+
+
+def test_a_model_of_the_hub_is_checked_after_its_download(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def source(name: str) -> ModelSource:
+        monkeypatch.setattr("ulorl.models.meta_loading.snapshot_download", lambda *_, **__: str(folder / name))
+        hub = ModelSource("somebody/model")
+        hub.__dict__["config"] = ModelSource(str(folder / name)).config
+        return hub
+
+    policy = load_sharded_model(ModelSource(str(folder / "Qwen2")))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.fill_(torch.nan)
+    load_into_shards(policy.model, source("Qwen2"))
+    assert differences(policy, ModelSource(str(folder / "Qwen2"))) == []
+    with refused(ErrorCode.MODEL_WEIGHTS, file="somebody/model"):
+        load_into_shards(policy.model, source("missing"))
+    hub = source("Qwen2")
+    monkeypatch.undo()  # the download fails, because no test reaches the hub
+    with refused(ErrorCode.MODEL_WEIGHTS, file="somebody/model"):
+        load_into_shards(policy.model, hub)
 
 
 def test_buffers_that_transformers_does_not_compute_are_refused(folder: Path) -> None:

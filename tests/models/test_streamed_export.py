@@ -82,5 +82,10 @@ def test_memory_and_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.layers\.3\.self_attn\.q_norm\.weight is torch\.float32 \[3\]"):
         export_streamed(gathered("model.layers.3.self_attn.q_norm.weight"), empty, tmp_path / "wrong")
     assert taken == list(sizes)  # other ranks wait for this one to gather them all
+    taken.clear()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        export_streamed(gathered(), empty, tmp_path / "file" / "folder")
+    assert taken == list(sizes)
     with pytest.raises(ValueError, match="missing"):
         export_streamed(list(gathered())[:-1], empty, tmp_path / "missing")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -22,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from ulorl.errors import name_some
+from ulorl.errors import name_some, one_line
 from ulorl.models.agreement import raising_together
 
 FILE_BYTES = 2 * 2**30  # what a process holds once more while it writes a file, or twice of tensors on a GPU
@@ -49,8 +50,8 @@ def load_sharded(folder: Path, into: Mapping[str, Tensor], group: dist.ProcessGr
     Every rank reads the parts that its shards consist of. The files may have been written by another number of ranks,
     and may hold more tensors than these. Numbers are converted to the type of the tensor that takes them.
 
-    Raises ValueError on all ranks when a tensor is missing or has another shape, OSError or SafetensorError when a file
-    cannot be read.
+    Raises ValueError on all ranks when a tensor is missing or has another shape, or a file is damaged, and OSError when
+    a file cannot be read.
     """
     reader = HuggingFaceStorageReader(str(folder))
     with raising_together(group), _dcp_errors():
@@ -89,7 +90,7 @@ def _with_dimensions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _dcp_errors() -> Iterator[None]:
-    """Turn DCP's error, which is no Exception, into the first OSError or a ValueError; silence its warnings."""
+    """Turn DCP's error, which is no Exception, and safetensors' own into OSError or ValueError; silence warnings."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -100,3 +101,5 @@ def _dcp_errors() -> Iterator[None]:
         if disk:
             raise disk[0] from None
         raise ValueError(str(reasons[0])) from None
+    except SafetensorError as error:
+        raise ValueError(one_line(error)) from None

@@ -16,8 +16,9 @@ from ulorl.errors import UserError, one_line
 def raising_together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Run a block without collectives on every rank of `group`; when it raises on one rank, raise on all.
 
-    A rank that failed raises its own error. The others raise the UserError of the lowest rank that has one, or
-    RuntimeError with the rank that failed. Without a process group the block runs as it is.
+    A rank that failed raises its own error. The others raise the UserError of the lowest rank that has one; without
+    one, an OSError, ValueError or RuntimeError, whichever kind the error of the lowest failed rank is, with its number.
+    Without a process group the block runs as it is.
     """
     if not dist.is_initialized():
         yield
@@ -32,16 +33,19 @@ def raising_together(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     if error:
         raise error
     failed = [(rank, report) for rank, report in enumerate(reports) if report]
-    for _, (message, fields) in failed:
-        if fields:
+    for _, (kind, message, fields) in failed:
+        if kind is UserError:
             raise UserError(message, code=ErrorCode[fields.pop("code")], **fields)
-    for rank, (message, _) in failed:
-        raise RuntimeError(f"rank {rank} failed: {message}")
+    for rank, (kind, message, _) in failed:
+        raise kind(f"rank {rank} failed: {message}")
 
 
-def _report(error: Exception | None) -> tuple[str, dict[str, str]] | None:
+def _report(error: Exception | None) -> tuple[type[Exception], str, dict[str, str]] | None:
+    """Return the kind of an error, its message, and the fields of a UserError."""
     if error is None:
         return None
     if isinstance(error, UserError):
-        return str(error), {"code": error.code.name, "file": error.file, "key": error.key, "record": error.record}
-    return f"{type(error).__name__}: {one_line(error)}", {}
+        fields = {"code": error.code.name, "file": error.file, "key": error.key, "record": error.record}
+        return UserError, str(error), fields
+    kinds = (kind for kind in (OSError, ValueError) if isinstance(error, kind))
+    return next(kinds, RuntimeError), one_line(error), {}

@@ -11,6 +11,7 @@ parameter after the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from math import prod
@@ -45,10 +46,11 @@ def make_empty_model(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel
     model = make_meta_model(source, dtype)
     if getattr(model.config, "output_router_logits", False):
         model.config.output_router_logits = False  # as load_model does
-    if dtype != torch.float32:  # layers that transformers keeps in float32 when it loads weights
-        strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    kept = getattr(model, "_keep_in_fp32_modules_strict", None)
+    if kept and dtype in (torch.float16, torch.bfloat16):  # in float32, when transformers loads the weights
+        pattern = re.compile("|".join(kept).replace("*", ".*"))
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if strict & {*name.split(".")}:
+            if pattern.search(name):
                 tensor.data = tensor.data.float()
     if model.can_generate():
         try:

@@ -44,25 +44,31 @@ def export_streamed(
     Raises ValueError for unknown, missing or misshapen weights.
     """
     weights = iter(weights)
-    conversion = WeightConversion(model)
-    stored = conversion.stored()
-    model.save_pretrained(folder, state_dict={})  # configurations, and the Python code of a model that has its own
-    files = dict(_files(stored, shard_bytes))
-    (folder / WEIGHTS).unlink(missing_ok=True)
     try:
-        with ExitStack() as stack:
-            places: dict[str, tuple[BinaryIO, int]] = {}
-            for name, shard in files.items():
-                file = stack.enter_context((folder / name).open("wb"))
-                places |= {key: (file, place) for key, place in _begin(file, shard).items()}
-            untied = ((name, tensor) for name, tensor in weights if name not in conversion.tied)
-            for name, tensor in conversion.convert(untied):
-                _write(*places.pop(name), name, tensor, stored[name])
-        if places:
-            raise ValueError(f"weights: missing {name_some(sorted(places))}")
+        _export(weights, WeightConversion(model), folder, shard_bytes)
     except BaseException:
         deque(weights, maxlen=0)
         raise
+
+
+def _export(
+    weights: Iterator[tuple[str, Tensor]], conversion: WeightConversion, folder: Path, shard_bytes: int
+) -> None:
+    # Without tensors it writes the configurations, and the Python code of a model that has its own.
+    conversion.model.save_pretrained(folder, state_dict={})
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    stored = conversion.stored()
+    files = dict(_files(stored, shard_bytes))
+    with ExitStack() as stack:
+        places: dict[str, tuple[BinaryIO, int]] = {}
+        for name, shard in files.items():
+            file = stack.enter_context((folder / name).open("wb"))
+            places |= {key: (file, place) for key, place in _begin(file, shard).items()}
+        untied = ((name, tensor) for name, tensor in weights if name not in conversion.tied)
+        for name, tensor in conversion.convert(untied):
+            _write(*places.pop(name), name, tensor, stored[name])
+    if places:
+        raise ValueError(f"weights: missing {name_some(sorted(places))}")
     if len(files) > 1:
         _write_index(folder / INDEX, files)
 
