@@ -26,8 +26,8 @@ from ulorl.learner.batching import Batch
 from ulorl.learner.ulysses_checks import check_ulysses
 from ulorl.models.attention import FLASH, set_attention
 
-_PASSED = ("scaling", "is_causal", "sliding_window", "softcap")  # to the kernel; `attend` says what else may be given
-_LEFT_OUT = ("position_ids", "position_embeddings", "cache_position")  # of one part: the kernel must not see them
+_PASSED = ("scaling", "is_causal", "sliding_window", "softcap")  # the arguments that the kernel needs
+_LEFT_OUT = ("position_ids", "cache_position")  # tensors of one part that it does not need; others are refused
 _numbers = itertools.count()
 
 
@@ -48,7 +48,7 @@ class BatchPart:
 
 
 class SequenceShards:
-    """Splits every sequence of one model over the processes of a group, with any kernel that transformers offers.
+    """Splits every sequence of one model over the processes of a group, with the sdpa or flash-attention kernel.
 
     The processes must hold the same batches in the same order, and run every forward and backward pass together. The
     gradients of parameters are each process's contribution: their sum over the group is the whole gradient. The
