@@ -280,20 +280,27 @@ def test_the_reference_page_is_current() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == maker["page"]()
 
 
-@pytest.mark.parametrize("name", ["qwen3_4b", "qwen3_8b"])
-def test_gpu_recipes_keep_the_papers_values(name: str) -> None:
-    """Section 4.1, except what one node cannot hold: prompts a step and output length."""
+@pytest.mark.parametrize(
+    ("name", "gpus", "heads"), [("qwen3_4b", 8, 32), ("qwen3_8b", 8, 32), ("qwen3_30b_a3b", 32, 32)]
+)
+def test_gpu_recipes_keep_the_papers_values(name: str, gpus: int, heads: int) -> None:
+    """Section 4.1, except for the prompts a step that one node cannot hold."""
     cfg = load([ROOT / "recipes" / f"{name}.toml"])
-    assert (cfg.optim.lr, cfg.optim.minibatches, cfg.rollout.group) == (1e-6, 1, 8)
+    assert cfg.rollout.prompts == (128 if gpus == 32 else 32)
+    assert (cfg.rollout.max_tokens, cfg.rollout.segments, cfg.rollout.group) == (131_072, 8, 8)
     assert (cfg.rollout.temperature, cfg.rollout.top_p, cfg.rollout.top_k) == (0.85, 1.0, 0)
+    assert (cfg.optim.lr, cfg.optim.minibatches) == (1e-6, 1)
     assert (cfg.objective.importance, cfg.objective.mpt.mask) == ("pois", "dynamic")
     assert (cfg.objective.mpt.tau, cfg.objective.mpt.sigma) == (0.99, 0.2)
+    assert (cfg.model.rope.factor, cfg.model.rope.original_max_position_embeddings) == (1.5, 95_232)
     assert (cfg.eval.samples, cfg.eval.temperature, cfg.eval.top_p, cfg.eval.top_k) == (32, 0.85, 0.95, 20)
     assert (cfg.engine.kind, cfg.engine_dtype, cfg.model.dtype) == ("vllm", "bfloat16", "float32")
-    assert 0 not in cfg.engine.vllm.devices  # the learner's
+    assert cfg.backend.kind == "ray"
+    assert cfg.backend.ranks + cfg.backend.engines * cfg.engine.vllm.tensor_parallel == gpus
+    assert heads % cfg.optim.sequence_parallel == 0
     longest = cfg.data.max_prompt_tokens + cfg.rollout.max_tokens
-    assert longest <= cfg.optim.microbatch_tokens  # a whole sample fits a micro-batch
-    assert longest <= 40960  # Qwen3's max_position_embeddings
+    assert longest <= cfg.optim.microbatch_tokens * cfg.optim.sequence_parallel  # a whole sample fits a micro-batch
+    assert longest <= cfg.model.rope.length
 
 
 @pytest.mark.parametrize(
