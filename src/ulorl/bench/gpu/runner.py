@@ -37,6 +37,7 @@ CHECKS = (
     Check("logprobs", 90),
     Check("quickstart", 120),
     Check("update", 270),
+    Check("sharding", 90),
     Check("processes", 90),
 )
 
