@@ -36,7 +36,7 @@ def cases(setting: Setting) -> list[Case]:
 
 
 def _parity(setting: Setting, optim: dict[str, Any], *, exact: bool = True) -> Figures:
-    """Make the same updates with a sharded learner and with one of one device; the norm of the last gradient depends on all before."""
+    """Make the same updates with both learners, and compare the norm of the last gradient."""
     if not exact:
         try:
             require_sharding()
