@@ -109,6 +109,11 @@ class Config(StrictConfig):
                 f"{sequence} does not divide the {ranks} processes of the learner (backend.ranks, with "
                 "backend.kind=torchrun or ray); choose a divisor",
             )
+        if ranks > 1 and model.lora.rank:
+            yield Finding(
+                "model.lora.rank",
+                f"{model.lora.rank} needs a learner of one process: adapters are not sharded (backend.ranks={ranks})",
+            )
         buffer, longest = self.objective.overlong_buffer, self.rollout.max_tokens
         if buffer >= longest or (self.objective.overlong == "soft" and not buffer):
             yield Finding(

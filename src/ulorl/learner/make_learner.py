@@ -11,6 +11,8 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import PreTrainedModel
 
 from ulorl.config.model_config import ModelConfig
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
 from ulorl.learner import learner_files
 from ulorl.learner.model_checks import packed_samples_leak, packing_error
 from ulorl.learner.policy import Policy
@@ -66,6 +68,13 @@ def make_rank_learner(build: LearnerBuild, device: torch.device, ranks: MeshRank
     Raises UserError on all of them when the model cannot be loaded or trained.
     """
     optim = build.spec.optim
+    if build.model.lora.rank:
+        raise UserError(
+            f"model.lora.rank={build.model.lora.rank}: adapters train on one device only; use model.lora.rank=0, or a "
+            "learner of one process",
+            code=ErrorCode.MODEL_ADAPTERS,
+            key="model.lora.rank",
+        )
     model = make_empty_model(build.source, build.dtype)
     shards = None
     if ranks.sequence > 1:

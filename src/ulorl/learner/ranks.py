@@ -109,18 +109,23 @@ class MeshRanks:
         return values[:: self.sequence]
 
 
+def join_process_group(*, rank: int, world: int, init_method: str = "env://", timeout: timedelta | None = None) -> None:
+    """Join torch's default process group: gloo for tensors on the CPU, NCCL for those on a GPU where there is one.
+
+    init_method: how the ranks find each other, as torch documents it. timeout: of a collective; None: torch's own.
+    """
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world, timeout=timeout)
+
+
 @contextmanager
 def process_group(
     device: torch.device, *, rank: int, world: int, init_method: str = "env://", timeout: timedelta | None = None
 ) -> Iterator[None]:
-    """Join torch's default process group for the block: NCCL for tensors on GPUs, gloo for those on the CPU.
-
-    init_method: how the ranks find each other, as torch documents it. timeout: of a collective.
-    """
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    """Be in torch's default process group for the block (`join_process_group`), with `device` as the current one."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world, timeout=timeout)
+    join_process_group(rank=rank, world=world, init_method=init_method, timeout=timeout)
     try:
         yield
     finally:

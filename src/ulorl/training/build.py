@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ulorl.backends import torchrun
 from ulorl.config.tree import Config
 from ulorl.data.problem_stream import ProblemStream
 from ulorl.engines.engine import Engine
@@ -15,6 +16,7 @@ from ulorl.engines.factory import make_retrying_engine, pick_device
 from ulorl.engines.fault_messages import print_to_stderr
 from ulorl.engines.retrying import RetryingEngine
 from ulorl.learner.learner import Learner
+from ulorl.learner.learner_files import is_sharded
 from ulorl.learner.make_learner import LearnerBuild, make_learner
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.training import checkpoint
@@ -78,6 +80,8 @@ def _learner(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> Learner:
         version=counters.version,
         skipped_in_row=counters.skipped_in_row,
     )
+    if torchrun.world_size() > 1:
+        return torchrun.TorchrunLearner(build)
     return make_learner(build, pick_device(cfg.model.device))
 
 
@@ -102,15 +106,16 @@ def _engine(
         _load_present(engine, learner)
         weight_check(engine, learner)
 
+    sharded = saved is not None and is_sharded(saved.folder)
     engine = make_retrying_engine(
         engine_spec(cfg, longest=inputs.longest(cfg), version=learner.version),
-        inputs.source,
+        model_source(cfg) if sharded else inputs.source,
         original=model_source(cfg),
         renew=renew,
         resume=checkpoint.resume_command(Path(cfg.run.dir)),
         on_fault=on_fault,
     )
-    if saved and cfg.model.lora.rank:  # the model in a checkpoint is without its adapters
+    if sharded or (saved and cfg.model.lora.rank):  # the checkpoint's model is without weights, or without adapters
         _load_present(engine, learner)
     return engine
 

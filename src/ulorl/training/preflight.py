@@ -22,9 +22,11 @@ from ulorl.data.prompts import PromptLimits, encode_each
 from ulorl.engines.factory import check_decodable, check_engine, pick_device
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import CombinedError, ErrorCollector, UserError
+from ulorl.learner.learner_files import is_sharded
 from ulorl.learner.ulysses_checks import check_ulysses
 from ulorl.models.attention import require_attention, set_attention
 from ulorl.models.lora import add_lora, require_peft
+from ulorl.models.meta_model import make_meta_model
 from ulorl.models.model_loading import check_model, recompute_activations
 from ulorl.models.model_source import ModelSource, context_length
 from ulorl.rewards.factory import make_reward
@@ -64,14 +66,15 @@ class Inputs:
         return max(rollout, held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens))
 
 
-def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
+def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
     """Check reward, problems, tokenizer and prompts, all that a user can get wrong, without loading a model.
 
     What costs nothing is checked first, then files, then what needs them all; as many errors as possible are reported
-    at once. folder: the folder of the tokenizer and config.json, when it is not `model.path` (a checkpoint's). Raises
-    UserError, which names the key, file, record or tensor.
+    at once. checkpoint: its folder, whose model folder is read in place of `model.path`. Raises UserError,
+    which names the key, file, record or tensor.
     """
-    source = model_source(cfg, folder)
+    source = model_source(cfg, str(checkpoint / "model") if checkpoint else None)
+    sharded = checkpoint is not None and is_sharded(checkpoint)
     disable_progress_bar()  # of transformers, for loading and saving
     reward = _check_settings(cfg)
     files, prompts = ErrorCollector(), ErrorCollector()
@@ -82,7 +85,7 @@ def load_inputs(cfg: Config, folder: str | None = None) -> Inputs:
     with files:
         _ = source.config  # later checks that need it would raise the same error again
         with files:
-            model = _check_model(cfg, source)
+            model = _check_model(cfg, source, weights=not sharded)
         with files:
             tokenizer = source.tokenizer
     files.raise_errors()
@@ -206,10 +209,12 @@ def _no_device(name: str, why: str) -> UserError:
     return UserError(f"model.device={name}: {why}", code=ErrorCode.DEVICE_UNAVAILABLE, key="model.device")
 
 
-def _check_model(cfg: Config, source: ModelSource) -> PreTrainedModel:
+def _check_model(cfg: Config, source: ModelSource, *, weights: bool) -> PreTrainedModel:
     """Return the model without weights, after every change that a run makes to it. Raises UserError when one of them
-    is impossible."""
-    model = check_model(source)
+    is impossible.
+
+    weights: whether they are in the folder; those of a sharded checkpoint are not."""
+    model = check_model(source) if weights else make_meta_model(source)
     with _prefixed(source.path):
         check_decodable(cfg.engine, model)
         check_ulysses(model, cfg.optim.sequence_parallel, cfg.model.attention)

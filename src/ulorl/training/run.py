@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ulorl.backends import torchrun
 from ulorl.common import atomic_files
 from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.model_config import LoraConfig
@@ -33,6 +34,8 @@ from ulorl.training.preflight import load_inputs
 from ulorl.training.specifications import engine_spec, evaluation_settings
 from ulorl.types import Metrics
 
+MODEL = "model"  # the folder of the trained model in the run's folder
+
 
 @dataclass(frozen=True)
 class Result:
@@ -52,10 +55,13 @@ class Result:
 def train(cfg: Config, *, overwrite: bool = False) -> Result:
     """Train a new run, or resume the run in `run.dir` when it is this one and unfinished.
 
+    In a process that torchrun started as another rank than 0, this shares the learner of rank 0 until its run ends.
     Raises UserError for anything wrong with recipe, data or model folder, before the model is loaded; and when
     `run.dir` holds a finished run, another run (`overwrite` replaces it), or anything else.
     """
     run_dir = Path(cfg.run.dir)
+    if torchrun.is_worker():
+        return _serve(run_dir)
     if overwrite or not run_folder.holds_run(run_dir):
         run_folder.check_free(cfg)
     with run_folder.locked(run_dir):
@@ -75,6 +81,8 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
 
     Raises UserError when there is no run, or when an override changes a setting that a run must keep.
     """
+    if torchrun.is_worker():
+        return _serve(run_dir)
     if not run_folder.holds_run(run_dir):
         load_saved(run_dir / run_folder.CONFIG)  # says what is wrong with it
         raise UserError(f"{run_dir} is not the folder of a run", code=ErrorCode.RUN_NOT_FOUND, file=run_dir)
@@ -87,6 +95,12 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
         if folder:
             return _resume(cfg, folder, f"{run_dir} resumes")
         return _start(cfg, f"{run_dir} has no checkpoint yet: it starts again")
+
+
+def _serve(run_dir: Path) -> Result:
+    """Share the learner of the process that torchrun started as rank 0, until its run ends."""
+    torchrun.serve()
+    return Result(run_dir, run_dir / MODEL, None, None)
 
 
 def evaluate_config(cfg: Config) -> Evaluation:
@@ -123,8 +137,21 @@ def _check_unfinished(cfg: Config, folder: Path | None) -> None:
         )
 
 
+def _check_backend(cfg: Config) -> None:
+    """Raise UserError when this process was not started in the way that the backend needs."""
+    if cfg.backend.kind == "torchrun":
+        torchrun.require_torchrun(cfg.backend.ranks)
+    elif cfg.backend.kind == "ray" and torchrun.world_size() > 1:
+        raise UserError(
+            "backend.kind=ray: Ray starts the processes; start one without torchrun",
+            code=ErrorCode.CONFIG_CONFLICT,
+            key="backend.kind",
+        )
+
+
 def _start(cfg: Config, message: str = "") -> Result:
     """Train a new run. A run whose components cannot be made leaves the folder as it was."""
+    _check_backend(cfg)
     run_dir, console = Path(cfg.run.dir), Console()
     run_folder.check_free(cfg)
     inputs = load_inputs(cfg)
@@ -141,9 +168,10 @@ def _start(cfg: Config, message: str = "") -> Result:
 
 def _resume(cfg: Config, folder: Path, message: str) -> Result:
     """Train from the checkpoint in `folder` to the last step."""
+    _check_backend(cfg)
     run_dir, console = Path(cfg.run.dir), Console()
     saved = checkpoint.load(folder, cfg.rollout.group)
-    inputs = load_inputs(cfg, folder=str(folder / "model"))
+    inputs = load_inputs(cfg, folder)
     if inputs.fingerprint != saved.counters.problems:
         raise UserError(
             f"{run_dir}: the training problems are not those the run began with (other number, ids or order); "
@@ -166,7 +194,7 @@ def _resume(cfg: Config, folder: Path, message: str) -> Result:
 def _run(components: Components, counters: Counters, log: RunLog, message: str) -> Result:
     """Train from `counters` to the last step and finish the run. Finishing can be repeated until it is marked."""
     cfg, run_dir = components.config, Path(components.config.run.dir)
-    model, tokenizer = run_dir / "model", components.inputs.tokenizer
+    model, tokenizer = run_dir / MODEL, components.inputs.tokenizer
     with log, catching_signals() as interrupts, CheckpointWriter(run_dir, tokenizer, cfg.run) as writer:
         if message:
             log.print(message)

@@ -1,0 +1,227 @@
+"""The learner shared by the processes that torchrun started.
+
+The process of rank 0 runs the whole program: loop, engine, files. It sends each call of its learner to the other ranks,
+which do nothing but take part in those calls (`serve`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ulorl.cancellation import NEVER, Cancelled, CancelToken
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
+from ulorl.learner.experience import Experience
+from ulorl.learner.learner import Weights
+from ulorl.learner.make_learner import LearnerBuild, make_rank_learner, rank_device
+from ulorl.learner.policy_learner import PolicyLearner
+from ulorl.learner.ranks import MeshRanks, join_process_group
+from ulorl.learner.sharding import require_sharding
+from ulorl.learner.update_result import Update
+from ulorl.types import Group, LogProbs
+
+Call = Literal["make", "update", "score", "gather", "save", "export", "load", "stop"]
+_IDLE = timedelta(days=365)  # how long a rank waits for its next call: a rollout may take any time
+
+
+def world_size() -> int:
+    """Return the number of processes that torchrun started with this one, 1 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
+def is_worker() -> bool:
+    """Return whether torchrun started this process to share the learner of another one, so that it should `serve`."""
+    return world_size() > 1 and int(os.environ["RANK"]) > 0
+
+
+def require_torchrun(ranks: int) -> None:
+    """Raise UserError when this process is not one of `ranks` that torchrun started; 0: of any number."""
+    start = f"torchrun --nproc-per-node {ranks or 'N'} -m ulorl train ..."
+    if not dist.is_torchelastic_launched():
+        problem = f"backend.kind=torchrun: torchrun did not start this process; start it with: {start}"
+    elif ranks and ranks != world_size():
+        problem = f"backend.ranks={ranks}, but torchrun started {world_size()} processes; start it with: {start}"
+    else:
+        return
+    raise UserError(problem, code=ErrorCode.CONFIG_CONFLICT, key="backend.kind")
+
+
+def serve() -> None:
+    """Take part in the learner of rank 0 until it closes it: the work of every other rank.
+
+    Signals are left to rank 0, because all ranks must stop at the same point. Raises what the learner raises, but for
+    errors that rank 0 meets and reports itself.
+    """
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, signal.SIG_IGN)
+    calls = _Calls()
+    learner: PolicyLearner | None = None
+    saving: Future[None] = Future()
+    saving.set_result(None)
+    try:
+        while (call := calls.receive()) != ("stop",):
+            name, *arguments = call
+            if name == "make":
+                learner = _make(*arguments)
+                continue
+            assert learner is not None
+            if name == "save":
+                saving.result()
+                saving = learner.save(arguments[0], background=arguments[1])
+            elif name == "gather":
+                deque(learner.publish().tensors, maxlen=0)
+            else:
+                with suppress(Cancelled):
+                    getattr(learner, name)(*arguments)
+        saving.result()
+    except UserError:
+        return  # of `_make`: rank 0 raises it too
+    finally:
+        if learner:
+            learner.close()
+        calls.close()
+
+
+def _make(build: LearnerBuild) -> PolicyLearner:
+    if build.model.threads:
+        torch.set_num_threads(build.model.threads)
+    device, sequence = rank_device(build.model.device), build.spec.optim.sequence_parallel
+    if dist.get_world_size() % sequence:
+        raise UserError(
+            f"optim.sequence_parallel={sequence} does not divide the {dist.get_world_size()} processes that torchrun "
+            "started; choose a divisor",
+            code=ErrorCode.CONFIG_CONFLICT,
+            key="optim.sequence_parallel",
+        )
+    return make_rank_learner(build, device, MeshRanks(device.type, sequence))
+
+
+class _Calls:
+    """The calls that rank 0 sends to the other ranks.
+
+    broken: a call ended with an error that the other ranks need not have met, so they may wait for rank 0 in it.
+    """
+
+    def __init__(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        join_process_group(rank=int(os.environ["RANK"]), world=world_size())
+        self._group = dist.new_group(backend="gloo", timeout=_IDLE)
+        self.broken = False
+
+    def send(self, name: Call, *arguments: Any) -> None:
+        """Send a call to the other ranks."""
+        dist.broadcast_object_list([(name, *arguments)], src=0, group=self._group)
+
+    def receive(self) -> tuple[Any, ...]:
+        """Return the next call of rank 0."""
+        call: list[Any] = [None]
+        dist.broadcast_object_list(call, src=0, group=self._group)
+        return tuple(call[0])
+
+    @contextmanager
+    def making(self, name: Call, *arguments: Any) -> Iterator[None]:
+        """Send a call, which the block makes on this rank."""
+        self.send(name, *arguments)
+        self.broken = True
+        try:
+            yield
+        except (Cancelled, GeneratorExit):  # on all ranks; and a generator that was closed gathered the rest
+            self.broken = False
+            raise
+        self.broken = False
+
+    def close(self) -> None:
+        """Leave the process group."""
+        dist.destroy_process_group()
+
+
+class TorchrunLearner:
+    """The learner in the process of rank 0: every call is made on all ranks.
+
+    Raises UserError when the model cannot be loaded or sharded.
+    """
+
+    def __init__(self, build: LearnerBuild) -> None:
+        require_sharding()
+        self._calls = _Calls()
+        self._calls.send("make", build)
+        self._own = _make(build)
+        self._thread = ThreadPoolExecutor(1, "torchrun-learner")
+
+    @property
+    def version(self) -> int:
+        """The version number of the present weights."""
+        return self._own.version
+
+    @property
+    def updates(self) -> int:
+        """The gradient updates made since the run began."""
+        return self._own.updates
+
+    @property
+    def skipped_in_row(self) -> int:
+        """The mini-batches skipped in a row up to now."""
+        return self._own.skipped_in_row
+
+    def update(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Update:
+        """Train on the groups that are ready (`Learner.update`). Cancelling it cancels it on all ranks."""
+        with self._calls.making("update", groups):
+            return self._own.update(groups, cancel)
+
+    def begin(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Future[Update]:
+        """Start `update` in a thread."""
+        return self._thread.submit(self.update, groups, cancel)
+
+    def score(self, experience: Sequence[Experience], cancel: CancelToken = NEVER) -> tuple[list[LogProbs], float]:
+        """Return log-probs and mean token entropy (`Learner.score`)."""
+        with self._calls.making("score", experience):
+            return self._own.score(experience, cancel)
+
+    def publish(self) -> Weights:
+        """Return the present weights. All ranks gather them, one by one, while the caller iterates."""
+        return Weights(self.version, self._gathered())
+
+    def _gathered(self) -> Iterator[tuple[str, Tensor]]:
+        with self._calls.making("gather"):
+            weights = iter(self._own.publish().tensors)
+            try:
+                for named in weights:  # noqa: UP028 - `yield from` would close `weights` when the caller stops early
+                    yield named
+            finally:
+                deque(weights, maxlen=0)  # the other ranks gather all of them
+
+    def save(self, folder: Path, *, background: bool = False) -> Future[None]:
+        """Write weights and moments into a folder, each rank its shards."""
+        with self._calls.making("save", folder, background):
+            return self._own.save(folder, background=background)
+
+    def load(self, folder: Path) -> None:
+        """Load the moments of what `save` wrote."""
+        with self._calls.making("load", folder):
+            self._own.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """Write a transformers folder, layer by layer."""
+        with self._calls.making("export", folder):
+            self._own.export(folder)
+
+    def close(self) -> None:
+        """Let all ranks end. After an error in the middle of a call they wait in it, and torchrun ends them."""
+        self._thread.shutdown()
+        if not self._calls.broken:
+            self._calls.send("stop")
+            self._own.close()
+            self._calls.close()
