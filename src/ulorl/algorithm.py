@@ -55,13 +55,14 @@ def ulorl_step(
 
     Raises Cancelled as long as the weights have not changed; the pools then hold a half-finished step.
     """
-    segments, judged, finished = list[Sample](), list[Future[Scored]](), list[Scored]()
+    segments, judged, finished = list[Sample](), dict[int, Future[Scored]](), list[Scored]()
     for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}             8
         sample = scheduler.end_segment(segment)  # neither EOS nor L: to the unfinished pool, until the next step    9
         segments.append(sample)
         if sample.status is not Status.UNFINISHED:  # EOS or L: to the experience pool, with its reward
-            judged.append(scorer.submit(scheduler.experience.problem(sample.group_id), sample))
-    for scored in scorer.wait(judged, cancel):
+            judged[sample.id] = scorer.submit(scheduler.experience.problem(sample.group_id), sample)
+    segments.sort(key=lambda sample: sample.id)  # the order in which segments end depends on the engines' clocks
+    for scored in scorer.wait([judged[id] for id in sorted(judged)], cancel):
         finished.append(scored)
         scheduler.experience.add(scored)
     engine.sleep()

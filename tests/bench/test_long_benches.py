@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from refusals import refused
-from ulorl.bench import learner_bench, rollout_bench, step_bench, ulysses_bench
+from ulorl.bench import controller_bench, learner_bench, rollout_bench, step_bench, ulysses_bench
 from ulorl.bench.results_page import table
 from ulorl.cli.main import app
 from ulorl.error_codes import ErrorCode
@@ -106,3 +106,10 @@ def test_the_command_writes_its_figures(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bench", "rollout", "--tokens", "32", "--json", str(out)])
     assert result.exit_code == 0, result.output
     assert json.loads(out.read_text())["segments"][-1]["tokens"] == 32
+
+
+def test_the_controller_bench_releases_every_group() -> None:
+    figures = controller_bench.run([80, 160], engines=3)
+    assert [size["samples"] for size in figures["sizes"]] == [80, 160]
+    assert all(len(size["seconds"]) == 4 for size in figures["sizes"])
+    assert "| 160 " in table(figures)

@@ -392,6 +392,7 @@ def test_a_worker_that_does_not_close_is_killed() -> None:
     made.add(request(0))
     made.add(request(1))
     made.step()
+    assert stuck.hangs.wait(SECONDS)
     started = time.monotonic()
     made.close()
     assert time.monotonic() - started < 5

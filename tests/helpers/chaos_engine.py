@@ -26,6 +26,7 @@ class ChaosEngine(ForwardingEngine):
         self._draws, self._chance, self._kinds = draws, chance, tuple(kinds)
         self._killed = threading.Event()
         self._dead = False
+        self.hangs = threading.Event()  # set when a call hangs
 
     def add(self, request: Request) -> None:
         self._fail(("raises", "hangs", "dies"), 0.1)
@@ -61,6 +62,7 @@ class ChaosEngine(ForwardingEngine):
         kind = self._draws.choice([kind for kind in kinds if kind in self._kinds] or [""])
         if kind in ("hangs", "dies"):
             self._dead = kind == "dies"
+            self.hangs.set()
             self._killed.wait(HANG_SECONDS)
         if kind in ("raises", "hangs", "dies"):
             raise OSError(f"chaos: {kind}")

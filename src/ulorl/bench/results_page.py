@@ -29,6 +29,7 @@ TITLES = {
     "learner": "One long sample in the learner: `ulorl bench learner`",
     "ulysses": "One long sample in several processes: `ulorl bench ulysses`",
     "rollout": "One long sample in the engine: `ulorl bench rollout`",
+    "controller": "The controller alone: `ulorl bench controller`",
     "step": "A whole step: `ulorl bench step`",
 }
 WHO = {
@@ -195,6 +196,14 @@ def _rollout(figures: Figures) -> Table:
     return f"{figures['tokens']:,} tokens, which arrived whole.", rows
 
 
+def _controller(figures: Figures) -> Table:
+    rows = [["samples in flight", "seconds of each step", "microseconds a sample"]]
+    for size in figures["sizes"]:
+        seconds = ", ".join(f"{value:.2f}" for value in size["seconds"])
+        rows.append([f"{size['samples']:,}", seconds, f"{size['microseconds_a_sample']:.1f}"])
+    return f"{figures['engines']} engines of {figures['slots']} slots that need no time.", rows
+
+
 def _step(figures: Figures) -> Table:
     rows = [["seconds a step", "rollout", "update", "sync", "whole step", "trained tokens", "trained tokens a second"]]
     for who, seconds in figures["where_the_time_goes"].items():
@@ -215,6 +224,7 @@ _TABLES: dict[str, Callable[[Figures], Table]] = {
     "learner": _learner,
     "ulysses": _ulysses,
     "rollout": _rollout,
+    "controller": _controller,
     "step": _step,
 }
 

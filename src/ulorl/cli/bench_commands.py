@@ -140,6 +140,22 @@ def step(
 
 
 @app.command()
+def controller(
+    samples: Annotated[
+        list[int] | None,
+        typer.Option(min=8, help="in flight at once; repeatable; default 10000, 30000 and 100000"),
+    ] = None,
+    engines: Annotated[int, typer.Option(min=1, help="the number of engines of the fleet")] = 256,
+    json_file: Json = None,
+) -> None:
+    """Measure the controller's own time a step, with engines that need none."""
+    _check(json_file)
+    from ulorl.bench import controller_bench as bench
+
+    _show(bench.run(samples or (10_000, 30_000, 100_000), engines), json_file)
+
+
+@app.command()
 def page(
     results: Annotated[list[Path], typer.Argument(metavar="FILE...", help="what --json wrote")],
     out: Annotated[Path, typer.Option(help="the page to write; pictures go to figures/ beside it")] = Path(

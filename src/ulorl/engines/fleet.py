@@ -226,8 +226,8 @@ class EngineFleet:
         member.occupancy = replace(member.occupancy, tokens=member.occupancy.tokens + work.decode_tokens)
         fault = ""
         try:
-            for segment in progress.segments:
-                self._ended.append(member.requests.take(segment, self.version, aborted=self._stopping))
+            for segment in member.requests.take_all(progress.segments, self.version, aborted=self._stopping):
+                self._ended.append(segment)
                 self._dealer.returned(segment.sample_id)
                 del self._requests[segment.sample_id]
                 self._returned += 1

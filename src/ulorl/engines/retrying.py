@@ -112,8 +112,8 @@ class RetryingEngine:
         with self._watchdog.watching():
             engine = self._usable()
             returned = engine.step()
-        for segment in returned:
-            correct.append(self._requests.take(segment, self.version))
+        for segment in self._requests.take_all(returned, self.version):
+            correct.append(segment)
         self._requests.check_number(engine.pending)
         self._stall.check(self._tokens(), waiting=len(self._requests) > 0)
 

@@ -35,6 +35,28 @@ class SegmentChecks:
             logprobs=request.sampling == self._sampling,
         )
 
+    def all_correct(self, segments: Sequence[Segment], requests: Sequence[Request], version: int) -> bool:
+        """Return whether `check` passes for every segment and its request. A check of all tokens at once, which is much
+        faster than one of each segment; False, too, when a segment is unusual and `check` has to look at it."""
+        lengths = [len(segment.tokens) for segment in segments]
+        if not _fit(segments, requests, lengths):
+            return False
+        tokens, logprobs, versions = (
+            np.concatenate([getattr(segment, name) for segment in segments])
+            for name in ("tokens", "logprobs", "versions")
+        )
+        trained = np.array([request.sampling == self._sampling for request in requests])
+        if not trained.all():
+            logprobs = logprobs[np.repeat(trained, lengths)]
+        ends = np.cumsum(lengths)
+        eos_at = ends[[segment.finish is Finish.EOS for segment in segments]] - 1
+        return bool(
+            ((tokens >= 0) & (tokens < self._vocabulary)).all()
+            and (versions == version).all()
+            and ((logprobs <= ROUNDING) & (logprobs > -np.inf)).all()
+            and np.array_equal(np.flatnonzero(np.isin(tokens, self._eos_ids)), eos_at)
+        )
+
 
 class PendingRequests:
     """The requests that an engine was given and has not returned, in the order in which they were added."""
@@ -65,10 +87,22 @@ class PendingRequests:
         version: of the engine's weights. aborted: whether the engine was asked to abort. Raises ValueError, and keeps
         the request, when none is pending or the segment is not what it asked for.
         """
+        return self._take(segment, version, aborted=aborted, checked=False)
+
+    def take_all(self, segments: Sequence[Segment], version: int, *, aborted: bool = False) -> Iterator[Segment]:
+        """Do what `take` does for each of many segments, and yield them one after the other. Raises ValueError at the
+        first that is wrong."""
+        requests = [request for segment in segments if (request := self._requests.get(segment.sample_id))]
+        checked = len(requests) == len(segments) > 1 and self._checks.all_correct(segments, requests, version)
+        for segment in segments:
+            yield self._take(segment, version, aborted=aborted, checked=checked)
+
+    def _take(self, segment: Segment, version: int, *, aborted: bool, checked: bool) -> Segment:
         request = self._requests.get(segment.sample_id)
         if request is None:
             raise ValueError(f"sample {segment.sample_id} came back, which was not pending")
-        self._checks.check(segment, request, version)
+        if not checked:
+            self._checks.check(segment, request, version)
         if segment.finish is Finish.ABORT and not aborted:
             raise ValueError(f"segment of sample {segment.sample_id}: stopped by the engine itself")
         del self._requests[segment.sample_id]
@@ -82,6 +116,23 @@ class PendingRequests:
     def clear(self) -> None:
         """Remove every request."""
         self._requests.clear()
+
+
+def _fit(segments: Sequence[Segment], requests: Sequence[Request], lengths: Sequence[int]) -> bool:
+    """Return whether types, shapes, lengths and finish reasons of usual segments, of int32 and float32, are right."""
+    for segment, request, n in zip(segments, requests, lengths, strict=True):
+        tokens, logprobs, versions = segment.tokens, segment.logprobs, segment.versions
+        if not (
+            tokens.dtype == versions.dtype == np.int32
+            and logprobs.dtype == np.float32
+            and tokens.shape == logprobs.shape == versions.shape == (n,)
+            and segment.sample_id == request.sample_id
+            and n <= request.max_new_tokens
+            and (n == request.max_new_tokens or segment.finish is not Finish.LENGTH)
+            and (n or segment.finish is not Finish.EOS)
+        ):
+            return False
+    return True
 
 
 def check_request(request: Request, *, vocabulary: int, max_length: int) -> None:

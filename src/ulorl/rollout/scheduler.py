@@ -7,11 +7,10 @@ engine: it returns requests and takes segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from ulorl.rng import sample_seed
+from ulorl.rng import sample_seeds
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.types import Finish, Problem, Prompted, Request, Sample, Sampling, Segment, Status, Tokens
 
@@ -63,7 +62,8 @@ class Scheduler:
         for problem, prompt in new:
             entering += self._open_group(problem, prompt)
         self._in_flight = {sample.id: sample for sample in entering}
-        return [self._request(sample) for sample in entering]
+        seeds = sample_seeds(self.seed, [sample.id for sample in entering])
+        return [self._request(sample, seed) for sample, seed in zip(entering, seeds, strict=True)]
 
     def end_segment(self, segment: Segment) -> Sample:
         """Append a segment to its sample and return the sample. An unfinished sample is put into the unfinished pool; a
@@ -72,8 +72,8 @@ class Scheduler:
         sample = self._in_flight.get(segment.sample_id)
         if sample is None:
             raise ValueError(f"segment of sample {segment.sample_id}, which is not in flight")
-        joined = replace(sample, segments=(*sample.segments, segment))
-        joined = replace(joined, status=self._status(joined, segment))
+        status = self._status(sample, segment)
+        joined = Sample(sample.id, sample.group_id, sample.prompt, (*sample.segments, segment), status)
         del self._in_flight[segment.sample_id]
         if joined.status is Status.UNFINISHED:
             self.unfinished.put(joined)
@@ -89,23 +89,25 @@ class Scheduler:
         """Return how many tokens the next segment may have: never more than the sample has left of L."""
         return min(self.segment_tokens, self.max_tokens - len(sample))
 
-    def _request(self, sample: Sample) -> Request:
+    def _request(self, sample: Sample, seed: int) -> Request:
         return Request(
             sample_id=sample.id,
-            tokens=np.concatenate([sample.prompt, sample.tokens]),
+            tokens=np.concatenate([sample.prompt, *(segment.tokens for segment in sample.segments)]),
             prompt_length=len(sample.prompt),
             max_new_tokens=self._budget(sample),
             sampling=self.sampling,
-            seed=sample_seed(self.seed, sample.id),
+            seed=seed,
         )
 
     def _status(self, sample: Sample, segment: Segment) -> Status:
-        # The engine's finish reason decides, not the length: EOS exactly on a boundary is complete.
-        budget = self._budget(self._in_flight[sample.id])
+        """Return the status of `sample` with `segment` after it. The engine's finish reason decides, not the length:
+        EOS exactly on a boundary is complete."""
+        budget = self._budget(sample)
         if len(segment) > budget:
             raise ValueError(f"sample {sample.id}: {len(segment)} tokens came back, its budget was {budget}")
         if segment.finish is Finish.EOS:
             return Status.COMPLETE
         if segment.finish is Finish.LENGTH and len(segment) < budget:
             raise ValueError(f"sample {sample.id}: finish 'length' after {len(segment)} of {budget} tokens")
-        return Status.TRUNCATED if len(sample) == self.max_tokens else Status.UNFINISHED
+        at_the_end = len(sample) + len(segment) == self.max_tokens
+        return Status.TRUNCATED if at_the_end else Status.UNFINISHED
