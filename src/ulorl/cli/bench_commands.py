@@ -115,6 +115,18 @@ def ulysses(
 
 
 @app.command()
+def memory(json_file: Json = None) -> None:
+    """Compare the plan of `ulorl plan memory` with the measured peak of a learner of two processes."""
+    _check(json_file)
+    from ulorl.bench import memory_bench as bench
+
+    figures = json.dumps(bench.run(), indent=2)
+    print(figures)
+    if json_file:
+        json_file.write_text(figures + "\n", encoding="utf-8")
+
+
+@app.command()
 def rollout(
     tokens: Annotated[int, typer.Option(help="of the output, a multiple of the 8 segments")] = 4096,
     json_file: Json = None,

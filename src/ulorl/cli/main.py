@@ -1,8 +1,8 @@
 """The command line. Every command imports what it needs when it runs, so `--help` answers at once.
 
-Exit codes: 0 done; 1 `reward test` found verdicts that disagree with their labels; 2 a recipe, data, a model folder or
-the command itself is wrong, and the message says where; 75 the engine hung in this process, so give the same command
-again; 130 or 143 interrupted, everything is saved.
+Exit codes: 0 done; 1 `reward test` found verdicts that disagree with their labels, or `plan memory` a run that
+does not fit; 2 a recipe, data, a model folder or the command itself is wrong, and the message says where; 75 the engine
+hung in this process, so give the same command again; 130 or 143 interrupted, everything is saved.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import typer
 from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
 from ulorl.cli.output_options import check_output_file
+from ulorl.cli.plan_commands import app as plan
 from ulorl.cli.reward_commands import app as reward
 from ulorl.cli.verifier_commands import app as verifier
 from ulorl.config.loading import load, load_saved, with_overrides
@@ -42,6 +43,7 @@ tiny = typer.Typer(help="Make the tiny reasoner that ships with the package.", n
 model = typer.Typer(help="Convert model folders.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
+app.add_typer(plan, name="plan")
 app.add_typer(reward, name="reward")
 app.add_typer(verifier, name="verifier")
 app.add_typer(tiny, name="tiny")

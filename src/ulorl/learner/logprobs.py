@@ -228,16 +228,16 @@ class _TokenLogprobs(torch.autograd.Function):
         sums = _Sums(len(targets_N), projection.dtype, hidden_NH.device)
         one_block = len(targets_N) <= options.tokens
         few = one_block and len(targets_N) * len(weight_VH) <= KEPT and any(ctx.needs_input_grad)
-        ctx.kept = [] if few else None  # logits [N, v] of each tile
+        kept: list[Tensor] = []  # logits [N, v] of each tile
         for words in _slices(len(weight_VH), options.words):
             operands = projection.operands(words)
             for rows in _slices(len(targets_N), options.tokens):
                 z_Cv = projection.logits(projection.hidden_NH[rows], *operands)
                 if few:
-                    ctx.kept.append(z_Cv.clone())
+                    kept.append(z_Cv.clone())
                 sums.add(z_Cv, rows, targets_N[rows], words)
         logprobs_N, entropy_N, lse_N = sums.results()
-        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, lse_N)
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, lse_N, *kept)
         ctx.options = options
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
@@ -245,7 +245,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_NH, weight_VH, bias_V, targets_N, lse_N = ctx.saved_tensors
+        hidden_NH, weight_VH, bias_V, targets_N, lse_N, *kept = ctx.saved_tensors
         options: _Options = ctx.options
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         projection = options.projection(hidden_NH, weight_VH, bias_V)
@@ -260,10 +260,10 @@ class _TokenLogprobs(torch.autograd.Function):
             weight_vH, bias_v = projection.operands(words)
             grad_vH: Tensor | None = None
             for i, rows in enumerate(blocks):
-                if ctx.kept is None:
+                if not kept:
                     z_Cv = projection.logits(projection.hidden_NH[rows], weight_vH, bias_v)
                 else:  # a copy, because a retained graph comes here again
-                    z_Cv = ctx.kept[index][rows].clone() if isinstance(rows, slice) else ctx.kept[index][rows]
+                    z_Cv = kept[index][rows].clone() if isinstance(rows, slice) else kept[index][rows]
                 grad_Cv = projection.excess(z_Cv, lse_N[rows], targets_N[rows], words).mul_(grad_N[rows, None])
                 if to_hidden:
                     to_blocks[i] = _plus(to_blocks[i], projection.product(grad_Cv, weight_vH.T))

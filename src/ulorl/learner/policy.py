@@ -54,7 +54,8 @@ class Policy(nn.Module):
     def _token_logprobs(self, batch: Batch | BatchPart) -> tuple[Tensor, Tensor]:
         # No mask: padding is on the right, where causal attention never looks, and a mask would take S x S memory.
         # transformers separates packed samples by their positions (models/attention.py).
-        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+        # No cache of autocast: it would hold a bfloat16 copy of all weights, each of which is used once.
+        with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             hidden_BSH = hidden_states(self.model, batch.input_ids, None, batch.position_ids)
         hidden_NH, head = hidden_BSH.flatten(0, 1)[batch.source_N], head_of(self.model)
         if self.autocast:  # the last norm gives float32: the head, a tenth of a model's arithmetic, would be too
