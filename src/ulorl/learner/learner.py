@@ -20,6 +20,11 @@ from ulorl.learner.update_result import Update
 from ulorl.types import Group, LogProbs
 
 
+class LearnerLost(Exception):  # noqa: N818
+    """A process of the learner died or hung, and with it the weights since the newest checkpoint, from which a new
+    learner can be made."""
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """Published weights of one version.
