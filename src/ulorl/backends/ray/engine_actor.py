@@ -101,10 +101,8 @@ class RayEngineWorker:
         return self._call("sleep")
 
     def close(self) -> Future[None]:
-        """Release memory and processes, and end the actor."""
-        closed = self._call("close")
-        closed.add_done_callback(lambda _: self.kill())
-        return closed
+        """Release memory and processes. The actor ends with the last reference to this worker."""
+        return self._call("close")
 
     def died(self) -> bool:
         """Return whether a call, of which there is always one, has found the process dead."""
