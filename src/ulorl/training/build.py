@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ulorl.backends import torchrun
+from ulorl.backends.ray.ray_preflight import set_environment
 from ulorl.config.tree import Config
 from ulorl.data.problem_stream import ProblemStream
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_retrying_engine, pick_device
 from ulorl.engines.fault_messages import print_to_stderr
-from ulorl.engines.retrying import RetryingEngine
+from ulorl.engines.fleet import FleetSettings
 from ulorl.learner.learner import Learner
 from ulorl.learner.learner_files import is_sharded
 from ulorl.learner.make_learner import LearnerBuild, make_learner
@@ -26,6 +29,9 @@ from ulorl.training.specifications import engine_spec, learner_spec, model_sourc
 from ulorl.training.weight_check import TOLERANCE, WeightCheck
 from ulorl.types import Prompted
 
+if TYPE_CHECKING:
+    from ulorl.backends.ray.ray_backend import RayBackend
+
 
 @dataclass(frozen=True)
 class Components:
@@ -35,33 +41,69 @@ class Components:
     inputs: Inputs
     stream: ProblemStream[Prompted]
     scheduler: Scheduler
-    engine: RetryingEngine
+    engine: Engine
     learner: Learner
     weight_check: WeightCheck
 
 
+@contextmanager
+def opened_backend(cfg: Config) -> Iterator[RayBackend | None]:
+    """With `backend.kind=ray`, join or start a cluster and reserve what the run needs there, for the block; None for
+    other kinds. Raises UserError."""
+    if cfg.backend.kind != "ray":
+        yield None
+        return
+    set_environment(cfg.backend)  # before Ray is imported
+    from ulorl.backends.ray.ray_backend import opened
+
+    engine_gpus = cfg.engine.vllm.tensor_parallel if cfg.engine.kind == "vllm" else 1
+    with opened(cfg.backend, device=cfg.model.device, engine_gpus=engine_gpus, threads=cfg.model.threads) as backend:
+        yield backend
+
+
 def build(
-    cfg: Config, inputs: Inputs, saved: Checkpoint | None = None, on_fault: Callable[[str], None] = print_to_stderr
+    cfg: Config,
+    inputs: Inputs,
+    saved: Checkpoint | None = None,
+    on_fault: Callable[[str], None] = print_to_stderr,
+    backend: RayBackend | None = None,
 ) -> Components:
     """Make the components of a new run, or of a run that resumes from a checkpoint.
 
     saved: the checkpoint; None for a new run. on_fault: called with a line of text at every fault of the engine.
-    Raises UserError when the model cannot be loaded, trained or decoded with these settings.
+    backend: what `opened_backend` returned for the configuration. Raises UserError when the model cannot be loaded,
+    trained or decoded with these settings.
     """
     set_threads(cfg.model.threads)
     torch.manual_seed(cfg.seed)
     counters = saved.counters if saved else NEW_RUN
-    learner = _learner(cfg, inputs, saved)
+    learner = _learner(cfg, inputs, saved, backend)
     weight_check = _weight_check(cfg, inputs)
+    if backend:
+        engine: Engine = _fleet(cfg, inputs, learner, saved, on_fault, backend)
+    else:
+        engine = _engine(cfg, inputs, learner, weight_check, saved, on_fault)
     return Components(
         config=cfg,
         inputs=inputs,
         stream=ProblemStream(inputs.problems, cfg.seed, counters.cursor),
         scheduler=_scheduler(cfg, saved),
-        engine=_engine(cfg, inputs, learner, weight_check, saved, on_fault),
+        engine=engine,
         learner=learner,
         weight_check=weight_check,
     )
+
+
+def with_new_learner(of: Components, saved: Checkpoint | None, backend: RayBackend | None) -> Components:
+    """Return components of the same run whose learner, pools and data cursor are those of a checkpoint, or of the run's
+    beginning without one. The engine stays and gets the weights. Raises LearnerLost when the new learner fails too."""
+    cfg, counters = of.config, saved.counters if saved else NEW_RUN
+    inputs = replace(of.inputs, source=model_source(cfg, str(saved.folder / "model") if saved else None))
+    of.engine.abort()
+    learner = _learner(cfg, inputs, saved, backend)
+    _load_present(of.engine, learner)
+    stream = ProblemStream(inputs.problems, cfg.seed, counters.cursor)
+    return replace(of, inputs=inputs, stream=stream, scheduler=_scheduler(cfg, saved), learner=learner)
 
 
 def set_threads(threads: int) -> None:
@@ -70,7 +112,7 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _learner(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> Learner:
+def _learner(cfg: Config, inputs: Inputs, saved: Checkpoint | None, backend: RayBackend | None) -> Learner:
     counters, pad_id = saved.counters if saved else NEW_RUN, inputs.tokenizer.pad_token_id
     build = LearnerBuild(
         spec=learner_spec(cfg, pad_id=0 if pad_id is None else int(pad_id)),  # any token will do: padding is masked
@@ -80,6 +122,8 @@ def _learner(cfg: Config, inputs: Inputs, saved: Checkpoint | None) -> Learner:
         version=counters.version,
         skipped_in_row=counters.skipped_in_row,
     )
+    if backend:
+        return backend.learner(build)
     if torchrun.world_size() > 1:
         return torchrun.TorchrunLearner(build)
     return make_learner(build, pick_device(cfg.model.device))
@@ -101,7 +145,7 @@ def _engine(
     weight_check: WeightCheck,
     saved: Checkpoint | None,
     on_fault: Callable[[str], None],
-) -> RetryingEngine:
+) -> Engine:
     def renew(engine: Engine) -> None:
         _load_present(engine, learner)
         weight_check(engine, learner)
@@ -118,6 +162,30 @@ def _engine(
     if sharded or (saved and cfg.model.lora.rank):  # the checkpoint's model is without weights, or without adapters
         _load_present(engine, learner)
     return engine
+
+
+def _fleet(
+    cfg: Config,
+    inputs: Inputs,
+    learner: Learner,
+    saved: Checkpoint | None,
+    on_fault: Callable[[str], None],
+    backend: RayBackend,
+) -> Engine:
+    settings = FleetSettings(
+        slots=cfg.engine.slots,
+        group=cfg.rollout.group,
+        max_faults=cfg.engine.max_faults,
+        deadline=cfg.engine.deadline,
+        resume=checkpoint.resume_command(Path(cfg.run.dir)),
+    )
+    # The folder of a checkpoint may be removed before an engine is replaced, so engines start from the model of the run
+    # and get the present weights.
+    spec = engine_spec(cfg, longest=inputs.longest(cfg), version=learner.version)
+    fleet = backend.fleet(spec, model_source(cfg), settings, on_fault)
+    if saved:
+        _load_present(fleet, learner)
+    return fleet
 
 
 def _load_present(engine: Engine, learner: Learner) -> None:

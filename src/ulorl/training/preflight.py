@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from ulorl.answers.normalisation import comparable_question
+from ulorl.backends.ray.ray_preflight import check_ray
 from ulorl.config.data_config import DataConfig
 from ulorl.config.tree import Config
 from ulorl.data.problems import leave_out, load_located, source_of
@@ -195,6 +196,9 @@ def _prefixed(prefix: str, place: Callable[[str], str] = lambda key: key) -> Ite
 
 
 def _check_device(cfg: Config) -> None:
+    if cfg.backend.kind == "ray":
+        check_ray(cfg.backend)
+        return  # the devices are those of the cluster; whether it has them shows when they are reserved
     name = cfg.model.device
     if name.startswith("cuda"):
         there, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)

@@ -21,14 +21,16 @@ from ulorl.engines.factory import make_retrying_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.evaluation.avg_at_k import Evaluation, evaluate
+from ulorl.learner.learner import LearnerLost
 from ulorl.report.html_report import write_report
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
 from ulorl.runs.terminal_lines import print_line
 from ulorl.training import checkpoint
-from ulorl.training.build import Components, build, set_threads
+from ulorl.training.build import Components, build, opened_backend, set_threads
 from ulorl.training.checkpoint import CheckpointWriter, Counters
-from ulorl.training.interrupts import catching_signals
+from ulorl.training.interrupts import Interrupted, catching_signals
+from ulorl.training.learner_restarts import LearnerRestarts, beginning, continuation
 from ulorl.training.loop import Loop
 from ulorl.training.preflight import load_inputs
 from ulorl.training.specifications import engine_spec, evaluation_settings
@@ -155,15 +157,10 @@ def _start(cfg: Config, message: str = "") -> Result:
     run_dir, console = Path(cfg.run.dir), Console()
     run_folder.check_free(cfg)
     inputs = load_inputs(cfg)
-    components = build(cfg, inputs, on_fault=_warn(console))
-    with closing(components.engine), closing(components.learner):
-        with checkpoint.writing(run_dir):
-            run_folder.clear(run_dir)
-            run_folder.save_config(cfg)
-            log = RunLog(run_dir, cfg, console=console)
-        # The evaluation before training is what step 0 still lacks.
-        pending: Metrics | None = {"step": 0, "version": 0} if inputs.held_out else None
-        return _run(components, Counters(problems=inputs.fingerprint, pending=pending), log, message)
+    with opened_backend(cfg) as backend:
+        components = build(cfg, inputs, on_fault=_warn(console), backend=backend)
+        restarts = LearnerRestarts(run_dir, console, backend)
+        return _run_to_end(components, *beginning(cfg, inputs, console), message, restarts)
 
 
 def _resume(cfg: Config, folder: Path, message: str) -> Result:
@@ -182,13 +179,26 @@ def _resume(cfg: Config, folder: Path, message: str) -> Result:
         )
     if load_saved(run_dir / run_folder.CONFIG).optim != cfg.optim:  # changed to fix what made mini-batches be skipped
         saved = replace(saved, counters=replace(saved.counters, skipped_in_row=0))
-    counters = saved.counters
-    components = build(cfg, inputs, saved, _warn(console))
-    with closing(components.engine), closing(components.learner):
-        with checkpoint.writing(run_dir):
-            run_folder.save_config(cfg)
-            log = RunLog(run_dir, cfg, counters.step, console=console, logged=counters.logged)
-        return _run(components, counters, log, f"{message}, from step {counters.step} of {cfg.steps}")
+    with opened_backend(cfg) as backend:
+        components = build(cfg, inputs, saved, _warn(console), backend)
+        restarts = LearnerRestarts(run_dir, console, backend)
+        message = f"{message}, from step {saved.counters.step} of {cfg.steps}"
+        return _run_to_end(components, *continuation(cfg, saved, console), message, restarts)
+
+
+def _run_to_end(
+    components: Components, counters: Counters, log: RunLog, message: str, restarts: LearnerRestarts
+) -> Result:
+    """Run, from the newest checkpoint again whenever the learner is lost, and close the components."""
+    with closing(components.engine):
+        while True:
+            try:
+                with closing(components.learner):
+                    return _run(components, counters, log, message)
+            except LearnerLost as error:
+                lost = error
+            components, counters, log = restarts.restart(components, lost)
+            message = ""
 
 
 def _run(components: Components, counters: Counters, log: RunLog, message: str) -> Result:
@@ -199,7 +209,14 @@ def _run(components: Components, counters: Counters, log: RunLog, message: str) 
         if message:
             log.print(message)
         loop = Loop(components, log, writer, interrupts, counters)
-        loop.run()
+        try:
+            loop.run()
+        except LearnerLost:
+            if not interrupts.received:
+                raise
+            folder = checkpoint.newest(run_dir)
+            step = checkpoint.step_of(folder) if folder else 0
+            raise Interrupted(run_dir, step, interrupts.received) from None
         with checkpoint.writing(run_dir):
             _save_model(components, model)
             report = write_report(run_dir)

@@ -30,8 +30,8 @@ START_SECONDS = 1800.0  # for making an engine
 class EngineActor:
     """The process of an engine.
 
-    visible: CUDA_VISIBLE_DEVICES, where Ray does not set it. What the constructor raises is raised by `ready`: Ray would
-    only pass its text on.
+    visible: CUDA_VISIBLE_DEVICES, where Ray does not set it. `ready` raises what the constructor raised: Ray would only
+    pass its text on.
     """
 
     def __init__(self, spec: EngineSpec, source: ModelSource, visible: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -83,7 +84,8 @@ class RankActor:
         if name in CANCELLABLE:
             arguments = (*arguments, self._token(number))
         try:
-            result = getattr(self, f"_{name}", getattr(self._learner, name, None))(*arguments)
+            own: dict[str, Callable[..., Any]] = {"save": self._save, "publish": self._publish}
+            result = (own.get(name) or getattr(self._learner, name))(*arguments)
         except Cancelled:  # Ray would take it for the end of the process
             return self._answer(cancelled=True)
         finally:
