@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tiny_learner import GROUPS, V, group
@@ -96,15 +95,6 @@ def train(learner: PolicyLearner, case: Case) -> list[dict[str, Any]]:
 
 def whole_weights(learner: PolicyLearner) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in learner.publish().tensors}
-
-
-def whole_gradients(learner: PolicyLearner) -> dict[str, Tensor]:
-    found = {}
-    for name, p in learner.model.named_parameters():
-        grad = p.grad
-        assert grad is not None, name
-        found[name] = (grad.full_tensor() if isinstance(grad, DTensor) else grad).clone()
-    return found
 
 
 def one_process(case: Case, folder: Path) -> PolicyLearner:
