@@ -13,7 +13,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from processes import run_processes
-from rank_learner import Case, of_ranks, one_process, save_models, train, whole_weights
+from rank_learner import BATCHES, CPU, Case, of_ranks, one_process, save_models, train, whole_weights
+from refusals import refused
+from ulorl.cancellation import Cancelled, CancelToken
+from ulorl.config.model_config import LoraConfig, ModelConfig
+from ulorl.error_codes import ErrorCode
+from ulorl.learner.make_learner import make_learner, make_rank_learner
+from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.learner.ranks import MeshRanks
 
 pytestmark = pytest.mark.slow

@@ -57,7 +57,7 @@ def sharded_writer(
 
     group: all ranks, for this function only: it may run in a thread.
     """
-    tensors = {**_weights(model), **optimizer.state()}
+    tensors = {**saved_tensors(model), **optimizer.state()}
     if copy:
         tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
 
@@ -80,7 +80,7 @@ def load_weights(model: PreTrainedModel, folder: Path, source: ModelSource) -> N
     """Fill a model of `make_empty_model(source)`, which has memory by now, whole or sharded, with the weights of a
     sharded checkpoint."""
     complete_model(model, WeightConversion(make_meta_model(source)))
-    load_sharded(folder / SHARDS, _weights(model))
+    load_sharded(folder / SHARDS, saved_tensors(model))
 
 
 def load_moments(optimizer: Optimizer, folder: Path) -> None:
@@ -95,7 +95,7 @@ def load_moments(optimizer: Optimizer, folder: Path) -> None:
     optimizer.load_state({**moments, "updates": updates})
 
 
-def _weights(model: PreTrainedModel) -> Tensors:
+def saved_tensors(model: PreTrainedModel) -> Tensors:
     """Return parameters and saved buffers by name, tied ones once."""
     state, shown = model.state_dict(), {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     return {name: tensor for name, tensor in state.items() if name in shown}

@@ -9,7 +9,7 @@ Shapes: T tokens of a sample, N output tokens of a micro-batch, B its samples, S
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +128,7 @@ class PolicyLearner:
         if not norms:
             return Update(groups_dropped=dropped, groups_unscored=unscored, skipped=tuple(skipped))
         self.version += 1
-        sums = UpdateSums.total(self.ranks.gather(sums))
+        sums = UpdateSums.total(self.ranks.gather_shares(sums))
         means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
         return Update(len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped))
 
@@ -161,7 +161,7 @@ class PolicyLearner:
             lengths = [len(experience[i].row.tokens) for i in indices]
             for i, part in zip(indices, torch.split(logprobs_N.cpu(), lengths), strict=True):
                 own[i] = part.numpy()
-        parts = self.ranks.gather((own, entropy))
+        parts = self.ranks.gather_shares((own, entropy))
         logprobs = {i: row for rows, _ in parts for i, row in rows.items()}
         tokens = sum(len(e.row.tokens) for e in experience)
         return [logprobs[i] for i in range(len(experience))], sum(part for _, part in parts) / tokens
@@ -262,11 +262,7 @@ class PolicyLearner:
     def publish(self) -> Weights:
         """Return the present weights by the plain model's parameter names; LoRA adapters are merged. Of a sharded model
         every rank iterates over them, because they are gathered one by one."""
-        return Weights(self.version, self._whole_weights())
-
-    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in plain_weights(self.model):
-            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return Weights(self.version, _whole(plain_weights(self.model)))
 
     def save(self, folder: Path, *, background: bool = False) -> Future[None]:
         """Write weights and moments into a folder; in the background, from a copy of now."""
@@ -289,10 +285,12 @@ class PolicyLearner:
         """Write a transformers folder; LoRA adapters are merged into the weights."""
         if self._files is None:
             save_merged(self.model, folder)
-        elif self.ranks.rank:
-            deque(self._whole_weights(), maxlen=0)  # gather with the first rank, which writes
+            return
+        tensors = _whole(learner_files.saved_tensors(self.model).items())
+        if self.ranks.rank:
+            deque(tensors, maxlen=0)  # gather with the first rank, which writes
         else:
-            export_streamed(self._whole_weights(), self.model, folder)
+            export_streamed(tensors, self.model, folder)
 
     def close(self) -> None:
         """Wait for what is being written, and release the thread."""
@@ -314,6 +312,12 @@ def make_policy(model: PreTrainedModel, spec: LearnerSpec) -> Policy:
         recompute_activations(model)
     autocast = spec.optim.autocast == "bfloat16"
     return Policy(model, spec.temperature, autocast=autocast, cpu_kernels=spec.cpu_kernels)
+
+
+def _whole(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor whole; a sharded one is gathered, by all ranks together, when its turn comes."""
+    for name, tensor in named:
+        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _infinite(loss_sum: Tensor, ids: tuple[int, ...]) -> Skipped | None:

@@ -53,7 +53,11 @@ class Ranks(Protocol):
         ...
 
     def gather(self, value: T) -> list[T]:
-        """Return the value of each data index, in their order."""
+        """Return the value of each rank, in their order."""
+        ...
+
+    def gather_shares(self, value: T) -> list[T]:
+        """Return the value of each data index, in their order; ranks of one data index have the same."""
         ...
 
 
@@ -74,6 +78,8 @@ class OneRank:
     def gather(self, value: T) -> list[T]:
         """Return the value as the only one."""
         return [value]
+
+    gather_shares = gather
 
 
 ONE_RANK = OneRank()
@@ -103,10 +109,14 @@ class MeshRanks:
         return tuple(bool(flag) for flag in set_anywhere.tolist())
 
     def gather(self, value: T) -> list[T]:
-        """Return the value of each data index, in their order; ranks of one data index have the same."""
+        """Return the value of each rank, in their order."""
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
-        return values[:: self.sequence]
+        return values
+
+    def gather_shares(self, value: T) -> list[T]:
+        """Return the value of each data index, in their order; ranks of one data index have the same."""
+        return self.gather(value)[:: self.sequence]
 
 
 def join_process_group(*, rank: int, world: int, init_method: str = "env://", timeout: timedelta | None = None) -> None:
