@@ -98,13 +98,6 @@ def _make(build: LearnerBuild) -> PolicyLearner:
     if build.model.threads:
         torch.set_num_threads(build.model.threads)
     device, sequence = rank_device(build.model.device), build.spec.optim.sequence_parallel
-    if dist.get_world_size() % sequence:
-        raise UserError(
-            f"optim.sequence_parallel={sequence} does not divide the {dist.get_world_size()} processes that torchrun "
-            "started; choose a divisor",
-            code=ErrorCode.CONFIG_CONFLICT,
-            key="optim.sequence_parallel",
-        )
     return make_rank_learner(build, device, MeshRanks(device.type, sequence))
 
 

@@ -11,14 +11,14 @@ from ulorl.config.unions import ByKind
 
 
 class LocalBackendConfig(StrictConfig):
-    """One process: a learner on one device and one engine."""
+    """One process with a learner on one device and one engine; under torchrun, the same as `torchrun`."""
 
     kind: Literal["local"] = "local"
 
     @property
-    def learner_ranks(self) -> int:
-        """The processes that share the learner."""
-        return 1
+    def learner_ranks(self) -> int | None:
+        """The processes that share the learner; None: as many as torchrun started, 1 without it."""
+        return None
 
 
 class TorchrunBackendConfig(StrictConfig):
@@ -28,9 +28,9 @@ class TorchrunBackendConfig(StrictConfig):
     ranks: Natural = Field(default=0, description="the processes that share the learner; 0: as many as torchrun starts")
 
     @property
-    def learner_ranks(self) -> int:
-        """The processes that share the learner, 1 when only torchrun knows their number."""
-        return self.ranks or 1
+    def learner_ranks(self) -> int | None:
+        """The processes that share the learner; None: as many as torchrun started."""
+        return self.ranks or None
 
 
 class RayBackendConfig(StrictConfig):
@@ -65,7 +65,7 @@ class RayBackendConfig(StrictConfig):
 BackendConfig: TypeAlias = Annotated[
     LocalBackendConfig | TorchrunBackendConfig | RayBackendConfig,
     ByKind(
-        "local: one process; torchrun: the learner is shared by the processes that torchrun starts; ray: Ray places "
+        "local: one process, or those that torchrun started; torchrun: refuse to run without it; ray: Ray places "
         "learner processes and engines on a cluster (extra ray)"
     ),
 ]

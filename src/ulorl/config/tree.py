@@ -121,13 +121,12 @@ class Config(StrictConfig):
                 "mini-batch holds at least one",
             )
         ranks, sequence = self.backend.learner_ranks, optim.sequence_parallel
-        if ranks % sequence and not (self.backend.kind == "torchrun" and not self.backend.ranks):
+        if ranks and ranks % sequence:
             yield Finding(
                 "optim.sequence_parallel",
-                f"{sequence} does not divide the {ranks} processes of the learner (backend.ranks, with "
-                "backend.kind=torchrun or ray); choose a divisor",
+                f"{sequence} does not divide the {ranks} processes of the learner (backend.ranks); choose a divisor",
             )
-        if ranks > 1 and model.lora.rank:
+        if (ranks or 1) > 1 and model.lora.rank:
             yield Finding(
                 "model.lora.rank",
                 f"{model.lora.rank} needs a learner of one process: adapters are not sharded (backend.ranks={ranks})",

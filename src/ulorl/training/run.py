@@ -149,6 +149,14 @@ def _check_backend(cfg: Config) -> None:
             code=ErrorCode.CONFIG_CONFLICT,
             key="backend.kind",
         )
+    sequence, started = cfg.optim.sequence_parallel, torchrun.world_size()
+    if cfg.backend.kind != "ray" and started % sequence:
+        raise UserError(
+            f"optim.sequence_parallel={sequence} does not divide the number of processes that share the learner, "
+            f"{started}; start a multiple of it with torchrun --nproc-per-node",
+            code=ErrorCode.CONFIG_CONFLICT,
+            key="optim.sequence_parallel",
+        )
 
 
 def _start(cfg: Config, message: str = "") -> Result:
