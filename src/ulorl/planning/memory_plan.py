@@ -137,7 +137,7 @@ def _combinations(sizes: ModelSizes, setting: RunSetting) -> Iterator[tuple[floa
 
 def _more_ranks(_sizes: ModelSizes, setting: RunSetting) -> Iterator[_Step]:
     ranks, kind = setting.learner.ranks, "" if setting.backend != "local" else "backend.kind=torchrun "
-    for doublings in range(1, 7):
+    for doublings in range(1, 7) if not setting.learner.lora_rank else ():
         if (more := ranks * 2**doublings) <= _MOST_RANKS:
             changed = replace(setting, learner=replace(setting.learner, ranks=more))
             yield _Step(8.0 * doublings, f"{kind}backend.ranks={more}", changed)
@@ -196,6 +196,6 @@ def _engine_share(_sizes: ModelSizes, setting: RunSetting) -> Iterator[_Step]:
 
 
 def _lora(_sizes: ModelSizes, setting: RunSetting) -> Iterator[_Step]:
-    if not setting.learner.lora_rank:
+    if not setting.learner.lora_rank and setting.learner.ranks == 1:  # adapters are not sharded
         changed = replace(setting, learner=replace(setting.learner, lora_rank=LORA_RANK))
         yield _Step(20, f"model.lora.rank={LORA_RANK}", changed)

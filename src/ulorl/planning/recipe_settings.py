@@ -39,7 +39,7 @@ def learner_setting(config: Config) -> LearnerSetting:
             key="backend.ranks",
         )
     return LearnerSetting(
-        ranks=backend.learner_ranks,
+        ranks=backend.learner_ranks or 1,
         sequence=optim.sequence_parallel,
         dtype=config.model.dtype,
         autocast=optim.autocast == "bfloat16",
@@ -82,7 +82,8 @@ def _sharing(config: Config) -> Sharing:
     if engine.kind == "torch":
         return "together"
     _, _, number = config.model.device.partition(":")
-    learner = set(range(backend.learner_ranks)) if backend.learner_ranks > 1 else {int(number or 0)}
+    ranks = backend.learner_ranks or 1
+    learner = set(range(ranks)) if ranks > 1 else {int(number or 0)}
     if learner.isdisjoint(engine.vllm.devices or range(engine.vllm.tensor_parallel)):
         return "no"
     return "turns" if engine.vllm.sleep else "together"
