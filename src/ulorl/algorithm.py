@@ -14,7 +14,7 @@ from typing import Protocol
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
-from ulorl.learner.learner import Learner
+from ulorl.learner.learner import Trainer
 from ulorl.learner.update_result import Update
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Group, Problem, Prompted, Sample, Scored, Status
@@ -41,13 +41,14 @@ class Step:
     finished: tuple[Scored, ...]  # the complete and truncated ones among them
     groups: tuple[Group, ...]  # the groups released to the update
     update: Update
+    released: tuple[Group, ...] | None = None  # with overlap: the groups released to the update of the next step
 
 
 def ulorl_step(
     scheduler: Scheduler,
     engine: Engine,
     scorer: SampleScorer,
-    learner: Learner,
+    learner: Trainer,
     new: Sequence[Prompted],
     cancel: CancelToken = NEVER,
 ) -> Step:

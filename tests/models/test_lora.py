@@ -20,7 +20,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.model_checks import check_head
 from ulorl.models.head import head_of, hidden_states
-from ulorl.models.lora import ADAPTERS, add_lora, plain_weights, save_exact, save_merged
+from ulorl.models.lora import ADAPTERS, PlainWeights, add_lora, save_exact, save_merged
 from ulorl.models.meta_model import checkpoint_names
 from ulorl.models.model_loading import load_model, recompute_activations
 from ulorl.models.model_source import ModelSource
@@ -57,10 +57,8 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 def test_merged_weights_are_the_plain_models_and_compute_what_the_adapted_model_does(kind: str) -> None:
     plain, begun, model = make(kind).eval(), adapted(kind, None), adapted(kind)
     before = dict(plain.named_parameters())
-    assert all(
-        torch.equal(tensor, before[name]) for name, tensor in plain_weights(begun)
-    )  # B is 0: nothing changes yet
-    after = dict(plain_weights(model))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in PlainWeights(begun))  # B is 0: nothing changes yet
+    after = dict(PlainWeights(model))
     assert after.keys() == before.keys()
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {name for name in after if after[name].ndim > 1 and not ("embed" in name or "lm_head" in name)}
@@ -74,7 +72,7 @@ def test_merged_weights_are_the_plain_models_and_compute_what_the_adapted_model_
 def test_a_merged_weight_by_hand() -> None:
     model = adapted("Qwen3")
     q = model.model.layers[1].self_attn.q_proj
-    merged = dict(plain_weights(model))["model.layers.1.self_attn.q_proj.weight"]
+    merged = dict(PlainWeights(model))["model.layers.1.self_attn.q_proj.weight"]
     by_hand = q.base_layer.weight + 6 / 3 * q.lora_B.default.weight @ q.lora_A.default.weight  # alpha / rank
     torch.testing.assert_close(merged, by_hand.detach())
 
@@ -86,7 +84,7 @@ def test_merging_leaves_the_base_as_it_was() -> None:
     for step in range(20):
         for parameter in trained(model).values():
             parameter.data.add_(0.1 * (-1) ** step)
-        list(plain_weights(model))
+        list(PlainWeights(model))
     for parameter, start in zip(trained(model).values(), begun, strict=True):
         parameter.data.copy_(start)
     assert all(
@@ -94,8 +92,8 @@ def test_merging_leaves_the_base_as_it_was() -> None:
         for name, p in model.named_parameters()
         if name not in trained(model)
     )
-    again = dict(plain_weights(model))
-    assert all(torch.equal(tensor, again[name]) for name, tensor in plain_weights(adapted("Qwen3")))
+    again = dict(PlainWeights(model))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in PlainWeights(adapted("Qwen3")))
 
 
 @pytest.mark.parametrize("kind", ["Qwen3", "Qwen3Moe"])
@@ -119,7 +117,7 @@ def test_adapters_of_a_bfloat16_model_are_float32() -> None:
     model = make("Qwen3").eval().to(torch.bfloat16)
     add_lora(model, LoraConfig(rank=3))
     assert {p.dtype for p in trained(model).values()} == {torch.float32}
-    assert {tensor.dtype for _, tensor in plain_weights(model)} == {torch.bfloat16}
+    assert {tensor.dtype for _, tensor in PlainWeights(model)} == {torch.bfloat16}
     assert hidden_states(model, IDS, None, None).dtype == torch.bfloat16
 
 
@@ -137,7 +135,7 @@ def test_saved_folders(kind: str, tmp_path: Path) -> None:
     files = [load_file(tmp_path / folder / "model.safetensors") for folder in ("base", "merged")]
     assert files[0].keys() == files[1].keys()
     to_files = checkpoint_names(ModelSource(str(tmp_path / "base")))
-    assert dict(to_files(plain_weights(source))).keys() >= files[0].keys()
+    assert dict(to_files(PlainWeights(source))).keys() >= files[0].keys()
 
     save_exact(source, tmp_path / "exact")
     again = load_model(ModelSource(str(tmp_path / "exact" / "model")), dtype=torch.float32, device="cpu")
@@ -151,7 +149,7 @@ def test_saved_folders(kind: str, tmp_path: Path) -> None:
 def test_the_engine_takes_merged_weights() -> None:
     model = adapted("Qwen3Moe")
     engine = TorchEngine(make("Qwen3Moe"), eos_ids=(), slots=2, prefill_tokens=16)
-    engine.load_weights(plain_weights(model), 1)
+    engine.load_weights(PlainWeights(model), 1)
     torch.testing.assert_close(logits(engine._model), logits(model), atol=5e-5, rtol=1e-4)
 
 

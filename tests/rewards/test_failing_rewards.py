@@ -17,6 +17,7 @@ import pytest
 import ulorl
 from paths import QUICKSTART
 from refusals import refused
+from ulorl.algorithm import ulorl_step
 from ulorl.config.reward_config import FunctionRewardConfig
 from ulorl.config.training_config import ObjectiveConfig
 from ulorl.engines.scripted import ScriptedEngine
@@ -279,7 +280,11 @@ def test_a_group_with_an_unscored_sample_is_released_whole_counted_and_stored(tm
         calls.append(problem.id)
         return failing_for("7")(problem, text) if problem.id == "p2" else failing_for()(problem, text)
 
-    measured = measured_step(scheduler, engine, scorer(reward), Learner(), new)  # type: ignore[arg-type]
+    measured = measured_step(
+        lambda recorder: ulorl_step(scheduler, recorder, scorer(reward), Learner(), new),
+        engine,
+        Learner(),  # type: ignore[arg-type]
+    )
     step = measured.step
     assert calls == ["p1", "p1", "p2", "p2", "p2", "p2"]  # 2 retries
     assert [[m.reward for m in group.members] for group in step.groups] == [[1.0, 0.0], [1.0, None]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -31,9 +32,14 @@ def make_sample(id: int, segments: list[int], status: Status) -> Sample:
     return Sample(id, id // 2, draw.integers(0, 1000, 1 + id % 4).astype(np.int32), parts, status)
 
 
-def make_pools(unfinished: list[list[int]], finished: list[list[int]]) -> Pools:
-    """Samples 2i are finished, with a sibling that is not: their groups stay open."""
+def make_pools(unfinished: list[list[int]], finished: list[list[int]], released: int = 0) -> Pools:
+    """Samples 2i are finished, with a sibling that is not: their groups stay open. Groups from 100 on are released."""
     experience = ExperiencePool(2)
+    for id in range(100, 100 + released):
+        experience.open(id, Problem(f"p{id}", "?"))
+        for sample_id in (2 * id + 1, 2 * id):
+            experience.add(Scored(make_sample(sample_id, [2, id % 3], Status.COMPLETE), 1.0, "text", answer=None))
+    experience.keep(experience.release())
     for i, segments in enumerate(finished):
         experience.open(i, Problem(f"p{i}", "2+2\u2026?", "4", {"n": [1, None]}))
         status = Status.COMPLETE if i % 2 else Status.TRUNCATED
@@ -49,18 +55,21 @@ def facts(pools: Pools) -> object:
                  for p in s.segments]  # fmt: skip
         return s.id, s.group_id, s.prompt.tolist(), s.status, parts, s.tokens.dtype, s.logprobs.dtype
 
-    groups = {
-        id: (g.problem, [(plain(m.sample), m.reward, m.text, m.error) for m in g.members.values()])
-        for id, g in pools.experience.open_groups.items()
-    }
-    return [plain(s) for s in pools.unfinished], groups
+    def members(scored: Iterable[Scored]) -> object:
+        return [(plain(m.sample), m.reward, m.text, m.error, m.answer) for m in scored]
+
+    experience = pools.experience
+    groups = {id: (g.problem, members(g.members.values())) for id, g in experience.open_groups.items()}
+    released = [(g.id, g.problem, members(g.members)) for g in experience.released]
+    return [plain(s) for s in pools.unfinished], groups, released
 
 
 @settings(deadline=None, max_examples=60)
-@given(unfinished=st.lists(lengths, max_size=4), finished=st.lists(lengths, max_size=4))
-def test_what_is_dumped_is_read_again(unfinished: list[list[int]], finished: list[list[int]]) -> None:
-    pools = make_pools(unfinished, finished)
+@given(unfinished=st.lists(lengths, max_size=4), finished=st.lists(lengths, max_size=4), released=st.integers(0, 2))
+def test_what_is_dumped_is_read_again(unfinished: list[list[int]], finished: list[list[int]], released: int) -> None:
+    pools = make_pools(unfinished, finished, released)
     meta, arrays = dump(pools)
+    assert ("released" in meta) == bool(released)  # without overlap, checkpoints are those of earlier versions
     assert facts(read(json.loads(json.dumps(meta)), arrays, 2)) == facts(pools)
     if arrays["tokens"].size:
         with pytest.raises(ValueError, match="do not add up"):
@@ -68,12 +77,13 @@ def test_what_is_dumped_is_read_again(unfinished: list[list[int]], finished: lis
 
 
 def test_a_copy_does_not_change() -> None:
-    pools = make_pools([[2]], [[3], [1, 1]])
+    pools = make_pools([[2]], [[3], [1, 1]], released=1)
     copy = pools.copy()
     before = facts(copy)
     pools.unfinished.take_all()
     pools.experience.add(Scored(make_sample(1, [4], Status.COMPLETE), 1.0, "late"))
-    pools.experience.release()
+    pools.experience.keep(pools.experience.release())
+    pools.experience.take_released()
     pools.experience.open(9, Problem("p9", "?"))
     assert facts(copy) == before
     assert facts(pools) != before

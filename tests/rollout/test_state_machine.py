@@ -1,7 +1,7 @@
 """Any order of moves over scheduler, pools, engine and checkpoints: groups enter, tokens are drawn, steps fail,
 requests are stopped, groups leave, weights change, the run is saved, and crashes at any point. After every move:
 
- 1. every sample is in exactly one place: in flight, unfinished, waiting for siblings, or released
+ 1. every sample is in exactly one place: in flight, unfinished, waiting for siblings, kept for the update, or trained
  2. a group is released once, whole, with finished samples only
  3. a sample's remaining budget never grows, and no request asks for more than it
  4. versions never decrease along a sample, and none is newer than the weights
@@ -72,7 +72,7 @@ class World:
     def __init__(self) -> None:
         self.version = 0
         self.faults: list[str] = []
-        self.released: list[Group] = []
+        self.trained: list[Group] = []
         self.budgets: dict[int, int] = {}  # of each sample, when it was last given out
         self.asked: list[Request] = []
         self._start(Pools(UnfinishedPool(), ExperiencePool(GROUP)), next_group=0)
@@ -120,7 +120,10 @@ class World:
             )
 
     def release(self) -> None:
-        self.released += self.scheduler.experience.release()
+        self.scheduler.experience.keep(self.scheduler.experience.release())
+
+    def train(self) -> None:
+        self.trained += self.scheduler.experience.take_released()
 
     def update(self) -> None:
         self.version += 1
@@ -132,7 +135,7 @@ class World:
     def _saved(self) -> tuple[str, bytes]:
         pools = Pools(self.scheduler.unfinished, self.scheduler.experience)
         meta, arrays = pool_io.dump(pools)
-        counters = {"version": self.version, "next_group": self.scheduler.next_group, "released": len(self.released)}
+        counters = {"version": self.version, "next_group": self.scheduler.next_group, "trained": len(self.trained)}
         return json.dumps({**meta, **counters, "budgets": list(self.budgets.items())}), save(arrays)
 
     def crash(self) -> None:
@@ -141,7 +144,7 @@ class World:
         self.engine.close()
         self.version, self.faults = state["version"], []
         self.budgets = {id: budget for id, budget in state["budgets"]}
-        del self.released[state["released"] :]
+        del self.trained[state["trained"] :]
         self.asked = []
         self._start(pool_io.read(state, load(self.saved[1]), GROUP), state["next_group"])
 
@@ -152,7 +155,8 @@ class World:
             "in flight": list(self.scheduler._in_flight.values()),
             "unfinished": list(self.scheduler.unfinished),
             "waiting": [scored.sample for group in groups for scored in group.members.values()],
-            "released": [member.sample for group in self.released for member in group.members],
+            "kept": [m.sample for group in self.scheduler.experience.released for m in group.members],
+            "trained": [member.sample for group in self.trained for member in group.members],
         }
 
 
@@ -196,7 +200,19 @@ class Machine(RuleBasedStateMachine):
         while self.busy():
             self.both(lambda world: world.step())
         self.both(lambda world: world.release())
+        self.both(lambda world: world.train())
         self.both(lambda world: world.update())
+
+    @precondition(idle)
+    @rule(problems=st.integers(0, 3))
+    def whole_overlapped_step(self, problems: int) -> None:
+        """As `overlapped_step.overlapped_step` moves."""
+        self.both(lambda world: world.train())
+        self.both(lambda world: world.begin(problems))
+        while self.busy():
+            self.both(lambda world: world.step())
+        self.both(lambda world: world.update())
+        self.both(lambda world: world.release())
 
     @precondition(busy)
     @rule()
@@ -206,6 +222,10 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         self.both(lambda world: world.release())
+
+    @rule()
+    def train(self) -> None:
+        self.both(lambda world: world.train())
 
     @precondition(idle)
     @rule()
@@ -239,10 +259,11 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def groups_leave_once_and_whole(self) -> None:
         for world in self.worlds:
-            ids = [group.id for group in world.released]
+            gone = [*world.scheduler.experience.released, *world.trained]
+            ids = [group.id for group in gone]
             assert len(set(ids)) == len(ids)
             assert not set(ids) & world.scheduler.experience.open_groups.keys()
-            for group in world.released:
+            for group in gone:
                 assert [m.sample.id for m in group.members] == list(range(group.id * GROUP, (group.id + 1) * GROUP))
                 assert all(m.sample.status is not Status.UNFINISHED for m in group.members)
                 assert group.problem.id == str(group.id)
@@ -278,7 +299,7 @@ class Machine(RuleBasedStateMachine):
                         Status.COMPLETE if ended else Status.TRUNCATED if len(tokens) == LIMIT else Status.UNFINISHED
                     )
                     assert sample.status is status
-                    assert (place in ("waiting", "released")) == (status is not Status.UNFINISHED)
+                    assert (place in ("waiting", "kept", "trained")) == (status is not Status.UNFINISHED)
                     assert all(s.finish is not Finish.EOS for s in sample.segments[:-1])
 
     @invariant()
@@ -299,8 +320,9 @@ class Machine(RuleBasedStateMachine):
                     world.step()
                 world.begin(0)
             world.release()
-            assert [len(samples) for samples in world.samples().values()][:3] == [0, 0, 0]
-            assert len(world.released) == world.scheduler.next_group
+            world.train()
+            assert [len(samples) for samples in world.samples().values()][:4] == [0, 0, 0, 0]
+            assert len(world.trained) == world.scheduler.next_group
             world.engine.close()
 
 

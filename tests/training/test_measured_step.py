@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from scorers import ScorerOf
+from ulorl.algorithm import Step, ulorl_step
+from ulorl.engines.engine import Engine
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
@@ -50,7 +52,11 @@ def test_the_weights_are_checked_when_they_change_and_progress_is_reported() -> 
 
     def step(*problems: str) -> MeasuredStep:
         new = [(Problem(p, p), np.array([7], np.int32)) for p in problems]
-        return measured_step(scheduler, engine, Right(), learner, new, check, lambda: segments.append(1))  # type: ignore[arg-type]
+
+        def make_step(recorder: Engine) -> Step:
+            return ulorl_step(scheduler, recorder, Right(), learner, new)
+
+        return measured_step(make_step, engine, learner, check, lambda: segments.append(1))  # type: ignore[arg-type]
 
     first, second = step("a"), step()
     assert (first.weight_mismatch, first.work.decode_tokens, first.step.update.steps) == (None, 4, 0)

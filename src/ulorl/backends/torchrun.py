@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -141,6 +141,16 @@ class _Calls:
         dist.destroy_process_group()
 
 
+class _Gathered:
+    """Weights that all ranks gather at each iteration."""
+
+    def __init__(self, gather: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
+        self._gather = gather
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self._gather()
+
+
 class TorchrunLearner:
     """The learner in the process of rank 0: every call is made on all ranks.
 
@@ -184,8 +194,12 @@ class TorchrunLearner:
             return self._own.score(experience, cancel)
 
     def publish(self) -> Weights:
-        """Return the present weights. All ranks gather them, one by one, while the caller iterates."""
-        return Weights(self.version, self._gathered())
+        """Return the present weights. All ranks gather them, one by one: with `rollout.overlap` now, for a copy in this
+        process, otherwise whenever the caller iterates."""
+        if self._own.spec.copy_published:
+            with self._calls.making("gather"):
+                return self._own.publish()
+        return Weights(self.version, _Gathered(self._gathered))
 
     def _gathered(self) -> Iterator[tuple[str, Tensor]]:
         with self._calls.making("gather"):

@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -37,13 +38,15 @@ from typing import Any
 import torch
 import transformers
 
+from ulorl.algorithm import Step, ulorl_step
 from ulorl.bench.machine_facts import facts, installed
 from ulorl.config import loading
 from ulorl.data.countdown import problems as countdown
-from ulorl.training.build import build
+from ulorl.engines.engine import Engine
+from ulorl.training.build import Components, build
 from ulorl.training.measured_step import measured_step
 from ulorl.training.preflight import load_inputs
-from ulorl.types import Problem
+from ulorl.types import Problem, Prompted
 from ulorl.warmup.countdown_tokenizer import build_tokenizer
 
 GROUP = 8
@@ -156,13 +159,16 @@ def _ours(path: Path, prompts: int, max_tokens: int, segments: int) -> Generator
         for number in count():
             new = [parts.stream.next() for _ in range(prompts)]
             started = time.process_time()
-            step = measured_step(
-                parts.scheduler, parts.engine, parts.inputs.scorer, parts.learner, new, parts.weight_check
-            )
+            make_step = partial(_step, parts, new)
+            step = measured_step(make_step, parts.engine, parts.learner, parts.weight_check)
             if number >= segments:
                 phases = (step.rollout_seconds, step.update_seconds, step.sync_seconds)
                 figures = (*phases, sum(phases), time.process_time() - started, step.step.update.tokens)
                 yield dict(zip((*PHASES, "cpu", "tokens"), figures, strict=True))
+
+
+def _step(parts: Components, new: Sequence[Prompted], engine: Engine) -> Step:
+    return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, new)
 
 
 def _problem_file(folder: str, prompts: int) -> str:

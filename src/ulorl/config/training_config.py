@@ -47,6 +47,11 @@ class RolloutConfig(StrictConfig):
     )
     top_p: Share = Field(default=1.0, description="nucleus sampling; 1: off")
     top_k: Natural = Field(default=0, description="sample from the k likeliest tokens; 0: from all")
+    overlap: bool = Field(
+        default=False,
+        description="decode each step while the learner trains on the groups of the step before, with weights that are "
+        "one step older; takes memory on the host for two copies of the weights",
+    )
 
     @property
     def segment_tokens(self) -> int:

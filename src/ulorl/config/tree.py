@@ -74,6 +74,13 @@ class Config(StrictConfig):
                 f"vllm with rollout.temperature={rollout.temperature} needs rollout.top_p=1 and rollout.top_k=0: vLLM "
                 "gives log-probs either before temperature or after top-p and top-k, and training needs those between",
             )
+        sleeps = self.engine.kind == "vllm" and self.engine.vllm.sleep
+        if rollout.overlap and (sleeps or (self.backend.kind == "ray" and self.backend.colocate)):
+            yield Finding(
+                "rollout.overlap",
+                "engine and learner work at the same time with overlap, so they cannot take turns on a GPU: set "
+                "engine.vllm.sleep=false and backend.colocate=false, or rollout.overlap=false",
+            )
 
     def _impossible_colocation(self) -> Iterator[Finding]:
         backend = self.backend

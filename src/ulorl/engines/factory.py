@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -51,34 +50,30 @@ def make_retrying_engine(
     source: ModelSource,
     *,
     original: ModelSource | None = None,
-    renew: Callable[[Engine], None] | None = None,
+    weights: Iterable[tuple[str, torch.Tensor]] | None = None,
+    check: Callable[[Engine, int], None] | None = None,
     resume: str = "",
     on_fault: Callable[[str], None] = print_to_stderr,
 ) -> RetryingEngine:
     """Make the engine of `make_engine`, checked, with retries and restarts after faults.
 
-    original: what to restart it from when the folder of `source`, a checkpoint, no longer exists. renew: loads the
-    present weights into a restarted engine and checks them; None when those of `source` are the present ones and
-    nothing is trained on the engine's log-probs. resume: the command that resumes the run, for messages.
-    on_fault: called with a line of text at every fault.
+    original: what to restart it from when the folder of `source`, a checkpoint, no longer exists. weights: those of
+    `source`, for a restarted engine, a handle that can be iterated any number of times; None: it has them from the
+    folder. check: raises when a restarted engine has other weights than those of a version; None when nothing is
+    trained on the engine's log-probs. resume: the command that resumes the run, for messages. on_fault: called with a
+    line of text at every fault.
     """
 
     def remake() -> Engine:
-        engine = make_engine(spec, source if original is None or Path(source.location).is_dir() else original)
-        try:
-            if renew:
-                renew(engine)
-        except BaseException:
-            with suppress(Exception):  # the first error is the one to report
-                engine.close()
-            raise
-        return engine
+        return make_engine(spec, source if original is None or Path(source.location).is_dir() else original)
 
     return RetryingEngine(
         make_engine(spec, source),
         remake=remake,
-        checks=SegmentChecks(source.eos_ids, source.vocabulary, spec.sampling if renew else None),
+        checks=SegmentChecks(source.eos_ids, source.vocabulary, spec.sampling if check else None),
+        weights=weights,
         version=spec.version,
+        check=check or (lambda *_: None),
         max_faults=spec.engine.max_faults,
         deadline=spec.engine.deadline,
         resume=resume,

@@ -2,10 +2,10 @@
 
 A fault is a call that raises, hangs or returns a segment that its request did not ask for. Nothing is lost or
 duplicated, and because draws depend on (seed, position) only, a retried request draws the same tokens. The first fault
-in a row aborts the pending requests and adds them again; the next one replaces the engine by a new one with the present
-weights; after `max_faults` faults without a segment between them the run stops. An engine that hangs in its own process
-is killed, and its call then raises. One that hangs in this process cannot be stopped from within it: the process exits
-with `HUNG`, and the run can be resumed.
+in a row aborts the pending requests and adds them again; the next one replaces the engine by a new one, which loads the
+weights that the old one was given last; after `max_faults` faults without a segment between them the run stops. An
+engine that hangs in its own process is killed, and its call then raises. One that hangs in this process cannot be
+stopped from within it: the process exits with `HUNG`, and the run can be resumed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ START_SECONDS = 1800.0  # for making a new engine; the deadline of its calls doe
 class RetryingEngine:
     """`Engine` around another engine, which is replaced by one of `remake` when it stays broken.
 
-    remake: makes an idle engine with the present weights; None when that is impossible. checks: of the segments.
+    remake: makes an idle engine; None when that is impossible. weights: a handle of the weights of `version`, which can
+    be iterated any number of times; None: those that `remake` makes engines with. check: is called with a new engine
+    that has loaded its weights and with their version, and raises when they are others. checks: of the segments.
     deadline: seconds without a token or an answer after which a call counts as hanging; 0: never. resume: the command
     that resumes the run, for messages. on_fault: is called with a line of text at every fault, as it happens.
 
@@ -47,7 +49,9 @@ class RetryingEngine:
         *,
         remake: Callable[[], Engine] | None,
         checks: SegmentChecks,
+        weights: Iterable[tuple[str, torch.Tensor]] | None = None,
         version: int = 0,
+        check: Callable[[Engine, int], None] = lambda *_: None,
         max_faults: int = 3,
         deadline: float = 0,
         resume: str = "",
@@ -55,7 +59,8 @@ class RetryingEngine:
     ) -> None:
         self.version = version
         self._engine: Engine | None = engine  # None while it is replaced
-        self._remake, self._on_fault = remake, on_fault
+        self._weights = weights  # given last
+        self._remake, self._check, self._on_fault = remake, check, on_fault
         self._max_faults, self._resume = max_faults, resume
         self._requests = PendingRequests(checks)
         self._past = EngineStats()  # faults, and the work of engines that were replaced
@@ -132,9 +137,10 @@ class RetryingEngine:
         return [partial.get(request.sample_id) or empty_segment(request) for request in requests]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Load new weights. When that fails, the engine is replaced by one with the present weights."""
+        """Load new weights, which are kept until the next ones come: a handle that can be iterated any number of times.
+        When that fails, the engine is replaced by one that loads them."""
         require_idle(self, "load_weights")
-        self.version = version
+        self._weights, self.version = weights, version
         self._idle_call(lambda engine: engine.load_weights(weights, version), again=False)
 
     def sleep(self) -> None:
@@ -204,9 +210,21 @@ class RetryingEngine:
                     old.close()
             del old  # its memory is needed
             with self._watchdog.patient(START_SECONDS):
-                self._engine, self._killed = self._remake(), ""
+                self._engine, self._killed = self._made(self._remake()), ""
         self._broken = False
         return self._engine
+
+    def _made(self, engine: Engine) -> Engine:
+        """Load the weights into a new engine, check it and return it."""
+        try:
+            if self._weights is not None:
+                engine.load_weights(self._weights, self.version)
+            self._check(engine, self.version)
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to report
+                engine.close()
+            raise
+        return engine
 
     def _count(self, fault: str) -> None:
         self._in_row += 1

@@ -29,15 +29,33 @@ class LearnerLost(Exception):  # noqa: N818
 class Weights:
     """Published weights of one version.
 
-    tensors: yields them by the plain model's parameter names, each whole. They are the weights at the time of
-    iteration, so they must be read before the next update begins, unless the learner says otherwise.
+    tensors: yields them by the plain model's parameter names, each whole, any number of times. They are the weights at
+    the time of iteration, so they must be read before the next update begins; with `rollout.overlap` they are those of
+    `version` at any time.
     """
 
     version: int
     tensors: Iterable[tuple[str, Tensor]]
 
 
-class Learner(Protocol):
+class Trainer(Protocol):
+    """What one step of Algorithm 1 needs of a learner."""
+
+    def update(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Update:
+        """Train on the groups that are ready: one gradient update for each mini-batch.
+
+        A mini-batch whose loss or gradient is not finite is skipped. After `optim.max_skipped` skipped mini-batches in
+        a row (`skipped_in_row`) the update ends, and the caller should stop the run. Raises Cancelled before a
+        micro-batch as long as no gradient update was made; an update that has changed the weights is finished first.
+        """
+        ...
+
+    def publish(self) -> Weights:
+        """Return the present weights and their version, for an engine."""
+        ...
+
+
+class Learner(Trainer, Protocol):
     """The policy that trains."""
 
     @property
@@ -55,15 +73,6 @@ class Learner(Protocol):
         """The mini-batches skipped in a row up to now, because their loss or gradient was not finite."""
         ...
 
-    def update(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Update:
-        """Train on the groups that are ready: one gradient update for each mini-batch.
-
-        A mini-batch whose loss or gradient is not finite is skipped. After `optim.max_skipped` skipped mini-batches in
-        a row (`skipped_in_row`) the update ends, and the caller should stop the run. Raises Cancelled before a
-        micro-batch as long as no gradient update was made; an update that has changed the weights is finished first.
-        """
-        ...
-
     def begin(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Future[Update]:
         """Start an update in the background and return its result as a future; the future raises what `update` raises.
 
@@ -74,10 +83,6 @@ class Learner(Protocol):
     def score(self, experience: Sequence[Experience], cancel: CancelToken = NEVER) -> tuple[list[LogProbs], float]:
         """Return the log-probs of every row's tokens under the present weights, [T] each, and the mean token entropy.
         Raises Cancelled before a micro-batch."""
-        ...
-
-    def publish(self) -> Weights:
-        """Return the present weights and their version, for an engine."""
         ...
 
     def save(self, folder: Path, *, background: bool = False) -> Future[None]:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ulorl.cancellation import NEVER, Cancelled, CancelToken
@@ -32,7 +31,7 @@ from ulorl.learner.policy import Policy
 from ulorl.learner.ranks import ONE_RANK, Ranks
 from ulorl.learner.update_result import Skipped, Update, UpdateSums
 from ulorl.models.cpu.linear_products import use_onednn
-from ulorl.models.lora import plain_weights, save_merged
+from ulorl.models.lora import CopiedWeights, PlainWeights, save_merged
 from ulorl.models.model_loading import recompute_activations
 from ulorl.models.streamed_export import export_streamed
 from ulorl.objective.importance import engine_weights, old_logprobs
@@ -48,7 +47,8 @@ class LearnerSpec:
     temperature: the rollout's; log-probs and entropies are those of softmax(logits / temperature). max_tokens: the
     global maximum output length, for soft overlong punishment. pad_id: the token for padding, which is masked
     everywhere. seed: the run's, for the cut into mini-batches. cpu_kernels: whether the model multiplies through oneDNN
-    where that is faster on a CPU.
+    where that is faster on a CPU. copy_published: whether `publish` copies the weights, for engines that need them
+    while the next update runs.
     """
 
     optim: OptimConfig
@@ -58,6 +58,7 @@ class LearnerSpec:
     pad_id: int
     seed: int = 0
     cpu_kernels: bool = True
+    copy_published: bool = False
 
 
 class PolicyLearner:
@@ -261,8 +262,12 @@ class PolicyLearner:
 
     def publish(self) -> Weights:
         """Return the present weights by the plain model's parameter names; LoRA adapters are merged. Of a sharded model
-        every rank iterates over them, because they are gathered one by one."""
-        return Weights(self.version, _whole(plain_weights(self.model)))
+        every rank calls this and iterates over them, because they are gathered one by one. With `copy_published` they
+        are a copy, which only the first rank has."""
+        weights = PlainWeights(self.model)
+        if self.spec.copy_published:
+            return Weights(self.version, CopiedWeights(weights, keep=not self.ranks.rank))
+        return Weights(self.version, weights)
 
     def save(self, folder: Path, *, background: bool = False) -> Future[None]:
         """Write weights and moments into a folder; in the background, from a copy of now."""
@@ -293,7 +298,7 @@ class PolicyLearner:
             export_streamed(tensors, self.model, folder)
 
     def close(self) -> None:
-        """Wait for what is being written, and release the thread."""
+        """Wait for what is being written, and release the threads."""
         self._threads.shutdown()
 
 

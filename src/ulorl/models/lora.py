@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ulorl.config.model_config import LoraConfig
@@ -70,12 +71,34 @@ def add_lora(model: PreTrainedModel, lora: LoraConfig, checkpoint: Path | None =
         _load(model, checkpoint / ADAPTERS)
 
 
-def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield the present weights by the plain model's parameter names, with the adapters merged into them.
+class PlainWeights:
+    """The weights of a model by the plain model's parameter names, with the adapters merged into them.
 
-    Merged tensors are new and of the base's dtype, one at a time; the others are the parameters themselves.
+    Each iteration yields the present ones. Merged tensors are new and of the base's dtype, one at a time; so are those
+    of a sharded model, which all ranks gather together. The others are the parameters themselves.
     """
-    yield from _plain(model, model.named_parameters(), merged=True)
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in _plain(self._model, self._model.named_parameters(), merged=True):
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class CopiedWeights:
+    """A copy of weights in the memory of the CPU, which later updates do not change.
+
+    Each iteration yields the copies on the devices of the originals, one at a time. keep: whether there are copies; a
+    rank that only gathers with the others needs none.
+    """
+
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], *, keep: bool = True) -> None:
+        copies = ((name, tensor.to("cpu", copy=True), tensor.device) for name, tensor in weights if keep)
+        self._copies = list(copies)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, copy.to(device)) for name, copy, device in self._copies)
 
 
 def save_merged(model: PreTrainedModel, folder: Path) -> None:

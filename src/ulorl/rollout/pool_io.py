@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ulorl.rollout.pools import ExperiencePool, OpenGroup, UnfinishedPool
-from ulorl.types import Finish, Problem, Sample, Scored, Segment, Status
+from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
 Arrays = dict[str, NDArray[Any]]
 _SCORED = ("reward", "text", "error", "answer")  # older checkpoints have no answer
@@ -25,19 +25,20 @@ class Pools:
 
     def copy(self) -> Pools:
         """Return independent copies of both pools. They share the samples, which never change."""
-        groups = self.experience.open_groups.items()
+        groups = {id: OpenGroup(g.problem, dict(g.members)) for id, g in self.experience.open_groups.items()}
         return Pools(
             UnfinishedPool(self.unfinished),
-            ExperiencePool(self.experience.size, {id: OpenGroup(g.problem, dict(g.members)) for id, g in groups}),
+            ExperiencePool(self.experience.size, groups, self.experience.released),
         )
 
 
 def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
     """Return what describes each sample and group, as JSON values, and the tokens, log-probs and versions of all
     samples end to end, as arrays."""
-    groups = pools.experience.open_groups
-    waiting = [scored for group in groups.values() for scored in group.members.values()]
-    samples = [*pools.unfinished, *(scored.sample for scored in waiting)]
+    groups = [(id, group.problem, [*group.members.values()]) for id, group in pools.experience.open_groups.items()]
+    released = [(group.id, group.problem, [*group.members]) for group in pools.experience.released]
+    scored = [member for _, _, members in (*groups, *released) for member in members]
+    samples = [*pools.unfinished, *(one.sample for one in scored)]
     segments = [segment for sample in samples for segment in sample.segments]
     arrays = {
         "prompts": _joined((s.prompt for s in samples), np.int32),
@@ -56,18 +57,10 @@ def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
             }
             for s in samples
         ],
-        "groups": [
-            {
-                "id": id,
-                "problem": asdict(group.problem),
-                "members": [
-                    {name: getattr(scored, name) for name in _SCORED} | {"id": scored.sample.id}
-                    for scored in group.members.values()
-                ],
-            }
-            for id, group in groups.items()
-        ],
+        "groups": [_group_meta(*group) for group in groups],
     }
+    if released:
+        meta["released"] = [_group_meta(*group) for group in released]
     return meta, arrays
 
 
@@ -75,17 +68,21 @@ def read(meta: dict[str, Any], arrays: Arrays, group: int) -> Pools:
     """Rebuild the pools from what `dump` returned, with `group` samples a problem. Raises ValueError, KeyError or
     TypeError when meta and arrays do not fit."""
     samples = {sample.id: sample for sample in _read_samples(meta["samples"], arrays)}
-    groups = {
-        g["id"]: OpenGroup(
-            Problem(**g["problem"]),
-            {
-                m["id"]: Scored(samples.pop(m["id"]), **{name: m[name] for name in _SCORED if name in m})
-                for m in g["members"]
-            },
-        )
-        for g in meta["groups"]
-    }
-    return Pools(UnfinishedPool(samples.values()), ExperiencePool(group, groups))
+
+    def members(group_meta: dict[str, Any]) -> dict[int, Scored]:
+        return {
+            m["id"]: Scored(samples.pop(m["id"]), **{name: m[name] for name in _SCORED if name in m})
+            for m in group_meta["members"]
+        }
+
+    groups = {g["id"]: OpenGroup(Problem(**g["problem"]), members(g)) for g in meta["groups"]}
+    released = [Group(g["id"], Problem(**g["problem"]), tuple(members(g).values())) for g in meta.get("released", ())]
+    return Pools(UnfinishedPool(samples.values()), ExperiencePool(group, groups, released))
+
+
+def _group_meta(id: int, problem: Problem, members: Iterable[Scored]) -> dict[str, Any]:
+    scored = [{name: getattr(one, name) for name in _SCORED} | {"id": one.sample.id} for one in members]
+    return {"id": id, "problem": asdict(problem), "members": scored}
 
 
 def _read_samples(metas: Iterable[dict[str, Any]], arrays: Arrays) -> Iterable[Sample]:

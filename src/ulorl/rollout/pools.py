@@ -3,7 +3,7 @@ order of its ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ulorl.types import Group, Problem, Sample, Scored, Status
@@ -50,11 +50,15 @@ class ExperiencePool:
     """Holds finished samples until all samples of their problem are finished: GRPO compares whole groups (eq. 4).
 
     size: G, the samples of a problem. A group is opened when its samples enter the rollout, and released once, whole.
+    released: groups that were released and wait for the update of the next step (`rollout.overlap`).
     """
 
-    def __init__(self, size: int, groups: Mapping[int, OpenGroup] | None = None) -> None:
+    def __init__(
+        self, size: int, groups: Mapping[int, OpenGroup] | None = None, released: Iterable[Group] = ()
+    ) -> None:
         self.size = size
         self._groups: dict[int, OpenGroup] = dict(groups or {})
+        self._released: list[Group] = list(released)
 
     @property
     def open_groups(self) -> Mapping[int, OpenGroup]:
@@ -85,6 +89,20 @@ class ExperiencePool:
         """Remove and return every group whose samples are all finished, in the order of the group ids."""
         ready = sorted(id for id, group in self._groups.items() if len(group.members) == self.size)
         return [self._closed(id, self._groups.pop(id)) for id in ready]
+
+    @property
+    def released(self) -> Sequence[Group]:
+        """Groups that were released and wait for an update, in the order in which they were kept."""
+        return self._released
+
+    def keep(self, groups: Iterable[Group]) -> None:
+        """Keep released groups for the next update."""
+        self._released += groups
+
+    def take_released(self) -> list[Group]:
+        """Remove and return the groups that were kept."""
+        taken, self._released = self._released, []
+        return taken
 
     @staticmethod
     def _closed(id: int, group: OpenGroup) -> Group:

@@ -146,21 +146,25 @@ def _engine(
     saved: Checkpoint | None,
     on_fault: Callable[[str], None],
 ) -> Engine:
-    def renew(engine: Engine) -> None:
-        _load_present(engine, learner)
-        weight_check(engine, learner)
+    def check(engine: Engine, version: int) -> None:
+        if cfg.rollout.overlap:
+            weight_check.replacement(engine, version, learner)
+        else:
+            weight_check(engine, learner)
 
+    weights = learner.publish()
     sharded = saved is not None and is_sharded(saved.folder)
     engine = make_retrying_engine(
         engine_spec(cfg, longest=inputs.longest(cfg), version=learner.version),
         model_source(cfg) if sharded else inputs.source,
         original=model_source(cfg),
-        renew=renew,
+        weights=weights.tensors,
+        check=check,
         resume=checkpoint.resume_command(Path(cfg.run.dir)),
         on_fault=on_fault,
     )
     if sharded or (saved and cfg.model.lora.rank):  # the checkpoint's model is without weights, or without adapters
-        _load_present(engine, learner)
+        engine.load_weights(weights.tensors, weights.version)
     return engine
 
 

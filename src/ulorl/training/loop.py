@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from ulorl.algorithm import Step, ulorl_step
 from ulorl.cancellation import Cancelled
 from ulorl.config.tree import Config
+from ulorl.engines.engine import Engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import Diverged, UserError
 from ulorl.evaluation.avg_at_k import Evaluation, evaluate
@@ -22,9 +25,10 @@ from ulorl.training.build import Components
 from ulorl.training.checkpoint import Boundary, CheckpointWriter, Counters
 from ulorl.training.interrupts import Interrupted, Interrupts
 from ulorl.training.measured_step import MeasuredStep, measured_step
+from ulorl.training.overlapped_step import overlapped_step
 from ulorl.training.specifications import evaluation_settings
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
-from ulorl.types import Metrics, Tokens
+from ulorl.types import Metrics, Prompted, Tokens
 
 
 class Loop:
@@ -89,21 +93,31 @@ class Loop:
         new = [parts.stream.next() for _ in range(parts.config.rollout.prompts)]
         entering = len(parts.scheduler.unfinished) + len(new) * parts.scheduler.group
         with self.log.phase("rollout", entering, tokens=lambda: parts.engine.stats.decode_tokens) as phase:
-            measured = measured_step(
-                parts.scheduler,
-                parts.engine,
-                parts.inputs.scorer,
-                parts.learner,
-                new,
-                weight_check=parts.weight_check,
-                on_segment=phase.advance,
-                cancel=self.interrupts.cancel,
-            )
+            make_step = partial(self._algorithm_step, number, new)
+            measured = measured_step(make_step, parts.engine, parts.learner, parts.weight_check, phase.advance)
         self._warn(number, measured)
         with checkpoint.writing(self.run_dir):
             self.log.samples(number, measured.step.groups, partial(_decode, parts.inputs.tokenizer))
         of_step = step_metrics(number, measured, parts.scheduler, parts.learner.version)
         return finite_metrics({**of_step, **parts.inputs.scorer.metrics()})
+
+    def _algorithm_step(self, number: int, new: Sequence[Prompted], engine: Engine) -> Step:
+        parts, cancel = self.components, self.interrupts.cancel
+        if not parts.config.rollout.overlap:
+            return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, new, cancel)
+        late = (
+            f"step {number}: its update has changed the weights already, so the step is finished before the run stops; "
+            "a second signal ends the process at once"
+        )
+        return overlapped_step(
+            parts.scheduler,
+            engine,
+            parts.inputs.scorer,
+            parts.learner,
+            new,
+            cancel,
+            on_late_cancel=lambda: self.log.print(late, style="yellow"),
+        )
 
     def _warn(self, number: int, measured: MeasuredStep) -> None:
         """Print which mini-batches were skipped, and how many samples could not be scored."""

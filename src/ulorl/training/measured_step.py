@@ -4,18 +4,16 @@ whether engine and learner agree about the new weights."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ulorl.algorithm import SampleScorer, Step, ulorl_step
-from ulorl.cancellation import NEVER, CancelToken
+from ulorl.algorithm import Step
 from ulorl.engines.engine import Engine, EngineStats
 from ulorl.engines.forwarding import ForwardingEngine
 from ulorl.learner.learner import Learner
 from ulorl.objective.mismatch import Mismatch
-from ulorl.rollout.scheduler import Scheduler
-from ulorl.types import Prompted, Segment
+from ulorl.types import Segment
 
 if TYPE_CHECKING:
     import torch
@@ -29,27 +27,25 @@ class MeasuredStep:
     work: EngineStats  # of the rollout; the faults are those of the whole step
     weight_mismatch: Mismatch | None  # of engine and learner with the new weights; None when they did not change
     rollout_seconds: float
-    update_seconds: float
+    update_seconds: float  # with overlap: from the end of the rollout to that of the update
     sync_seconds: float  # new weights into the engine, and their check
 
 
 def measured_step(
-    scheduler: Scheduler,
+    make_step: Callable[[Engine], Step],
     engine: Engine,
-    scorer: SampleScorer,
     learner: Learner,
-    new: Sequence[Prompted],
     weight_check: Callable[[Engine, Learner], Mismatch] | None = None,
     on_segment: Callable[[], None] = lambda: None,
-    cancel: CancelToken = NEVER,
 ) -> MeasuredStep:
     """Make one step of Algorithm 1 and measure it.
 
-    weight_check: is called when the weights have changed, and raises if the engine decodes with others. on_segment: is
-    called for every segment that ends. Raises Cancelled before the weights have changed, and what the parts raise.
+    make_step: makes the step with the engine that it is given (`ulorl_step`, `overlapped_step`). weight_check: is
+    called when the weights have changed, and raises if the engine decodes with others. on_segment: is called for every
+    segment that ends. Raises what the step raises.
     """
     recorder = _Recorder(engine, on_segment)
-    step = ulorl_step(scheduler, recorder, scorer, learner, new, cancel)
+    step = make_step(recorder)
     updated = recorder.updated or time.perf_counter()
     mismatch = weight_check(engine, learner) if weight_check and step.update.steps else None
     return MeasuredStep(

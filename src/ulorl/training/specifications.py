@@ -64,4 +64,5 @@ def learner_spec(cfg: Config, *, pad_id: int) -> LearnerSpec:
         pad_id=pad_id,
         seed=cfg.seed,
         cpu_kernels=cfg.model.cpu_kernels,
+        copy_published=cfg.rollout.overlap and cfg.backend.kind != "ray",  # Ray's object store has a copy
     )

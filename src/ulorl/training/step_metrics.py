@@ -34,6 +34,7 @@ def step_metrics(number: int, measured: MeasuredStep, scheduler: Scheduler, vers
         "rollout/finished": len(finished),
         "rollout/carried": len(scheduler.unfinished),
         "rollout/waiting": len(scheduler.experience),
+        **({} if step.released is None else {"rollout/released": len(step.released)}),
         "rollout/truncated": sum(sample.status is Status.TRUNCATED for sample in finished),
         "rollout/length_mean": _mean([len(sample) for sample in finished]),
         "rollout/segments_mean": _mean([len(sample.segments) for sample in finished]),

@@ -19,7 +19,7 @@ from ulorl.learner.experience import Experience
 from ulorl.learner.learner import Learner
 from ulorl.objective.mismatch import Mismatch, logprob_mismatch
 from ulorl.rng import Stream, sample_seed
-from ulorl.types import Finish, Request, Sampling, Segment, Tokens
+from ulorl.types import Finish, LogProbs, Request, Sampling, Segment, Tokens
 
 PROMPTS = 4
 SEGMENT_TOKENS = 8  # of each of two segments: the second one prefills what the first one decoded
@@ -41,37 +41,55 @@ class WeightCheck:
         self.tolerance = tolerance
         self._sampling = sampling
         self._prompts = list(prompts[:PROMPTS])
+        self._checked: tuple[int, list[tuple[Tokens, LogProbs]]] | None = (
+            None  # version; tokens, the learner's log-probs
+        )
         self._seeds = [sample_seed(seed, index, Stream.PROBE) for index in range(len(self._prompts))]
 
     def __call__(self, engine: Engine, learner: Learner) -> Mismatch:
         """Return how far engine and learner differ. Raises EngineMismatch when the mean difference is above the
         tolerance, or is not a number."""
-        outputs = self._decode(engine)
-        rows = [
-            Row(
-                prompt,
-                np.concatenate([s.tokens for s in segments]),
-                np.concatenate([s.logprobs for s in segments]),
-                np.concatenate([s.versions for s in segments]),
-            )
-            for prompt, segments in zip(self._prompts, outputs, strict=True)
-        ]
+        rows = self._decode(engine)
         learned, _ = learner.score([Experience(row, i, advantage=0.0, correct=False) for i, row in enumerate(rows)])
         found = logprob_mismatch(np.concatenate([row.logprobs for row in rows]), np.concatenate(learned))
         assert found is not None  # every output has at least one token
         if not found.mean <= self.tolerance:
-            raise EngineMismatch(
+            raise _mismatch(
                 f"engine and learner disagree about version {learner.version}: their log-probs of {found.tokens} "
                 f"tokens are {found.mean:.2g} nats apart on average (largest {found.max:.2g}), tolerated are "
-                f"{self.tolerance:.2g} (engine.tolerance). The engine decodes with other weights, another dtype or "
-                "another context scaling than the learner trains; continuing would train on wrong log-probs",
-                code=ErrorCode.ENGINE_MISMATCH,
-                key="engine.tolerance",
+                f"{self.tolerance:.2g} (engine.tolerance)"
             )
+        self._checked = learner.version, [(row.tokens, logprobs) for row, logprobs in zip(rows, learned, strict=True)]
         return found
 
-    def _decode(self, engine: Engine) -> list[list[Segment]]:
-        """Return the segments of each prompt."""
+    def replacement(self, engine: Engine, version: int, learner: Learner) -> None:
+        """Check an engine that replaces another one, perhaps while the learner trains (`rollout.overlap`).
+
+        When the weights of `version` were checked before, the learner is not asked: the engine has to give the tokens
+        of then the learner's log-probs of then. Tokens after the first one that differs have other contexts and are
+        not compared; rounding rarely changes a token, so half of all tokens must remain. Otherwise the learner must be
+        idle. Raises EngineMismatch.
+        """
+        if self._checked is None or self._checked[0] != version:
+            self(engine, learner)
+            return
+        decoded, learned, total = list[LogProbs](), list[LogProbs](), 0
+        for row, (tokens, logprobs) in zip(self._decode(engine), self._checked[1], strict=True):
+            same = _common_length(row.tokens, tokens)
+            decoded.append(row.logprobs[:same])
+            learned.append(logprobs[:same])
+            total += len(tokens)
+        found = logprob_mismatch(np.concatenate(decoded), np.concatenate(learned))
+        if found is None or 2 * found.tokens < total or not found.mean <= self.tolerance:
+            apart = f", and their log-probs are {found.mean:.2g} nats apart on average" if found else ""
+            raise _mismatch(
+                f"an engine that replaces another one does not have the weights of version {version}: it gives "
+                f"{found.tokens if found else 0} of the {total} tokens of the last weight check{apart}; tolerated are "
+                f"{self.tolerance:.2g} (engine.tolerance)"
+            )
+
+    def _decode(self, engine: Engine) -> list[Row]:
+        """Return the output for each prompt."""
         outputs: list[list[Segment]] = [[] for _ in self._prompts]
         for _ in range(2):
             requests = [
@@ -88,4 +106,28 @@ class WeightCheck:
             ]
             for segment in rollout(engine, requests):
                 outputs[segment.sample_id].append(segment)
-        return outputs
+        return [
+            Row(
+                prompt,
+                np.concatenate([s.tokens for s in segments]),
+                np.concatenate([s.logprobs for s in segments]),
+                np.concatenate([s.versions for s in segments]),
+            )
+            for prompt, segments in zip(self._prompts, outputs, strict=True)
+        ]
+
+
+def _common_length(one: Tokens, other: Tokens) -> int:
+    """Return the number of tokens before the first difference."""
+    length = min(len(one), len(other))
+    differ = np.flatnonzero(one[:length] != other[:length])
+    return int(differ[0]) if differ.size else length
+
+
+def _mismatch(what: str) -> EngineMismatch:
+    return EngineMismatch(
+        f"{what}. The engine decodes with other weights, another dtype or another context scaling than the learner "
+        "trains; continuing would train on wrong log-probs",
+        code=ErrorCode.ENGINE_MISMATCH,
+        key="engine.tolerance",
+    )
