@@ -9,7 +9,7 @@ Shapes: T tokens of a sample, N output tokens of a micro-batch, B its samples, S
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from ulorl.learner.policy import Policy
 from ulorl.learner.ranks import ONE_RANK, Ranks
 from ulorl.learner.update_result import Skipped, Update, UpdateSums
 from ulorl.models.cpu.linear_products import use_onednn
-from ulorl.models.lora import CopiedWeights, PlainWeights, save_merged
+from ulorl.models.lora import CopiedWeights, PlainWeights, save_merged, whole
 from ulorl.models.model_loading import recompute_activations
 from ulorl.models.streamed_export import export_streamed
 from ulorl.objective.importance import engine_weights, old_logprobs
@@ -291,7 +291,7 @@ class PolicyLearner:
         if self._files is None:
             save_merged(self.model, folder)
             return
-        tensors = _whole(learner_files.saved_tensors(self.model).items())
+        tensors = whole(learner_files.saved_tensors(self.model).items())
         if self.ranks.rank:
             deque(tensors, maxlen=0)  # gather with the first rank, which writes
         else:
@@ -317,12 +317,6 @@ def make_policy(model: PreTrainedModel, spec: LearnerSpec) -> Policy:
         recompute_activations(model)
     autocast = spec.optim.autocast == "bfloat16"
     return Policy(model, spec.temperature, autocast=autocast, cpu_kernels=spec.cpu_kernels)
-
-
-def _whole(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor whole; a sharded one is gathered, by all ranks together, when its turn comes."""
-    for name, tensor in named:
-        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _infinite(loss_sum: Tensor, ids: tuple[int, ...]) -> Skipped | None:

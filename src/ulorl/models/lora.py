@@ -82,8 +82,7 @@ class PlainWeights:
         self._model = model
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in _plain(self._model, self._model.named_parameters(), merged=True):
-            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        return whole(_plain(self._model, self._model.named_parameters(), merged=True))
 
 
 class CopiedWeights:
@@ -99,6 +98,12 @@ class CopiedWeights:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, copy.to(device)) for name, copy, device in self._copies)
+
+
+def whole(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor whole; a sharded one is gathered, by all ranks together, when its turn comes."""
+    for name, tensor in named:
+        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def save_merged(model: PreTrainedModel, folder: Path) -> None:
