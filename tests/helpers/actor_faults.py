@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,9 @@ class Planner(threading.Thread):
             self.ended.wait(0.05 + 0.3 * self.draw.random() * bool(steps))
 
 
-def disturbed(folder: Path, run_dir: Path, faults: list[Fault], draw: random.Random) -> None:
+def disturbed(
+    folder: Path, run_dir: Path, faults: list[Fault], draw: random.Random, train: Callable[[Path], object] = train
+) -> None:
     """Train with the first of `faults`, which are taken from the list; those that did not happen are put back."""
     planner = Planner(folder, run_dir, faults, draw)
     planner.start()

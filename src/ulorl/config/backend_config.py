@@ -52,8 +52,8 @@ class RayBackendConfig(StrictConfig):
     deadline: float = Field(
         default=1800,
         ge=0,
-        description="a process of the learner that does not answer, or waits for another one, for so many seconds "
-        "hangs; 0: no limit",
+        description="a process of the learner that does not answer for so many seconds hangs, while it works or waits "
+        "for another one too; 0: no limit",
     )
 
     @property

@@ -29,8 +29,7 @@ CANCELLABLE = ("update", "score")
 class RankPlace:
     """The place of a rank among the `world` ranks of a learner.
 
-    address: where they meet. gpu: whether the rank has one. timeout: seconds that it waits for another rank; 0: no
-    limit.
+    address: where they meet. gpu: whether the rank has one. timeout: seconds that it waits for another rank.
     """
 
     rank: int
@@ -138,6 +137,7 @@ def _make(build: LearnerBuild, place: RankPlace) -> PolicyLearner:
     if place.world == 1:
         return make_learner(build, device)
     require_sharding()
-    timeout = timedelta(seconds=place.timeout) if place.timeout else timedelta(days=365)
-    join_process_group(rank=place.rank, world=place.world, init_method=place.address, timeout=timeout)
+    join_process_group(
+        rank=place.rank, world=place.world, init_method=place.address, timeout=timedelta(seconds=place.timeout)
+    )
     return make_rank_learner(build, device, MeshRanks(device.type, build.spec.optim.sequence_parallel))

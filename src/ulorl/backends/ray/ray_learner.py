@@ -26,7 +26,7 @@ from ulorl.types import Group, LogProbs
 
 POLL_SECONDS = 0.1  # between looks at cancellation and at ranks that answer nothing
 GRACE_SECONDS = 20.0  # for the other ranks to answer, after one has raised
-START_SECONDS = 1800.0  # for making a learner
+START_SECONDS = 1800.0  # for making a learner, while ranks that started sooner wait for the others
 CLOSE_SECONDS = 30.0
 _ACTOR = ray.remote(concurrency_groups={"control": 1, "files": 1})(RankActor)
 
@@ -34,8 +34,7 @@ _ACTOR = ray.remote(concurrency_groups={"control": 1, "files": 1})(RankActor)
 class RayLearner:
     """`Learner` over actors, which are made at their places of the cluster.
 
-    deadline: seconds after which a process that does not answer, or waits for another one, counts as hanging; 0: no
-    limit. Every method raises LearnerLost when a rank dies or hangs; all ranks are killed then. Raises UserError when
+    deadline: seconds after which a process that does not answer counts as hanging; 0: no limit. Every method raises LearnerLost when a rank dies or hangs; all ranks are killed then. Raises UserError when
     the model cannot be loaded or trained.
     """
 
@@ -49,7 +48,7 @@ class RayLearner:
         build = replace(build, source=replace(build.source))  # without what it has read, such as the tokenizer
         self._actors = [
             _ACTOR.options(**places.rank(rank)).remote(
-                build, RankPlace(rank, needs.ranks, address, needs.gpus, deadline)
+                build, RankPlace(rank, needs.ranks, address, needs.gpus, max(deadline, START_SECONDS))
             )
             for rank in range(needs.ranks)
         ]
