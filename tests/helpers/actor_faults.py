@@ -27,7 +27,7 @@ from typing import Any
 
 import fault_points
 from fault_points import ENGINE, KILL, POINTS, STOP, Fault
-from faults import CLOCK, RECIPE, RUN, STEPS, lost_and_duplicated
+from faults import CLOCK, RECIPE, RUN, lost_and_duplicated
 
 DEADLINE = 4.0  # seconds after which a process counts as hanging
 TOLERANCE = 1e-5  # of weights and metrics

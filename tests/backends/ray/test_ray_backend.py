@@ -72,6 +72,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed(plans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert not fault_points.waiting(plans)
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     ulorl.train(config(run_dir, *RAY))
     return run_dir
@@ -106,7 +107,8 @@ def test_a_run_that_loses_engines_and_ranks_ends_as_the_undisturbed_one(
     assert largest_difference(tmp_path / "run", undisturbed) < 1e-6
 
 
-def test_a_fleet_of_actors_and_weights_through_the_object_store(plans: Path) -> None:
+@pytest.mark.usefixtures("plans")
+def test_a_fleet_of_actors_and_weights_through_the_object_store() -> None:
     from ulorl.backends.ray.ray_backend import opened
 
     prompt = np.array([5, 6, 7], dtype=np.int32)
@@ -152,7 +154,8 @@ def _build() -> LearnerBuild:
     return LearnerBuild(spec, ModelConfig(path=TINY, attention="sdpa"), SOURCE)
 
 
-def test_errors_of_an_actor_arrive_as_they_were_raised(plans: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("plans")
+def test_errors_of_an_actor_arrive_as_they_were_raised(tmp_path: Path) -> None:
     from ulorl.backends.ray.ray_backend import opened
 
     bad = ModelSource(str(tmp_path / "none"))
@@ -166,7 +169,8 @@ def test_errors_of_an_actor_arrive_as_they_were_raised(plans: Path, tmp_path: Pa
         assert raised.value.code == ErrorCode.MODEL_NOT_FOUND
 
 
-def test_tensors_in_chunks(plans: Path) -> None:
+@pytest.mark.usefixtures("plans")
+def test_tensors_in_chunks() -> None:
     from ulorl.backends.ray.stored_weights import store_weights
 
     torch.manual_seed(0)
@@ -182,7 +186,8 @@ def test_tensors_in_chunks(plans: Path) -> None:
         tensor.zero_()  # may be written to
 
 
-def test_too_few_processors_or_gpus_are_refused(plans: Path) -> None:
+@pytest.mark.usefixtures("plans")
+def test_too_few_processors_or_gpus_are_refused() -> None:
     from ulorl.backends.ray.ray_backend import opened
 
     with (

@@ -13,6 +13,7 @@ import ray
 import torch
 
 from ulorl.backends.ray.cluster import GPUS, Places
+from ulorl.backends.ray.process_ends import end_with_parent
 from ulorl.backends.ray.ray_calls import DEATHS, answered, cause_of
 from ulorl.engines.engine_spec import EngineSpec
 from ulorl.engines.factory import make_engine
@@ -35,6 +36,7 @@ class EngineActor:
     """
 
     def __init__(self, spec: EngineSpec, source: ModelSource, visible: str) -> None:
+        end_with_parent()
         self._failed: Exception | None = None
         if visible:
             os.environ[GPUS] = visible

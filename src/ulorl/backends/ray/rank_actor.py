@@ -14,6 +14,7 @@ from typing import Any
 import ray
 import torch
 
+from ulorl.backends.ray.process_ends import end_with_parent
 from ulorl.backends.ray.stored_weights import store_weights
 from ulorl.cancellation import Cancelled, CancelToken
 from ulorl.learner.learner import Weights
@@ -57,6 +58,7 @@ class RankActor:
     """
 
     def __init__(self, build: LearnerBuild, place: RankPlace) -> None:
+        end_with_parent()
         self._place = place
         self._tokens: dict[int, CancelToken] = {}  # by the number of the call, of calls that are not done
         self._done = 0  # the number of the last call that is done

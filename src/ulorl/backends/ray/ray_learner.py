@@ -34,8 +34,9 @@ _ACTOR = ray.remote(concurrency_groups={"control": 1, "files": 1})(RankActor)
 class RayLearner:
     """`Learner` over actors, which are made at their places of the cluster.
 
-    deadline: seconds after which a process that does not answer counts as hanging; 0: no limit. Every method raises LearnerLost when a rank dies or hangs; all ranks are killed then. Raises UserError when
-    the model cannot be loaded or trained.
+    deadline: seconds after which a process that does not answer counts as hanging; 0: no limit. Every method raises
+    LearnerLost when a rank dies or hangs; all ranks are killed then. Making it raises UserError when the model cannot
+    be loaded or trained.
     """
 
     def __init__(self, build: LearnerBuild, places: Places, *, deadline: float) -> None:
