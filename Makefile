@@ -66,8 +66,9 @@ test-gpu: ## run what needs a GPU and no vLLM, with the torch of PYTHON, in 10 m
 	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target $(GPU_PACKAGES) $(WHEELS)/*.whl)
 	PYTHONUNBUFFERED=1 PYTHONPATH=src:$(GPU_PACKAGES) $(PYTHON) -m ulorl.bench.gpu --json runs/gpu.json $(ARGS)
 
-faults: $(READY) ## kill runs at random instants, resume them, check that no sample is lost or duplicated
+faults: $(READY) ## kill runs, and processes of runs on Ray, at random instants; check that no sample is lost or duplicated
 	$(BIN)/python tests/helpers/faults.py
+	$(BIN)/python tests/helpers/actor_faults.py
 
 bad-input: $(READY) ## check that 5,000 bad configurations, data files and model folders, and 50 commands are refused
 	$(BIN)/python tests/helpers/bad_inputs.py

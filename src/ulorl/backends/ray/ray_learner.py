@@ -125,6 +125,7 @@ class RayLearner:
         """Make a call on all ranks and return the result of rank 0. Raises what a rank raises."""
         if self._lost:
             raise self._lost
+        cancel.check()
         self._number += 1
         # Arguments are pickled and stored once; a rank on another machine gets them through the object store.
         sent = ray.put(pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL))
