@@ -6,7 +6,7 @@ ones: while the run's folder is being made, while a checkpoint is being written,
 runs write their checkpoints beside the run. Processes are forked from one that has imported everything, or a kill would
 cost eight seconds of imports; the last runs go through `python -m ulorl`.
 
-    python tests/helpers/faults.py [--kills 60] [--commands 4] [--seed 0]
+    python tests/helpers/faults.py [--kills 60] [--commands 4] [--seed 0] [--overlap]
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ RUN = [
     "rollout.segments=3", "data.size=40", "eval.problems=4", "eval.samples=1", "eval.every=2",
     "objective.dynamic_sampling=false", "run.checkpoint_every=1", "model.threads=1", "log.progress=false",
 ]  # fmt: skip
+OVERLAP = ["rollout.overlap=true", "rollout.segments=2"]  # with more segments, step 3 is the first to train
 CLOCK = ("time/", "checkpoint/", "rollout/tokens_per_second")  # what differs between equal runs
 
 # Where a kill is aimed at: it comes some milliseconds after such a path is written to. Or anywhere, at any moment.
@@ -113,8 +114,8 @@ def command(arguments: list[str], output: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "ulorl", *arguments], stdout=file, stderr=file)
 
 
-def arguments_of(run_dir: Path, beside: bool) -> list[str]:
-    return ["train", str(RECIPE), *RUN, f"run.async_checkpoint={str(beside).lower()}", f"run.dir={run_dir}"]
+def arguments_of(run_dir: Path, beside: bool, settings: Sequence[str]) -> list[str]:
+    return ["train", str(RECIPE), *RUN, *settings, f"run.async_checkpoint={str(beside).lower()}", f"run.dir={run_dir}"]
 
 
 def outcome(run_dir: Path) -> dict[str, object]:
@@ -180,11 +181,11 @@ def killed(process: subprocess.Popen[bytes] | Forked, run_dir: Path, draw: rando
     return process.wait() == -signal.SIGKILL
 
 
-def disturbed(run_dir: Path, beside: bool, start: Start, draw: random.Random, tally: Tally, budget: int,
+def disturbed(run_dir: Path, arguments: list[str], start: Start, draw: random.Random, tally: Tally, budget: int,
               duration: float) -> Iterator[str]:  # fmt: skip
     """One run to its end, with `budget` kills at most. Yields what went wrong, nothing when all is well."""
     output = run_dir.with_suffix(".txt")
-    arguments, kills = arguments_of(run_dir, beside), 0
+    kills = 0
     while True:
         since, process = time.time(), start(arguments, output)
         if kills < budget and killed(process, run_dir, draw, duration):
@@ -204,7 +205,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60, help="through forks")
     parser.add_argument("--commands", type=int, default=4, help="further ones through `python -m ulorl`")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overlap", action="store_true", help="with rollout.overlap")
     asked = parser.parse_args()
+    settings = OVERLAP if asked.overlap else []
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     import ulorl.training.run  # noqa: F401 - so that forks need not
 
@@ -212,7 +215,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="ulorl-faults-"))
     calm = folder / "undisturbed"
     started = time.monotonic()
-    if Forked(arguments_of(calm, beside=False), folder / "undisturbed.txt").wait():
+    if Forked(arguments_of(calm, False, settings), folder / "undisturbed.txt").wait():
         print((folder / "undisturbed.txt").read_text())
         return 1
     duration, expected = time.monotonic() - started, outcome(calm)
@@ -220,7 +223,8 @@ def main() -> int:
         while (left := wanted - tally.kills.total()) > 0:
             run_dir, beside = folder / f"run{tally.runs}", bool(tally.runs % 2)
             budget = min(left, draw.randint(1, KILLS_A_RUN))
-            wrong = list(disturbed(run_dir, beside, start, draw, tally, budget, duration))
+            arguments = arguments_of(run_dir, beside, settings)
+            wrong = list(disturbed(run_dir, arguments, start, draw, tally, budget, duration))
             tally.runs += 1
             if not wrong:
                 lost, duplicated = lost_and_duplicated(run_dir)
