@@ -102,12 +102,22 @@ class TorchEngineConfig(BaseEngineConfig):
 
     kind: Literal["torch"] = "torch"
 
+    @property
+    def gpus(self) -> int:
+        """The GPUs of one engine, where it has any."""
+        return 1
+
 
 class VllmEngineConfig(BaseEngineConfig):
     """vLLM."""
 
     kind: Literal["vllm"] = "vllm"
     vllm: VllmConfig = VllmConfig()
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs of one engine, where it has any."""
+        return self.vllm.tensor_parallel
 
 
 EngineConfig: TypeAlias = Annotated[

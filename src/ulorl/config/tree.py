@@ -66,7 +66,7 @@ class Config(StrictConfig):
                 f"goes with objective.importance=pois only: the old policy of {objective.importance} is that of the "
                 "engine, so its ratio would count twice",
             )
-        yield from self._impossible_colocation()
+        yield from self._impossible_ray()
         truncated = rollout.top_p < 1 or rollout.top_k > 0
         if self.engine.kind == "vllm" and truncated and rollout.temperature != 1:
             yield Finding(
@@ -82,15 +82,23 @@ class Config(StrictConfig):
                 "engine.vllm.sleep=false and backend.colocate=false, or rollout.overlap=false",
             )
 
-    def _impossible_colocation(self) -> Iterator[Finding]:
+    def _impossible_ray(self) -> Iterator[Finding]:
         backend = self.backend
-        if backend.kind != "ray" or not backend.colocate:
+        if backend.kind != "ray":
             return
-        parallel = self.engine.vllm.tensor_parallel if self.engine.kind == "vllm" else 1
-        if backend.ranks != backend.engines * parallel:
+        if self.engine.kind == "vllm" and self.engine.vllm.transfer in ("ipc", "nccl"):
+            yield Finding(
+                "engine.vllm.transfer",
+                f"{self.engine.vllm.transfer} goes with one engine beside the learner; with backend.kind=ray weights "
+                "go through Ray's object store: use auto",
+            )
+        if not backend.colocate:
+            return
+        gpus = backend.engines * self.engine.gpus
+        if backend.ranks != gpus:
             yield Finding(
                 "backend.colocate",
-                f"needs backend.ranks = backend.engines x engine.vllm.tensor_parallel = {backend.engines * parallel} "
+                f"needs backend.ranks = backend.engines x engine.vllm.tensor_parallel = {gpus} "
                 f"(found {backend.ranks}): each GPU has a process of the learner and a part of an engine",
             )
         if self.engine.kind == "vllm" and not self.engine.vllm.sleep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,6 +44,16 @@ def make_engine(spec: EngineSpec, source: ModelSource) -> Engine:
         version=spec.version,
         cpu_kernels=spec.cpu_kernels,
     )
+
+
+def own_process_spec(spec: EngineSpec, *, gpu: bool) -> EngineSpec:
+    """Return the spec of an engine in a process of its own, which sees no GPU but its own ones.
+
+    gpu: whether it has any. vLLM picks its GPUs itself; its `device` says where new weights come from, which is the
+    memory of the CPU.
+    """
+    on_gpu = gpu and spec.engine.kind == "torch"
+    return replace(spec, device=torch.device("cuda" if on_gpu else "cpu"))
 
 
 def make_retrying_engine(

@@ -56,8 +56,9 @@ def opened_backend(cfg: Config) -> Iterator[RayBackend | None]:
     set_environment(cfg.backend)  # before Ray is imported
     from ulorl.backends.ray.ray_backend import opened
 
-    engine_gpus = cfg.engine.vllm.tensor_parallel if cfg.engine.kind == "vllm" else 1
-    with opened(cfg.backend, device=cfg.model.device, engine_gpus=engine_gpus, threads=cfg.model.threads) as backend:
+    with opened(
+        cfg.backend, device=cfg.model.device, engine_gpus=cfg.engine.gpus, threads=cfg.model.threads
+    ) as backend:
         yield backend
 
 

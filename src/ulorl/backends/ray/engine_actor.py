@@ -10,13 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from ulorl.backends.ray.cluster import GPUS, Places
 from ulorl.backends.ray.process_ends import end_with_parent
 from ulorl.backends.ray.ray_calls import DEATHS, answered, cause_of
 from ulorl.engines.engine_spec import EngineSpec
-from ulorl.engines.factory import make_engine
+from ulorl.engines.factory import make_engine, own_process_spec
 from ulorl.engines.thread_worker import ThreadWorker
 from ulorl.engines.worker import Progress
 from ulorl.models.model_source import ModelSource
@@ -74,7 +73,7 @@ class RayEngineWorker:
     def __init__(self, spec: EngineSpec, source: ModelSource, places: Places, index: int) -> None:
         self._dead = False
         self._actor = _ACTOR.options(**places.engine(index)).remote(
-            _for_actor(spec, gpus=places.needs.gpus), replace(source), places.visible(index)
+            own_process_spec(spec, gpu=places.needs.gpus), replace(source), places.visible(index)
         )
         try:
             self.pid = int(ray.get(self._actor.ready.remote(), timeout=START_SECONDS))
@@ -123,10 +122,3 @@ class RayEngineWorker:
 
         future.add_done_callback(done)
         return future
-
-
-def _for_actor(spec: EngineSpec, *, gpus: bool) -> EngineSpec:
-    """Return the spec with the device of the actor: the first of the GPUs that it sees. vLLM picks its GPUs itself; its
-    `device` says where new weights come from, which is the object store."""
-    on_gpu = gpus and spec.engine.kind == "torch"
-    return replace(spec, device=torch.device("cuda" if on_gpu else "cpu"))

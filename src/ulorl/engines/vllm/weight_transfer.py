@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ulorl.config.engine_config import VllmConfig
+from ulorl.engines.vllm.transfer_client import TransferClient
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 Transfer = Literal["direct", "file", "ipc", "nccl"]
@@ -93,7 +94,9 @@ class _Trainer:
     """
 
     def __init__(self, llm: Any, backend: str, device: torch.device) -> None:
-        self._llm, self._backend, self._device = llm, backend, device
+        self._backend, self._device = backend, device
+        workers = llm.vllm_config.parallel_config.world_size
+        self._client = TransferClient([lambda name, kwargs: llm.collective_rpc(name, kwargs=kwargs)], workers)
         self._weights: list[tuple[str, torch.Tensor]] = []
         self._trainer: Any = None
 
@@ -109,19 +112,6 @@ class _Trainer:
         """Return what vLLM's `ModuleSource` reads of a module."""
         return iter(self._weights)
 
-    # the four methods of vLLM's VLLMWeightSyncClient
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
-
-    def start_weight_update(self) -> None:
-        self._llm.collective_rpc("start_weight_update")
-
-    def update_weights(self, update_info: Any) -> None:
-        self._llm.collective_rpc("update_weights", kwargs={"update_info": update_info})
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:  # noqa: ARG002
-        self._llm.collective_rpc("finish_weight_update")
-
     def _connect(self) -> Any:
         from vllm.distributed.weight_transfer import ModuleSource, WeightTransferTrainerFactory
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
@@ -131,6 +121,5 @@ class _Trainer:
         if self._backend == "ipc":
             info: Any = IPCTrainerInitInfo(rank=0, packed=True)
         else:
-            workers = self._llm.vllm_config.parallel_config.world_size
-            info = NCCLTrainerInitInfo("127.0.0.1", get_open_port(), world_size=1 + workers, rank=0)
-        return WeightTransferTrainerFactory.trainer_init(info, client=self, source=ModuleSource(self))
+            info = NCCLTrainerInitInfo("127.0.0.1", get_open_port(), world_size=self._client.world_size, rank=0)
+        return WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=ModuleSource(self))
