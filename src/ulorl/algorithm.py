@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ulorl.cancellation import NEVER, CancelToken
+from ulorl.common.full_collections import no_full_collections
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
 from ulorl.learner.learner import Trainer
@@ -57,11 +58,12 @@ def ulorl_step(
     Raises Cancelled as long as the weights have not changed; the pools then hold a half-finished step.
     """
     segments, judged, finished = list[Sample](), dict[int, Future[Scored]](), list[Scored]()
-    for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}             8
-        sample = scheduler.end_segment(segment)  # neither EOS nor L: to the unfinished pool, until the next step    9
-        segments.append(sample)
-        if sample.status is not Status.UNFINISHED:  # EOS or L: to the experience pool, with its reward
-            judged[sample.id] = scorer.submit(scheduler.experience.problem(sample.group_id), sample)
+    with no_full_collections():
+        for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}         8
+            sample = scheduler.end_segment(segment)  # neither EOS nor L: to the unfinished pool, for the next step  9
+            segments.append(sample)
+            if sample.status is not Status.UNFINISHED:  # EOS or L: to the experience pool, with its reward
+                judged[sample.id] = scorer.submit(scheduler.experience.problem(sample.group_id), sample)
     segments.sort(key=lambda sample: sample.id)  # the order in which segments end depends on the engines' clocks
     for scored in scorer.wait([judged[id] for id in sorted(judged)], cancel):
         finished.append(scored)

@@ -17,6 +17,7 @@ import numpy as np
 
 from ulorl.bench.direct_worker import DirectWorker
 from ulorl.bench.machine_facts import facts
+from ulorl.common.full_collections import no_full_collections
 from ulorl.engines.decode import rollout
 from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.segment_checks import SegmentChecks
@@ -57,10 +58,11 @@ def _measure(groups: int, engines: int) -> dict[str, Any]:
     with closing(fleet):
         for version in range(SEGMENTS):
             started, before = time.perf_counter(), sum(worker.seconds for worker in workers)
-            for segment in rollout(fleet, scheduler.begin_step(new)):
-                sample = scheduler.end_segment(segment)
-                if sample.status is not Status.UNFINISHED:
-                    scheduler.experience.add(Scored(sample, 0.0, ""))
+            with no_full_collections():
+                for segment in rollout(fleet, scheduler.begin_step(new)):
+                    sample = scheduler.end_segment(segment)
+                    if sample.status is not Status.UNFINISHED:
+                        scheduler.experience.add(Scored(sample, 0.0, ""))
             fleet.sleep()
             released += len(scheduler.experience.release())
             fleet.load_weights([], version + 1)

@@ -7,7 +7,8 @@ siblings on one engine made a synchronous step 9% longer than siblings on differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -49,9 +50,9 @@ class Dealer:
         """The number of requests that no engine has."""
         return len(self._waiting)
 
-    def add(self, requests: Iterable[Request]) -> None:
-        """Let requests wait."""
-        self._waiting += [(self._expected_tokens(request), -request.sample_id, request) for request in requests]
+    def add(self, request: Request) -> None:
+        """Let a request wait."""
+        self._waiting.append((self._expected_tokens(request), -request.sample_id, request))
         self._sorted = False
 
     def clear(self) -> None:
@@ -60,7 +61,7 @@ class Dealer:
 
     def deal(self, engines: Sequence[int]) -> dict[int, list[Request]]:
         """Give waiting requests to `engines`, by index, until none waits or no slot is free. Return what each gets."""
-        dealt: dict[int, list[Request]] = {}
+        dealt = defaultdict[int, list[Request]](list)
         free = [(load.tokens, index) for index in engines if (load := self._loads[index]).free]
         if not free or not self._waiting:
             return dealt
@@ -77,7 +78,7 @@ class Dealer:
             load.tokens += expected
             load.siblings[group] = load.siblings.get(group, 0) + 1
             self._given[request.sample_id] = load, expected
-            dealt.setdefault(index, []).append(request)
+            dealt[index].append(request)
             if load.free:
                 heappush(free, (load.tokens, index))
         return dealt

@@ -125,7 +125,7 @@ class EngineFleet:
         if request.sample_id in self._requests:
             raise ValueError(f"sample {request.sample_id} is being decoded already")
         self._requests[request.sample_id] = request
-        self._dealer.add([request])
+        self._dealer.add(request)
         self._asleep = False
 
     def step(self) -> list[Segment]:
@@ -331,7 +331,7 @@ class EngineFleet:
         member.next_incarnation()
         for request in lost:
             self._dealer.returned(request.sample_id)
-        self._dealer.add(lost)
+            self._dealer.add(request)
         self.stats = replace(self.stats, faults=self.stats.faults + 1, retried=self.stats.retried + len(lost))
         member.occupancy = replace(member.occupancy, faults=member.occupancy.faults + 1)
         member.in_row = 1 + (member.in_row if member.last_fault == self._returned else 0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ulorl.types import Finish, Request, Sampling, Segment
 
 ROUNDING = 1e-3  # nats above 0 that rounding may bring a log-prob to
+_INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 
 class SegmentChecks:
@@ -23,6 +24,7 @@ class SegmentChecks:
     def __init__(self, eos_ids: Sequence[int], vocabulary: int, sampling: Sampling | None) -> None:
         self._eos_ids = np.array(sorted(set(eos_ids)), dtype=np.int32)
         self._vocabulary, self._sampling = vocabulary, sampling
+        self._is_eos = np.isin(np.arange(vocabulary), self._eos_ids)  # by token id
 
     def check(self, segment: Segment, request: Request, version: int) -> None:
         """Raise ValueError when `segment` is not what `request` asked for, decoded with weights of `version`."""
@@ -39,22 +41,22 @@ class SegmentChecks:
         """Return whether `check` passes for every segment and its request. A check of all tokens at once, which is much
         faster than one of each segment; False, too, when a segment is unusual and `check` has to look at it."""
         lengths = [len(segment.tokens) for segment in segments]
-        if not _fit(segments, requests, lengths):
+        if not _usual(segments, requests, lengths):
             return False
         tokens, logprobs, versions = (
             np.concatenate([getattr(segment, name) for segment in segments])
             for name in ("tokens", "logprobs", "versions")
         )
-        trained = np.array([request.sampling == self._sampling for request in requests])
-        if not trained.all():
+        trained = [r.sampling is self._sampling or r.sampling == self._sampling for r in requests]
+        if not all(trained):
             logprobs = logprobs[np.repeat(trained, lengths)]
-        ends = np.cumsum(lengths)
-        eos_at = ends[[segment.finish is Finish.EOS for segment in segments]] - 1
+        eos = Finish.EOS
+        eos_at = np.cumsum(lengths)[[segment.finish is eos for segment in segments]] - 1
         return bool(
             ((tokens >= 0) & (tokens < self._vocabulary)).all()
             and (versions == version).all()
             and ((logprobs <= ROUNDING) & (logprobs > -np.inf)).all()
-            and np.array_equal(np.flatnonzero(np.isin(tokens, self._eos_ids)), eos_at)
+            and np.array_equal(np.flatnonzero(self._is_eos[tokens]), eos_at)
         )
 
 
@@ -87,26 +89,26 @@ class PendingRequests:
         version: of the engine's weights. aborted: whether the engine was asked to abort. Raises ValueError, and keeps
         the request, when none is pending or the segment is not what it asked for.
         """
-        return self._take(segment, version, aborted=aborted, checked=False)
-
-    def take_all(self, segments: Sequence[Segment], version: int, *, aborted: bool = False) -> Iterator[Segment]:
-        """Do what `take` does for each of many segments, and yield them one after the other. Raises ValueError at the
-        first that is wrong."""
-        requests = [request for segment in segments if (request := self._requests.get(segment.sample_id))]
-        checked = len(requests) == len(segments) > 1 and self._checks.all_correct(segments, requests, version)
-        for segment in segments:
-            yield self._take(segment, version, aborted=aborted, checked=checked)
-
-    def _take(self, segment: Segment, version: int, *, aborted: bool, checked: bool) -> Segment:
         request = self._requests.get(segment.sample_id)
         if request is None:
             raise ValueError(f"sample {segment.sample_id} came back, which was not pending")
-        if not checked:
-            self._checks.check(segment, request, version)
+        self._checks.check(segment, request, version)
         if segment.finish is Finish.ABORT and not aborted:
             raise ValueError(f"segment of sample {segment.sample_id}: stopped by the engine itself")
         del self._requests[segment.sample_id]
         return segment
+
+    def take_all(self, segments: Sequence[Segment], version: int, *, aborted: bool = False) -> Iterator[Segment]:
+        """Do what `take` does for each of many segments, and yield them one after the other. Raises ValueError at the
+        first that is wrong."""
+        asked = {id: self._requests[id] for segment in segments if (id := segment.sample_id) in self._requests}
+        if len(asked) == len(segments) > 1 and self._checks.all_correct(segments, list(asked.values()), version):
+            for id in asked:
+                del self._requests[id]
+            yield from segments
+        else:
+            for segment in segments:
+                yield self.take(segment, version, aborted=aborted)
 
     def check_number(self, pending: int) -> None:
         """Raise ValueError when the engine says that another number of requests is pending."""
@@ -118,18 +120,18 @@ class PendingRequests:
         self._requests.clear()
 
 
-def _fit(segments: Sequence[Segment], requests: Sequence[Request], lengths: Sequence[int]) -> bool:
-    """Return whether types, shapes, lengths and finish reasons of usual segments, of int32 and float32, are right."""
+def _usual(segments: Sequence[Segment], requests: Sequence[Request], lengths: Sequence[int]) -> bool:
+    """Return whether all segments are of int32 and float32, of one length each, and end as their requests let them, and
+    not by an abort."""
+    eos, length = Finish.EOS, Finish.LENGTH  # local names: Python 3.11 takes a function call for each look-up in an enum
     for segment, request, n in zip(segments, requests, lengths, strict=True):
-        tokens, logprobs, versions = segment.tokens, segment.logprobs, segment.versions
+        tokens, logprobs, versions, budget = segment.tokens, segment.logprobs, segment.versions, request.max_new_tokens
         if not (
-            tokens.dtype == versions.dtype == np.int32
-            and logprobs.dtype == np.float32
+            tokens.dtype == versions.dtype == _INT32
+            and logprobs.dtype == _FLOAT32
             and tokens.shape == logprobs.shape == versions.shape == (n,)
             and segment.sample_id == request.sample_id
-            and n <= request.max_new_tokens
-            and (n == request.max_new_tokens or segment.finish is not Finish.LENGTH)
-            and (n or segment.finish is not Finish.EOS)
+            and (0 < n <= budget if segment.finish is eos else segment.finish is length and n == budget)
         ):
             return False
     return True

@@ -32,7 +32,7 @@ class UnfinishedPool:
         return taken
 
     def __iter__(self) -> Iterator[Sample]:
-        return iter(sorted(self._samples.values(), key=lambda s: s.id))
+        return map(self._samples.__getitem__, sorted(self._samples))
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -43,7 +43,7 @@ class Scheduler:
         self.unfinished = UnfinishedPool() if unfinished is None else unfinished
         self.experience = ExperiencePool(group) if experience is None else experience
         self.next_group = next_group
-        self._in_flight: dict[int, Sample] = {}
+        self._in_flight: dict[int, tuple[Sample, Request]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -61,21 +61,22 @@ class Scheduler:
         entering = self.unfinished.take_all()
         for problem, prompt in new:
             entering += self._open_group(problem, prompt)
-        self._in_flight = {sample.id: sample for sample in entering}
         seeds = sample_seeds(self.seed, [sample.id for sample in entering])
-        return [self._request(sample, seed) for sample, seed in zip(entering, seeds, strict=True)]
+        requests = [self._request(sample, seed) for sample, seed in zip(entering, seeds, strict=True)]
+        self._in_flight = {sample.id: (sample, request) for sample, request in zip(entering, requests, strict=True)}
+        return requests
 
     def end_segment(self, segment: Segment) -> Sample:
         """Append a segment to its sample and return the sample. An unfinished sample is put into the unfinished pool; a
         finished one must be scored and added to the experience pool by the caller. Raises ValueError for a segment that
         no request is out for, or that breaks the budget of its request."""
-        sample = self._in_flight.get(segment.sample_id)
-        if sample is None:
+        if segment.sample_id not in self._in_flight:
             raise ValueError(f"segment of sample {segment.sample_id}, which is not in flight")
-        status = self._status(sample, segment)
+        sample, request = self._in_flight[segment.sample_id]
+        status = self._status(segment, request)
         joined = Sample(sample.id, sample.group_id, sample.prompt, (*sample.segments, segment), status)
         del self._in_flight[segment.sample_id]
-        if joined.status is Status.UNFINISHED:
+        if status is Status.UNFINISHED:
             self.unfinished.put(joined)
         return joined
 
@@ -85,29 +86,22 @@ class Scheduler:
         self.experience.open(group_id, problem)
         return [Sample(group_id * self.group + member, group_id, prompt) for member in range(self.group)]
 
-    def _budget(self, sample: Sample) -> int:
-        """Return how many tokens the next segment may have: never more than the sample has left of L."""
-        return min(self.segment_tokens, self.max_tokens - len(sample))
-
     def _request(self, sample: Sample, seed: int) -> Request:
-        return Request(
-            sample_id=sample.id,
-            tokens=np.concatenate([sample.prompt, *(segment.tokens for segment in sample.segments)]),
-            prompt_length=len(sample.prompt),
-            max_new_tokens=self._budget(sample),
-            sampling=self.sampling,
-            seed=seed,
-        )
+        """Return the request of the sample's next segment: never for more than the sample has left of L."""
+        prompt = sample.prompt
+        tokens = np.concatenate([prompt, *[s.tokens for s in sample.segments]]) if sample.segments else prompt
+        budget = min(self.segment_tokens, self.max_tokens - (len(tokens) - len(prompt)))
+        return Request(sample.id, tokens, len(prompt), budget, self.sampling, seed)
 
-    def _status(self, sample: Sample, segment: Segment) -> Status:
-        """Return the status of `sample` with `segment` after it. The engine's finish reason decides, not the length:
-        EOS exactly on a boundary is complete."""
-        budget = self._budget(sample)
-        if len(segment) > budget:
-            raise ValueError(f"sample {sample.id}: {len(segment)} tokens came back, its budget was {budget}")
+    def _status(self, segment: Segment, request: Request) -> Status:
+        """Return the status of a sample after `segment`, for which it had `request`. The engine's finish reason decides,
+        not the length: EOS exactly on a boundary is complete."""
+        n, budget = len(segment.tokens), request.max_new_tokens
+        if n > budget:
+            raise ValueError(f"sample {request.sample_id}: {n} tokens came back, its budget was {budget}")
         if segment.finish is Finish.EOS:
             return Status.COMPLETE
-        if segment.finish is Finish.LENGTH and len(segment) < budget:
-            raise ValueError(f"sample {sample.id}: finish 'length' after {len(segment)} of {budget} tokens")
-        at_the_end = len(sample) + len(segment) == self.max_tokens
+        if segment.finish is Finish.LENGTH and n < budget:
+            raise ValueError(f"sample {request.sample_id}: finish 'length' after {n} of {budget} tokens")
+        at_the_end = request.output_length + n == self.max_tokens
         return Status.TRUNCATED if at_the_end else Status.UNFINISHED
