@@ -11,21 +11,29 @@ are numbered; each test names those it holds.
  6. a group is released once, whole, when its last member is finished; the update takes whatever is ready
  7. every token carries the version and the log-prob it was generated with
  8. k = 1 is the synchronous loop: nothing is ever carried
+ 9. the order in which segments end changes nothing: every result is in the order of the sample ids
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 
 from scorers import ScorerOf
 from ulorl.algorithm import Step, ulorl_step
+from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.scripted import ScriptedEngine
+from ulorl.engines.segment_checks import SegmentChecks
+from ulorl.engines.thread_worker import ThreadWorker
 from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
+from ulorl.rollout import pool_io
+from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
 
@@ -63,6 +71,7 @@ class Loop:
     segments: int = 3
     max_tokens: int = 6
     group: int = 2
+    fleet: EngineFleet | None = None  # decodes instead of `engine`
 
     def __post_init__(self) -> None:
         self.engine = ScriptedEngine(self.scripts, eos_id=EOS)
@@ -77,7 +86,7 @@ class Loop:
 
     def step(self, *problems: str) -> Step:
         new = [(Problem(p, p), PROMPT) for p in problems]
-        return ulorl_step(self.scheduler, self.engine, Right(), self.learner, new)  # type: ignore[arg-type]
+        return ulorl_step(self.scheduler, self.fleet or self.engine, Right(), self.learner, new)  # type: ignore[arg-type]
 
 
 def by_id(samples: Sequence[Sample]) -> dict[int, Sample]:
@@ -202,6 +211,59 @@ def test_new_prompts_enter_with_carried_samples() -> None:
     assert in_flight == [2, 4, 6]  # 1 problem x G = 2 new ones a step, for 3 steps each
     assert [r.sample_id for r in loop.engine.requests[-6:]] == [0, 1, 2, 3, 4, 5]  # carried first, in the order of ids
     assert loop.learner.seen == [[], [], [0]]
+
+
+SCRIPTS = {id: [1 + id] * (id * 5 % 8) + [EOS] for id in range(8)}  # the outputs have 1 to 8 tokens
+
+
+def fleet_of(engines: int) -> EngineFleet:
+    """A fleet of engines of one, two, ... slots, so that segments end in another order for each number of engines."""
+
+    def worker(index: int) -> ThreadWorker:
+        return ThreadWorker(ScriptedEngine(SCRIPTS, EOS, slots=1 + index))
+
+    return EngineFleet(
+        [worker(index) for index in range(engines)],
+        remake=worker,
+        checks=SegmentChecks([EOS], 20, Sampling()),
+        settings=FleetSettings(slots=3, group=2),
+    )
+
+
+def values(sample: Sample) -> tuple[Any, ...]:
+    return sample.id, sample.status, sample.tokens.tolist(), sample.logprobs.tolist(), sample.versions.tolist()
+
+
+def everything(loop: Loop, step: Step) -> list[Any]:
+    """The result of a step and both pools after it, as values."""
+    meta, arrays = pool_io.dump(Pools(loop.scheduler.unfinished, loop.scheduler.experience))
+    return [
+        [values(sample) for sample in step.segments],
+        [(values(scored.sample), scored.reward) for scored in step.finished],
+        [(group.id, [values(member.sample) for member in group.members]) for group in step.groups],
+        meta,
+        {name: array.tolist() for name, array in arrays.items()},
+    ]
+
+
+@pytest.mark.parametrize("engines", [1, 2, 3, 5])
+def test_a_step_does_not_depend_on_the_number_of_engines(engines: int) -> None:
+    """Guarantee 9."""
+    alone, fleet = Loop(SCRIPTS), fleet_of(engines)
+    with closing(fleet):
+        many = Loop(SCRIPTS, fleet=fleet)
+        for names in ("abc", "d", "", "", ""):
+            assert everything(many, many.step(*names)) == everything(alone, alone.step(*names))
+    assert len(alone.scheduler.unfinished) == len(alone.scheduler.experience) == 0
+    assert alone.learner.seen == many.learner.seen
+
+
+def test_a_step_returns_samples_in_the_order_of_their_ids() -> None:
+    """Guarantee 9: sample 3 has one token, so it ends before the others."""
+    loop = Loop({0: [1, 1, 1, EOS], 1: [1, EOS], 2: [1, 1, 1, EOS], 3: [EOS]})
+    step = loop.step("a", "b")
+    assert [sample.id for sample in step.segments] == [0, 1, 2, 3]
+    assert [scored.sample.id for scored in step.finished] == [1, 3]
 
 
 def test_segments_that_break_their_contract_are_refused() -> None:

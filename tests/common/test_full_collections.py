@@ -29,6 +29,6 @@ def test_no_full_collection_happens_in_the_block_and_they_happen_after_it() -> N
 
 def test_an_error_in_the_block_brings_them_back() -> None:
     thresholds = gc.get_threshold()
-    with pytest.raises(OSError), no_full_collections():
-        raise OSError
+    with pytest.raises(OSError, match="lost"), no_full_collections():
+        raise OSError("lost")
     assert gc.get_threshold() == thresholds

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from chaos_engine import ChaosEngine
 from refusals import refused
@@ -22,9 +23,13 @@ from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.engines.thread_worker import ThreadWorker
+from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.engines.worker import EngineWorker
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import EngineMismatch
+from ulorl.models.model_loading import load_model
+from ulorl.models.model_source import TINY, ModelSource
+from ulorl.rng import sample_seed
 from ulorl.types import Finish, Request, Sampling, Segment
 
 EOS, VOCABULARY, GROUP, SECONDS = 0, 50, 2, 20
@@ -122,6 +127,40 @@ def test_segments_do_not_depend_on_the_number_of_engines(engines: int) -> None:
         assert made.stats.decode_tokens == sum(len(tokens) for tokens, *_ in UNDISTURBED.values())
         assert sum(place.tokens for place in made.occupancy) == made.stats.decode_tokens
     assert reported == []
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
+def test_outputs_of_the_tiny_model_do_not_depend_on_the_number_of_engines(temperature: float) -> None:
+    source = ModelSource(TINY)
+    prompts = [np.array(source.tokenizer(text)["input_ids"], np.int32) for text in ("Use 2, 3 and 7 to make 13.", "1+")]
+    requests = [
+        Request(id, prompts[id % 2], len(prompts[id % 2]), 8 + id, Sampling(temperature), sample_seed(1, id))
+        for id in range(8)
+    ]
+
+    def decoded(engines: int) -> dict[int, Segment]:
+        def made(_: int) -> ThreadWorker:
+            model = load_model(source, dtype=torch.float32, device="cpu")
+            return worker(TorchEngine(model, eos_ids=source.eos_ids, slots=3, prefill_tokens=128, max_length=128))
+
+        fleet = EngineFleet(
+            [made(index) for index in range(engines)],
+            remake=made,
+            checks=SegmentChecks(source.eos_ids, source.vocabulary, Sampling(temperature)),
+            settings=FleetSettings(slots=3, group=GROUP),
+        )
+        with closing(fleet):
+            return {segment.sample_id: segment for segment in rollout(fleet, requests)}
+
+    alone = decoded(1)
+    assert len({tuple(segment.tokens.tolist()[:8]) for segment in alone.values()}) >= (6 if temperature else 2)
+    for engines in (2, 3):
+        found = decoded(engines)
+        assert sorted(found) == sorted(alone)
+        for id, segment in found.items():
+            assert segment.tokens.tolist() == alone[id].tokens.tolist()
+            assert segment.finish is alone[id].finish
+            np.testing.assert_allclose(segment.logprobs, alone[id].logprobs, atol=1e-4)
 
 
 def test_an_engine_has_no_more_requests_than_slots_and_siblings_are_apart() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,16 @@ import torch
 from refusals import refused
 from tiny_learner import V, tiny_model
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
+from ulorl.engines.fleet import EngineFleet, FleetSettings
+from ulorl.engines.segment_checks import SegmentChecks
+from ulorl.engines.thread_worker import ThreadWorker
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.objective.importance import engine_weights
-from ulorl.objective.mismatch import logprob_mismatch
+from ulorl.objective.mismatch import Mismatch, logprob_mismatch
 from ulorl.training.weight_check import SEGMENT_TOKENS, WeightCheck
-from ulorl.types import Finish, Group, Problem, Request, Sample, Sampling, Scored, Segment
+from ulorl.types import Finish, Group, Problem, Request, Sample, Sampling, Scored, Segment, Tokens
 
 
 def test_mismatch_by_hand() -> None:
@@ -148,6 +153,35 @@ def test_the_weight_check_stops_a_run_whose_engine_kept_old_weights() -> None:
         weight_check()(stale, trained)
     stale.load_weights(trained.publish().tensors, trained.version)
     assert weight_check()(stale, trained).max < 1e-4
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]])
+def test_the_weight_check_asks_every_engine_of_a_fleet(prompts: list[Tokens]) -> None:
+    """The last of 6 engines keeps old weights. Four prompts do not reach it. Six do, even if the mean
+    over all tokens is below the tolerance."""
+    trained = learner()
+    trained.update([group([[3] * 4, [3] * 4])])
+    engines = [TorchEngine(tiny_model(), eos_ids=(), slots=4, prefill_tokens=64, version=4) for _ in range(6)]
+    for one in engines[:-1]:
+        one.load_weights(trained.publish().tensors, 4)
+    fleet = EngineFleet(
+        [ThreadWorker(one) for one in engines],
+        remake=lambda _: ThreadWorker(engine()),
+        checks=SegmentChecks((), V, Sampling(0.85)),
+        settings=FleetSettings(slots=4, group=2),
+        version=4,
+    )
+
+    def check(number: int, tolerance: float) -> Mismatch:
+        return WeightCheck(prompts, Sampling(0.85), seed=0, tolerance=tolerance, engines=number)(fleet, trained)
+
+    with closing(fleet):
+        assert check(4, 1e-4).tokens == 4 * 2 * SEGMENT_TOKENS
+        found = check(6, 1e9)
+        assert found.tokens == 6 * 2 * SEGMENT_TOKENS
+        for tolerance in (1e-4, 2 * found.mean):
+            with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance"):
+                check(6, tolerance)
 
 
 def test_the_weight_check_stops_a_run_whose_engine_gives_no_numbers() -> None:

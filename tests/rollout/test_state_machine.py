@@ -152,7 +152,7 @@ class World:
         """Every sample by where it is."""
         groups = self.scheduler.experience.open_groups.values()
         return {
-            "in flight": list(self.scheduler._in_flight.values()),
+            "in flight": [sample for sample, _ in self.scheduler._in_flight.values()],
             "unfinished": list(self.scheduler.unfinished),
             "waiting": [scored.sample for group in groups for scored in group.members.values()],
             "kept": [m.sample for group in self.scheduler.experience.released for m in group.members],

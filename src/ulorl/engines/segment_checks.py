@@ -123,7 +123,10 @@ class PendingRequests:
 def _usual(segments: Sequence[Segment], requests: Sequence[Request], lengths: Sequence[int]) -> bool:
     """Return whether all segments are of int32 and float32, of one length each, and end as their requests let them, and
     not by an abort."""
-    eos, length = Finish.EOS, Finish.LENGTH  # local names: Python 3.11 takes a function call for each look-up in an enum
+    eos, length = (
+        Finish.EOS,
+        Finish.LENGTH,
+    )  # local names: Python 3.11 takes a function call for each look-up in an enum
     for segment, request, n in zip(segments, requests, lengths, strict=True):
         tokens, logprobs, versions, budget = segment.tokens, segment.logprobs, segment.versions, request.max_new_tokens
         if not (

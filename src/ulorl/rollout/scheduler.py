@@ -94,7 +94,7 @@ class Scheduler:
         return Request(sample.id, tokens, len(prompt), budget, self.sampling, seed)
 
     def _status(self, segment: Segment, request: Request) -> Status:
-        """Return the status of a sample after `segment`, for which it had `request`. The engine's finish reason decides,
+        """Return the status of a sample after `segment`, the result of `request`. The engine's finish reason decides,
         not the length: EOS exactly on a boundary is complete."""
         n, budget = len(segment.tokens), request.max_new_tokens
         if n > budget:

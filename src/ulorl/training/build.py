@@ -136,6 +136,7 @@ def _weight_check(cfg: Config, inputs: Inputs) -> WeightCheck:
         rollout_sampling(cfg),
         seed=cfg.seed,
         tolerance=cfg.engine.tolerance or max(TOLERANCE[cfg.engine_dtype], TOLERANCE[cfg.learner_dtype]),
+        engines=cfg.backend.engines if cfg.backend.kind == "ray" else 1,
     )
 
 

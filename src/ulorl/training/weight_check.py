@@ -34,31 +34,36 @@ class WeightCheck:
     """Compares the log-probs of engine and learner. Prompts and draws are the same at every call, so that a prefix
     cache that should be empty is noticed.
 
-    tolerance: of the mean difference, in nats. sampling: the rollout's. seed: of the run.
+    tolerance: of the mean difference, in nats. sampling: the rollout's. seed: of the run. engines: the engines of a
+    fleet, which gives idle engines one request each: there are at least as many prompts, repeated where there are too
+    few, and the tolerance holds for each output alone, so that the others do not hide one wrong engine.
     """
 
-    def __init__(self, prompts: Sequence[Tokens], sampling: Sampling, *, seed: int, tolerance: float) -> None:
+    def __init__(
+        self, prompts: Sequence[Tokens], sampling: Sampling, *, seed: int, tolerance: float, engines: int = 1
+    ) -> None:
         self.tolerance = tolerance
-        self._sampling = sampling
-        self._prompts = list(prompts[:PROMPTS])
-        self._checked: tuple[int, list[tuple[Tokens, LogProbs]]] | None = (
-            None  # version; tokens, the learner's log-probs
-        )
+        self._sampling, self._engines = sampling, engines
+        self._prompts = [prompts[i % len(prompts)] for i in range(max(min(PROMPTS, len(prompts)), engines))]
+        # The version of the last check, and for each output its tokens and the learner's log-probs of them.
+        self._checked: tuple[int, list[tuple[Tokens, LogProbs]]] | None = None
         self._seeds = [sample_seed(seed, index, Stream.PROBE) for index in range(len(self._prompts))]
 
     def __call__(self, engine: Engine, learner: Learner) -> Mismatch:
-        """Return how far engine and learner differ. Raises EngineMismatch when the mean difference is above the
-        tolerance, or is not a number."""
+        """Return how far engine and learner differ over all tokens. Raises EngineMismatch when the mean difference, or
+        with a fleet that of one output, is above the tolerance or not a number."""
         rows = self._decode(engine)
         learned, _ = learner.score([Experience(row, i, advantage=0.0, correct=False) for i, row in enumerate(rows)])
         found = logprob_mismatch(np.concatenate([row.logprobs for row in rows]), np.concatenate(learned))
         assert found is not None  # every output has at least one token
-        if not found.mean <= self.tolerance:
-            raise _mismatch(
-                f"engine and learner disagree about version {learner.version}: their log-probs of {found.tokens} "
-                f"tokens are {found.mean:.2g} nats apart on average (largest {found.max:.2g}), tolerated are "
-                f"{self.tolerance:.2g} (engine.tolerance)"
-            )
+        outputs = zip(rows, learned, strict=True) if self._engines > 1 else ()
+        for apart in (found, *(logprob_mismatch(row.logprobs, logprobs) for row, logprobs in outputs)):
+            if apart and not apart.mean <= self.tolerance:
+                raise _mismatch(
+                    f"engine and learner disagree about version {learner.version}: their log-probs of {apart.tokens} "
+                    f"tokens are {apart.mean:.2g} nats apart on average (largest {apart.max:.2g}), tolerated are "
+                    f"{self.tolerance:.2g} (engine.tolerance)"
+                )
         self._checked = learner.version, [(row.tokens, logprobs) for row, logprobs in zip(rows, learned, strict=True)]
         return found
 
