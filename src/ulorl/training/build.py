@@ -18,7 +18,9 @@ from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_retrying_engine, pick_device
 from ulorl.engines.fault_messages import print_to_stderr
 from ulorl.engines.fleet import FleetSettings
-from ulorl.learner.learner import Learner
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
+from ulorl.learner.learner import Learner, LearnerLost
 from ulorl.learner.learner_files import is_sharded
 from ulorl.learner.make_learner import LearnerBuild, make_learner
 from ulorl.rollout.scheduler import Scheduler
@@ -78,7 +80,10 @@ def build(
     set_threads(cfg.model.threads)
     torch.manual_seed(cfg.seed)
     counters = saved.counters if saved else NEW_RUN
-    learner = _learner(cfg, inputs, saved, backend)
+    try:
+        learner = _learner(cfg, inputs, saved, backend)
+    except LearnerLost as lost:
+        raise UserError(f"{lost} while it was made", code=ErrorCode.LEARNER_LOST, key="backend.ranks") from lost
     weight_check = _weight_check(cfg, inputs)
     if backend:
         engine: Engine = _fleet(cfg, inputs, learner, saved, on_fault, backend)
