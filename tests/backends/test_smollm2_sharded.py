@@ -16,8 +16,9 @@ from small_runs import lines
 
 SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct")).absolute()
 SMALL = [
-    "steps=2", f"model.path={SMOLLM2}", "rollout.prompts=2", "rollout.group=4", "rollout.max_tokens=32",
-    "objective.dynamic_sampling=false", "eval.problems=2", "eval.samples=1", "optim.microbatch_tokens=512",
+    "steps=2", f"model.path={SMOLLM2}", "rollout.prompts=2", "rollout.group=2", "rollout.max_tokens=16",
+    "rollout.segments=1",
+    "objective.dynamic_sampling=false", "eval.problems=1", "eval.samples=1", "optim.microbatch_tokens=128",
     "model.threads=1", "run.checkpoint_every=0", "log.progress=false",
 ]  # fmt: skip
 
