@@ -111,5 +111,5 @@ def test_the_command_writes_its_figures(tmp_path: Path) -> None:
 def test_the_controller_bench_releases_every_group() -> None:
     figures = controller_bench.run([80, 160], engines=3)
     assert [size["samples"] for size in figures["sizes"]] == [80, 160]
-    assert all(len(size["seconds"]) == 4 for size in figures["sizes"])
+    assert all(len(size["cpu_seconds"]) == 4 for size in figures["sizes"])
     assert "| 160 " in table(figures)

@@ -73,6 +73,15 @@ FIGURES: dict[str, dict[str, Any]] = {
             {"tokens": 2048, "prefilled": 15, "seconds": 1.25}, {"tokens": 4096, "prefilled": 2063, "seconds": 2.0},
         ],
     },
+    "controller": {
+        "benchmark": "controller", **WHERE, "engines": 256, "slots": 128,
+        "sizes": [
+            {"samples": 10000, "cpu_seconds": [0.1, 0.101, 0.1, 0.2], "microseconds_a_sample": 12.5,
+             "collection_cpu_seconds": 0.02},
+            {"samples": 100000, "cpu_seconds": [1.0, 1.0, 1.0, 2.0], "microseconds_a_sample": 12.5,
+             "collection_cpu_seconds": 0.25},
+        ],
+    },
     "step": {
         "benchmark": "step", **WHERE, "samples": 64, "max_tokens": 1024, "repeats": 5, "ratio_to_trl": 5.1,
         "ratio_of_totals_to_trl": 5.4,
@@ -122,6 +131,13 @@ Qwen3, layers 1, 131,072 tokens. The gradients differ by 1.7e-06 of the largest 
 |---|---|---|---|
 | 1 | 2,048 | 15 | 1.2 |
 | 2 | 4,096 | 2,063 | 2.0 |""",
+    "controller": f"""\
+256 engines of 128 slots that need no time. {PLACE}
+
+| samples in flight | CPU seconds of each step | microseconds a sample and step | a full collection |
+|---|---|---|---|
+| 10,000 | 0.10, 0.10, 0.10, 0.20 | 12.5 | 0.02 |
+| 100,000 | 1.00, 1.00, 1.00, 2.00 | 12.5 | 0.25 |""",
     "step": f"""\
 64 samples of at most 1024 tokens, medians of 5. **5.10 times TRL's trained tokens a second**, with one segment \
 (5.40 times in all tokens over all seconds). {PLACE}
@@ -164,7 +180,8 @@ def test_the_page(tmp_path: Path) -> None:
         assert re.search(r"^Equal: .*^Not equal: |Equal: .*Not equal: ", module.__doc__ or "", re.DOTALL | re.MULTILINE)
     assert re.findall(r"^## \w[\w -]*", text, re.MULTILINE) == [
         "## Rollout", "## Log-probs and entropies", "## One long sample in the learner",
-        "## One long sample in several processes", "## One long sample in the engine", "## A whole step",
+        "## One long sample in several processes", "## One long sample in the engine",
+        "## The controller alone", "## A whole step",
     ]  # fmt: skip
     assert re.findall(r"\((figures/\w+\.svg)\)", text) == ["figures/benchmarks.svg", "figures/learner_memory.svg"]
     assert "/home" not in text

@@ -197,10 +197,11 @@ def _rollout(figures: Figures) -> Table:
 
 
 def _controller(figures: Figures) -> Table:
-    rows = [["samples in flight", "seconds of each step", "microseconds a sample"]]
+    rows = [["samples in flight", "CPU seconds of each step", "microseconds a sample and step", "a full collection"]]
     for size in figures["sizes"]:
-        seconds = ", ".join(f"{value:.2f}" for value in size["seconds"])
-        rows.append([f"{size['samples']:,}", seconds, f"{size['microseconds_a_sample']:.1f}"])
+        seconds = ", ".join(f"{value:.2f}" for value in size["cpu_seconds"])
+        microseconds, collection = f"{size['microseconds_a_sample']:.1f}", f"{size['collection_cpu_seconds']:.2f}"
+        rows.append([f"{size['samples']:,}", seconds, microseconds, collection])
     return f"{figures['engines']} engines of {figures['slots']} slots that need no time.", rows
 
 
