@@ -55,10 +55,10 @@ class Case:
 
     def build(self, folder: Path, checkpoint: Path | None = None, version: int = 0) -> LearnerBuild:
         optim = {"lr": 1e-2, "microbatch_tokens": 24, "sequence_parallel": self.sequence, **self.optim}
-        mpt = {"tau": 0.02, "sigma": 3.0, **self.objective.pop("mpt", {})} if "mpt" in self.objective else {}
+        mpt = {"tau": 0.02, "sigma": 3.0, **self.objective.get("mpt", {})}
         spec = LearnerSpec(
             OptimConfig(**optim),
-            ObjectiveConfig(**{**self.objective, "mpt": mpt or {"tau": 0.02, "sigma": 3.0}}),
+            ObjectiveConfig(**{**self.objective, "mpt": mpt}),
             temperature=0.85,
             max_tokens=16,
             pad_id=0,

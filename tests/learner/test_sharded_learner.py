@@ -18,9 +18,11 @@ from refusals import refused
 from ulorl.cancellation import Cancelled, CancelToken
 from ulorl.config.model_config import LoraConfig, ModelConfig
 from ulorl.error_codes import ErrorCode
+from ulorl.learner.experience import prepare
 from ulorl.learner.make_learner import make_learner, make_rank_learner
 from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.learner.ranks import MeshRanks
+from ulorl.learner.update_result import UpdateSums
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +32,8 @@ TWO = [
     Case(2, 1, "moe", {"minibatches": 2}), Case(1, 2, "moe", {"recompute": True}, BATCH_GATE),
     Case(2, 1, "tied", {"layout": "packed", "offload": True}, BATCH_GATE, "many"),
     Case(1, 2, "tied", {"minibatches": 2, "recompute": True}, groups="many"),
-    Case(2, 1, groups="one sample each", objective={"dynamic_sampling": False}), Case(2, 1, groups="none"),
+    Case(2, 1, groups="one sample each", objective={"dynamic_sampling": False, "importance": "sais", "tis_cap": 1.5}),
+    Case(2, 1, groups="none"), Case(1, 2, "tied", {"minibatches": 3}, {**BATCH_GATE, "tis_cap": 2.0}, "many"),
 ]  # fmt: skip
 FOUR = [
     Case(2, 2, "tied", {"minibatches": 2}, groups="many"), Case(1, 4, "untied", {"layout": "packed"}),
@@ -177,12 +180,16 @@ def disturbed(case: Case, folder: Path) -> str:
     expected = one_process(case, folder).update(groups).means["train/loss"]
     if abs(learner.update(groups).means["train/loss"] - expected) > 1e-5:
         problems.append("the next update is another one")
+    norm = learner._gradient(prepare(groups, learner.spec.objective, 16)[0], None, UpdateSums())
+    squares = sum(float(p.grad.full_tensor().square().sum()) for p in learner.model.parameters())
+    if not isinstance(norm, float) or norm < 0.02 or abs(squares**0.5 / 0.01 - 1) > 1e-4:
+        problems.append(f"the gradient of norm {norm} was clipped to {squares**0.5}")
     return "; ".join(problems)
 
 
 @pytest.mark.parametrize("sequence", [1, 2])
 def test_what_happens_on_one_rank_happens_on_all(models: Path, sequence: int) -> None:
-    case = Case(2 // sequence, sequence, "untied", groups="many")
+    case = Case(2 // sequence, sequence, "untied", {"grad_clip": 0.01}, groups="many")
     found = run_processes(disturbed, 2, case, models)
     assert found == ["", ""]
 

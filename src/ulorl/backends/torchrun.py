@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ulorl.cancellation import NEVER, Cancelled, CancelToken
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import UserError, one_line
 from ulorl.learner.experience import Experience
 from ulorl.learner.learner import Weights
 from ulorl.learner.make_learner import LearnerBuild, make_rank_learner, rank_device
@@ -34,6 +34,7 @@ from ulorl.types import Group, LogProbs
 
 Call = Literal["make", "update", "score", "gather", "save", "export", "load", "stop"]
 _IDLE = timedelta(days=365)  # how long a rank waits for its next call: a rollout may take any time
+_RAISED_BY_ALL = (Cancelled, UserError, OSError)  # what no rank raises in a call while another one waits for it
 
 
 def world_size() -> int:
@@ -62,36 +63,31 @@ def serve() -> None:
     """Take part in the learner of rank 0 until it closes it: the work of every other rank.
 
     Signals are left to rank 0, because all ranks must stop at the same point. Raises what the learner raises, but for
-    errors that rank 0 meets and reports itself.
+    errors that rank 0 meets and reports itself, and SystemExit when rank 0 ended without a word.
     """
-    for which in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(which, signal.SIG_IGN)
     calls = _Calls()
-    learner: PolicyLearner | None = None
-    saving: Future[None] = Future()
-    saving.set_result(None)
+    for which in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # not before: until it joins, rank 0 checks the run, and may refuse it
+        signal.signal(which, signal.SIG_IGN)
     try:
-        while (call := calls.receive()) != ("stop",):
-            name, *arguments = call
-            if name == "make":
-                learner = _make(*arguments)
-                continue
-            assert learner is not None
+        learner = _make(*calls.receive()[1:])
+    except UserError:
+        return  # rank 0 raises it too
+    saving: Future[None] | None = None
+    while (call := calls.receive()) != ("stop",):
+        name, *arguments = call
+        with suppress(*_RAISED_BY_ALL):
             if name == "save":
-                saving.result()
-                saving = learner.save(arguments[0], background=arguments[1])
+                wait([saving] if saving else [])
+                saving = learner.save(arguments[0], background=arguments[1])  # rank 0 gets the errors of all ranks
             elif name == "gather":
                 deque(learner.publish().tensors, maxlen=0)
             else:
-                with suppress(Cancelled):
-                    getattr(learner, name)(*arguments)
-        saving.result()
-    except UserError:
-        return  # of `_make`: rank 0 raises it too
-    finally:
-        if learner:
-            learner.close()
-        calls.close()
+                getattr(learner, name)(*arguments)
+    learner.close()
+    calls.close()
 
 
 def _make(build: LearnerBuild) -> PolicyLearner:
@@ -104,7 +100,8 @@ def _make(build: LearnerBuild) -> PolicyLearner:
 class _Calls:
     """The calls that rank 0 sends to the other ranks.
 
-    broken: a call ended with an error that the other ranks need not have met, so they may wait for rank 0 in it.
+    broken: a call ended with an error that the other ranks need not have met, so they may wait for rank 0 in it. No
+    other call can follow.
     """
 
     def __init__(self) -> None:
@@ -115,23 +112,32 @@ class _Calls:
         self.broken = False
 
     def send(self, name: Call, *arguments: Any) -> None:
-        """Send a call to the other ranks."""
-        dist.broadcast_object_list([(name, *arguments)], src=0, group=self._group)
+        """Send a call to the other ranks. Raises UserError when one of them has ended."""
+        try:
+            dist.broadcast_object_list([(name, *arguments)], src=0, group=self._group)
+        except RuntimeError as error:
+            self.broken = True
+            raise _lost(one_line(error)) from error
 
     def receive(self) -> tuple[Any, ...]:
-        """Return the next call of rank 0."""
+        """Return the next call of rank 0. Raises SystemExit when it has ended: torchrun says how."""
         call: list[Any] = [None]
-        dist.broadcast_object_list(call, src=0, group=self._group)
+        try:
+            dist.broadcast_object_list(call, src=0, group=self._group)
+        except RuntimeError:
+            raise SystemExit(f"rank {dist.get_rank()} ends, because the process of rank 0 has ended") from None
         return tuple(call[0])
 
     @contextmanager
     def making(self, name: Call, *arguments: Any) -> Iterator[None]:
-        """Send a call, which the block makes on this rank."""
+        """Send a call, which the block makes on this rank. Raises UserError when the other ranks cannot take it."""
+        if self.broken:
+            raise _lost("a call before this one failed on some ranks")
         self.send(name, *arguments)
         self.broken = True
         try:
             yield
-        except (Cancelled, GeneratorExit):  # on all ranks; and a generator that was closed gathered the rest
+        except (*_RAISED_BY_ALL, GeneratorExit):  # a generator that was closed gathered the rest
             self.broken = False
             raise
         self.broken = False
@@ -139,6 +145,14 @@ class _Calls:
     def close(self) -> None:
         """Leave the process group."""
         dist.destroy_process_group()
+
+
+def _lost(why: str) -> UserError:
+    return UserError(
+        f"the processes that share the learner cannot continue: {why}. torchrun shows the cause; "
+        "the same command resumes the run from its newest checkpoint",
+        code=ErrorCode.LEARNER_LOST,
+    )
 
 
 class _Gathered:
@@ -163,6 +177,7 @@ class TorchrunLearner:
         self._calls.send("make", build)
         self._own = _make(build)
         self._thread = ThreadPoolExecutor(1, "torchrun-learner")
+        self._reading = self._gathered()  # the newest iteration over published weights, which begins when it is read
 
     @property
     def version(self) -> int:
@@ -181,7 +196,7 @@ class TorchrunLearner:
 
     def update(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Update:
         """Train on the groups that are ready (`Learner.update`). Cancelling it cancels it on all ranks."""
-        with self._calls.making("update", groups):
+        with self._making("update", groups):
             return self._own.update(groups, cancel)
 
     def begin(self, groups: Sequence[Group], cancel: CancelToken = NEVER) -> Future[Update]:
@@ -190,18 +205,28 @@ class TorchrunLearner:
 
     def score(self, experience: Sequence[Experience], cancel: CancelToken = NEVER) -> tuple[list[LogProbs], float]:
         """Return log-probs and mean token entropy (`Learner.score`)."""
-        with self._calls.making("score", experience):
+        with self._making("score", experience):
             return self._own.score(experience, cancel)
 
     def publish(self) -> Weights:
         """Return the present weights. All ranks gather them, one by one: with `rollout.overlap` now, for a copy in this
         process, otherwise whenever the caller iterates."""
         if self._own.spec.copy_published:
-            with self._calls.making("gather"):
+            with self._making("gather"):
                 return self._own.publish()
-        return Weights(self.version, _Gathered(self._gathered))
+        return Weights(self.version, _Gathered(self._read))
 
-    def _gathered(self) -> Iterator[tuple[str, Tensor]]:
+    def _making(self, name: Call, *arguments: Any) -> AbstractContextManager[None]:
+        """Make a call on all ranks, after an iteration over weights that its reader left."""
+        self._reading.close()
+        return self._calls.making(name, *arguments)
+
+    def _read(self) -> Iterator[tuple[str, Tensor]]:
+        self._reading.close()
+        self._reading = self._gathered()
+        return self._reading
+
+    def _gathered(self) -> Generator[tuple[str, Tensor]]:
         with self._calls.making("gather"):
             weights = iter(self._own.publish().tensors)
             try:
@@ -212,22 +237,23 @@ class TorchrunLearner:
 
     def save(self, folder: Path, *, background: bool = False) -> Future[None]:
         """Write weights and moments into a folder, each rank its shards."""
-        with self._calls.making("save", folder, background):
+        with self._making("save", folder, background):
             return self._own.save(folder, background=background)
 
     def load(self, folder: Path) -> None:
         """Load the moments of what `save` wrote."""
-        with self._calls.making("load", folder):
+        with self._making("load", folder):
             self._own.load(folder)
 
     def export(self, folder: Path) -> None:
         """Write a transformers folder, layer by layer."""
-        with self._calls.making("export", folder):
+        with self._making("export", folder):
             self._own.export(folder)
 
     def close(self) -> None:
-        """Let all ranks end. After an error in the middle of a call they wait in it, and torchrun ends them."""
+        """Let all ranks end. After an error in the middle of a call they wait in it until this process ends."""
         self._thread.shutdown()
+        self._reading.close()
         if not self._calls.broken:
             self._calls.send("stop")
             self._own.close()

@@ -88,8 +88,9 @@ class Learner(Trainer, Protocol):
     def save(self, folder: Path, *, background: bool = False) -> Future[None]:
         """Write weights and moments into a folder, from which a learner of any number of ranks resumes.
 
-        background: copy them now and write while the caller continues; otherwise the returned future is done. Raises,
-        or the future raises, OSError when a file cannot be written.
+        background: copy them now and write while the caller continues; otherwise the returned future is done. The
+        future raises OSError when a file cannot be written, and UserError when the ranks do not share the folder. After
+        that, the learner can be used as before.
         """
         ...
 

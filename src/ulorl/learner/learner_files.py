@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.optimizer import Optimizer
-from ulorl.learner.sharded_state import load_sharded, save_sharded
+from ulorl.learner.sharded_state import load_sharded, save_sharded, shard_of
+from ulorl.models.agreement import raising_together
 from ulorl.models.lora import exact_state, save_exact
 from ulorl.models.meta_loading import complete_model
 from ulorl.models.meta_model import make_meta_model
@@ -55,17 +56,29 @@ def sharded_writer(
 ) -> Callable[[Path], None]:
     """Return a function that writes this rank's shards of weights and moments into a folder that all ranks share.
 
-    group: all ranks, for this function only: it may run in a thread.
+    group: all ranks, for this function only: it may run in a thread. The function raises an error of one rank on all of
+    them: OSError, or UserError when they do not share the folder.
     """
     tensors = {**saved_tensors(model), **optimizer.state()}
     if copy:
         tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
 
     def write(folder: Path) -> None:
-        (folder / SHARDS).mkdir(exist_ok=True)
-        if dist.get_rank(group) == 0:
-            model.save_pretrained(folder / "model", state_dict={})
-            (folder / "model" / WEIGHTS).unlink(missing_ok=True)
+        rank = dist.get_rank(group)
+        with raising_together(group):
+            if rank == 0:
+                (folder / SHARDS).mkdir(exist_ok=True)
+                model.save_pretrained(folder / "model", state_dict={})
+                (folder / "model" / WEIGHTS).unlink(missing_ok=True)
+        with raising_together(group):
+            if not (folder / SHARDS).is_dir():  # writing would make it, on a disk of this rank's own
+                raise UserError(
+                    f"{folder}: rank {rank} of the learner does not see this folder; run.dir must be on a disk that "
+                    "all processes of the learner share",
+                    code=ErrorCode.FILE_NOT_WRITABLE,
+                    key="run.dir",
+                    file=folder,
+                )
         save_sharded(folder / SHARDS, tensors, group)
 
     return write
@@ -128,9 +141,7 @@ def _copy(tensor: Tensor) -> Tensor:
     """Copy a tensor, or this rank's shard of it, into the memory of the CPU."""
     local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     copied = torch.empty_like(local, device="cpu").copy_(local)
-    if not isinstance(tensor, DTensor):
-        return copied
-    return DTensor.from_local(copied, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride())
+    return shard_of(copied, tensor) if isinstance(tensor, DTensor) else copied
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from ulorl.config.training_config import OptimConfig
+from ulorl.learner.sharded_state import shard_of
 
 
 class Optimizer:
@@ -83,9 +84,9 @@ class Optimizer:
     def empty_state(self) -> dict[str, Tensor]:
         """Return `state` after at least one step with zeros in place of the moments, to be filled by `load_sharded`."""
         state = {}
-        for name, parameter in self._named.items():
+        for name, stepped in self._stepped.items():
             for key in ("exp_avg", "exp_avg_sq"):
-                state[f"{name}/{key}"] = torch.zeros_like(parameter)
+                state[f"{name}/{key}"] = _sharded_like(torch.zeros_like(stepped), self._named[name])
             state[f"{name}/step"] = torch.tensor(0.0)
         return state
 
@@ -113,8 +114,4 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _sharded_like(value: Tensor, parameter: Tensor) -> Tensor:
     """Return this rank's part of a moment as a part of the whole; what is no moment, or not sharded, as it is."""
-    if not isinstance(parameter, DTensor) or not value.ndim:
-        return value
-    return DTensor.from_local(
-        value, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
-    )
+    return shard_of(value, parameter) if isinstance(parameter, DTensor) and value.ndim else value

@@ -277,9 +277,13 @@ class PolicyLearner:
             write = learner_files.sharded_writer(self.model, self.optimizer, self._files, copy=background)
         if background:
             return self._threads.submit(write, folder)
-        write(folder)
         done: Future[None] = Future()
-        done.set_result(None)
+        try:
+            write(folder)
+        except Exception as error:  # raised by the future, as in the background
+            done.set_exception(error)
+        else:
+            done.set_result(None)
         return done
 
     def load(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from ulorl.errors import name_some, one_line
@@ -65,6 +67,20 @@ def load_sharded(folder: Path, into: Mapping[str, Tensor], group: dist.ProcessGr
     tensors |= _with_dimensions({name: tensor for name, tensor in into.items() if name not in scalars})
     with _dcp_errors():
         load(tensors, storage_reader=reader, process_group=group)
+
+
+def shard_of(part: Tensor, like: DTensor) -> DTensor:
+    """Return a tensor that is sharded as `like` is, with `part` as this rank's part. It shares the memory of `part`,
+    which may be the CPU's when `like` is on GPUs."""
+    mesh = like.device_mesh  # `from_local` would copy the part to the devices of the mesh
+    if part.device.type != mesh.device_type:
+        mesh = _mesh_of_cpus(mesh)
+    return DTensor.from_local(part, mesh, like.placements, shape=like.shape, stride=like.stride())
+
+
+@cache
+def _mesh_of_cpus(mesh: DeviceMesh) -> DeviceMesh:
+    return DeviceMesh("cpu", mesh.mesh)
 
 
 def _complete(saved: TensorStorageMetadata) -> bool:

@@ -104,11 +104,12 @@ class CheckpointWriter:
         if final.exists():
             return
         unfinished = final.with_name(final.name + atomic_files.PARTIAL)
+        begun = time.perf_counter()
         with self._writing(unfinished):
             rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             learner_files = learner.save(unfinished, background=self._thread is not None)
-        job = partial(self._write, boundary, learner_files, unfinished, final)
+        job = partial(self._write, boundary, learner_files, unfinished, final, begun)
         if self._thread:
             self._job = self._thread.submit(job)
         else:
@@ -131,9 +132,11 @@ class CheckpointWriter:
         metrics, self._metrics = self._metrics, {}
         return metrics
 
-    def _write(self, boundary: Boundary, learner_files: Future[None], unfinished: Path, final: Path) -> None:
-        """Write what is not the learner's, wait for the learner's files, and publish the checkpoint."""
-        started = time.perf_counter()
+    def _write(
+        self, boundary: Boundary, learner_files: Future[None], unfinished: Path, final: Path, begun: float
+    ) -> None:
+        """Write what is not the learner's, wait for the learner's files, and publish the checkpoint. begun: when the
+        learner began to write, on the clock of `time.perf_counter`."""
         with self._writing(unfinished):
             learner_files.result()
             self.tokenizer.save_pretrained(unfinished / "model")
@@ -145,7 +148,7 @@ class CheckpointWriter:
             self._sync_logs()
             atomic_files.publish(unfinished, final)
             self._drop_old()
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - begun
         self._metrics |= {
             "checkpoint/step": boundary.counters.step, "checkpoint/bytes": size, "checkpoint/write_seconds": seconds
         }  # fmt: skip
