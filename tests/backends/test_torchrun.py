@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,23 +53,75 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ulorl.train(config(tmp_path_factory.mktemp("alone") / "run")).dir
 
 
-@pytest.mark.parametrize("sequence", [1, 2])
-def test_two_processes_train_as_one(alone: Path, tmp_path: Path, sequence: int) -> None:
-    kind = ["backend.kind=torchrun", "backend.ranks=2"] if sequence == 1 else []  # torchrun is noticed without them
-    train(2, str(RECIPE), *SMALL, f"run.dir={tmp_path / 'run'}", f"optim.sequence_parallel={sequence}", *kind)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("shared") / "run"
+    train(2, str(RECIPE), *SMALL, f"run.dir={run_dir}", "backend.kind=torchrun", "backend.ranks=2")
+    return run_dir
+
+
+def test_two_processes_train_as_one(alone: Path, shared: Path) -> None:
+    assert_same_run(shared, alone)
+
+
+def test_two_processes_that_share_sequences_train_as_one(alone: Path, tmp_path: Path) -> None:
+    train(2, str(RECIPE), *SMALL, f"run.dir={tmp_path / 'run'}", "optim.sequence_parallel=2")  # torchrun is noticed
     assert_same_run(tmp_path / "run", alone)
+
+
+def started(run_dir: Path, steps: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start a run of two processes, and return when so many lines are logged."""
+    process = subprocess.Popen(torchrun(2, "train", *arguments), stderr=subprocess.PIPE, text=True)
+    metrics, deadline = run_dir / "metrics.jsonl", time.monotonic() + LIMIT
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < steps:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def pids_of_rank(agent: int, rank: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == agent and f"RANK={rank}" in (folder / "environ").read_text().split("\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def test_a_process_that_dies_ends_the_run_which_resumes_bit_for_bit(shared: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = [str(RECIPE), *SMALL, f"run.dir={run_dir}"]
+    process = started(run_dir, 4, *arguments)  # step 3 is done: it is trained again from the checkpoint of step 2
+    try:
+        (pid,) = pids_of_rank(process.pid, 1)
+        os.kill(pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode
+    assert "learner-lost" in errors or "RuntimeError" in errors  # in the rollout, or in a collective
+    assert checkpoint.step_of(checkpoint.latest(run_dir)) == 2
+    train(2, *arguments)
+    assert lines(run_dir) == lines(shared)
+    assert samples(run_dir) == samples(shared)
+    weights = "model/model.safetensors"
+    assert (run_dir / weights).read_bytes() == (shared / weights).read_bytes()
+
+
+def test_a_run_that_rank_0_refuses_ends_at_once(tmp_path: Path) -> None:
+    arguments = ["train", str(RECIPE), *SMALL, f"run.dir={tmp_path / 'run'}", "model.path=nowhere"]
+    done = subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode
+    assert done.stderr.count("error: ") == 1
+    assert "forcefully" not in done.stderr  # as torchrun ends processes after 30 seconds
 
 
 def test_a_signal_stops_all_at_one_boundary_and_one_process_resumes(alone: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    arguments = ["train", str(RECIPE), *SMALL, f"run.dir={run_dir}", "run.async_checkpoint=true"]
-    process = subprocess.Popen(torchrun(2, *arguments), stderr=subprocess.PIPE, text=True)
+    process = started(run_dir, 3, str(RECIPE), *SMALL, f"run.dir={run_dir}", "run.async_checkpoint=true")
     try:
-        deadline = time.monotonic() + LIMIT
-        while not (run_dir / "metrics.jsonl").exists() or len((run_dir / "metrics.jsonl").read_text().splitlines()) < 3:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=LIMIT)
     finally:

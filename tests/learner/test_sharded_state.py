@@ -10,15 +10,16 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from processes import run_processes
 from sharded_models import Policy, full, load_sharded_model
 from small_models import make
 from ulorl.learner import sharded_state
-from ulorl.learner.sharded_state import load_sharded, save_sharded
+from ulorl.learner.sharded_state import load_sharded, save_sharded, shard_of
 from ulorl.models.agreement import raising_together
+from ulorl.models.meta_loading import local_shard
 from ulorl.models.model_source import ModelSource
 
 MODELS = {"Qwen2": {}, "Qwen3": {"vocab_size": 101}, "Qwen3Moe": {"num_experts": 3}}  # tied, untied, experts
@@ -104,7 +105,23 @@ def save_and_load_plain(folder: Path) -> dict[str, dict[str, Tensors]]:
     save_sharded(folder / "plain.ranks", scattered(PLAIN))
     into = scattered({name: torch.zeros_like(tensor) for name, tensor in PLAIN.items()})
     load_sharded(folder / "plain.ranks", into)
+    check_parts_on_the_host()
     return {"plain": {"": {name: full(t) for name, t in into.items()}}, "models": load(folder, ".saved")}
+
+
+def check_parts_on_the_host() -> None:
+    """Parts in the CPU's memory of a tensor that is sharded over GPUs, which need not exist here, stay there."""
+    ranks = dist.get_world_size()
+    gpus = DeviceMesh("cuda", torch.arange(ranks), _init_backend=False)
+    parameter = DTensor.from_local(
+        torch.empty(2, 3, device="meta"), gpus, [Shard(0)], shape=torch.Size((2 * ranks, 3)), stride=(3, 1)
+    )
+    part = torch.ones(2, 3)
+    moment = shard_of(part, parameter)
+    assert moment.shape == parameter.shape
+    local, begin = local_shard(moment)
+    assert local.data_ptr() == part.data_ptr()
+    assert begin == (2 * dist.get_rank(), 0)
 
 
 def fail_on_one_rank(error: Exception) -> None:

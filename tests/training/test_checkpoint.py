@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,10 @@ def test_written_beside_the_run_it_is_the_same_and_of_its_own_moment(
     with writer(components, tmp_path / "straight") as writing:
         writing.save(boundary(1), learner)
     go, honest = threading.Event(), learner_files.save_exact
+    monkeypatch.setattr(learner_files, "save_exact", lambda *a: (time.sleep(0.1), honest(*a)))
+    with writer(components, tmp_path / "slow") as writing:
+        writing.save(boundary(1), learner)
+        assert writing.metrics()["checkpoint/write_seconds"] >= 0.1  # type: ignore[operator]
     monkeypatch.setattr(learner_files, "save_exact", lambda *a: (go.wait(20), honest(*a)))
     with writer(components, tmp_path / "beside", async_checkpoint=True) as writing:
         writing.save(boundary(1), learner)
