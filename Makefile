@@ -105,6 +105,7 @@ bench: $(VENV)/.ready-bench $(ENGINES)/.ready $(SMOLLM2) ## run all benchmarks, 
 	$(BIN)/ulorl bench learner $(LONG:%=--tokens %) --json $(FIGURES)/learner.json
 	$(BIN)/ulorl bench ulysses --tokens 131072 --json $(FIGURES)/ulysses.json
 	$(BIN)/ulorl bench controller --json $(FIGURES)/controller.json
+	$(BIN)/ulorl bench memory --json $(FIGURES)/memory.json
 	$(BIN)/ulorl bench step --tokens 1024 --json $(FIGURES)/step.json
 	$(BIN)/ulorl bench page $(FIGURES)/*.json --out docs/benchmarks.md
 

@@ -27,9 +27,9 @@ all GPUs of an engine.
 The head needs less memory than the backward pass of a layer in these runs, and the two are not held at the same time,
 so the peak does not add them up. Qwen3-30B-A3B on 8 learner GPUs is at the limit: take 16, or the host.
 
-`ulorl bench memory` measures a learner of two processes over gloo. The plan was 0.997 of the measured peak for a dense
-model, and 0.991 for a mixture of experts. For two processes that share one sequence in bfloat16 it was 0.83: the plan
-is too low there, and the reason is not known yet.
+`ulorl bench memory` compares the plan with the peak of learners of two processes over gloo: dense and with experts, in
+float32 and bfloat16, of padded and packed samples, with and without a shared sequence. The plan is 0 to 5% above the
+peak; [benchmarks.md](benchmarks.md) has the figures.
 """
 
 

@@ -67,6 +67,14 @@ FIGURES: dict[str, dict[str, Any]] = {
             {"seconds": 110.9, "cpu_seconds": 50.0, "before_bytes": 426000000, "peak_bytes": 1400000000},
         ],
     },
+    "memory": {
+        "benchmark": "memory", **WHERE, "model": "Small models",
+        "results": [
+            {"shape": "dense", "tokens": 2048, "measured_bytes": 52865336, "smallest_measured_bytes": 52765336,
+             "planned_bytes": 53986944, "planned_to_measured": 1.021, "phase": "layer, backward",
+             "state_bytes": 10497024},
+        ],
+    },
     "rollout": {
         "benchmark": "rollout", **WHERE, "tokens": 4096,
         "segments": [
@@ -124,6 +132,12 @@ Qwen3, layers 1, 131,072 tokens. The gradients differ by 1.7e-06 of the largest 
 |---|---|---|---|---|---|
 | 1 | 4.23 GB | 0.43 GB | 3.80 GB | 200 | 199 |
 | 2 | 1.43 GB | 0.43 GB | 1.01 GB | 111 | 51 |""",
+    "memory": f"""\
+Small models. {PLACE}
+
+| learner | tokens | peak of a process | smallest peak | plan | plan to peak | phase of the peak |
+|---|---|---|---|---|---|---|
+| dense | 2,048 | 52.9 MB | 52.8 MB | 54.0 MB | 1.021 | layer, backward |""",
     "rollout": f"""\
 4,096 tokens, which arrived whole. {PLACE}
 

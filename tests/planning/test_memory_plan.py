@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert "It fits: 8 GPUs of 80 GB." in done.output
     assert (tmp_path / "plan.json").stat().st_size
     assert CliRunner().invoke(app, [*arguments, "--gpu-memory", "10"]).exit_code == 1
+
+
+def test_the_section_in_cluster_md_is_up_to_date() -> None:
+    maker = runpy.run_path(str(ROOT / "docs" / "make_memory_table.py"))
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert page == maker["with_section"](page), "run docs/make_memory_table.py"
 
 
 def test_an_unknown_number_of_processes_is_refused() -> None:

@@ -36,7 +36,7 @@ def test_parameters_equal_those_of_torch_on_meta(name: str, parameters: int) -> 
     assert sizes.outside == sizes.head * (1 if sizes.tied else 2) + sizes.hidden
 
 
-@pytest.mark.parametrize("kind", ["Qwen3", "Llama"])
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama", "Qwen3Moe"])
 def test_adapters_equal_those_of_peft(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     make(kind).config.save_pretrained(tmp_path)

@@ -28,6 +28,7 @@ TITLES = {
     "logprobs": "Log-probs and entropies: `ulorl bench logprobs`",
     "learner": "One long sample in the learner: `ulorl bench learner`",
     "ulysses": "One long sample in several processes: `ulorl bench ulysses`",
+    "memory": "The memory plan of a learner: `ulorl bench memory`",
     "rollout": "One long sample in the engine: `ulorl bench rollout`",
     "controller": "The controller alone: `ulorl bench controller`",
     "step": "A whole step: `ulorl bench step`",
@@ -189,6 +190,15 @@ def _ulysses(figures: Figures) -> Table:
     return f"{figures['model']}, {figures['tokens']:,} tokens. {apart}", rows
 
 
+def _memory(figures: Figures) -> Table:
+    rows = [["learner", "tokens", "peak of a process", "smallest peak", "plan", "plan to peak", "phase of the peak"]]
+    for r in figures["results"]:
+        counts = (r["measured_bytes"], r["smallest_measured_bytes"], r["planned_bytes"])
+        sizes = [f"{count / 1e6:.1f} MB" for count in counts]
+        rows.append([r["shape"], f"{r['tokens']:,}", *sizes, f"{r['planned_to_measured']:.3f}", r["phase"]])
+    return f"{figures['model']}.", rows
+
+
 def _rollout(figures: Figures) -> Table:
     rows = [["segment", "tokens so far", "tokens prefilled", "seconds"]]
     for number, segment in enumerate(figures["segments"], 1):
@@ -224,6 +234,7 @@ _TABLES: dict[str, Callable[[Figures], Table]] = {
     "logprobs": _logprobs,
     "learner": _learner,
     "ulysses": _ulysses,
+    "memory": _memory,
     "rollout": _rollout,
     "controller": _controller,
     "step": _step,

@@ -120,10 +120,7 @@ def memory(json_file: Json = None) -> None:
     _check(json_file)
     from ulorl.bench import memory_bench as bench
 
-    figures = json.dumps(bench.run(), indent=2)
-    print(figures)
-    if json_file:
-        json_file.write_text(figures + "\n", encoding="utf-8")
+    _show(bench.run(), json_file)
 
 
 @app.command()

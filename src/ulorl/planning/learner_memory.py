@@ -151,7 +151,7 @@ def _sharded(sizes: ModelSizes, setting: LearnerSetting) -> tuple[Phase, ...]:
         Phase(
             "layer, backward",
             gathered * (2 * layer + kept),
-            trained * (gathered * (layer + kept) + _reduced(setting, waiting, layer)),
+            trained * (gathered * (layer + kept) + setting.precision.reduced * (waiting + -(-layer // setting.ranks))),
             whole,
             layers,
         ),
@@ -164,7 +164,7 @@ def _sharded(sizes: ModelSizes, setting: LearnerSetting) -> tuple[Phase, ...]:
 
 
 def _reduced(setting: LearnerSetting, waiting: int, unit: int) -> int:
-    """Return the bytes of the gradients that are being reduced, and of a rank's part of the sum. gloo copies them."""
+    """Return the bytes of the gradients while they are reduced, and of a rank's part of the sum. gloo copies them."""
     return setting.precision.reduced * (waiting * (2 if setting.cpu else 1) + -(-unit // setting.ranks))
 
 

@@ -24,7 +24,7 @@ class ModelSizes:
     layers: the parameters of each decoder layer. outside: those of embedding, last norm and head. intermediate: the
     width of a dense MLP, or of one expert. experts, active: the experts of a layer and those that one token uses; both
     are 0 for a dense model. qk_norm: whether queries and keys are normalised. adapter_width: the parameters that LoRA
-    adds to all linear layers inside the layers for each unit of its rank (for experts an estimate).
+    adds to all linear layers and experts inside the layers for each unit of its rank.
     """
 
     layers: tuple[int, ...]
@@ -103,8 +103,11 @@ def _width(config: Any) -> int:
 
 
 def _adapter_width(layer: nn.Module) -> int:
-    """Rank-1 adapters of [out, in] take out + in parameters; experts are one parameter [experts, out, in]."""
-    width = sum(m.in_features + m.out_features for m in layer.modules() if isinstance(m, nn.Linear))
-    for experts in (p for p in layer.parameters() if p.ndim == 3):
-        width += experts.shape[0] * (experts.shape[1] + experts.shape[2])
+    """Rank-1 adapters of [out, in], the router's included, take out + in parameters. Experts are [experts, out, in];
+    their gate and up projections are one parameter, whose adapters peft makes of twice the rank."""
+    weights = dict(layer.named_parameters())
+    width = sum(sum(p.shape) for p in weights.values() if p.ndim == 2)
+    for name, p in weights.items():
+        if p.ndim == 3:
+            width += p.shape[0] * (p.shape[1] + p.shape[2]) * (2 if name.endswith("gate_up_proj") else 1)
     return width
