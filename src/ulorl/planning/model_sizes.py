@@ -24,7 +24,8 @@ class ModelSizes:
     layers: the parameters of each decoder layer. outside: those of embedding, last norm and head. intermediate: the
     width of a dense MLP, or of one expert. experts, active: the experts of a layer and those that one token uses; both
     are 0 for a dense model. qk_norm: whether queries and keys are normalised. adapter_width: the parameters that LoRA
-    adds to all linear layers and experts inside the layers for each unit of its rank.
+    adds to all linear layers and experts inside the layers for each unit of its rank; peft adds fewer to models whose
+    experts it leaves out, as Qwen2-MoE's.
     """
 
     layers: tuple[int, ...]
