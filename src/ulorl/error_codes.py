@@ -196,7 +196,7 @@ class ErrorCode(StrEnum):
     )
     LEARNER_LOST = (
         "learner-lost",
-        "Processes of the learner died or hung several times in a row, without a new checkpoint between them.",
+        "A process of the learner ended (torchrun), or several in a row died or hung without a new checkpoint (Ray).",
         "Remove the cause that the message names, such as too little memory, then resume the run.",
     )
     CLUSTER_UNAVAILABLE = (

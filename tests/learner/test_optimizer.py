@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import Linear, Parameter
 
 from ulorl.config.training_config import OptimConfig
+from ulorl.learner.learner_files import load_moments
 from ulorl.learner.optimizer import Optimizer
+from ulorl.learner.sharded_state import save_sharded
 
 
 def linear() -> Linear:
@@ -108,3 +110,20 @@ def test_state_survives_a_file_with_and_without_offloading(tmp_path: Path, saved
     train(after, reader, steps=1, seed=2)
     assert reader.updates == 3
     assert torch.equal(after.weight, straight.weight)
+
+
+def test_a_parameter_without_gradients_has_no_moments_in_a_sharded_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    first, second = ({"used": Parameter(torch.ones(3)), "unused": Parameter(torch.ones(2))} for _ in range(2))
+    saved, loaded = (Optimizer(named, OptimConfig(lr=1e-2)) for named in (first, second))
+    first["used"].grad = torch.tensor([1.0, 2.0, 3.0])
+    saved.step()
+    save_sharded(tmp_path / "shards", saved.state())
+    load_moments(loaded, tmp_path)
+    assert loaded.state().keys() == saved.state().keys()
+    assert all(torch.equal(value, loaded.state()[name]) for name, value in saved.state().items())
+    cut = {name: value for name, value in saved.state().items() if name != "used/exp_avg"}
+    (tmp_path / "cut" / "shards").mkdir(parents=True)
+    save_sharded(tmp_path / "cut" / "shards", cut)
+    with pytest.raises(ValueError, match="used/exp_avg"):
+        load_moments(loaded, tmp_path / "cut")

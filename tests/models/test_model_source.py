@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from typing import Any
 
@@ -59,3 +60,13 @@ def test_a_models_configuration_is_a_copy() -> None:
 def test_yarn_is_in_everything_that_the_source_gives() -> None:
     source = ModelSource(TINY, rope=RopeConfig(type="yarn", factor=2, original_max_position_embeddings=1024))
     assert source.context_length == check_model(source).config.max_position_embeddings == 2048
+
+
+def test_another_process_reads_the_files_itself() -> None:
+    """Objects of a model's own Python code could not be unpickled there."""
+    source = ModelSource(TINY, rope=RopeConfig(type="yarn", factor=2, original_max_position_embeddings=1024))
+    assert source.tokenizer
+    assert source.config
+    sent = pickle.loads(pickle.dumps(source))
+    assert sent == source
+    assert not {"tokenizer", "config"} & vars(sent).keys()

@@ -86,6 +86,7 @@ def serve() -> None:
                 deque(learner.publish().tensors, maxlen=0)
             else:
                 getattr(learner, name)(*arguments)
+        del call, arguments  # the samples of an update, which would stay in memory during the next rollout
     learner.close()
     calls.close()
 

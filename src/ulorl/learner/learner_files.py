@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.optimizer import Optimizer
-from ulorl.learner.sharded_state import load_sharded, save_sharded, shard_of
+from ulorl.learner.sharded_state import load_sharded, save_sharded, saved_names, shard_of
 from ulorl.models.agreement import raising_together
 from ulorl.models.lora import exact_state, save_exact
 from ulorl.models.meta_loading import complete_model
@@ -103,7 +103,7 @@ def load_moments(optimizer: Optimizer, folder: Path) -> None:
         return
     where, updates = folder / SHARDS if is_sharded(folder) else folder, torch.tensor(0)
     load_sharded(where, {"updates": updates})
-    moments = optimizer.empty_state() if updates else {}
+    moments = _with_moments(optimizer.empty_state(), saved_names(where)) if updates else {}
     load_sharded(where, moments)
     optimizer.load_state({**moments, "updates": updates})
 
@@ -142,6 +142,12 @@ def _copy(tensor: Tensor) -> Tensor:
     local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     copied = torch.empty_like(local, device="cpu").copy_(local)
     return shard_of(copied, tensor) if isinstance(tensor, DTensor) else copied
+
+
+def _with_moments(state: Tensors, saved: set[str]) -> Tensors:
+    """Return the part of an optimizer's state whose parameters have moments: one that never had a gradient has none."""
+    parameters = {name.rpartition("/")[0] for name in saved}
+    return {name: tensor for name, tensor in state.items() if name.rpartition("/")[0] in parameters}
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:

@@ -69,6 +69,13 @@ def load_sharded(folder: Path, into: Mapping[str, Tensor], group: dist.ProcessGr
         load(tensors, storage_reader=reader, process_group=group)
 
 
+def saved_names(folder: Path) -> set[str]:
+    """Return the names of the tensors in the safetensors files of a folder. Raises ValueError or OSError for files that
+    cannot be read."""
+    with _dcp_errors():
+        return set(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+
+
 def shard_of(part: Tensor, like: DTensor) -> DTensor:
     """Return a tensor that is sharded as `like` is, with `part` as this rank's part. It shares the memory of `part`,
     which may be the CPU's when `like` is on GPUs."""

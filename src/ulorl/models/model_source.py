@@ -34,6 +34,10 @@ class ModelSource:
     trust_remote_code: bool = False
     rope: RopeConfig = UNSCALED
 
+    def __reduce__(self) -> tuple[type[ModelSource], tuple[str, bool, RopeConfig]]:
+        """Pickle without what was read: another process reads it itself, after it has imported the model's code."""
+        return ModelSource, (self.path, self.trust_remote_code, self.rope)
+
     @cached_property
     def location(self) -> str:
         """The local folder, or the hub name, that transformers loads from."""

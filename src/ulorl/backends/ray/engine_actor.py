@@ -6,7 +6,6 @@ import os
 import pickle
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -73,7 +72,7 @@ class RayEngineWorker:
     def __init__(self, spec: EngineSpec, source: ModelSource, places: Places, index: int) -> None:
         self._dead = False
         self._actor = _ACTOR.options(**places.engine(index)).remote(
-            own_process_spec(spec, gpu=places.needs.gpus), replace(source), places.visible(index)
+            own_process_spec(spec, gpu=places.needs.gpus), source, places.visible(index)
         )
         try:
             self.pid = int(ray.get(self._actor.ready.remote(), timeout=START_SECONDS))

@@ -46,7 +46,6 @@ class RayLearner:
         self._number = 0  # calls so far
         self._threads = ThreadPoolExecutor(2, "ray-learner")  # an update in the background, and a save
         address = places.rendezvous() if needs.ranks > 1 else ""
-        build = replace(build, source=replace(build.source))  # without what it has read, such as the tokenizer
         self._actors = [
             _ACTOR.options(**places.rank(rank)).remote(
                 build, RankPlace(rank, needs.ranks, address, needs.gpus, max(deadline, START_SECONDS))
