@@ -49,18 +49,20 @@ class Components:
 
 
 @contextmanager
-def opened_backend(cfg: Config) -> Iterator[RayBackend | None]:
+def opened_backend(cfg: Config, *, learner: bool = True) -> Iterator[RayBackend | None]:
     """With `backend.kind=ray`, join or start a cluster and reserve what the run needs there, for the block; None for
-    other kinds. Raises UserError."""
+    other kinds.
+
+    learner: whether a learner is needed too. Raises UserError.
+    """
     if cfg.backend.kind != "ray":
         yield None
         return
     set_environment(cfg.backend)  # before Ray is imported
     from ulorl.backends.ray.ray_backend import opened
 
-    with opened(
-        cfg.backend, device=cfg.model.device, engine_gpus=cfg.engine.gpus, threads=cfg.model.threads
-    ) as backend:
+    device, threads = cfg.model.device, cfg.model.threads
+    with opened(cfg.backend, device=device, engine_gpus=cfg.engine.gpus, threads=threads, learner=learner) as backend:
         yield backend
 
 
@@ -86,7 +88,9 @@ def build(
         raise UserError(f"{lost} while it was made", code=ErrorCode.LEARNER_LOST, key="backend.ranks") from lost
     weight_check = _weight_check(cfg, inputs)
     if backend:
-        engine: Engine = _fleet(cfg, inputs, learner, saved, on_fault, backend)
+        engine = _fleet(cfg, inputs, learner.version, on_fault, backend)
+        if saved:
+            _load_present(engine, learner)
     else:
         engine = _engine(cfg, inputs, learner, weight_check, saved, on_fault)
     return Components(
@@ -175,14 +179,14 @@ def _engine(
     return engine
 
 
-def _fleet(
-    cfg: Config,
-    inputs: Inputs,
-    learner: Learner,
-    saved: Checkpoint | None,
-    on_fault: Callable[[str], None],
-    backend: RayBackend,
-) -> Engine:
+def evaluation_engine(cfg: Config, inputs: Inputs, backend: RayBackend | None) -> Engine:
+    """Make the engine, or with `backend` the engines, of an evaluation without training."""
+    if backend:
+        return _fleet(cfg, inputs, 0, print_to_stderr, backend)
+    return make_retrying_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)
+
+
+def _fleet(cfg: Config, inputs: Inputs, version: int, on_fault: Callable[[str], None], backend: RayBackend) -> Engine:
     settings = FleetSettings(
         slots=cfg.engine.slots,
         group=cfg.rollout.group,
@@ -192,11 +196,8 @@ def _fleet(
     )
     # The folder of a checkpoint may be removed before an engine is replaced, so engines start from the model of the run
     # and get the present weights.
-    spec = engine_spec(cfg, longest=inputs.longest(cfg), version=learner.version)
-    fleet = backend.fleet(spec, model_source(cfg), settings, on_fault)
-    if saved:
-        _load_present(fleet, learner)
-    return fleet
+    spec = engine_spec(cfg, longest=inputs.longest(cfg), version=version)
+    return backend.fleet(spec, model_source(cfg), settings, on_fault)
 
 
 def _load_present(engine: Engine, learner: Learner) -> None:

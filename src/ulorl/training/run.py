@@ -17,7 +17,6 @@ from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.model_config import LoraConfig
 from ulorl.config.resumable_keys import resumable_keys
 from ulorl.config.tree import Config
-from ulorl.engines.factory import make_retrying_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.evaluation.avg_at_k import Evaluation, evaluate
@@ -27,13 +26,13 @@ from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
 from ulorl.runs.terminal_lines import print_line
 from ulorl.training import checkpoint
-from ulorl.training.build import Components, build, opened_backend, set_threads
+from ulorl.training.build import Components, build, evaluation_engine, opened_backend, set_threads
 from ulorl.training.checkpoint import CheckpointWriter, Counters
 from ulorl.training.interrupts import Interrupted, catching_signals
 from ulorl.training.learner_restarts import LearnerRestarts, beginning, continuation
 from ulorl.training.loop import Loop
 from ulorl.training.preflight import load_inputs
-from ulorl.training.specifications import engine_spec, evaluation_settings
+from ulorl.training.specifications import evaluation_settings
 from ulorl.types import Metrics
 
 MODEL = "model"  # the folder of the trained model in the run's folder
@@ -116,7 +115,7 @@ def evaluate_config(cfg: Config) -> Evaluation:
     merged = cfg.model.model_copy(update={"lora": LoraConfig()})  # a trained model has its adapters merged in
     inputs = load_inputs(cfg.model_copy(update={"model": merged}))
     set_threads(cfg.model.threads)
-    with closing(make_retrying_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)) as engine:
+    with opened_backend(cfg, learner=False) as backend, closing(evaluation_engine(cfg, inputs, backend)) as engine:
         return evaluate(engine, inputs.scorer, inputs.held_out, evaluation_settings(cfg))
 
 

@@ -38,6 +38,7 @@ from ulorl.learner.learner import LearnerLost
 from ulorl.learner.make_learner import LearnerBuild, make_learner
 from ulorl.learner.policy_learner import LearnerSpec
 from ulorl.models.model_source import TINY, ModelSource
+from ulorl.training.run import evaluate_config
 from ulorl.types import Request, Sampling
 
 pytestmark = [
@@ -84,6 +85,8 @@ def test_two_engines_and_two_ranks_train_as_one_process(undisturbed: Path, tmp_p
     assert len(lines(undisturbed)) == 7
     assert {text.count("\n") for text in samples(undisturbed).values()} != {0}
     assert largest_difference(undisturbed, tmp_path / "one") < 1e-6
+    alone, spread = (evaluate_config(config(tmp_path, *more)) for more in ([], RAY))
+    assert (spread.by_problem, spread.mean_length) == (alone.by_problem, alone.mean_length)
 
 
 def test_a_run_that_loses_engines_and_ranks_ends_as_the_undisturbed_one(

@@ -51,13 +51,16 @@ class RayBackend:
 
 
 @contextmanager
-def opened(settings: RayBackendConfig, *, device: str, engine_gpus: int, threads: int) -> Iterator[RayBackend]:
+def opened(
+    settings: RayBackendConfig, *, device: str, engine_gpus: int, threads: int, learner: bool = True
+) -> Iterator[RayBackend]:
     """Join or start a cluster, and reserve what a run needs until the end of the block, when all of its actors end.
 
-    device: `model.device`. engine_gpus: of each engine. threads: CPUs of each process. Raises UserError.
+    device: `model.device`. engine_gpus: of each engine. threads: CPUs of each process. learner: whether places for its
+    ranks are reserved too. Raises UserError.
     """
-    processes = settings.engines + settings.ranks
-    with connected(settings, cpus=processes * max(threads, 1)):
+    ranks = settings.ranks if learner else 0
+    with connected(settings, cpus=(settings.engines + ranks) * max(threads, 1)):
         there = cluster_gpus()
         if device.startswith("cuda") and not there:
             raise UserError(
@@ -67,11 +70,11 @@ def opened(settings: RayBackendConfig, *, device: str, engine_gpus: int, threads
             )
         needs = Needs(
             engines=settings.engines,
-            ranks=settings.ranks,
+            ranks=ranks,
             engine_gpus=engine_gpus,
             threads=max(threads, 1),
             gpus=device != "cpu" and there > 0,
-            colocate=settings.colocate,
+            colocate=settings.colocate and learner,
         )
         places = Places(needs)
         try:
