@@ -195,7 +195,6 @@ def test_the_page(tmp_path: Path) -> None:
     assert re.findall(r"^## \w[\w -]*", text, re.MULTILINE) == [
         "## Rollout", "## Log-probs and entropies", "## One long sample in the learner",
         "## One long sample in several processes", "## The memory plan of a learner",
-        "## One long sample in several processes", "## The memory plan of a learner",
         "## One long sample in the engine", "## The controller alone", "## A whole step",
     ]  # fmt: skip
     assert re.findall(r"\((figures/\w+\.svg)\)", text) == ["figures/benchmarks.svg", "figures/learner_memory.svg"]

@@ -2,8 +2,8 @@
 
 Each process makes updates of two micro-batches over gloo with random weights. The peak is that of the bytes of all
 tensors, as torch's CPU allocator counts them; what Python and the libraries take is no part of it. It is the largest of
-three updates and of both processes, which were the same to the byte when this was written. The plan counts the copies
-that gloo makes, and the smaller tiles of logits, of a learner on a CPU.
+three updates and of both processes. The plan counts the copies that gloo makes, and the smaller tiles of logits, of a
+learner on a CPU.
 """
 
 from __future__ import annotations
