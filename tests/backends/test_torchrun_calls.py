@@ -29,7 +29,6 @@ def full(*_: object) -> None:
 def in_rank(rank_folders: Path, case: Case, models: Path) -> str:
     """Rank 0 drives; rank 1 serves until rank 0 has gone."""
     rank = torch.distributed.get_rank()
-
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     torchrun.join_process_group = lambda **_: None  # type: ignore[assignment]  # there is one
     (rank_folders / f"{rank}").mkdir()

@@ -66,10 +66,8 @@ def serve() -> None:
     errors that rank 0 meets and reports itself, and SystemExit when rank 0 ended without a word.
     """
     calls = _Calls()
-    for which in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # not before: until it joins, rank 0 checks the run, and may refuse it
+    # Not before: until rank 0 joins, it may refuse the run, and torchrun then ends the others by a signal.
+    for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
     try:
         learner = _make(*calls.receive()[1:])
