@@ -1,7 +1,7 @@
 """Faults at chosen points inside the actors of a Ray cluster: SIGKILL or SIGSTOP, which a process sends to itself.
 
-`install` runs in every worker process of the cluster and wraps the functions below. A test plans one fault at a time in
-a file; the first process that enters the point takes the file and sends itself the signal.
+`install` runs in every worker process of the cluster, so that an actor wraps the functions below. A test plans one
+fault at a time in a file; the first process that enters the point takes the file and sends itself the signal.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Fault:
 
 
 @contextmanager
-def cluster(folder: Path, cpus: int = 16) -> Iterator[None]:
-    """A local cluster whose processes meet the faults that are planned in `folder`."""
+def cluster(folder: Path, gpus: int = 0) -> Iterator[None]:
+    """A local cluster whose processes meet the faults that are planned in `folder`. gpus: that it claims to have."""
     from ulorl.backends.ray.ray_preflight import set_environment
     from ulorl.config.backend_config import RayBackendConfig
 
@@ -58,8 +58,9 @@ def cluster(folder: Path, cpus: int = 16) -> Iterator[None]:
         import ray
 
         ray.init(
-            address="local", include_dashboard=False, num_cpus=cpus, log_to_driver=False, logging_level="ERROR",
-            object_store_memory=200 * 2**20, runtime_env={"worker_process_setup_hook": "fault_points.install"},
+            address="local", include_dashboard=False, num_cpus=16, num_gpus=gpus, log_to_driver=False,
+            logging_level="ERROR", object_store_memory=200 * 2**20,
+            runtime_env={"worker_process_setup_hook": "fault_points.install"},
         )  # fmt: skip
         try:
             yield
@@ -89,7 +90,19 @@ def happened(folder: Path) -> list[tuple[Fault, float]]:
 
 
 def install() -> None:
-    """Wrap the functions of `POINTS` in this process."""
+    """Let an actor that begins in this process wrap the functions of `POINTS`. Nothing large is imported before."""
+    from ulorl.backends.ray import process_ends
+
+    begin = process_ends.end_with_parent
+
+    def end_with_parent() -> None:
+        begin()
+        _wrap_all()
+
+    process_ends.end_with_parent = end_with_parent
+
+
+def _wrap_all() -> None:
     folder = Path(os.environ[FOLDER])
     seen: dict[int, int] = {}
     for point, (module, name) in POINTS.items():

@@ -51,7 +51,7 @@ pytestmark = [
 SMALL = [
     "steps=6", "rollout.prompts=6", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=4", "eval.samples=1", "eval.every=3", "objective.dynamic_sampling=false", "run.checkpoint_every=1",
-    "model.threads=1", "log.progress=false",
+    "model.threads=1", "model.device=cpu", "log.progress=false",
 ]  # fmt: skip
 RAY = ["backend.kind=ray", "backend.ranks=2", "backend.engines=2", "engine.slots=4"]
 DEADLINE = 4.0
@@ -67,7 +67,7 @@ def config(run_dir: Path, *overrides: str) -> ulorl.Config:
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder in which faults of the cluster are planned."""
     folder = tmp_path_factory.mktemp("plans")
-    with fault_points.cluster(folder):
+    with fault_points.cluster(folder, gpus=4):
         yield folder
 
 
@@ -119,7 +119,7 @@ def test_a_fleet_of_actors_and_weights_through_the_object_store() -> None:
     spec = EngineSpec(TorchEngineConfig(slots=4), CPU, Sampling(), longest=200)
     settings = RayBackendConfig(engines=2, ranks=1)
     faults = list[str]()
-    with opened(settings, device="auto", engine_gpus=1, threads=1) as backend:
+    with opened(settings, device="cpu", engine_gpus=1, threads=1) as backend:
         fleet = backend.fleet(spec, SOURCE, FleetSettings(slots=4, group=2, deadline=60), faults.append)
         learner = backend.learner(_build())
         before = {s.sample_id: s.tokens.tolist() for s in rollout(fleet, requests)}
@@ -194,17 +194,50 @@ def test_too_few_processors_or_gpus_are_refused() -> None:
     from ulorl.backends.ray.ray_backend import opened
 
     with (
-        pytest.raises(UserError, match=r"300 CPUs; the cluster has 0 GPUs and 16 CPUs in all") as raised,
-        opened(RayBackendConfig(ranks=100, engines=200), device="auto", engine_gpus=1, threads=1),
+        pytest.raises(UserError, match=r"300 CPUs; the cluster has 4 GPUs and 16 CPUs in all") as raised,
+        opened(RayBackendConfig(ranks=100, engines=200), device="cpu", engine_gpus=1, threads=1),
     ):
         pass
     assert raised.value.code == ErrorCode.CLUSTER_UNAVAILABLE
     with (
-        pytest.raises(UserError, match="no GPU") as raised,
-        opened(RayBackendConfig(), device="cuda", engine_gpus=1, threads=1),
+        pytest.raises(
+            UserError, match=r"need 5 GPUs .2 of the GPUs of one machine for each engine. and 3 CPUs"
+        ) as raised,
+        opened(RayBackendConfig(ranks=1, engines=2), device="auto", engine_gpus=2, threads=1),
     ):
         pass
-    assert raised.value.code == ErrorCode.DEVICE_UNAVAILABLE
+    assert raised.value.code == ErrorCode.CLUSTER_UNAVAILABLE
+
+
+@pytest.mark.usefixtures("plans")
+def test_ranks_and_engines_share_gpus_or_have_their_own() -> None:
+    import ray
+
+    from ulorl.backends.ray.cluster import Needs, Places
+
+    @ray.remote
+    class Actor:
+        def gpus(self) -> str:
+            return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def visible(places: Places) -> tuple[list[str], list[str]]:
+        needs = places.needs
+        ranks = [Actor.options(**places.rank(rank)).remote() for rank in range(needs.ranks)]
+        engines = [Actor.options(**places.engine(index)).remote() for index in range(needs.engines)]
+        found = ray.get([each.gpus.remote() for each in (*ranks, *engines)])
+        return found[: needs.ranks], found[needs.ranks :]
+
+    shared = Places(Needs(engines=2, ranks=4, engine_gpus=2, gpus=True, colocate=True))
+    ranks, engines = visible(shared)
+    assert sorted(ranks) == ["0", "1", "2", "3"]
+    assert engines == ["", ""]  # Ray gives GPUs to one process only
+    assert [set(shared.visible(i).split(",")) for i in range(2)] == [set(ranks[:2]), set(ranks[2:])]
+    shared.close()
+    apart = Places(Needs(engines=1, ranks=2, engine_gpus=2, gpus=True))
+    ranks, engines = visible(apart)
+    assert sorted([*ranks, *engines[0].split(",")]) == ["0", "1", "2", "3"]
+    assert apart.visible(0) == ""
+    apart.close()
 
 
 def test_an_address_without_a_cluster_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

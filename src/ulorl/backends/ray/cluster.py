@@ -127,7 +127,8 @@ def connected(settings: RayBackendConfig, *, cpus: int) -> Iterator[None]:
         try:
             ray.init(address=settings.address, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise unreachable(settings.address, f"the cluster cannot be joined ({one_line(error)})") from None
+            token = f"{one_line(error)}; a cluster that asks for a token needs RAY_AUTH_MODE=token in the environment"
+            raise unreachable(settings.address, f"the cluster cannot be joined ({token})") from None
     else:
         ray.init(address="local", include_dashboard=False, num_cpus=max(os.cpu_count() or 1, cpus), **common)
     try:
