@@ -152,7 +152,7 @@ class OptimConfig(StrictConfig):
         "tokens of one process",
         json_schema_extra=MAY_CHANGE,
     )
-    offload: bool = Field(default=False, description="keep AdamW's moments, and make its step, on the CPU; for one GPU")
+    offload: bool = Field(default=False, description="keep AdamW's moments, and make its step, on the CPU")
     max_skipped: Positive = Field(
         default=3,
         description="the run stops after so many mini-batches in a row whose loss or gradient is not finite",
