@@ -71,7 +71,7 @@ def metered(setting: Setting) -> Iterator[Meter]:
         if setting.on_gpu:
             meter.peak_bytes = torch.cuda.max_memory_allocated()
             torch.cuda.synchronize()
-        meter.seconds = round(time.perf_counter() - started, 4)
+        meter.seconds = round(time.perf_counter() - started, 7)
 
 
 def require(condition: bool, problem: str, figures: Figures) -> None:

@@ -46,7 +46,7 @@ def _card() -> dict[str, Any]:
 
 def _speed(setting: Setting) -> Figures:
     """TFLOP/s of a bfloat16 product and GB/s of a copy on the device, bytes read and written."""
-    side, times = (256, 2) if setting.small else (8192, 10)
+    side, times = (256, 20) if setting.small else (8192, 10)
     a = torch.randn(side, side, device=setting.device, dtype=torch.bfloat16)
     b, copy = torch.randn_like(a), torch.empty_like(a)
     torch.mm(a, b)
