@@ -142,4 +142,6 @@ def test_what_torchrun_must_have_started(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     with refused(ErrorCode.CONFIG_CONFLICT, key="backend.kind"):
         ulorl.train(config(tmp_path / "run", "backend.kind=torchrun", "backend.ranks=4"))
+    with refused(ErrorCode.CONFIG_CONFLICT, key="model.device"):
+        ulorl.train(config(tmp_path / "run", "model.device=cuda:0"))
     assert not (tmp_path / "run").exists()

@@ -9,8 +9,6 @@ learner on a CPU.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -22,6 +20,7 @@ import torch
 import transformers
 
 from ulorl.bench.machine_facts import facts
+from ulorl.bench.measured_processes import run_measured
 from ulorl.bench.tensor_bytes import count_tensor_bytes, peak_tensor_bytes
 from ulorl.config.model_config import ModelConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
@@ -124,25 +123,8 @@ def _save_model(shape: Shape, folder: str) -> None:
 def _measured(shape: Shape, folder: str) -> list[list[int]]:
     """Return the peak of each update of each process."""
     code = "from ulorl.bench.memory_bench import Shape, measure_rank; measure_rank(Shape(**{!r}), {}, {!r})"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code.format(asdict(shape), rank, folder)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(RANKS)
-    ]  # fmt: skip
-    try:
-        peaks = []
-        for process in started:
-            out, errors = process.communicate(timeout=LIMIT)
-            if process.returncode:
-                raise RuntimeError(f"{shape.name}: a process failed: {errors.strip().splitlines()[-1:]}")
-            peaks.append(json.loads(out.splitlines()[-1]))
-        return peaks
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+    codes = [code.format(asdict(shape), rank, folder) for rank in range(RANKS)]
+    return run_measured(codes, limit=LIMIT, what=shape.name)
 
 
 def measure_rank(shape: Shape, rank: int, folder: str) -> None:

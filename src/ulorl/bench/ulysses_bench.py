@@ -9,8 +9,6 @@ compared, because the processes may have to share cores.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import timedelta
@@ -25,6 +23,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ulorl.bench.machine_facts import facts
+from ulorl.bench.measured_processes import run_measured
 from ulorl.bench.peak_memory import peak_rss
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -74,25 +73,8 @@ def _gradients(folder: str, processes: int) -> Path:
 def _measured(tokens: int, processes: int, folder: str) -> list[dict[str, Any]]:
     """Return the figures of each process, measured in new processes, because peak memory is that of a process."""
     code = "from ulorl.bench.ulysses_bench import gradient; gradient({}, {}, {}, {!r})"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code.format(tokens, rank, processes, folder)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(processes)
-    ]  # fmt: skip
-    try:
-        figures = []
-        for process in started:
-            out, errors = process.communicate(timeout=LIMIT.total_seconds())
-            if process.returncode:
-                raise RuntimeError(f"a process with {tokens} tokens failed: {errors.strip().splitlines()[-1:]}")
-            figures.append(json.loads(out.splitlines()[-1]))
-        return figures
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+    codes = [code.format(tokens, rank, processes, folder) for rank in range(processes)]
+    return run_measured(codes, limit=LIMIT.total_seconds(), what=f"{tokens} tokens in {processes} processes")
 
 
 def gradient(tokens: int, rank: int, processes: int, folder: str) -> None:

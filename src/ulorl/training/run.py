@@ -149,6 +149,13 @@ def _check_backend(cfg: Config) -> None:
             key="backend.kind",
         )
     sequence, started = cfg.optim.sequence_parallel, torchrun.world_size()
+    if started > 1 and ":" in cfg.model.device:
+        raise UserError(
+            f"model.device={cfg.model.device}: {started} processes would share one GPU; use auto, which gives each its "
+            "own, or cpu",
+            code=ErrorCode.CONFIG_CONFLICT,
+            key="model.device",
+        )
     if cfg.backend.kind != "ray" and started % sequence:
         raise UserError(
             f"optim.sequence_parallel={sequence} does not divide the number of processes that share the learner, "
