@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from ulorl.common.plot_style import STYLE
 from ulorl.data.countdown import problems
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
-from ulorl.engines.decode import rollout
+from ulorl.engines.decode import scheduled_rollout
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.types import Sampling, Scored, Status
 
 PROMPTS, GROUP, MAX_TOKENS, STEPS, SHOWN = 32, 8, 256, 12, 4
@@ -34,21 +35,21 @@ def lengths_of_steps(segments: int) -> list[list[int]]:
     source = ModelSource("ulorl:tiny")
     model = load_model(source, dtype=torch.float32, device="cpu")
     engine = TorchEngine(model, eos_ids=source.eos_ids, slots=768, prefill_tokens=8192)
-    scheduler = Scheduler(
-        group=GROUP, segment_tokens=MAX_TOKENS // segments, max_tokens=MAX_TOKENS, sampling=Sampling(1.0), seed=0
-    )
+    schedule = SegmentSchedule(prompts=PROMPTS, group=GROUP, tokens=MAX_TOKENS // segments)
+    scheduler = Scheduler(schedule, max_tokens=MAX_TOKENS, sampling=Sampling(1.0), seed=0)
     asked = problems(PROMPTS * STEPS, seed=0)
     prompts = encode_prompts(asked, source.tokenizer, PromptFormat("{question}\n"), PromptLimits())
     steps = []
     for step in range(STEPS):
         new = list(zip(asked, prompts, strict=True))[step * PROMPTS : (step + 1) * PROMPTS]
         lengths = []
-        for segment in rollout(engine, scheduler.begin_step(new)):
+        scheduler.begin_step(new)
+        for segment in scheduled_rollout(engine, scheduler.next_requests):
             sample = scheduler.end_segment(segment)
             lengths.append(len(segment))
             if sample.status is not Status.UNFINISHED:
                 scheduler.experience.add(Scored(sample, 0.0, ""))
-        scheduler.experience.release()
+        scheduler.release()
         steps.append(lengths)
     return steps
 

@@ -35,6 +35,7 @@ from ulorl.learner.update_result import Update
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
 
 EOS = 0
@@ -77,8 +78,7 @@ class Loop:
         self.engine = ScriptedEngine(self.scripts, eos_id=EOS)
         self.learner = CountingLearner()
         self.scheduler = Scheduler(
-            group=self.group,
-            segment_tokens=self.max_tokens // self.segments,
+            SegmentSchedule(prompts=100, group=self.group, tokens=self.max_tokens // self.segments),
             max_tokens=self.max_tokens,
             sampling=Sampling(),
             seed=1,
@@ -168,7 +168,8 @@ def test_a_carried_sample_continues_from_its_tokens_with_what_is_left() -> None:
 def test_a_partial_segment_shrinks_the_last_budget() -> None:
     """Guarantee 5 with an aborted segment: 1 token of 2 came back, so the budgets are then 2, 2, 1."""
     loop = Loop({0: [5] * 9, 1: [6, EOS]})
-    requests = loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
+    loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
+    requests = loop.scheduler.next_requests() or []
     one = np.ones(1)
     joined = loop.scheduler.end_segment(
         Segment(0, one.astype(np.int32), one.astype(np.float32), one.astype(np.int32), Finish.ABORT)
@@ -179,7 +180,8 @@ def test_a_partial_segment_shrinks_the_last_budget() -> None:
     assert [r.max_new_tokens for r in requests] == [2, 2]
     budgets = []
     while len(loop.scheduler.unfinished):
-        for request in loop.scheduler.begin_step([]):
+        loop.scheduler.begin_step([])
+        for request in loop.scheduler.next_requests() or []:
             budgets.append(request.max_new_tokens)
             n = np.full(request.max_new_tokens, 5)
             joined = loop.scheduler.end_segment(
@@ -269,6 +271,7 @@ def test_a_step_returns_samples_in_the_order_of_their_ids() -> None:
 def test_segments_that_break_their_contract_are_refused() -> None:
     loop = Loop({0: [1, EOS], 1: [1, EOS]})
     loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
+    loop.scheduler.next_requests()
     three = np.ones(3)
     with pytest.raises(ValueError, match="budget was 2"):
         loop.scheduler.end_segment(

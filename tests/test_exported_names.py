@@ -13,7 +13,10 @@ EXPORTED = {
         "logprob_mismatch", "masked_tokens", "mpt_tokens", "old_logprobs", "ratios", "sample_mean",
         "soft_overlong_penalty",
     ],
-    "ulorl.rollout": ["ExperiencePool", "OpenGroup", "Scheduler", "UnfinishedPool"],
+    "ulorl.rollout": [
+        "ExperiencePool", "OpenGroup", "OversubscribeSchedule", "RefillSchedule", "Schedule", "Scheduler",
+        "SegmentSchedule", "UnfinishedPool",
+    ],
     "ulorl.evaluation": ["Evaluation", "EvaluationSettings", "evaluate"],
 }  # fmt: skip
 

@@ -1,19 +1,20 @@
 """Algorithm 1 of the paper: one step of UloRL. The numbers at the right are the lines of the paper's listing.
 
 State: the unfinished pool, the experience pool, the global maximum output length L and the maximum segment count k.
-A sample ends its segment by EOS (complete), at the segment length L / k (unfinished), or at L (truncated).
+A sample ends its segment by EOS (complete), at the segment length L / k (unfinished), or at L (truncated). With other
+schedules than the paper's, a segment also ends (unfinished) with the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.common.full_collections import no_full_collections
-from ulorl.engines.decode import rollout
+from ulorl.engines.decode import scheduled_rollout
 from ulorl.engines.engine import Engine
 from ulorl.learner.learner import Trainer
 from ulorl.learner.update_result import Update
@@ -50,17 +51,20 @@ def ulorl_step(
     engine: Engine,
     scorer: SampleScorer,
     learner: Trainer,
-    new: Sequence[Prompted],
+    problems: Iterable[Prompted],
     cancel: CancelToken = NEVER,
 ) -> Step:
-    """Make one step of Algorithm 1 with `new` problems and their encoded prompts.
+    """Make one step of Algorithm 1. problems: with their encoded prompts; the schedule decides how many enter.
 
     Raises Cancelled as long as the weights have not changed; the pools then hold a half-finished step.
     """
     segments, judged, finished = list[Sample](), dict[int, Future[Scored]](), list[Scored]()
+    scheduler.begin_step(problems)
     with no_full_collections():
-        for segment in rollout(engine, scheduler.begin_step(new), cancel):  # {unfinished pool, new prompts}         8
+        for segment in scheduled_rollout(engine, scheduler.next_requests, cancel):  # {unfinished pool, new prompts} 8
             sample = scheduler.end_segment(segment)  # neither EOS nor L: to the unfinished pool, for the next step  9
+            if not len(segment):  # stopped before its first token
+                continue
             segments.append(sample)
             if sample.status is not Status.UNFINISHED:  # EOS or L: to the experience pool, with its reward
                 judged[sample.id] = scorer.submit(scheduler.experience.problem(sample.group_id), sample)
@@ -69,7 +73,7 @@ def ulorl_step(
         finished.append(scored)
         scheduler.experience.add(scored)
     engine.sleep()
-    groups = scheduler.experience.release()  # the groups whose samples are all finished
+    groups = scheduler.release()  # groups whose samples are all finished
     update = learner.update(groups, cancel)  # on the experience that is ready                                      11
     if update.steps:
         new_weights = learner.publish()

@@ -10,7 +10,7 @@ from ulorl.data.problem_stream import ProblemStream
 
 
 def take(stream: ProblemStream[int], n: int) -> list[int]:
-    return [stream.next() for _ in range(n)]
+    return [next(stream) for _ in range(n)]
 
 
 @given(n=st.integers(1, 30), seed=st.integers(0, 2**32), epochs=st.integers(1, 3))

@@ -230,7 +230,10 @@ def value_is_a_section(rng: random.Random, folder: Path) -> Case:
 
 
 COMBINATIONS = [  # on quickstart: overrides, and what must be said
-    ("objective.importance=tois", "objective.importance: tois needs rollout.segments=1"),
+    (
+        "objective.importance=tois",
+        "objective.importance: tois needs rollout.segments=1 with rollout.schedule.kind=segment",
+    ),
     ("objective.importance=sais objective.tis_cap=2.0", "objective.tis_cap"),
     ("engine.kind=vllm rollout.temperature=0.5 rollout.top_k=5", "engine.kind: vllm with rollout.temperature=0.5"),
     ("engine.kind=vllm rollout.temperature=2.0 rollout.top_p=0.9", "rollout.top_p=1"),

@@ -31,6 +31,7 @@ from ulorl.rewards.reward import Reward, RewardError, Verdict
 from ulorl.rewards.sandbox import Sandbox
 from ulorl.rewards.scorer import Scorer
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.runs.samples import write_samples
 from ulorl.training.measured_step import measured_step
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
@@ -272,7 +273,7 @@ def test_a_group_with_an_unscored_sample_is_released_whole_counted_and_stored(tm
     """Two groups of two; sample 3 fails. Its group leaves the pool, with its text and error, and is not trained."""
     scripts = {i: [ord(letter), EOS] for i, letter in enumerate("7897")}
     engine = ScriptedEngine(scripts, EOS)
-    scheduler = Scheduler(group=2, segment_tokens=4, max_tokens=4, sampling=Sampling(), seed=0)
+    scheduler = Scheduler(SegmentSchedule(prompts=2, group=2, tokens=4), max_tokens=4, sampling=Sampling(), seed=0)
     new = [(P, PROMPT), (Problem("p2", "?", "9"), PROMPT)]
     calls: list[str] = []
 

@@ -39,7 +39,7 @@ def make_pools(unfinished: list[list[int]], finished: list[list[int]], released:
         experience.open(id, Problem(f"p{id}", "?"))
         for sample_id in (2 * id + 1, 2 * id):
             experience.add(Scored(make_sample(sample_id, [2, id % 3], Status.COMPLETE), 1.0, "text", answer=None))
-    experience.keep(experience.release())
+    experience.keep(experience.release(experience.finished_groups))
     for i, segments in enumerate(finished):
         experience.open(i, Problem(f"p{i}", "2+2\u2026?", "4", {"n": [1, None]}))
         status = Status.COMPLETE if i % 2 else Status.TRUNCATED
@@ -82,7 +82,7 @@ def test_a_copy_does_not_change() -> None:
     before = facts(copy)
     pools.unfinished.take_all()
     pools.experience.add(Scored(make_sample(1, [4], Status.COMPLETE), 1.0, "late"))
-    pools.experience.keep(pools.experience.release())
+    pools.experience.keep(pools.experience.release(pools.experience.finished_groups))
     pools.experience.take_released()
     pools.experience.open(9, Problem("p9", "?"))
     assert facts(copy) == before

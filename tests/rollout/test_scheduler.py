@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulorl.engines.decode import rollout
+from ulorl.engines.decode import scheduled_rollout
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.types import Problem, Sample, Sampling, Scored, Status
 
 PROMPT = np.array([5], np.int32)
@@ -32,19 +33,20 @@ def test_every_sample_ends_once_and_whole(
     count = sum(new) * group
     lengths = data.draw(st.lists(st.integers(1, 2 * limit), min_size=count, max_size=count))
     engine = ScriptedEngine({i: [i + 1] * (n - 1) + [EOS] for i, n in enumerate(lengths)}, eos_id=EOS)
-    scheduler = Scheduler(
-        group=group, segment_tokens=segment_tokens, max_tokens=limit, sampling=Sampling(), seed=0
-    )  # fmt: skip
+    schedule = SegmentSchedule(prompts=3, group=group, tokens=segment_tokens)
+    scheduler = Scheduler(schedule, max_tokens=limit, sampling=Sampling(), seed=0)
     released: list[Scored] = []
     for step in range(len(new) + segments):
         problems = new[step] if step < len(new) else 0
-        requests = scheduler.begin_step([(Problem(f"{step}.{i}", "?"), PROMPT) for i in range(problems)])
-        assert all(0 < r.max_new_tokens <= min(segment_tokens, limit - r.output_length) for r in requests)
-        for segment in rollout(engine, requests):
+        scheduler.begin_step([(Problem(f"{step}.{i}", "?"), PROMPT) for i in range(problems)])
+        asked = len(engine.requests)
+        for segment in scheduled_rollout(engine, scheduler.next_requests):
             sample = scheduler.end_segment(segment)
             if sample.status is not Status.UNFINISHED:
                 scheduler.experience.add(Scored(sample, 1.0, ""))
-        groups = scheduler.experience.release()
+        requests = engine.requests[asked:]
+        assert all(0 < r.max_new_tokens <= min(segment_tokens, limit - r.output_length) for r in requests)
+        groups = scheduler.release()
         assert [g.id for g in groups] == sorted(g.id for g in groups)
         for g in groups:
             assert [m.sample.id for m in g.members] == [g.id * group + i for i in range(group)]
@@ -72,11 +74,12 @@ def test_a_restored_pool_without_waiting_samples_keeps_its_open_groups() -> None
     experience = ExperiencePool(2)
     experience.open(0, Problem("0", "?"))
     scheduler = Scheduler(
-        group=2, segment_tokens=2, max_tokens=4, sampling=Sampling(), seed=0,
+        SegmentSchedule(prompts=1, group=2, tokens=2), max_tokens=4, sampling=Sampling(), seed=0,
         unfinished=UnfinishedPool([_sample(0, Status.UNFINISHED)]), experience=experience, next_group=1,
     )  # fmt: skip
     assert scheduler.experience.problem(0).id == "0"
-    assert [r.sample_id for r in scheduler.begin_step([])] == [0]
+    scheduler.begin_step([])
+    assert [r.sample_id for r in scheduler.next_requests() or ()] == [0]
 
 
 def _sample(id: int, status: Status) -> Sample:
@@ -101,8 +104,10 @@ def test_pools_refuse_what_does_not_belong() -> None:
         experience.add(Scored(_sample(1, Status.COMPLETE), 1.0, ""))
     with pytest.raises(ValueError, match="takes finished"):
         experience.add(Scored(_sample(0, Status.UNFINISHED), 1.0, ""))
-    assert experience.release() == []
+    assert experience.finished_groups == {}
+    with pytest.raises(ValueError, match="group 0 has 1 of 2 finished samples"):
+        experience.release([0])
     experience.add(Scored(_sample(0, Status.TRUNCATED), 0.0, ""))
-    (group,) = experience.release()
+    (group,) = experience.release([0])
     assert [m.sample.id for m in group.members] == [0, 1]  # by id, not by arrival
-    assert experience.release() == []
+    assert dict(experience.open_groups) == {}

@@ -28,6 +28,7 @@ from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.types import Finish, Group, Problem, Request, Sample, Sampling, Scored, Segment, Status
 
 EOS, LIMIT, SEGMENT, GROUP, SLOTS = 0, 7, 3, 2, 3  # L = 7 in segments of 3: the last one is 1 token
@@ -80,7 +81,7 @@ class World:
 
     def _start(self, pools: Pools, next_group: int) -> None:
         self.scheduler = Scheduler(
-            group=GROUP, segment_tokens=SEGMENT, max_tokens=LIMIT, sampling=Sampling(), seed=1,
+            SegmentSchedule(prompts=10, group=GROUP, tokens=SEGMENT), max_tokens=LIMIT, sampling=Sampling(), seed=1,
             unfinished=pools.unfinished, experience=pools.experience, next_group=next_group,
         )  # fmt: skip
         self.engine = RetryingEngine(
@@ -99,7 +100,8 @@ class World:
     def begin(self, problems: int) -> None:
         first = self.scheduler.next_group
         new = [(Problem(str(first + i), "?"), PROMPT) for i in range(problems)]
-        self.asked = self.scheduler.begin_step(new)
+        self.scheduler.begin_step(new)
+        self.asked = self.scheduler.next_requests() or []
         for request in self.asked:
             self.engine.add(request)
 
@@ -120,7 +122,7 @@ class World:
             )
 
     def release(self) -> None:
-        self.scheduler.experience.keep(self.scheduler.experience.release())
+        self.scheduler.experience.keep(self.scheduler.release())
 
     def train(self) -> None:
         self.trained += self.scheduler.experience.take_released()

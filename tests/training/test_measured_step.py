@@ -14,6 +14,7 @@ from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
 from ulorl.objective.mismatch import Mismatch
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.training.measured_step import MeasuredStep, measured_step
 from ulorl.types import Group, Problem, Sample, Sampling, Scored
 
@@ -41,7 +42,7 @@ class CountingLearner:
 def test_the_weights_are_checked_when_they_change_and_progress_is_reported() -> None:
     """Two samples of one problem, in segments of 2: one ends in step 1, the other in step 2, which updates."""
     engine, learner = ScriptedEngine({0: [1, 0], 1: [1, 1, 1, 0]}, eos_id=0), CountingLearner()
-    scheduler = Scheduler(group=2, segment_tokens=2, max_tokens=6, sampling=Sampling(), seed=1)
+    scheduler = Scheduler(SegmentSchedule(prompts=1, group=2, tokens=2), max_tokens=6, sampling=Sampling(), seed=1)
     versions: list[int] = []
     segments: list[int] = []
 

@@ -17,6 +17,7 @@ from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.training.overlapped_step import overlapped_step
 from ulorl.types import Group, Problem, Sample, Sampling, Scored, Segment
 
@@ -71,7 +72,9 @@ class Run:
 
     def __init__(self, scripts: dict[int, list[int]], learner: CountingLearner | None = None) -> None:
         self.engine, self.learner = HookedEngine(scripts, EOS), learner or CountingLearner()
-        self.scheduler = Scheduler(group=2, segment_tokens=2, max_tokens=4, sampling=Sampling(), seed=1)
+        self.scheduler = Scheduler(
+            SegmentSchedule(prompts=10, group=2, tokens=2), max_tokens=4, sampling=Sampling(), seed=1
+        )
         self.late = 0
 
     def step(self, *problems: str, cancel: CancelToken = NEVER) -> Step:

@@ -22,10 +22,11 @@ import numpy as np
 from ulorl.bench.direct_worker import DirectWorker
 from ulorl.bench.machine_facts import facts
 from ulorl.common.full_collections import no_full_collections
-from ulorl.engines.decode import rollout
+from ulorl.engines.decode import scheduled_rollout
 from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.types import Problem, Sampling, Scored, Status
 
 ENGINES = 256
@@ -53,9 +54,8 @@ def _measure(groups: int, engines: int) -> dict[str, Any]:
         checks=SegmentChecks([EOS], VOCABULARY, Sampling()),
         settings=FleetSettings(slots=SLOTS, group=GROUP),
     )
-    scheduler = Scheduler(
-        group=GROUP, segment_tokens=SEGMENT_TOKENS, max_tokens=SEGMENTS * SEGMENT_TOKENS, sampling=Sampling(), seed=0
-    )
+    schedule = SegmentSchedule(prompts=groups, group=GROUP, tokens=SEGMENT_TOKENS)
+    scheduler = Scheduler(schedule, max_tokens=SEGMENTS * SEGMENT_TOKENS, sampling=Sampling(), seed=0)
     prompt = np.ones(PROMPT, np.int32)
     new = [(Problem(str(number), "?"), prompt) for number in range(groups)]
     steps, released, collection = [], 0, 0.0
@@ -63,12 +63,13 @@ def _measure(groups: int, engines: int) -> dict[str, Any]:
         for version in range(SEGMENTS):
             started, before = time.process_time(), sum(worker.seconds for worker in workers)
             with no_full_collections():
-                for segment in rollout(fleet, scheduler.begin_step(new)):
+                scheduler.begin_step(new)
+                for segment in scheduled_rollout(fleet, scheduler.next_requests):
                     sample = scheduler.end_segment(segment)
                     if sample.status is not Status.UNFINISHED:
                         scheduler.experience.add(Scored(sample, 0.0, ""))
             fleet.sleep()
-            released += len(scheduler.experience.release())
+            released += len(scheduler.release())
             fleet.load_weights([], version + 1)
             in_workers = sum(worker.seconds for worker in workers) - before
             steps.append(round(time.process_time() - started - in_workers, 3))

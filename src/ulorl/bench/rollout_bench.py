@@ -14,11 +14,12 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ulorl.bench.machine_facts import facts
-from ulorl.engines.decode import rollout
+from ulorl.engines.decode import scheduled_rollout
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.types import Problem, Sampling, Scored, Status
 
 PROMPT = 16
@@ -32,15 +33,15 @@ def run(tokens: int = 4096, segments: int = 8) -> dict[str, Any]:
         raise UserError(message, code=ErrorCode.BENCH_INPUT, key="--tokens")
     about = facts()
     engine = TorchEngine(_model(tokens + PROMPT), eos_ids=(), slots=1, prefill_tokens=8192)
-    scheduler = Scheduler(
-        group=1, segment_tokens=tokens // segments, max_tokens=tokens, sampling=Sampling(0.85), seed=0
-    )
+    schedule = SegmentSchedule(prompts=1, group=1, tokens=tokens // segments)
+    scheduler = Scheduler(schedule, max_tokens=tokens, sampling=Sampling(0.85), seed=0)
     new = [(Problem("0", "?"), np.arange(PROMPT, dtype=np.int32))]
     steps = []
     for version in range(segments):
         engine.version = version
         started, before = time.perf_counter(), engine.stats.prefill_tokens
-        (sample,) = [scheduler.end_segment(s) for s in rollout(engine, scheduler.begin_step(new))]
+        scheduler.begin_step(new)
+        (sample,) = [scheduler.end_segment(s) for s in scheduled_rollout(engine, scheduler.next_requests)]
         new = []
         steps.append(
             {
@@ -50,7 +51,7 @@ def run(tokens: int = 4096, segments: int = 8) -> dict[str, Any]:
             }
         )
     scheduler.experience.add(Scored(sample, 0.0, ""))
-    ((member,),) = [group.members for group in scheduler.experience.release()]
+    ((member,),) = [group.members for group in scheduler.release()]
     whole = member.sample
     expected = np.repeat(np.arange(segments), tokens // segments)
     if (

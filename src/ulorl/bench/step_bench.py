@@ -46,7 +46,7 @@ from ulorl.engines.engine import Engine
 from ulorl.training.build import Components, build
 from ulorl.training.measured_step import measured_step
 from ulorl.training.preflight import load_inputs
-from ulorl.types import Problem, Prompted
+from ulorl.types import Problem
 from ulorl.warmup.countdown_tokenizer import build_tokenizer
 
 GROUP = 8
@@ -157,9 +157,8 @@ def _ours(path: Path, prompts: int, max_tokens: int, segments: int) -> Generator
     with closing(parts.engine):
         parts.weight_check(parts.engine, parts.learner)
         for number in count():
-            new = [parts.stream.next() for _ in range(prompts)]
             started = time.process_time()
-            make_step = partial(_step, parts, new)
+            make_step = partial(_step, parts)
             step = measured_step(make_step, parts.engine, parts.learner, parts.weight_check)
             if number >= segments:
                 phases = (step.rollout_seconds, step.update_seconds, step.sync_seconds)
@@ -167,8 +166,8 @@ def _ours(path: Path, prompts: int, max_tokens: int, segments: int) -> Generator
                 yield dict(zip((*PHASES, "cpu", "tokens"), figures, strict=True))
 
 
-def _step(parts: Components, new: Sequence[Prompted], engine: Engine) -> Step:
-    return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, new)
+def _step(parts: Components, engine: Engine) -> Step:
+    return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, parts.stream)
 
 
 def _problem_file(folder: str, prompts: int) -> str:

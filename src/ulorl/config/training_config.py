@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ulorl.config.fields import MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, Share, StrictConfig
+from ulorl.config.schedule_config import ScheduleConfig, SegmentScheduleConfig
 
 PACKED_MASK_TOKENS = 16384  # of a packed row without flash-attention: its mask alone takes 256 MiB, its square
 
@@ -40,7 +41,9 @@ class RolloutConfig(StrictConfig):
     group: int = Field(default=8, ge=2, description="samples per problem (G)")
     max_tokens: Positive = Field(default=131072, description="the longest output in tokens (L)")
     segments: Positive = Field(
-        default=8, description="the most segments of a sample (k); 1: every sample is finished within its step"
+        default=8,
+        description="the most segments of a sample (k), with schedule.kind=segment; 1: every sample is finished within "
+        "its step",
     )
     temperature: float = Field(
         default=0.85, gt=0, description="the sampling temperature, also of the learner's log-probs and entropies"
@@ -52,11 +55,24 @@ class RolloutConfig(StrictConfig):
         description="decode each step while the learner trains on the groups of the step before, with weights that are "
         "one step older; takes memory on the host for two copies of the weights",
     )
+    schedule: ScheduleConfig = Field(default=SegmentScheduleConfig(), json_schema_extra=MAY_CHANGE)
 
     @property
     def segment_tokens(self) -> int:
         """The length of a segment in tokens."""
         return self.max_tokens // self.segments
+
+    @model_validator(mode="after")
+    def _versions_possible(self) -> Self:
+        if self.schedule.max_versions == 1:
+            raise RefusedKeys(
+                Finding(
+                    "schedule.max_versions",
+                    "1 is not possible with carried samples; take rollout.segments=1 with schedule.kind=segment, which "
+                    "finishes every sample within its step",
+                )
+            )
+        return self
 
     @model_validator(mode="after")
     def _segments_divide(self) -> Self:

@@ -54,11 +54,13 @@ class Config(StrictConfig):
 
     def _impossible_engine(self) -> Iterator[Finding]:
         rollout, objective = self.rollout, self.objective
-        if objective.importance == "tois" and rollout.segments > 1:
+        kind = rollout.schedule.kind
+        if objective.importance == "tois" and (rollout.segments > 1 or kind != "segment"):
+            found = f"rollout.segments={rollout.segments}" if kind == "segment" else f"rollout.schedule.kind={kind}"
             yield Finding(
                 "objective.importance",
-                f"tois needs rollout.segments=1 (found {rollout.segments}): with more segments the tokens of a sample "
-                "come from several versions; use pois or sais",
+                f"tois needs rollout.segments=1 with rollout.schedule.kind=segment (found {found}): otherwise the "
+                "tokens of a sample come from several versions; use pois or sais",
             )
         if objective.tis_cap and objective.importance != "pois":
             yield Finding(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -28,7 +28,10 @@ class ProblemStream(Generic[T]):
         self.seed = seed
         self.cursor = cursor
 
-    def next(self) -> T:
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
         """Return the next item and advance the cursor."""
         epoch, position = divmod(self.cursor, len(self.items))
         self.cursor += 1

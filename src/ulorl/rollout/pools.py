@@ -85,10 +85,23 @@ class ExperiencePool:
             raise ValueError(f"sample {sample.id} is in the experience pool already")
         members[sample.id] = scored
 
-    def release(self) -> list[Group]:
-        """Remove and return every group whose samples are all finished, in the order of the group ids."""
-        ready = sorted(id for id, group in self._groups.items() if len(group.members) == self.size)
-        return [self._closed(id, self._groups.pop(id)) for id in ready]
+    @property
+    def finished_groups(self) -> dict[int, int]:
+        """The output tokens of each open group whose samples are all finished, by group id."""
+        return {
+            id: sum(len(scored.sample) for scored in group.members.values())
+            for id, group in self._groups.items()
+            if len(group.members) == self.size
+        }
+
+    def release(self, ids: Iterable[int]) -> list[Group]:
+        """Remove and return groups whose samples are all finished. Raises ValueError for any other group."""
+        released = []
+        for id in ids:
+            if len(self._groups[id].members) != self.size:
+                raise ValueError(f"group {id} has {len(self._groups[id].members)} of {self.size} finished samples")
+            released.append(self._closed(id, self._groups.pop(id)))
+        return released
 
     @property
     def released(self) -> Sequence[Group]:

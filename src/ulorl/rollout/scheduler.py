@@ -1,32 +1,34 @@
-"""Segment rollout (section 3.1, Algorithm 1): which samples enter a step, when they end, which are carried over.
+"""The state of the rollout (section 3.1, Algorithm 1): samples enter a step, their segments end, some are carried over.
 
-The scheduler holds both pools and the samples in flight, so that every sample is in exactly one place. It knows no
-engine: it returns requests and takes segments.
+The scheduler holds both pools and the samples of the step in progress, so that every sample is in exactly one place. It
+knows no engine: it returns requests and takes segments. When they enter is what its schedule decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 
 from ulorl.rng import sample_seeds
+from ulorl.rollout.dispatch import Carried, StepDispatch, ready_groups
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
-from ulorl.types import Finish, Problem, Prompted, Request, Sample, Sampling, Segment, Status, Tokens
+from ulorl.rollout.schedules import Schedule
+from ulorl.types import Finish, Group, Problem, Prompted, Request, Sample, Sampling, Segment, Status, Tokens
 
 
 class Scheduler:
-    """Gives each sample at most one segment a step.
+    """Turns the decisions of a schedule into requests, and segments into samples.
 
-    group: samples a problem (G). segment_tokens: the segment length L / k. max_tokens: the global maximum output
-    length L. seed: the run's. `next_group` counts the groups opened so far; sample ids are group id * G + member.
+    max_tokens: the global maximum output length L. seed: the run's. `next_group` counts the groups opened so far;
+    sample ids are group id * G + member.
     """
 
     def __init__(
         self,
+        schedule: Schedule,
         *,
-        group: int,
-        segment_tokens: int,
         max_tokens: int,
         sampling: Sampling,
         seed: int,
@@ -34,37 +36,63 @@ class Scheduler:
         experience: ExperiencePool | None = None,
         next_group: int = 0,
     ) -> None:
-        self.group = group
-        self.segment_tokens = segment_tokens
+        self.schedule = schedule
         self.max_tokens = max_tokens
         self.sampling = sampling
         self.seed = seed
         # `is None`: a pool without a finished or unfinished sample is falsy, and may still hold open groups
         self.unfinished = UnfinishedPool() if unfinished is None else unfinished
-        self.experience = ExperiencePool(group) if experience is None else experience
+        self.experience = ExperiencePool(schedule.group) if experience is None else experience
         self.next_group = next_group
+        self._step: StepDispatch | None = None
+        self._problems: Iterator[Prompted] = iter(())
+        self._waiting: dict[int, Sample] = {}  # samples of the step that have not entered the engine
         self._in_flight: dict[int, tuple[Sample, Request]] = {}
+
+    @property
+    def group(self) -> int:
+        """Samples a problem (G)."""
+        return self.schedule.group
 
     @property
     def in_flight(self) -> int:
         """The number of samples whose request is out and whose segment has not come back."""
         return len(self._in_flight)
 
-    def begin_step(self, new: Sequence[Prompted]) -> list[Request]:
-        """Return the requests of this step: the unfinished pool, then G samples of each new problem (line 8).
+    def begin_step(self, problems: Iterable[Prompted]) -> None:
+        """Begin a step with the unfinished pool and as many of `problems` as the schedule takes (line 8).
 
-        new: problems with their encoded prompts. Carried samples come first: they are the longest. Raises
-        RuntimeError while samples are in flight.
+        problems: with their encoded prompts; they are drawn when they enter. Raises RuntimeError while samples are in
+        flight.
         """
         if self._in_flight:
             raise RuntimeError(f"{self.in_flight} samples are still in flight; end their segments first")
-        entering = self.unfinished.take_all()
-        for problem, prompt in new:
-            entering += self._open_group(problem, prompt)
-        seeds = sample_seeds(self.seed, [sample.id for sample in entering])
-        requests = [self._request(sample, seed) for sample, seed in zip(entering, seeds, strict=True)]
-        self._in_flight = {sample.id: (sample, request) for sample, request in zip(entering, requests, strict=True)}
-        return requests
+        self._end_step()
+        self._problems = iter(problems)
+        self._waiting = {sample.id: sample for sample in self.unfinished.take_all()}
+        carried = (Carried(s.id, len(s), _versions(s)) for s in self._waiting.values())
+        finished = {
+            id: sum(len(scored.sample) for scored in group.members.values())
+            for id, group in self.experience.open_groups.items()
+        }
+        self._step = StepDispatch(self.schedule, self.max_tokens, carried, finished)
+
+    def next_requests(self) -> list[Request] | None:
+        """Return the requests that enter the engine now, often none. Return None when the step is over.
+
+        The samples that are in flight then must be stopped, and their segments ended. Raises RuntimeError without a
+        step in progress.
+        """
+        if self._step is None:
+            raise RuntimeError("no step is in progress; call begin_step first")
+        if self._step.over:
+            self._end_step()
+            return None
+        for problem, prompt in islice(self._problems, self._step.new_groups()):
+            self._open_group(problem, prompt)
+        admitted = self._step.admit()
+        seeds = sample_seeds(self.seed, [sample for sample, _ in admitted]) if admitted else ()
+        return [self._request(*one, seed) for one, seed in zip(admitted, seeds, strict=True)]
 
     def end_segment(self, segment: Segment) -> Sample:
         """Append a segment to its sample and return the sample. An unfinished sample is put into the unfinished pool; a
@@ -74,24 +102,45 @@ class Scheduler:
             raise ValueError(f"segment of sample {segment.sample_id}, which is not in flight")
         sample, request = self._in_flight[segment.sample_id]
         status = self._status(segment, request)
-        joined = Sample(sample.id, sample.group_id, sample.prompt, (*sample.segments, segment), status)
+        if len(segment):  # a stopped request may have none
+            sample = Sample(sample.id, sample.group_id, sample.prompt, (*sample.segments, segment), status)
         del self._in_flight[segment.sample_id]
+        if self._step:
+            self._step.ended(sample.id, len(segment), finished=status is not Status.UNFINISHED)
         if status is Status.UNFINISHED:
-            self.unfinished.put(joined)
-        return joined
+            self.unfinished.put(sample)
+        return sample
 
-    def _open_group(self, problem: Problem, prompt: Tokens) -> list[Sample]:
-        group_id = self.next_group
+    def release(self) -> list[Group]:
+        """Remove and return the groups to train, in the order of their ids: of those whose samples are all finished, as
+        many as the schedule trains in a step."""
+        finished = self.experience.finished_groups
+        unfinished = self.experience.open_groups.keys() - finished.keys()
+        ready = ready_groups(finished, unfinished, self.schedule.window)
+        return self.experience.release(ready[: self.schedule.trained([finished[id] for id in ready])])
+
+    def _end_step(self) -> None:
+        for sample in self._waiting.values():
+            self.unfinished.put(sample)
+        self._waiting, self._step = {}, None
+
+    def _open_group(self, problem: Problem, prompt: Tokens) -> None:
+        assert self._step
+        id = self.next_group
         self.next_group += 1
-        self.experience.open(group_id, problem)
-        return [Sample(group_id * self.group + member, group_id, prompt) for member in range(self.group)]
+        self.experience.open(id, problem)
+        self._step.open(id)
+        self._waiting |= {
+            member: Sample(member, id, prompt) for member in range(id * self.group, (id + 1) * self.group)
+        }
 
-    def _request(self, sample: Sample, seed: int) -> Request:
-        """Return the request of the sample's next segment: never for more than the sample has left of L."""
+    def _request(self, id: int, budget: int, seed: int) -> Request:
+        sample = self._waiting.pop(id)
         prompt = sample.prompt
         tokens = np.concatenate([prompt, *[s.tokens for s in sample.segments]]) if sample.segments else prompt
-        budget = min(self.segment_tokens, self.max_tokens - (len(tokens) - len(prompt)))
-        return Request(sample.id, tokens, len(prompt), budget, self.sampling, seed)
+        request = Request(id, tokens, len(prompt), budget, self.sampling, seed)
+        self._in_flight[id] = sample, request
+        return request
 
     def _status(self, segment: Segment, request: Request) -> Status:
         """Return the status of a sample after `segment`, the result of `request`. The engine's finish reason decides,
@@ -105,3 +154,8 @@ class Scheduler:
             raise ValueError(f"sample {request.sample_id}: finish 'length' after {n} of {budget} tokens")
         at_the_end = request.output_length + n == self.max_tokens
         return Status.TRUNCATED if at_the_end else Status.UNFINISHED
+
+
+def _versions(sample: Sample) -> int:
+    """Return how many versions drew the tokens of a sample. A segment has one version."""
+    return len({int(segment.versions[-1]) for segment in sample.segments})

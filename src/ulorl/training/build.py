@@ -27,7 +27,7 @@ from ulorl.rollout.scheduler import Scheduler
 from ulorl.training import checkpoint
 from ulorl.training.checkpoint import NEW_RUN, Checkpoint
 from ulorl.training.preflight import Inputs
-from ulorl.training.specifications import engine_spec, learner_spec, model_source, rollout_sampling
+from ulorl.training.specifications import engine_spec, learner_spec, model_source, rollout_sampling, rollout_schedule
 from ulorl.training.weight_check import TOLERANCE, WeightCheck
 from ulorl.types import Prompted
 
@@ -207,8 +207,7 @@ def _load_present(engine: Engine, learner: Learner) -> None:
 
 def _scheduler(cfg: Config, saved: Checkpoint | None) -> Scheduler:
     return Scheduler(
-        group=cfg.rollout.group,
-        segment_tokens=cfg.rollout.segment_tokens,
+        rollout_schedule(cfg.rollout),
         max_tokens=cfg.rollout.max_tokens,
         sampling=rollout_sampling(cfg),
         seed=cfg.seed,

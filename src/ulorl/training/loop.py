@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from ulorl.training.measured_step import MeasuredStep, measured_step
 from ulorl.training.overlapped_step import overlapped_step
 from ulorl.training.specifications import evaluation_settings
 from ulorl.training.step_metrics import evaluation_metrics, step_metrics
-from ulorl.types import Metrics, Prompted, Tokens
+from ulorl.types import Metrics, Tokens
 
 
 class Loop:
@@ -90,10 +89,9 @@ class Loop:
     def _step(self, number: int) -> Metrics:
         """Make one step of Algorithm 1; its evaluation, log and checkpoint follow in `_finish_step`."""
         parts = self.components
-        new = [parts.stream.next() for _ in range(parts.config.rollout.prompts)]
-        entering = len(parts.scheduler.unfinished) + len(new) * parts.scheduler.group
-        with self.log.phase("rollout", entering, tokens=lambda: parts.engine.stats.decode_tokens) as phase:
-            make_step = partial(self._algorithm_step, number, new)
+        expected = parts.scheduler.schedule.expected_segments(len(parts.scheduler.unfinished))
+        with self.log.phase("rollout", expected, tokens=lambda: parts.engine.stats.decode_tokens) as phase:
+            make_step = partial(self._algorithm_step, number)
             measured = measured_step(make_step, parts.engine, parts.learner, parts.weight_check, phase.advance)
         self._warn(number, measured)
         with checkpoint.writing(self.run_dir):
@@ -101,10 +99,10 @@ class Loop:
         of_step = step_metrics(number, measured, parts.scheduler, parts.learner.version)
         return finite_metrics({**of_step, **parts.inputs.scorer.metrics()})
 
-    def _algorithm_step(self, number: int, new: Sequence[Prompted], engine: Engine) -> Step:
+    def _algorithm_step(self, number: int, engine: Engine) -> Step:
         parts, cancel = self.components, self.interrupts.cancel
         if not parts.config.rollout.overlap:
-            return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, new, cancel)
+            return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, parts.stream, cancel)
         late = (
             f"step {number}: its update has changed the weights already, so the step is finished before the run stops; "
             "a second signal ends the process at once"
@@ -114,7 +112,7 @@ class Loop:
             engine,
             parts.inputs.scorer,
             parts.learner,
-            new,
+            parts.stream,
             cancel,
             on_late_cancel=lambda: self.log.print(late, style="yellow"),
         )

@@ -8,7 +8,7 @@ n - 1 updates, and extending a run gives the same weights as a longer run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def overlapped_step(
     engine: Engine,
     scorer: SampleScorer,
     learner: Learner,
-    new: Sequence[Prompted],
+    problems: Iterable[Prompted],
     cancel: CancelToken = NEVER,
     on_late_cancel: Callable[[], None] = lambda: None,
 ) -> Step:
@@ -45,7 +45,7 @@ def overlapped_step(
             engine,
             scorer,
             _BegunUpdate(learner, pending),
-            new,
+            problems,
             _RolloutCancel(cancel, pending, on_late_cancel),
         )
     except BaseException:

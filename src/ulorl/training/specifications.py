@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ulorl.config.data_config import DataConfig
+from ulorl.config.training_config import RolloutConfig
 from ulorl.config.tree import Config
 from ulorl.data.prompts import PromptFormat
 from ulorl.engines.engine_spec import EngineSpec
@@ -10,6 +11,7 @@ from ulorl.engines.factory import pick_device
 from ulorl.evaluation.avg_at_k import EvaluationSettings
 from ulorl.learner.policy_learner import LearnerSpec
 from ulorl.models.model_source import ModelSource
+from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
 from ulorl.types import Sampling
 
 
@@ -37,6 +39,18 @@ def engine_spec(cfg: Config, *, longest: int, version: int = 0) -> EngineSpec:
         version=version,
         cpu_kernels=cfg.model.cpu_kernels,
     )
+
+
+def rollout_schedule(rollout: RolloutConfig) -> Schedule:
+    """Return the schedule of the rollout."""
+    settings = rollout.schedule
+    shared = dict(
+        prompts=rollout.prompts, group=rollout.group, max_versions=settings.max_versions, window=settings.window
+    )
+    if settings.kind == "segment":
+        return SegmentSchedule(tokens=rollout.segment_tokens, **shared)
+    batch = OversubscribeSchedule if settings.kind == "oversubscribe" else RefillSchedule
+    return batch(factor=settings.factor, batch_tokens=settings.batch_tokens, **shared)
 
 
 def rollout_sampling(cfg: Config) -> Sampling:

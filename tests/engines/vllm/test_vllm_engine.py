@@ -43,6 +43,7 @@ from ulorl.models.model_source import ModelSource
 from ulorl.models.tiny import model_path
 from ulorl.rng import sample_seed
 from ulorl.rollout.scheduler import Scheduler
+from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.training import run
 from ulorl.training.weight_check import WeightCheck
 from ulorl.types import Finish, Problem, Request, Sampling, Segment, Status
@@ -219,7 +220,7 @@ def test_raw_logprobs_are_taken_at_temperature_1_with_any_truncation() -> None:
 def three_versions(engine: Engine, change: Callable[[PreTrainedModel, int], None] = perturb) -> None:
     """One sample over three segments, each with newer weights than the one before."""
     trained = learner()
-    scheduler = Scheduler(group=2, segment_tokens=6, max_tokens=16, sampling=WARM, seed=4)
+    scheduler = Scheduler(SegmentSchedule(prompts=2, group=2, tokens=6), max_tokens=16, sampling=WARM, seed=4)
     new, budgets = [(Problem("a", "a"), prompt(0)), (Problem("b", "b"), prompt(1))], []
     models = []
     for version in range(3):
@@ -227,7 +228,8 @@ def three_versions(engine: Engine, change: Callable[[PreTrainedModel, int], None
             change(trained.model, version)
             engine.load_weights(trained.publish().tensors, version)
         models.append({name: p.clone() for name, p in trained.publish().tensors})
-        requests = scheduler.begin_step(new)
+        scheduler.begin_step(new)
+        requests = scheduler.next_requests() or []
         new = []
         budgets.append({r.max_new_tokens for r in requests})
         samples = [scheduler.end_segment(segment) for segment in rollout(engine, requests)]

@@ -1,0 +1,132 @@
+"""Applies a schedule to one step: which samples are sent to the engine now, with which budgets, and when the step ends.
+
+It holds ids and lengths, no tokens, so that the planner plays millions of samples with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from ulorl.rollout.schedules import Schedule, StepCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An unfinished sample at the beginning of a step: its output tokens so far, and the versions that drew them."""
+
+    id: int
+    tokens: int
+    versions: int
+
+
+class StepDispatch:
+    """One step under `schedule`.
+
+    max_tokens: the global maximum output length L. carried: the unfinished samples, in the order in which they enter.
+    open_groups: the output tokens of the finished samples of each group that was not trained yet, by group id. Sample
+    ids are group id * G + member.
+    """
+
+    def __init__(
+        self, schedule: Schedule, max_tokens: int, carried: Iterable[Carried], open_groups: Mapping[int, int]
+    ) -> None:
+        self.counts = StepCounts(open=len(open_groups))
+        self._schedule, self._max_tokens = schedule, max_tokens
+        self._group_tokens = dict(open_groups)  # of finished samples, by group
+        self._left: dict[int, int] = {}  # unfinished samples of each group that has some
+        self._lengths: dict[int, int] = {}  # output tokens of each unfinished sample
+        self._must_finish: set[int] = set()
+        self._waiting: deque[int] = deque()
+        for sample in carried:
+            self._enter(sample.id, sample.tokens)
+            if schedule.max_versions and sample.versions >= schedule.max_versions - 1:
+                self._must_finish.add(sample.id)
+        self.counts.must_finish = len(self._must_finish)
+        self._outstanding = deque(sorted(self._left))  # by age; groups that are finished by now are removed lazily
+        self._finished = [group for group in open_groups if group not in self._left]  # not ready; a heap
+        heapify(self._finished)
+        self._count_ready()
+
+    @property
+    def over(self) -> bool:
+        """Whether the step is over."""
+        return self._schedule.over(self.counts)
+
+    def new_groups(self) -> int:
+        """Return the number of groups to open now."""
+        return self._schedule.new_groups(self.counts)
+
+    def open(self, group: int) -> None:
+        """Open a group; its id must be greater than that of all earlier groups."""
+        self._outstanding.append(group)
+        self._group_tokens[group] = 0
+        self.counts.open += 1
+        for sample in range(group * self._schedule.group, (group + 1) * self._schedule.group):
+            self._enter(sample, 0)
+
+    def admit(self) -> list[tuple[int, int]]:
+        """Return the ids and budgets in tokens of the samples to send to the engine now."""
+        counts, places = self.counts, self._schedule.places or inf
+        admitted = []
+        while self._waiting and counts.in_flight < places:
+            sample = self._waiting.popleft()
+            counts.waiting -= 1
+            counts.in_flight += 1
+            admitted.append((sample, self._budget(sample)))
+        counts.beginning = False
+        return admitted
+
+    def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
+        """Take note that the engine returned a sample with `tokens` new tokens."""
+        self.counts.in_flight -= 1
+        length = self._lengths.pop(sample) + tokens
+        if not finished:
+            return
+        group = sample // self._schedule.group
+        self._group_tokens[group] += length
+        self._left[group] -= 1
+        if sample in self._must_finish:
+            self._must_finish.remove(sample)
+            self.counts.must_finish -= 1
+        if not self._left[group]:
+            del self._left[group]
+            heappush(self._finished, group)
+            self._count_ready()
+
+    def _enter(self, sample: int, tokens: int) -> None:
+        group = sample // self._schedule.group
+        if group not in self._left:
+            self._left[group] = 0
+        self._left[group] += 1
+        self._lengths[sample] = tokens
+        self._waiting.append(sample)
+        self.counts.waiting += 1
+
+    def _budget(self, sample: int) -> int:
+        left = self._max_tokens - self._lengths[sample]
+        segment = self._schedule.segment_tokens
+        return left if not segment or sample in self._must_finish else min(segment, left)
+
+    def _count_ready(self) -> None:
+        """Count the finished groups that the window lets train."""
+        while self._outstanding and self._outstanding[0] not in self._left:
+            self._outstanding.popleft()
+        window = self._schedule.window
+        end = self._outstanding[0] + window if window and self._outstanding else inf
+        while self._finished and self._finished[0] < end:
+            self.counts.ready += 1
+            self.counts.ready_tokens += self._group_tokens[heappop(self._finished)]
+
+
+def ready_groups(finished: Iterable[int], unfinished: Iterable[int], window: int) -> list[int]:
+    """Return the ids of the groups that may train, oldest first.
+
+    finished: all groups whose samples are finished. unfinished: the other open groups. window: see `Schedule`.
+    """
+    oldest = min(unfinished, default=None)
+    end = inf if oldest is None or not window else oldest + window
+    return sorted(group for group in finished if group < end)
