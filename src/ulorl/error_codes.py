@@ -296,7 +296,12 @@ class ErrorCode(StrEnum):
         "W&B or trackio is not installed, or does not start.",
         "Install the extra, log in, or switch the tracker off.",
     )
-    # Benchmarks.
+    # Plans and benchmarks.
+    PLAN_INPUT = (
+        "plan-input",
+        "A plan was given a latency profile, lengths or limits that it cannot use.",
+        "Correct the option or the file that the message names.",
+    )
     BENCH_INPUT = (
         "bench-input",
         "A benchmark was given lengths, figures or options that it cannot use.",
