@@ -18,75 +18,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
-from scorers import ScorerOf
-from ulorl.algorithm import Step, ulorl_step
+from scripted_loop import EOS, PROMPT, ScriptedLoop
+from ulorl.algorithm import Step
 from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.engines.thread_worker import ThreadWorker
-from ulorl.learner.learner import Weights
-from ulorl.learner.update_result import Update
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
-from ulorl.rollout.scheduler import Scheduler
 from ulorl.rollout.schedules import SegmentSchedule
-from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
-
-EOS = 0
-PROMPT = np.array([7, 8, 9], np.int32)
+from ulorl.types import Finish, Problem, Sample, Sampling, Segment, Status
 
 
-@dataclass
-class CountingLearner:
-    """Trains nothing; counts versions and remembers what it was given."""
-
-    version: int = 0
-    seen: list[list[int]] = field(default_factory=list)
-
-    def update(self, groups: Sequence[Group], _: object = None) -> Update:
-        self.seen.append([g.id for g in groups])
-        self.version += bool(groups)
-        return Update(steps=int(bool(groups)))
-
-    def publish(self) -> Weights:
-        return Weights(self.version, ())
-
-
-class Right(ScorerOf):
-    """Gives every complete sample 1."""
-
-    def score(self, _: Problem, sample: Sample) -> Scored:
-        assert sample.status is not Status.UNFINISHED
-        return Scored(sample, 0.0 if sample.status is Status.TRUNCATED else 1.0, "")
-
-
-@dataclass
-class Loop:
-    scripts: dict[int, list[int]]
-    segments: int = 3
-    max_tokens: int = 6
-    group: int = 2
-    fleet: EngineFleet | None = None  # decodes instead of `engine`
-
-    def __post_init__(self) -> None:
-        self.engine = ScriptedEngine(self.scripts, eos_id=EOS)
-        self.learner = CountingLearner()
-        self.scheduler = Scheduler(
-            SegmentSchedule(prompts=100, group=self.group, tokens=self.max_tokens // self.segments),
-            max_tokens=self.max_tokens,
-            sampling=Sampling(),
-            seed=1,
-        )
-
-    def step(self, *problems: str) -> Step:
-        new = [(Problem(p, p), PROMPT) for p in problems]
-        return ulorl_step(self.scheduler, self.fleet or self.engine, Right(), self.learner, new)  # type: ignore[arg-type]
+def loop_of(scripts: dict[int, list[int]], segments: int = 3, fleet: EngineFleet | None = None) -> ScriptedLoop:
+    """L = 6, G = 2 and the paper's schedule."""
+    return ScriptedLoop(scripts, SegmentSchedule(prompts=100, group=2, tokens=6 // segments), 6, fleet=fleet)
 
 
 def by_id(samples: Sequence[Sample]) -> dict[int, Sample]:
@@ -101,9 +52,9 @@ def test_three_ends_of_a_segment_by_hand() -> None:
     sample 2  2 2 | 2 2 | 2 EOS        EOS exactly at L
     sample 3  3 3 | 3 3 | 3 3 (3...)   L reached: truncated
     """
-    loop = Loop({0: [1, EOS], 1: [1, 1, 1, EOS], 2: [2, 2, 2, 2, 2, EOS], 3: [3] * 9})
+    loop = loop_of({0: [1, EOS], 1: [1, 1, 1, EOS], 2: [2, 2, 2, 2, 2, EOS], 3: [3] * 9})
 
-    first = loop.step("a", "b")
+    first = loop.step(["a", "b"])
     assert {s.id: (len(s), s.status) for s in first.segments} == {
         0: (2, Status.COMPLETE),
         1: (2, Status.UNFINISHED),
@@ -141,8 +92,8 @@ def test_three_ends_of_a_segment_by_hand() -> None:
 
 def test_logprobs_are_those_of_the_generating_version() -> None:
     """Guarantee 7: each token's recorded log-prob equals what the engine says it drew it with."""
-    loop = Loop({0: [1, EOS], 1: [1, EOS], 2: [2] * 5 + [EOS], 3: [3] * 5 + [EOS]})
-    loop.step("a", "b")  # group 0 done: version 1
+    loop = loop_of({0: [1, EOS], 1: [1, EOS], 2: [2] * 5 + [EOS], 3: [3] * 5 + [EOS]})
+    loop.step(["a", "b"])  # group 0 done: version 1
     loop.step()
     third = loop.step()
     sample = third.groups[0].members[0].sample
@@ -153,8 +104,8 @@ def test_logprobs_are_those_of_the_generating_version() -> None:
 
 def test_a_carried_sample_continues_from_its_tokens_with_what_is_left() -> None:
     """Guarantees 3 and 5: L = 5, segments of 5 // 1... here L = 6 and 2 a segment: budgets 2, 2, 2, prefixes grow."""
-    loop = Loop({0: [5] * 9, 1: [6, EOS]})
-    loop.step("a")
+    loop = loop_of({0: [5] * 9, 1: [6, EOS]})
+    loop.step(["a"])
     loop.step()
     loop.step()
     asked = [r for r in loop.engine.requests if r.sample_id == 0]
@@ -167,7 +118,7 @@ def test_a_carried_sample_continues_from_its_tokens_with_what_is_left() -> None:
 
 def test_a_partial_segment_shrinks_the_last_budget() -> None:
     """Guarantee 5 with an aborted segment: 1 token of 2 came back, so the budgets are then 2, 2, 1."""
-    loop = Loop({0: [5] * 9, 1: [6, EOS]})
+    loop = loop_of({0: [5] * 9, 1: [6, EOS]})
     loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
     requests = loop.scheduler.next_requests() or []
     one = np.ones(1)
@@ -193,8 +144,8 @@ def test_a_partial_segment_shrinks_the_last_budget() -> None:
 
 def test_one_segment_is_the_synchronous_loop() -> None:
     """Guarantee 8."""
-    loop = Loop({0: [1, EOS], 1: [1] * 9, 2: [2] * 5 + [EOS], 3: [3, 3, EOS]}, segments=1)
-    step = loop.step("a", "b")
+    loop = loop_of({0: [1, EOS], 1: [1] * 9, 2: [2] * 5 + [EOS], 3: [3, 3, EOS]}, segments=1)
+    step = loop.step(["a", "b"])
     assert {s.id: s.status for s in step.segments} == {
         0: Status.COMPLETE,
         1: Status.TRUNCATED,
@@ -208,8 +159,8 @@ def test_one_segment_is_the_synchronous_loop() -> None:
 
 def test_new_prompts_enter_with_carried_samples() -> None:
     """Guarantees 3 and 6: the in-flight set is the unfinished pool plus the constant prompt batch."""
-    loop = Loop({i: [9] * 5 + [EOS] for i in range(6)})
-    in_flight = [len(loop.step(name).segments) for name in "abc"]
+    loop = loop_of({i: [9] * 5 + [EOS] for i in range(6)})
+    in_flight = [len(loop.step([name]).segments) for name in "abc"]
     assert in_flight == [2, 4, 6]  # 1 problem x G = 2 new ones a step, for 3 steps each
     assert [r.sample_id for r in loop.engine.requests[-6:]] == [0, 1, 2, 3, 4, 5]  # carried first, in the order of ids
     assert loop.learner.seen == [[], [], [0]]
@@ -236,7 +187,7 @@ def values(sample: Sample) -> tuple[Any, ...]:
     return sample.id, sample.status, sample.tokens.tolist(), sample.logprobs.tolist(), sample.versions.tolist()
 
 
-def everything(loop: Loop, step: Step) -> list[Any]:
+def everything(loop: ScriptedLoop, step: Step) -> list[Any]:
     """The result of a step and both pools after it, as values."""
     meta, arrays = pool_io.dump(Pools(loop.scheduler.unfinished, loop.scheduler.experience))
     return [
@@ -251,25 +202,25 @@ def everything(loop: Loop, step: Step) -> list[Any]:
 @pytest.mark.parametrize("engines", [1, 2, 3, 5])
 def test_a_step_does_not_depend_on_the_number_of_engines(engines: int) -> None:
     """Guarantee 9."""
-    alone, fleet = Loop(SCRIPTS), fleet_of(engines)
+    alone, fleet = loop_of(SCRIPTS), fleet_of(engines)
     with closing(fleet):
-        many = Loop(SCRIPTS, fleet=fleet)
+        many = loop_of(SCRIPTS, fleet=fleet)
         for names in ("abc", "d", "", "", ""):
-            assert everything(many, many.step(*names)) == everything(alone, alone.step(*names))
+            assert everything(many, many.step(names)) == everything(alone, alone.step(names))
     assert len(alone.scheduler.unfinished) == len(alone.scheduler.experience) == 0
     assert alone.learner.seen == many.learner.seen
 
 
 def test_a_step_returns_samples_in_the_order_of_their_ids() -> None:
     """Guarantee 9: sample 3 has one token, so it ends before the others."""
-    loop = Loop({0: [1, 1, 1, EOS], 1: [1, EOS], 2: [1, 1, 1, EOS], 3: [EOS]})
-    step = loop.step("a", "b")
+    loop = loop_of({0: [1, 1, 1, EOS], 1: [1, EOS], 2: [1, 1, 1, EOS], 3: [EOS]})
+    step = loop.step(["a", "b"])
     assert [sample.id for sample in step.segments] == [0, 1, 2, 3]
     assert [scored.sample.id for scored in step.finished] == [1, 3]
 
 
 def test_segments_that_break_their_contract_are_refused() -> None:
-    loop = Loop({0: [1, EOS], 1: [1, EOS]})
+    loop = loop_of({0: [1, EOS], 1: [1, EOS]})
     loop.scheduler.begin_step([(Problem("a", "a"), PROMPT)])
     loop.scheduler.next_requests()
     three = np.ones(3)

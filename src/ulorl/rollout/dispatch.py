@@ -36,6 +36,7 @@ class StepDispatch:
     ) -> None:
         self.counts = StepCounts(open=len(open_groups))
         self._schedule, self._max_tokens = schedule, max_tokens
+        self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
         self._left: dict[int, int] = {}  # unfinished samples of each group that has some
         self._lengths: dict[int, int] = {}  # output tokens of each unfinished sample
@@ -53,8 +54,8 @@ class StepDispatch:
 
     @property
     def over(self) -> bool:
-        """Whether the step is over."""
-        return self._schedule.over(self.counts)
+        """Whether the step is over: its schedule ends it, or no sample was left when `admit` was called."""
+        return self._nothing_left or self._schedule.over(self.counts)
 
     def new_groups(self) -> int:
         """Return the number of groups to open now."""
@@ -78,20 +79,21 @@ class StepDispatch:
             counts.in_flight += 1
             admitted.append((sample, self._budget(sample)))
         counts.beginning = False
+        self._nothing_left = not counts.in_flight
         return admitted
 
     def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
         """Take note that the engine returned a sample with `tokens` new tokens."""
         self.counts.in_flight -= 1
         length = self._lengths.pop(sample) + tokens
+        if sample in self._must_finish:
+            self._must_finish.remove(sample)
+            self.counts.must_finish -= 1
         if not finished:
             return
         group = sample // self._schedule.group
         self._group_tokens[group] += length
         self._left[group] -= 1
-        if sample in self._must_finish:
-            self._must_finish.remove(sample)
-            self.counts.must_finish -= 1
         if not self._left[group]:
             del self._left[group]
             heappush(self._finished, group)

@@ -85,12 +85,10 @@ class Scheduler:
         """
         if self._step is None:
             raise RuntimeError("no step is in progress; call begin_step first")
+        admitted = [] if self._step.over else self._admitted(self._step)
         if self._step.over:
             self._end_step()
             return None
-        for problem, prompt in islice(self._problems, self._step.new_groups()):
-            self._open_group(problem, prompt)
-        admitted = self._step.admit()
         seeds = sample_seeds(self.seed, [sample for sample, _ in admitted]) if admitted else ()
         return [self._request(*one, seed) for one, seed in zip(admitted, seeds, strict=True)]
 
@@ -124,12 +122,16 @@ class Scheduler:
             self.unfinished.put(sample)
         self._waiting, self._step = {}, None
 
-    def _open_group(self, problem: Problem, prompt: Tokens) -> None:
-        assert self._step
+    def _admitted(self, step: StepDispatch) -> list[tuple[int, int]]:
+        for problem, prompt in islice(self._problems, step.new_groups()):
+            self._open_group(step, problem, prompt)
+        return step.admit()
+
+    def _open_group(self, step: StepDispatch, problem: Problem, prompt: Tokens) -> None:
         id = self.next_group
         self.next_group += 1
         self.experience.open(id, problem)
-        self._step.open(id)
+        step.open(id)
         self._waiting |= {
             member: Sample(member, id, prompt) for member in range(id * self.group, (id + 1) * self.group)
         }

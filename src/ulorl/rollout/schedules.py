@@ -66,7 +66,8 @@ class Schedule(ABC):
 
     @abstractmethod
     def over(self, counts: StepCounts) -> bool:
-        """Return whether the step is over; what is in the engine is then stopped and carried over."""
+        """Return whether the step ends now; what is in the engine is then stopped and carried over. A step also ends
+        when no sample is left to decode."""
 
     @abstractmethod
     def trained(self, tokens: Sequence[int]) -> int:
@@ -94,8 +95,8 @@ class SegmentSchedule(Schedule):
     def new_groups(self, counts: StepCounts) -> int:
         return self.prompts if counts.beginning else 0
 
-    def over(self, counts: StepCounts) -> bool:
-        return not (counts.beginning or counts.in_flight or counts.waiting)
+    def over(self, counts: StepCounts) -> bool:  # noqa: ARG002 - when no sample is left
+        return False
 
     def trained(self, tokens: Sequence[int]) -> int:
         return len(tokens)
@@ -122,8 +123,7 @@ class _BatchSchedule(Schedule):
 
     def over(self, counts: StepCounts) -> bool:
         enough = counts.ready_tokens >= self.batch_tokens if self.batch_tokens else counts.ready >= self.prompts
-        nothing_left = not (counts.beginning or counts.in_flight or counts.waiting)
-        return (enough and not counts.must_finish) or nothing_left
+        return enough and not counts.must_finish
 
     def trained(self, tokens: Sequence[int]) -> int:
         if self.max_versions:  # groups that finish while the step waits would otherwise wait longer every step
@@ -139,10 +139,13 @@ class _BatchSchedule(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class OversubscribeSchedule(_BatchSchedule):
-    """APRIL's schedule (arXiv 2509.18521): a step begins with factor x N open groups."""
+    """APRIL's schedule (arXiv 2509.18521): a step begins with factor x N open groups. N more are opened whenever all
+    of them have ended with fewer tokens than `batch_tokens`."""
 
     def new_groups(self, counts: StepCounts) -> int:
-        return max(0, math.ceil(self.factor * self.prompts) - counts.open) if counts.beginning else 0
+        if counts.beginning:
+            return max(0, math.ceil(self.factor * self.prompts) - counts.open)
+        return 0 if counts.in_flight or counts.waiting else self.prompts
 
 
 @dataclass(frozen=True, kw_only=True)
