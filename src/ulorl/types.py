@@ -131,6 +131,11 @@ class Sample:
         """Return the version that generated each output token, [T]."""
         return _joined([s.versions for s in self.segments], np.int32)
 
+    @property
+    def version_count(self) -> int:
+        """Return how many versions drew the output tokens. A segment has one."""
+        return len({int(segment.versions[-1]) for segment in self.segments})
+
     def __len__(self) -> int:
         """Return the number of output tokens so far."""
         return sum(map(len, self.segments))

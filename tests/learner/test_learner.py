@@ -17,7 +17,7 @@ from ulorl.config.training_config import ObjectiveConfig
 from ulorl.learner.experience import minibatches, prepare
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.policy_learner import PolicyLearner
-from ulorl.learner.update_result import Skipped, UpdateSums
+from ulorl.learner.update_result import AGES, Skipped, UpdateSums
 from ulorl.models.head import Head
 from ulorl.types import Group, Problem, Scored, Status
 
@@ -136,12 +136,15 @@ def test_the_batch_gate_is_the_mean_entropy_of_the_whole_update(number: int, bel
 
 def test_staleness_is_that_of_the_trained_tokens() -> None:
     """Segments have versions 0, 1, 2, and the update starts from 3. Of group 0, 3 + 5 + 1 + 4 tokens are 3 versions
-    old, 2 + 4 are 2, 4 are 1: (39 + 12 + 4) / 23. A group that dynamic sampling drops, one that is not scored and a
-    truncated sample that is left out do not count."""
+    old, 2 + 4 are 2, 4 are 1: (39 + 12 + 4) / 23. From version 9 they are 9, 8 and 7 versions old. A group that
+    dynamic sampling drops, one that is not scored and a truncated sample that is left out do not count."""
     dropped = group(1, [1, 1, 1, 1], [[20], [20], [20], [20]])
     unscored = group(2, [1, 0, 0, None], [[9], [9], [9], [9]])  # type: ignore[list-item]
     for groups in ([GROUPS[0]], [GROUPS[0], dropped, unscored]):
-        assert learner(version=3).update(groups).means["rollout/staleness_mean"] == pytest.approx(55 / 23)
+        means = learner(version=3).update(groups).means
+        assert means["rollout/staleness_mean"] == pytest.approx(55 / 23)
+        assert [means[age] for age in AGES] == pytest.approx([0, 4 / 23, 6 / 23, 13 / 23, 0])
+    assert learner(version=9).update([GROUPS[0]]).means[AGES[-1]] == 1
     *others, last = GROUPS[0].members
     cut = Scored(replace(last.sample, status=Status.TRUNCATED), last.reward, "")
     found = learner(objective={"overlong": "filter"}, version=3).update([replace(GROUPS[0], members=(*others, cut))])

@@ -292,7 +292,7 @@ def test_a_group_with_an_unscored_sample_is_released_whole_counted_and_stored(tm
     assert [group.unscored for group in step.groups] == [False, True]
     assert (len(scheduler.experience), scheduler.in_flight) == (0, 0)
 
-    metrics = step_metrics(1, measured, scheduler, 0)
+    metrics = step_metrics(1, measured, scheduler, 0, slots=8)
     assert metrics["reward/unscored"] == metrics["train/groups_unscored"] == 1
     assert metrics["reward/mean"] == pytest.approx(2 / 3)  # of the three that were scored
     assert metrics["train/groups"] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from scorers import ScorerOf
 from ulorl.algorithm import Step, ulorl_step
@@ -13,10 +14,12 @@ from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
 from ulorl.objective.mismatch import Mismatch
+from ulorl.rollout.length_bias import KEPT, LengthBias
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.training.measured_step import MeasuredStep, measured_step
-from ulorl.types import Group, Problem, Sample, Sampling, Scored
+from ulorl.training.step_metrics import count_step, step_metrics
+from ulorl.types import Group, Metrics, Problem, Sample, Sampling, Scored
 
 
 class Right(ScorerOf):
@@ -65,3 +68,31 @@ def test_the_weights_are_checked_when_they_change_and_progress_is_reported() -> 
     assert (versions, len(segments)) == ([1], 3)
     for one in (first, second):
         assert min(one.rollout_seconds, one.update_seconds, one.sync_seconds) >= 0
+
+
+def test_the_metrics_of_a_schedule() -> None:
+    """Two groups of 2, segments of 2, an engine with 4 slots.
+
+    Step 1: the samples of group 0 end with their first token and train, 1 group of N = 2. In group 1, one sample ends
+    with its second token, the other one is carried over: 6 tokens in 2 decode steps. A started sample is known to have
+    1 + 2/4 tokens. Step 2 has no new problem. The sample ends with its fourth token, from a second version: 2 tokens in
+    2 decode steps. Group 1 trains, with 4 + 2 tokens. The mean of what was started is (1 + 1 + 4 + 2) / 4 = 2.
+    """
+    engine = ScriptedEngine({0: [0], 1: [0], 2: [1, 1, 1, 0], 3: [1, 0]}, eos_id=0, slots=4)
+    learner, bias = CountingLearner(), LengthBias(6)
+    scheduler = Scheduler(SegmentSchedule(prompts=2, group=2, tokens=2), max_tokens=6, sampling=Sampling(), seed=1)
+
+    def metrics(number: int, *problems: str) -> Metrics:
+        new = [(Problem(p, p), np.array([7], np.int32)) for p in problems]
+        made = measured_step(lambda engine: ulorl_step(scheduler, engine, Right(), learner, new), engine, learner)  # type: ignore[arg-type]
+        return step_metrics(number, made, scheduler, learner.version, slots=4) | count_step(bias, made)
+
+    first, second = metrics(1, "a", "b"), metrics(2)
+    expected = {
+        "engine/occupancy": (6 / 8, 2 / 8), "rollout/groups_open": (1, 0), "rollout/groups_waiting": (0, 0),
+        "train/batch_growth": (0.5, 0.5), "train/length_mean": (1, 3), "train/versions_mean": (1, 1.5),
+        "train/versions_max": (1, 2), "train/length_bias": (1 / 1.5, (2 * KEPT + 6) / (2 * KEPT + 2) / 2),
+    }  # fmt: skip
+    assert {name: (first[name], second[name]) for name in expected} == {
+        k: pytest.approx(v) for k, v in expected.items()
+    }

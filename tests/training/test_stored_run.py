@@ -67,7 +67,7 @@ def test_a_resumed_run_goes_on_as_the_version_that_stored_it() -> None:
 
 
 def same_metrics(expected: dict[str, Any], found: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys(), expected["step"]
+    assert found.keys() >= expected.keys(), expected["step"]  # a later version may have more metrics
     for name, value in expected.items():
         if isinstance(value, float):
             tolerance = ROUNDING if name.startswith("mismatch/") else 1e-7

@@ -27,6 +27,7 @@ class EngineStats:
     prefill_tokens: int = 0  # prompt and carried-over tokens whose keys and values were computed
     faults: int = 0  # caught by `RetryingEngine` or `EngineFleet`
     retried: int = 0  # requests added again after a fault
+    idle_seconds: float = 0.0  # of the engines of a fleet, together: without a request while the fleet had some
 
     def since(self, then: EngineStats) -> EngineStats:
         """Return the work done between `then` and now."""

@@ -319,6 +319,7 @@ class EngineFleet:
             if self._requests and not busy:
                 idle = member.occupancy.idle_seconds + seconds
                 member.occupancy = replace(member.occupancy, idle_seconds=idle)
+                self.stats = replace(self.stats, idle_seconds=self.stats.idle_seconds + seconds)
             if caller_was_away and busy:
                 member.stall.restart(member.progress)
             if fault := member.stalled(now):

@@ -29,7 +29,7 @@ from ulorl.learner.learner import Weights
 from ulorl.learner.optimizer import Optimizer, gradient_norm
 from ulorl.learner.policy import Policy
 from ulorl.learner.ranks import ONE_RANK, Ranks
-from ulorl.learner.update_result import Skipped, Update, UpdateSums
+from ulorl.learner.update_result import AGES, Skipped, Update, UpdateSums
 from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.lora import CopiedWeights, PlainWeights, save_merged, whole
 from ulorl.models.model_loading import recompute_activations
@@ -231,7 +231,9 @@ class PolicyLearner:
         sums.entropy += float(entropy_N.double().sum())
         sums.mpts += int(mpt_tokens(logprobs_N, correct_B[batch.sample_N], mpt.tau).sum())
         sums.masked += int(left_out_N.sum())
-        sums.staleness += int((self.version - batch.versions_N).sum())
+        age_N = (self.version - batch.versions_N).cpu().numpy()
+        sums.staleness += int(age_N.sum())
+        sums.ages = sums.ages + np.bincount(np.clip(age_N, 0, len(AGES) - 1), minlength=len(AGES))
         sums.ratio += float(seen.ratio)
         sums.clipped += int(seen.clipped)
         if weights_N is not None:

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ulorl.objective.mismatch import logprob_mismatch
 from ulorl.types import LogProbs
+
+AGES = ("age/0", "age/1", "age/2", "age/3", "age/4_or_more")  # shares of the trained tokens, by their age in versions
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class UpdateSums:
     entropy: float = 0.0
     mpts: int = 0
     masked: int = 0
-    staleness: int = 0  # versions between a token's and the update's start
+    staleness: int = 0  # the sum of all ages: versions between a token's and the update's start
+    ages: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(AGES), np.int64))  # tokens of each of AGES
     ratio: float = 0.0
     clipped: int = 0
     tis: float | None = None  # of truncated importance weights, when they are used
@@ -72,6 +76,7 @@ class UpdateSums:
             "mpt/fraction": self.mpts / self.tokens,
             "mpt/masked_fraction": self.masked / self.tokens,
             "rollout/staleness_mean": self.staleness / self.tokens,
+            **dict(zip(AGES, (self.ages / self.tokens).tolist(), strict=True)),
         }
         if self.kept:
             means |= {
@@ -86,7 +91,7 @@ class UpdateSums:
         return means
 
 
-_ADDED = ("tokens", "kept", "loss", "entropy", "mpts", "masked", "staleness", "ratio", "clipped")
+_ADDED = ("tokens", "kept", "loss", "entropy", "mpts", "masked", "staleness", "ages", "ratio", "clipped")
 
 
 def _ranges(ids: Sequence[int]) -> str:

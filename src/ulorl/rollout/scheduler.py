@@ -70,7 +70,7 @@ class Scheduler:
         self._end_step()
         self._problems = iter(problems)
         self._waiting = {sample.id: sample for sample in self.unfinished.take_all()}
-        carried = (Carried(s.id, len(s), _versions(s)) for s in self._waiting.values())
+        carried = (Carried(s.id, len(s), s.version_count) for s in self._waiting.values())
         finished = {
             id: sum(len(scored.sample) for scored in group.members.values())
             for id, group in self.experience.open_groups.items()
@@ -156,8 +156,3 @@ class Scheduler:
             raise ValueError(f"sample {request.sample_id}: finish 'length' after {n} of {budget} tokens")
         at_the_end = request.output_length + n == self.max_tokens
         return Status.TRUNCATED if at_the_end else Status.UNFINISHED
-
-
-def _versions(sample: Sample) -> int:
-    """Return how many versions drew the tokens of a sample. A segment has one version."""
-    return len({int(segment.versions[-1]) for segment in sample.segments})

@@ -50,6 +50,7 @@ class Counters:
     skipped_in_row: int = 0  # mini-batches whose loss or gradient was not finite
     problems: str = ""  # fingerprint of the training problems that the cursor indexes
     logged: int = 0  # bytes of metrics.jsonl
+    lengths: tuple[float, ...] = ()  # state of `LengthBias`
     pending: Metrics | None = None  # metrics of this step, which are logged after its evaluation, not done yet
 
 

@@ -17,6 +17,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import Diverged, UserError
 from ulorl.evaluation.avg_at_k import Evaluation, evaluate
 from ulorl.learner.update_result import Skipped
+from ulorl.rollout.length_bias import LengthBias
 from ulorl.rollout.pool_io import Pools
 from ulorl.runs.run_log import RunLog, finite_metrics
 from ulorl.training import checkpoint
@@ -26,7 +27,7 @@ from ulorl.training.interrupts import Interrupted, Interrupts
 from ulorl.training.measured_step import MeasuredStep, measured_step
 from ulorl.training.overlapped_step import overlapped_step
 from ulorl.training.specifications import evaluation_settings
-from ulorl.training.step_metrics import evaluation_metrics, step_metrics
+from ulorl.training.step_metrics import count_step, evaluation_metrics, step_metrics
 from ulorl.types import Metrics, Tokens
 
 
@@ -48,6 +49,7 @@ class Loop:
         self.after: Evaluation | None = None
         self._last_skipped: Skipped | None = None
         self._problems = components.inputs.fingerprint
+        self._bias = LengthBias(components.config.rollout.max_tokens, counters.lengths)
         self._boundary = self._mark(counters.step, counters.pending)
 
     def run(self) -> None:
@@ -96,8 +98,15 @@ class Loop:
         self._warn(number, measured)
         with checkpoint.writing(self.run_dir):
             self.log.samples(number, measured.step.groups, partial(_decode, parts.inputs.tokenizer))
-        of_step = step_metrics(number, measured, parts.scheduler, parts.learner.version)
-        return finite_metrics({**of_step, **parts.inputs.scorer.metrics()})
+        return finite_metrics({**self._metrics(number, measured), **parts.inputs.scorer.metrics()})
+
+    def _metrics(self, number: int, measured: MeasuredStep) -> Metrics:
+        parts, cfg = self.components, self.components.config
+        engines = cfg.backend.engines if cfg.backend.kind == "ray" else 1
+        of_step = step_metrics(
+            number, measured, parts.scheduler, parts.learner.version, slots=cfg.engine.slots, engines=engines
+        )
+        return of_step | count_step(self._bias, measured)
 
     def _algorithm_step(self, number: int, engine: Engine) -> Step:
         parts, cancel = self.components, self.interrupts.cancel
@@ -171,6 +180,7 @@ class Loop:
             skipped_in_row=parts.learner.skipped_in_row,
             problems=self._problems,
             logged=self.log.position,
+            lengths=tuple(self._bias.state),
             pending=pending,
         )
         pools = Pools(parts.scheduler.unfinished, parts.scheduler.experience).copy()

@@ -10,19 +10,25 @@ from ulorl.types import Metrics, Status
 
 if TYPE_CHECKING:
     from ulorl.evaluation.avg_at_k import Evaluation
+    from ulorl.rollout.length_bias import LengthBias
     from ulorl.rollout.scheduler import Scheduler
     from ulorl.training.measured_step import MeasuredStep
 
 
-def step_metrics(number: int, measured: MeasuredStep, scheduler: Scheduler, version: int) -> Metrics:
+def step_metrics(
+    number: int, measured: MeasuredStep, scheduler: Scheduler, version: int, *, slots: int, engines: int = 1
+) -> Metrics:
     """Return the metrics of a step, one line of metrics.jsonl. A mean over nothing is None.
 
-    scheduler: as the step left it. version: of the weights after the step.
+    scheduler: as the step left it. version: of the weights after the step. slots: the samples that each of `engines`
+    decodes at once.
     """
     step, work, mismatch = measured.step, measured.work, measured.weight_mismatch
     seconds = (measured.rollout_seconds, measured.update_seconds, measured.sync_seconds)
     finished = [scored.sample for scored in step.finished]
     decoded = sum(len(sample.segments[-1]) for sample in step.segments)
+    trained = [scored.sample for group in step.groups for scored in group.members]
+    versions = [sample.version_count for sample in trained]
     return {
         "step": number,
         "version": version,
@@ -39,10 +45,16 @@ def step_metrics(number: int, measured: MeasuredStep, scheduler: Scheduler, vers
         "rollout/length_mean": _mean([len(sample) for sample in finished]),
         "rollout/segments_mean": _mean([len(sample.segments) for sample in finished]),
         "rollout/multi_segment_fraction": _mean([len(sample.segments) > 1 for sample in finished]),
+        "rollout/groups_open": len(scheduler.experience.open_groups),
+        "rollout/groups_waiting": len(scheduler.experience.finished_groups),
         "rollout/decode_steps": work.decode_steps,
         "rollout/prefill_tokens": work.prefill_tokens,
         "rollout/tokens_per_second": decoded / measured.rollout_seconds,
         "train/groups": len(step.groups),
+        "train/batch_growth": len(step.groups) / scheduler.schedule.prompts,
+        "train/length_mean": _mean([len(sample) for sample in trained]),
+        "train/versions_mean": _mean(versions),
+        "train/versions_max": max(versions, default=None),
         "train/groups_dropped": step.update.groups_dropped,
         "train/groups_unscored": step.update.groups_unscored,
         "train/updates": step.update.steps,
@@ -50,6 +62,7 @@ def step_metrics(number: int, measured: MeasuredStep, scheduler: Scheduler, vers
         "train/samples": step.update.samples,
         "train/tokens": step.update.tokens,
         **{name: step.update.means.get(name) for name in UPDATE_MEANS},
+        "engine/occupancy": work.decode_tokens / (work.decode_steps * slots) if work.decode_steps else None,
         "engine/faults": work.faults,
         "engine/retried": work.retried,
         "mismatch/probe_mean": mismatch.mean if mismatch else None,
@@ -58,11 +71,17 @@ def step_metrics(number: int, measured: MeasuredStep, scheduler: Scheduler, vers
         "time/update": measured.update_seconds,
         "time/sync": measured.sync_seconds,
         "time/step": sum(seconds),
+        **({} if engines == 1 else {"time/engine_idle": work.idle_seconds / engines}),
     }
 
 
 UPDATE_MEANS = (
     "rollout/staleness_mean",
+    "age/0",
+    "age/1",
+    "age/2",
+    "age/3",
+    "age/4_or_more",
     "entropy/mean",
     "mpt/fraction",
     "mpt/masked_fraction",
@@ -76,6 +95,19 @@ UPDATE_MEANS = (
     "train/grad_norm",
     "train/lr",
 )
+
+
+def count_step(bias: LengthBias, measured: MeasuredStep) -> Metrics:
+    """Count a step, and return the metric of the bias."""
+    step = measured.step
+    after = [len(sample) for sample in step.segments]
+    bias.add(
+        before=[n - len(sample.segments[-1]) for n, sample in zip(after, step.segments, strict=True)],
+        after=after,
+        complete=[sample.status is Status.COMPLETE for sample in step.segments],
+        trained=[len(scored.sample) for group in step.groups for scored in group.members],
+    )
+    return {"train/length_bias": bias.ratio}
 
 
 def evaluation_metrics(evaluation: Evaluation, seconds: float) -> Metrics:
