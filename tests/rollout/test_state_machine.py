@@ -1,7 +1,9 @@
-"""Any order of moves over scheduler, pools, engine and checkpoints: groups enter, tokens are drawn, steps fail,
-requests are stopped, groups leave, weights change, the run is saved, and crashes at any point. After every move:
+"""Any order of moves over scheduler, pools, engine and checkpoints, under every schedule: steps begin and end, samples
+enter, tokens are drawn, steps fail, requests are stopped, groups leave, weights change, the run is saved, and crashes
+at any point. After every move:
 
- 1. every sample is in exactly one place: in flight, unfinished, waiting for siblings, kept for the update, or trained
+ 1. every sample is in exactly one place: about to enter, in flight, unfinished, waiting for siblings, kept for the
+    update, or trained
  2. a group is released once, whole, with finished samples only
  3. a sample's remaining budget never grows, and no request asks for more than it
  4. versions never decrease along a sample, and none is newer than the weights
@@ -28,11 +30,21 @@ from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.rollout.schedules import SegmentSchedule
+from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
 from ulorl.types import Finish, Group, Problem, Request, Sample, Sampling, Scored, Segment, Status
 
 EOS, LIMIT, SEGMENT, GROUP, SLOTS = 0, 7, 3, 2, 3  # L = 7 in segments of 3: the last one is 1 token
 PROMPT = np.array([5, 6], np.int32)
+STEPS = {"prompts": 2, "group": GROUP}
+SCHEDULES = [
+    SegmentSchedule(tokens=SEGMENT, **STEPS),
+    SegmentSchedule(tokens=SEGMENT, max_versions=2, window=2, **STEPS),
+    OversubscribeSchedule(factor=1.5, **STEPS),
+    OversubscribeSchedule(factor=2, max_versions=2, batch_tokens=12, **STEPS),
+    RefillSchedule(factor=1, **STEPS),
+    RefillSchedule(factor=1.3, window=2, batch_tokens=15, **STEPS),
+    RefillSchedule(factor=2, max_versions=3, **STEPS),
+]
 
 
 def script(id: int) -> list[int]:
@@ -70,7 +82,8 @@ FAULTS: dict[str, Callable[[list[Segment]], list[Segment]]] = {
 class World:
     """A run without a model: what `run.py` and `algorithm.py` move, a move at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
         self.version = 0
         self.faults: list[str] = []
         self.trained: list[Group] = []
@@ -80,8 +93,9 @@ class World:
         self.saved = self._saved()
 
     def _start(self, pools: Pools, next_group: int) -> None:
+        self.over = True
         self.scheduler = Scheduler(
-            SegmentSchedule(prompts=10, group=GROUP, tokens=SEGMENT), max_tokens=LIMIT, sampling=Sampling(), seed=1,
+            self.schedule, max_tokens=LIMIT, sampling=Sampling(), seed=1,
             unfinished=pools.unfinished, experience=pools.experience, next_group=next_group,
         )  # fmt: skip
         self.engine = RetryingEngine(
@@ -101,9 +115,16 @@ class World:
         first = self.scheduler.next_group
         new = [(Problem(str(first + i), "?"), PROMPT) for i in range(problems)]
         self.scheduler.begin_step(new)
-        self.asked = self.scheduler.next_requests() or []
+        self.over = False
+        self.enter()
+
+    def enter(self) -> None:
+        requests = self.scheduler.next_requests()
+        self.asked, self.over = requests or [], requests is None
         for request in self.asked:
             self.engine.add(request)
+        if self.over:
+            self.stop()
 
     def step(self) -> None:
         for segment in self.engine.step():
@@ -150,10 +171,16 @@ class World:
         self.asked = []
         self._start(pool_io.read(state, load(self.saved[1]), GROUP), state["next_group"])
 
+    def end_step(self) -> None:
+        while not self.over:
+            self.step()
+            self.enter()
+
     def samples(self) -> dict[str, list[Sample]]:
         """Every sample by where it is."""
         groups = self.scheduler.experience.open_groups.values()
         return {
+            "about to enter": [*self.scheduler._waiting.values()],
             "in flight": [sample for sample, _ in self.scheduler._in_flight.values()],
             "unfinished": list(self.scheduler.unfinished),
             "waiting": [scored.sample for group in groups for scored in group.members.values()],
@@ -163,24 +190,41 @@ class World:
 
 
 class Machine(RuleBasedStateMachine):
-    @initialize()
-    def two_worlds(self) -> None:
-        self.worlds = World(), World()
+    @initialize(schedule=st.sampled_from(SCHEDULES))
+    def two_worlds(self, schedule: Schedule) -> None:
+        self.worlds = World(schedule), World(schedule)
 
     def both(self, move: Callable[[World], None]) -> None:
         for world in self.worlds:
             move(world)
 
-    def idle(self) -> bool:
-        return not self.worlds[0].scheduler.in_flight
-
     def busy(self) -> bool:
-        return not self.idle()
+        return self.worlds[0].scheduler.in_flight > 0
+
+    def idle(self) -> bool:
+        return not self.busy()
+
+    def over(self) -> bool:
+        return self.worlds[0].over
+
+    def in_progress(self) -> bool:
+        return not self.over()
 
     @precondition(idle)
-    @rule(problems=st.integers(0, 3))
+    @rule(problems=st.integers(0, 4))
     def begin(self, problems: int) -> None:
+        """A step that is in progress, without a sample in flight, ends so."""
         self.both(lambda world: world.begin(problems))
+
+    @precondition(in_progress)
+    @rule()
+    def enter(self) -> None:
+        self.both(lambda world: world.enter())
+
+    @precondition(in_progress)
+    @rule()
+    def end_step(self) -> None:
+        self.both(lambda world: world.end_step())
 
     @precondition(busy)
     @rule(steps=st.integers(1, 6))
@@ -199,8 +243,7 @@ class Machine(RuleBasedStateMachine):
         """As `algorithm.ulorl_step` moves."""
         self.both(lambda world: world.begin(problems))
         self.both(lambda world: world.faults.extend(kinds))
-        while self.busy():
-            self.both(lambda world: world.step())
+        self.both(lambda world: world.end_step())
         self.both(lambda world: world.release())
         self.both(lambda world: world.train())
         self.both(lambda world: world.update())
@@ -211,8 +254,7 @@ class Machine(RuleBasedStateMachine):
         """As `overlapped_step.overlapped_step` moves."""
         self.both(lambda world: world.train())
         self.both(lambda world: world.begin(problems))
-        while self.busy():
-            self.both(lambda world: world.step())
+        self.both(lambda world: world.end_step())
         self.both(lambda world: world.update())
         self.both(lambda world: world.release())
 
@@ -229,12 +271,12 @@ class Machine(RuleBasedStateMachine):
     def train(self) -> None:
         self.both(lambda world: world.train())
 
-    @precondition(idle)
+    @precondition(over)
     @rule()
     def update(self) -> None:
         self.both(lambda world: world.update())
 
-    @precondition(idle)
+    @precondition(over)
     @rule()
     def save(self) -> None:
         self.both(lambda world: world.save())
@@ -243,13 +285,13 @@ class Machine(RuleBasedStateMachine):
     def crash(self) -> None:
         self.both(lambda world: world.crash())
 
+    @precondition(over)
     @rule()
     def only_one_crashes_and_nothing_differs(self) -> None:
         """At a boundary just saved, a world that restarts and one that continues are the same."""
-        if self.idle():
-            self.both(lambda world: world.save())
-            self.both(lambda world: world.faults.clear())  # what would have failed is no state of the run
-            self.worlds[0].crash()
+        self.both(lambda world: world.save())
+        self.both(lambda world: world.faults.clear())  # what would have failed is no state of the run
+        self.worlds[0].crash()
 
     @invariant()
     def every_sample_is_in_one_place(self) -> None:
@@ -257,6 +299,7 @@ class Machine(RuleBasedStateMachine):
             ids = sorted(sample.id for samples in world.samples().values() for sample in samples)
             assert ids == list(range(world.scheduler.next_group * GROUP))
             assert world.engine.pending == world.scheduler.in_flight
+            assert world.scheduler.in_flight <= (world.schedule.places or 10_000)
 
     @invariant()
     def groups_leave_once_and_whole(self) -> None:
@@ -275,8 +318,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def budgets_shrink(self) -> None:
         for world in self.worlds:
+            segment = LIMIT if world.schedule.max_versions else world.schedule.segment_tokens or LIMIT
             for request in world.asked:
-                assert 0 < request.max_new_tokens <= min(SEGMENT, LIMIT - request.output_length)
+                assert 0 < request.max_new_tokens <= min(segment, LIMIT - request.output_length)
             for samples in world.samples().values():
                 for sample in samples:
                     left = LIMIT - len(sample)
@@ -317,13 +361,15 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "worlds"):
             return
         for world in self.worlds:
-            for _ in range(2 + LIMIT):
-                while world.scheduler.in_flight:
-                    world.step()
+            world.end_step()
+            for _ in range(world.scheduler.next_group * (1 + GROUP * LIMIT)):  # a step trains a group or draws a token
+                world.release()
+                world.train()
+                if not world.scheduler.experience.open_groups:
+                    break
                 world.begin(0)
-            world.release()
-            world.train()
-            assert [len(samples) for samples in world.samples().values()][:4] == [0, 0, 0, 0]
+                world.end_step()
+            assert [len(samples) for samples in world.samples().values()][:5] == [0, 0, 0, 0, 0]
             assert len(world.trained) == world.scheduler.next_group
             world.engine.close()
 
