@@ -12,11 +12,14 @@ are numbered; each test names those it holds.
  7. every token carries the version and the log-prob it was generated with
  8. k = 1 is the synchronous loop: nothing is ever carried
  9. the order in which segments end changes nothing: every result is in the order of the sample ids
+
+Under other schedules than the paper's, 1 to 7 hold, and 9 but for what a step trains: that depends on which groups end
+first, so with several engines on their clocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -31,8 +34,8 @@ from ulorl.engines.segment_checks import SegmentChecks
 from ulorl.engines.thread_worker import ThreadWorker
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
-from ulorl.rollout.schedules import SegmentSchedule
-from ulorl.types import Finish, Problem, Sample, Sampling, Segment, Status
+from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
+from ulorl.types import Finish, Group, Problem, Sample, Sampling, Segment, Status
 
 
 def loop_of(scripts: dict[int, list[int]], segments: int = 3, fleet: EngineFleet | None = None) -> ScriptedLoop:
@@ -167,6 +170,64 @@ def test_new_prompts_enter_with_carried_samples() -> None:
 
 
 SCRIPTS = {id: [1 + id] * (id * 5 % 8) + [EOS] for id in range(8)}  # the outputs have 1 to 8 tokens
+
+
+SHARED: dict[str, Any] = {"prompts": 2, "group": 2}
+SCHEDULES = [
+    SegmentSchedule(tokens=2, max_versions=2, **SHARED),
+    SegmentSchedule(tokens=2, window=1, **SHARED),
+    OversubscribeSchedule(factor=1.5, **SHARED),
+    RefillSchedule(factor=1.5, max_versions=3, **SHARED),
+    RefillSchedule(factor=1, window=2, batch_tokens=10, **SHARED),
+]
+
+
+def steps_to_the_end(loop: ScriptedLoop) -> Iterator[Step]:
+    names = iter("abcd")
+    while loop.scheduler.next_group < 4 or loop.scheduler.experience.open_groups:
+        yield loop.step(names)
+
+
+def check_trained(groups: Sequence[Group]) -> None:
+    """Guarantees 2, 4, 6 and 7 of all groups of SCRIPTS."""
+    assert sorted(group.id for group in groups) == [0, 1, 2, 3]
+    for group in groups:
+        assert [member.sample.id for member in group.members] == [2 * group.id, 2 * group.id + 1]
+        for member in group.members:
+            sample, script = member.sample, SCRIPTS[member.sample.id]
+            assert sample.tokens.tolist() == script[:6]
+            assert sample.status is (Status.COMPLETE if len(script) <= 6 else Status.TRUNCATED)
+            assert member.reward == (1.0 if len(script) <= 6 else 0.0)
+            drawn = [ScriptedEngine.logprob(version, index) for index, version in enumerate(sample.versions)]
+            assert sample.logprobs.tolist() == pytest.approx(drawn)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_every_schedule_keeps_the_guarantees(schedule: Schedule) -> None:
+    """Guarantees 1 to 7 and 9."""
+    loop = ScriptedLoop(SCRIPTS, schedule, 6, slots=3)
+    groups, lengths = list[Group](), dict[int, int]()
+    for version, step in enumerate(steps_to_the_end(loop)):
+        ids = [sample.id for sample in step.segments]
+        assert ids == sorted(set(ids))  # 1 and 9
+        asked = {request.sample_id: request for request in loop.engine.requests}
+        loop.engine.requests.clear()
+        for sample in step.segments:
+            before, segment = lengths.get(sample.id, 0), sample.segments[-1]
+            assert asked[sample.id].tokens.tolist() == [*PROMPT, *SCRIPTS[sample.id][:before]]  # 3
+            assert len(sample) - before == len(segment) <= asked[sample.id].max_new_tokens <= 6 - before  # 5
+            assert set(segment.versions.tolist()) == {sum(map(bool, loop.learner.seen[:version]))}  # 3 and 7
+            lengths[sample.id] = len(sample)
+        groups += step.groups
+    check_trained(groups)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_every_schedule_trains_the_same_samples_with_several_engines(schedule: Schedule) -> None:
+    """Guarantees 2, 4, 6 and 7."""
+    with closing(fleet_of(3)) as fleet:
+        loop = ScriptedLoop(SCRIPTS, schedule, 6, fleet=fleet)
+        check_trained([group for step in steps_to_the_end(loop) for group in step.groups])
 
 
 def fleet_of(engines: int) -> EngineFleet:

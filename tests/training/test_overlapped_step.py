@@ -17,7 +17,7 @@ from ulorl.engines.scripted import ScriptedEngine
 from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.rollout.schedules import SegmentSchedule
+from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
 from ulorl.training.overlapped_step import overlapped_step
 from ulorl.types import Group, Problem, Sample, Sampling, Scored, Segment
 
@@ -68,13 +68,12 @@ class HookedEngine(ScriptedEngine):
 
 
 class Run:
-    """Two samples a problem, segments of 2 tokens, L = 4; scripts: the samples' outputs."""
+    """Two samples a problem, L = 4, segments of 2 tokens or another schedule; scripts: the samples' outputs."""
 
-    def __init__(self, scripts: dict[int, list[int]], learner: CountingLearner | None = None) -> None:
-        self.engine, self.learner = HookedEngine(scripts, EOS), learner or CountingLearner()
-        self.scheduler = Scheduler(
-            SegmentSchedule(prompts=10, group=2, tokens=2), max_tokens=4, sampling=Sampling(), seed=1
-        )
+    def __init__(self, scripts: dict[int, list[int]], schedule: Schedule | None = None) -> None:
+        self.engine, self.learner = HookedEngine(scripts, EOS), CountingLearner()
+        schedule = schedule or SegmentSchedule(prompts=10, group=2, tokens=2)
+        self.scheduler = Scheduler(schedule, max_tokens=4, sampling=Sampling(), seed=1)
         self.late = 0
 
     def step(self, *problems: str, cancel: CancelToken = NEVER) -> Step:
@@ -101,8 +100,43 @@ def test_which_groups_train_when_by_hand() -> None:
     assert list(run.scheduler.experience.released) == []
 
     # One version a segment: that of the engine in the step, which the update of the step changes afterwards.
-    versions = {m.sample.id: m.sample.versions.tolist() for step in steps for g in step.groups for m in g.members}
-    assert versions == {0: [0, 0], 1: [0, 0], 2: [0, 0], 3: [0, 0, 1, 1], 4: [1, 1], 5: [1, 1], 6: [1, 1], 7: [1, 1]}
+    assert versions_of(steps) == {
+        0: [0, 0],
+        1: [0, 0],
+        2: [0, 0],
+        3: [0, 0, 1, 1],
+        4: [1, 1],
+        5: [1, 1],
+        6: [1, 1],
+        7: [1, 1],
+    }
+
+
+def versions_of(steps: Sequence[Step]) -> dict[int, list[int]]:
+    return {m.sample.id: m.sample.versions.tolist() for step in steps for g in step.groups for m in g.members}
+
+
+def test_oversubscribed_by_hand() -> None:
+    """N = 1, factor 2: group 1's second sample is stopped after 2 tokens, when group 0 is in. It ends in step 2 with
+    group 2, which is the batch of step 3, so that step decodes nothing."""
+    run = Run({**SHORT, 3: [2, 2, 2, EOS]}, OversubscribeSchedule(prompts=1, group=2, factor=2))
+    steps = [run.step(*problems) for problems in ("ab", "c", "", "de")]
+    assert [[g.id for g in step.released or ()] for step in steps] == [[0], [1], [2], [3]]
+    assert [[sample.id for sample in step.segments] for step in steps] == [[0, 1, 2, 3], [3, 4, 5], [], [6, 7, 8, 9]]
+    assert run.learner.seen == [(0, []), (0, [0]), (1, [1]), (2, [2])]
+    assert versions_of([*steps, run.step()])[6] == [2, 2]
+    assert versions_of(steps) == {id: [0, 0, 0, 0] if id == 3 else [0, 0] for id in range(6)}
+
+
+def test_refilled_by_hand() -> None:
+    """N = 1, factor 1: 2 places. Sample 2 takes the place of 0 and ends with sample 1, in decode step 4: group 0 is in,
+    and sample 3 has not entered. Sample 5 is in the same case in step 2, so it comes from the next version."""
+    run = Run({**SHORT, 1: [2, 2, 2, EOS]}, RefillSchedule(prompts=1, group=2, factor=1))
+    steps = [run.step(*problems) for problems in ("ab", "c", "d", "e")]
+    assert [[g.id for g in step.released or ()] for step in steps] == [[0], [1], [2], [3]]
+    assert [[sample.id for sample in step.segments] for step in steps] == [[0, 1, 2], [3, 4], [5, 6], [7, 8]]
+    assert run.learner.seen == [(0, []), (0, [0]), (1, [1]), (2, [2])]
+    assert versions_of(steps) == {0: [0, 0], 1: [0, 0, 0, 0], 2: [0, 0], 3: [0, 0], 4: [0, 0], 5: [1, 1]}
 
 
 def test_in_a_steady_run_every_token_is_one_version_old() -> None:
