@@ -61,7 +61,7 @@ class Request:
 
     `tokens` are the prompt and all output so far. `max_new_tokens` is the segment's budget, at most the sample's
     remaining one. The draw of the output token at index i (0 is the first after the prompt) depends on (`seed`, i)
-    only.
+    only. `expected_tokens` is an estimate of how many of them the segment will have, for engines that balance load.
     """
 
     sample_id: int
@@ -70,6 +70,7 @@ class Request:
     max_new_tokens: int
     sampling: Sampling
     seed: int  # of this sample, 64 bits: `rng.sample_seed(run seed, sample id)`
+    expected_tokens: int = 0  # 0: unknown
 
     @property
     def output_length(self) -> int:

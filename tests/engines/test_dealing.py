@@ -13,8 +13,8 @@ from ulorl.types import Request, Sampling
 PROMPT = np.array([7], np.int32)
 
 
-def request(id: int, budget: int = 8) -> Request:
-    return Request(id, PROMPT, 1, budget, Sampling(), id)
+def request(id: int, budget: int = 8, expected: int = 0) -> Request:
+    return Request(id, PROMPT, 1, budget, Sampling(), id, expected)
 
 
 def ids(dealt: dict[int, list[Request]]) -> dict[int, list[int]]:
@@ -29,9 +29,9 @@ def test_longest_first_to_the_least_loaded_engine() -> None:
 
 
 def test_an_estimate_replaces_the_budget() -> None:
-    dealer = Dealer(1, slots=1, group=1, expected_tokens=lambda r: -r.max_new_tokens)
-    dealer.add(request(0, 9))
-    dealer.add(request(1, 2))
+    dealer = Dealer(1, slots=1, group=1)
+    dealer.add(request(0, 9, expected=3))
+    dealer.add(request(1, 5))
     assert ids(dealer.deal([0])) == {0: [1]}
 
 

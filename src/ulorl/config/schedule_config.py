@@ -23,6 +23,11 @@ class _ScheduleConfig(StrictConfig):
         description="a group trains only if fewer than so many groups were opened between the oldest unfinished one "
         "and it, so that short outputs do not train long before the long ones of their time; 0: no window",
     )
+    order: Literal["fifo", "longest"] = Field(
+        default="fifo",
+        description="which waiting sample decodes next when the engine has no free slot for all: fifo: the oldest; "
+        "longest: the one that is expected to lack the most tokens, learnt from finished samples of its problem",
+    )
 
 
 class SegmentScheduleConfig(_ScheduleConfig):

@@ -20,7 +20,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ulorl.engines.dealing import Dealer, budget
+from ulorl.engines.dealing import Dealer
 from ulorl.engines.engine import EngineStats, empty_segment, require_idle
 from ulorl.engines.fault_messages import described, engine_failed, print_to_stderr
 from ulorl.engines.fleet_member import FleetMember, Occupancy
@@ -73,8 +73,7 @@ class EngineFleet:
     """`Engine` over workers.
 
     workers: with the weights of `version`. remake: makes a new worker for a place, by index, with those same weights;
-    it is called in a thread. checks: of the segments. expected_tokens: estimates the tokens of a request, for the
-    distribution. on_fault: is called with a line of text at every fault.
+    it is called in a thread. checks: of the segments. on_fault: is called with a line of text at every fault.
 
     Weights are kept until the next ones come: they must be a handle that can be iterated any number of times, by
     several threads. Every call raises UserError after `settings.max_faults` faults.
@@ -88,7 +87,6 @@ class EngineFleet:
         checks: SegmentChecks,
         settings: FleetSettings,
         version: int = 0,
-        expected_tokens: Callable[[Request], float] = budget,
         on_fault: Callable[[str], None] = print_to_stderr,
     ) -> None:
         self.version = version
@@ -96,7 +94,7 @@ class EngineFleet:
         self._settings, self._remake, self._on_fault = settings, remake, on_fault
         self._weights: Iterable[tuple[str, torch.Tensor]] | None = None  # None: those that workers are made with
         self._requests: dict[int, Request] = {}  # everything pending, by sample id
-        self._dealer = Dealer(len(workers), settings.slots, settings.group, expected_tokens)
+        self._dealer = Dealer(len(workers), settings.slots, settings.group)
         self._ended: list[Segment] = []  # to be returned
         self._returned = 0  # segments so far
         self._checked = 0.0  # when the workers were last checked; 0: not since something is pending

@@ -6,12 +6,14 @@ It holds ids and lengths, no tokens, so that the planner plays millions of sampl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
 
+from ulorl.rollout.expected_length import expected_length
 from ulorl.rollout.schedules import Schedule, StepCounts
+from ulorl.rollout.waiting import FirstInFirstOut, LongestFirst, Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +30,36 @@ class StepDispatch:
 
     max_tokens: the global maximum output length L. carried: the unfinished samples, in the order in which they enter.
     open_groups: the output tokens of the finished samples of each group that was not trained yet, by group id. Sample
-    ids are group id * G + member.
+    ids are group id * G + member. slots: the samples that the engine decodes at once, 0: unknown. visited: returns the
+    mean output tokens of earlier visits of a group's problem, 0 without one.
+
+    Longest first, no more samples are sent than the engine decodes at once, so that their order follows from all that
+    is known when a slot becomes free. Samples that must finish enter before all others, then those of groups that are
+    more than N groups older than the newest one at the beginning of the step, the oldest first: so no group waits for
+    ever.
     """
 
     def __init__(
-        self, schedule: Schedule, max_tokens: int, carried: Iterable[Carried], open_groups: Mapping[int, int]
+        self,
+        schedule: Schedule,
+        max_tokens: int,
+        carried: Iterable[Carried],
+        open_groups: Mapping[int, int],
+        *,
+        slots: int = 0,
+        visited: Callable[[int], float] = lambda _: 0.0,
     ) -> None:
         self.counts = StepCounts(open=len(open_groups))
-        self._schedule, self._max_tokens = schedule, max_tokens
+        self._schedule, self._max_tokens, self._visited = schedule, max_tokens, visited
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
+        self._newest = max(open_groups, default=0)  # group
         self._left: dict[int, int] = {}  # unfinished samples of each group that has some
         self._lengths: dict[int, int] = {}  # output tokens of each unfinished sample
         self._must_finish: set[int] = set()
-        self._waiting: deque[int] = deque()
+        longest_first = schedule.order == "longest"
+        self._waiting: Waiting = LongestFirst(self._priority, schedule.group) if longest_first else FirstInFirstOut()
+        self._places = min(schedule.places or inf, (longest_first and slots) or inf)
         for sample in carried:
             self._enter(sample.id, sample.tokens)
             if schedule.max_versions and sample.versions >= schedule.max_versions - 1:
@@ -71,16 +89,22 @@ class StepDispatch:
 
     def admit(self) -> list[tuple[int, int]]:
         """Return the ids and budgets in tokens of the samples to send to the engine now."""
-        counts, places = self.counts, self._schedule.places or inf
+        counts = self.counts
         admitted = []
-        while self._waiting and counts.in_flight < places:
-            sample = self._waiting.popleft()
+        while counts.waiting and counts.in_flight < self._places:
+            sample = self._waiting.take()
             counts.waiting -= 1
             counts.in_flight += 1
             admitted.append((sample, self._budget(sample)))
         counts.beginning = False
         self._nothing_left = not counts.in_flight
         return admitted
+
+    def expected_tokens(self, sample: int) -> float:
+        """Return the tokens that an unfinished sample is expected to lack until it is finished."""
+        group, present = sample // self._schedule.group, self._lengths[sample]
+        finished = self._group_tokens[group], self._schedule.group - self._left[group]
+        return expected_length(present, finished, self._visited(group), self._max_tokens) - present
 
     def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
         """Take note that the engine returned a sample with `tokens` new tokens."""
@@ -98,6 +122,14 @@ class StepDispatch:
             del self._left[group]
             heappush(self._finished, group)
             self._count_ready()
+        else:
+            self._waiting.changed(group)
+
+    def _priority(self, sample: int) -> float:
+        if sample in self._must_finish:
+            return inf
+        late = self._newest - self._schedule.prompts - sample // self._schedule.group
+        return self._max_tokens + late if late > 0 else self.expected_tokens(sample)
 
     def _enter(self, sample: int, tokens: int) -> None:
         group = sample // self._schedule.group
@@ -105,7 +137,7 @@ class StepDispatch:
             self._left[group] = 0
         self._left[group] += 1
         self._lengths[sample] = tokens
-        self._waiting.append(sample)
+        self._waiting.put(sample)
         self.counts.waiting += 1
 
     def _budget(self, sample: int) -> int:

@@ -1,14 +1,16 @@
-"""Turns both pools into plain values and arrays, as checkpoints store them, and back. No torch."""
+"""Turns both pools and the lengths of earlier visits into plain values and arrays, as checkpoints store them, and
+back. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ulorl.rollout.expected_length import ExpectedLengths
 from ulorl.rollout.pools import ExperiencePool, OpenGroup, UnfinishedPool
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
@@ -18,17 +20,19 @@ _SCORED = ("reward", "text", "error", "answer")  # older checkpoints have no ans
 
 @dataclass(frozen=True)
 class Pools:
-    """The unfinished pool and the experience pool of a run."""
+    """The unfinished pool and the experience pool of a run, and the lengths of earlier visits of its problems."""
 
     unfinished: UnfinishedPool
     experience: ExperiencePool
+    lengths: ExpectedLengths = field(default_factory=ExpectedLengths)
 
     def copy(self) -> Pools:
-        """Return independent copies of both pools. They share the samples, which never change."""
+        """Return independent copies. They share the samples, which never change."""
         groups = {id: OpenGroup(g.problem, dict(g.members)) for id, g in self.experience.open_groups.items()}
         return Pools(
             UnfinishedPool(self.unfinished),
             ExperiencePool(self.experience.size, groups, self.experience.released),
+            ExpectedLengths(self.lengths.visits),
         )
 
 
@@ -61,6 +65,8 @@ def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
     }
     if released:
         meta["released"] = [_group_meta(*group) for group in released]
+    if pools.lengths.visits:
+        meta["visits"] = dict(pools.lengths.visits)
     return meta, arrays
 
 
@@ -77,7 +83,8 @@ def read(meta: dict[str, Any], arrays: Arrays, group: int) -> Pools:
 
     groups = {g["id"]: OpenGroup(Problem(**g["problem"]), members(g)) for g in meta["groups"]}
     released = [Group(g["id"], Problem(**g["problem"]), tuple(members(g).values())) for g in meta.get("released", ())]
-    return Pools(UnfinishedPool(samples.values()), ExperiencePool(group, groups, released))
+    visits = {problem: (int(tokens), int(samples)) for problem, (tokens, samples) in meta.get("visits", {}).items()}
+    return Pools(UnfinishedPool(samples.values()), ExperiencePool(group, groups, released), ExpectedLengths(visits))
 
 
 def _group_meta(id: int, problem: Problem, members: Iterable[Scored]) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from math import ceil
 
 import numpy as np
 
 from ulorl.rng import sample_seeds
 from ulorl.rollout.dispatch import Carried, StepDispatch, ready_groups
+from ulorl.rollout.expected_length import ExpectedLengths
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.schedules import Schedule
 from ulorl.types import Finish, Group, Problem, Prompted, Request, Sample, Sampling, Segment, Status, Tokens
@@ -22,7 +24,8 @@ class Scheduler:
     """Turns the decisions of a schedule into requests, and segments into samples.
 
     max_tokens: the global maximum output length L. seed: the run's. `next_group` counts the groups opened so far;
-    sample ids are group id * G + member.
+    sample ids are group id * G + member. lengths: of earlier visits of the problems, which are kept only for a schedule
+    that admits the longest first. slots: the samples that all engines together decode at once; 0: unknown.
     """
 
     def __init__(
@@ -34,7 +37,9 @@ class Scheduler:
         seed: int,
         unfinished: UnfinishedPool | None = None,
         experience: ExperiencePool | None = None,
+        lengths: ExpectedLengths | None = None,
         next_group: int = 0,
+        slots: int = 0,
     ) -> None:
         self.schedule = schedule
         self.max_tokens = max_tokens
@@ -43,7 +48,9 @@ class Scheduler:
         # `is None`: a pool without a finished or unfinished sample is falsy, and may still hold open groups
         self.unfinished = UnfinishedPool() if unfinished is None else unfinished
         self.experience = ExperiencePool(schedule.group) if experience is None else experience
+        self.lengths = ExpectedLengths() if lengths is None else lengths
         self.next_group = next_group
+        self._longest_first, self._slots = schedule.order == "longest", slots
         self._step: StepDispatch | None = None
         self._problems: Iterator[Prompted] = iter(())
         self._waiting: dict[int, Sample] = {}  # samples of the step that have not entered the engine
@@ -75,7 +82,9 @@ class Scheduler:
             id: sum(len(scored.sample) for scored in group.members.values())
             for id, group in self.experience.open_groups.items()
         }
-        self._step = StepDispatch(self.schedule, self.max_tokens, carried, finished)
+        self._step = StepDispatch(
+            self.schedule, self.max_tokens, carried, finished, slots=self._slots, visited=self._visited
+        )
 
     def next_requests(self) -> list[Request] | None:
         """Return the requests that enter the engine now, often none. Return None when the step is over.
@@ -115,7 +124,10 @@ class Scheduler:
         finished = self.experience.finished_groups
         unfinished = self.experience.open_groups.keys() - finished.keys()
         ready = ready_groups(finished, unfinished, self.schedule.window)
-        return self.experience.release(ready[: self.schedule.trained([finished[id] for id in ready])])
+        released = self.experience.release(ready[: self.schedule.trained([finished[id] for id in ready])])
+        if self._longest_first:
+            self.lengths.learn(released)
+        return released
 
     def _end_step(self) -> None:
         for sample in self._waiting.values():
@@ -127,6 +139,9 @@ class Scheduler:
             self._open_group(step, problem, prompt)
         return step.admit()
 
+    def _visited(self, group: int) -> float:
+        return self.lengths.mean(self.experience.problem(group).id)
+
     def _open_group(self, step: StepDispatch, problem: Problem, prompt: Tokens) -> None:
         id = self.next_group
         self.next_group += 1
@@ -137,10 +152,12 @@ class Scheduler:
         }
 
     def _request(self, id: int, budget: int, seed: int) -> Request:
+        assert self._step
         sample = self._waiting.pop(id)
         prompt = sample.prompt
         tokens = np.concatenate([prompt, *[s.tokens for s in sample.segments]]) if sample.segments else prompt
-        request = Request(id, tokens, len(prompt), budget, self.sampling, seed)
+        expected = min(ceil(self._step.expected_tokens(id)), budget) if self._longest_first else 0
+        request = Request(id, tokens, len(prompt), budget, self.sampling, seed, expected)
         self._in_flight[id] = sample, request
         return request
 

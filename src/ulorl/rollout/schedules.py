@@ -15,6 +15,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal, TypeAlias
+
+Order: TypeAlias = Literal["fifo", "longest"]  # the order of admission: first in, first out; the longest expected first
 
 
 @dataclass
@@ -38,13 +41,14 @@ class Schedule(ABC):
     versions is decoded to its end before the step may end, and the step then trains every group that is ready; 0: no
     limit; 1 is not possible here. window: a group trains only if fewer than so many groups were opened between the
     oldest one with unfinished samples and it (windowed first in, first out), so that short groups cannot run ahead of
-    long ones; 0: no window.
+    long ones; 0: no window. order: in which waiting samples enter the engine.
     """
 
     prompts: int
     group: int
     max_versions: int = 0
     window: int = 0
+    order: Order = "fifo"
 
     def __post_init__(self) -> None:
         if self.max_versions == 1:

@@ -213,5 +213,7 @@ def _scheduler(cfg: Config, saved: Checkpoint | None) -> Scheduler:
         seed=cfg.seed,
         unfinished=saved.pools.unfinished if saved else None,
         experience=saved.pools.experience if saved else None,
+        lengths=saved.pools.lengths if saved else None,
         next_group=saved.counters.next_group if saved else 0,
+        slots=cfg.engine.slots * (cfg.backend.engines if cfg.backend.kind == "ray" else 1),
     )

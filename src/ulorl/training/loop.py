@@ -183,7 +183,8 @@ class Loop:
             lengths=tuple(self._bias.state),
             pending=pending,
         )
-        pools = Pools(parts.scheduler.unfinished, parts.scheduler.experience).copy()
+        held = parts.scheduler
+        pools = Pools(held.unfinished, held.experience, held.lengths).copy()
         return Boundary(counters, pools, parts.learner.updates)
 
     def _save_boundary(self) -> None:

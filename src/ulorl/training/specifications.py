@@ -45,7 +45,11 @@ def rollout_schedule(rollout: RolloutConfig) -> Schedule:
     """Return the schedule of the rollout."""
     settings = rollout.schedule
     shared = dict(
-        prompts=rollout.prompts, group=rollout.group, max_versions=settings.max_versions, window=settings.window
+        prompts=rollout.prompts,
+        group=rollout.group,
+        max_versions=settings.max_versions,
+        window=settings.window,
+        order=settings.order,
     )
     if settings.kind == "segment":
         return SegmentSchedule(tokens=rollout.segment_tokens, **shared)

@@ -1,0 +1,52 @@
+"""How long an output is going to be, learnt from outputs to the same problem (Seer, arXiv 2511.14617, section 3.3).
+
+Sources: the finished siblings of a sample, and the last visit of its problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ulorl.types import Group
+
+
+class ExpectedLengths:
+    """The output tokens of the last visit of each problem, by problem id: those of all its samples, and how many
+    samples they are."""
+
+    def __init__(self, visits: Mapping[str, tuple[int, int]] | None = None) -> None:
+        self._visits = dict(visits or {})
+        self._tokens = sum(tokens for tokens, _ in self._visits.values())
+        self._samples = sum(samples for _, samples in self._visits.values())
+
+    @property
+    def visits(self) -> Mapping[str, tuple[int, int]]:
+        """Output tokens and samples of the last visit of each problem, by problem id."""
+        return self._visits
+
+    def learn(self, groups: Iterable[Group]) -> None:
+        """Take note of visits that are over: groups whose samples are all finished."""
+        for group in groups:
+            visit = sum(len(member.sample) for member in group.members), len(group.members)
+            before = self._visits.get(group.problem.id, (0, 0))
+            self._visits[group.problem.id] = visit
+            self._tokens += visit[0] - before[0]
+            self._samples += visit[1] - before[1]
+
+    def mean(self, problem: str) -> float:
+        """Return the mean output tokens at the last visit of a problem, of all problems for one without a visit, and 0
+        when there was no visit at all."""
+        tokens, samples = self._visits.get(problem, (self._tokens, self._samples))
+        return tokens / samples if samples else 0.0
+
+
+def expected_length(present: int, siblings: tuple[int, int], before: float, max_tokens: int) -> float:
+    """Return the output tokens that a sample is expected to end with.
+
+    present: those it has. siblings: the output tokens of its finished siblings, and how many these are. before: the
+    mean of earlier visits, which counts as one sibling more; 0: unknown. max_tokens: L, which is expected when nothing
+    is known. No sample is expected to be further than half-way: long ones often become longer than all siblings.
+    """
+    tokens, count = siblings[0] + before, siblings[1] + (before > 0)
+    expected = tokens / count if count else max_tokens
+    return min(max(expected, 2 * present), max_tokens)
