@@ -1,8 +1,9 @@
 """Decides which engine of a fleet gets which request. Pure: no thread, no clock.
 
 The request with the most expected tokens (its budget, when nothing is known) is given out first, to the engine with the
-fewest expected tokens among those with a free slot, and not to one that decodes a sibling (a sample of the same problem) while another has none: four
-siblings on one engine made a synchronous step 9% longer than siblings on different engines, in a simulation.
+fewest expected tokens among those with a free slot, and not to one that decodes a sibling (a sample of the same
+problem) while another has none: four siblings on one engine made a synchronous step 9% longer than siblings on
+different engines, in a simulation.
 """
 
 from __future__ import annotations

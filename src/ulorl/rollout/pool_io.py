@@ -50,7 +50,7 @@ def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
         "logprobs": _joined((s.logprobs for s in segments), np.float32),
         "versions": _joined((s.versions for s in segments), np.int32),
     }
-    meta = {
+    meta: dict[str, Any] = {
         "samples": [
             {
                 "id": s.id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ulorl.config.data_config import DataConfig
 from ulorl.config.training_config import RolloutConfig
 from ulorl.config.tree import Config
@@ -44,7 +46,7 @@ def engine_spec(cfg: Config, *, longest: int, version: int = 0) -> EngineSpec:
 def rollout_schedule(rollout: RolloutConfig) -> Schedule:
     """Return the schedule of the rollout."""
     settings = rollout.schedule
-    shared = dict(
+    shared: dict[str, Any] = dict(
         prompts=rollout.prompts,
         group=rollout.group,
         max_versions=settings.max_versions,
