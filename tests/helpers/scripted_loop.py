@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,12 +64,12 @@ class ScriptedLoop:
     """Steps of Algorithm 1 under `schedule` over outputs by sample id."""
 
     def __init__(
-        self, scripts: Mapping[int, list[int]], schedule: Schedule, max_tokens: int, *, slots: int = 0,
-        fleet: EngineFleet | None = None,
+        self, scripts: Mapping[int, list[int]] | Callable[[int], list[int]], schedule: Schedule, max_tokens: int, *,
+        slots: int = 0, fleet: EngineFleet | None = None,
     ) -> None:  # fmt: skip
         self.engine = WatchedEngine(scripts, EOS, slots=slots)
         self.learner = CountingLearner()
-        self.scheduler = Scheduler(schedule, max_tokens=max_tokens, sampling=Sampling(), seed=1)
+        self.scheduler = Scheduler(schedule, max_tokens=max_tokens, sampling=Sampling(), seed=1, slots=slots)
         self._fleet = fleet  # decodes instead of `engine`
 
     def step(self, problems: Iterable[str] = ()) -> Step:

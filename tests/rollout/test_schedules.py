@@ -233,6 +233,7 @@ def cases(draw: st.DrawFn) -> Case:
     shared: dict[str, Any] = dict(
         prompts=draw(st.integers(1, 4)), group=draw(st.integers(1, 3)),
         max_versions=draw(st.sampled_from([0, 0, 2, 3])), window=draw(st.sampled_from([0, 0, 1, 2, 5])),
+        order=draw(st.sampled_from(["fifo", "longest"])),
     )  # fmt: skip
     kind = draw(st.sampled_from([SegmentSchedule, OversubscribeSchedule, RefillSchedule]))
     if kind is SegmentSchedule:

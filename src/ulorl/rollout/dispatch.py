@@ -31,12 +31,11 @@ class StepDispatch:
     max_tokens: the global maximum output length L. carried: the unfinished samples, in the order in which they enter.
     open_groups: the output tokens of the finished samples of each group that was not trained yet, by group id. Sample
     ids are group id * G + member. slots: the samples that the engine decodes at once, 0: unknown. visited: returns the
-    mean output tokens of earlier visits of a group's problem, 0 without one.
+    mean output tokens of earlier visits of a group's problem, 0 without one. next_group: the id of the next new group.
 
     Longest first, no more samples are sent than the engine decodes at once, so that their order follows from all that
-    is known when a slot becomes free. Samples that must finish enter before all others, then those of groups that are
-    more than N groups older than the newest one at the beginning of the step, the oldest first: so no group waits for
-    ever.
+    is known when a slot becomes free. Samples that must finish enter before all others, then those of groups that were
+    opened before the last N ones when the step began, the oldest first: so no group waits for ever.
     """
 
     def __init__(
@@ -48,12 +47,13 @@ class StepDispatch:
         *,
         slots: int = 0,
         visited: Callable[[int], float] = lambda _: 0.0,
+        next_group: int = 0,
     ) -> None:
         self.counts = StepCounts(open=len(open_groups))
         self._schedule, self._max_tokens, self._visited = schedule, max_tokens, visited
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
-        self._newest = max(open_groups, default=0)  # group
+        self._late = next_group - schedule.prompts  # groups before this one
         self._left: dict[int, int] = {}  # unfinished samples of each group that has some
         self._lengths: dict[int, int] = {}  # output tokens of each unfinished sample
         self._must_finish: set[int] = set()
@@ -128,7 +128,7 @@ class StepDispatch:
     def _priority(self, sample: int) -> float:
         if sample in self._must_finish:
             return inf
-        late = self._newest - self._schedule.prompts - sample // self._schedule.group
+        late = self._late - sample // self._schedule.group
         return self._max_tokens + late if late > 0 else self.expected_tokens(sample)
 
     def _enter(self, sample: int, tokens: int) -> None:

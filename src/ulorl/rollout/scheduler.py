@@ -83,7 +83,13 @@ class Scheduler:
             for id, group in self.experience.open_groups.items()
         }
         self._step = StepDispatch(
-            self.schedule, self.max_tokens, carried, finished, slots=self._slots, visited=self._visited
+            self.schedule,
+            self.max_tokens,
+            carried,
+            finished,
+            slots=self._slots,
+            visited=self._visited,
+            next_group=self.next_group,
         )
 
     def next_requests(self) -> list[Request] | None:
