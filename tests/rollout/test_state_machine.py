@@ -39,10 +39,10 @@ STEPS = {"prompts": 2, "group": GROUP}
 SCHEDULES = [
     SegmentSchedule(tokens=SEGMENT, **STEPS),
     SegmentSchedule(tokens=SEGMENT, max_versions=2, window=2, **STEPS),
-    OversubscribeSchedule(factor=1.5, **STEPS),
+    OversubscribeSchedule(factor=1.5, order="longest", **STEPS),
     OversubscribeSchedule(factor=2, max_versions=2, batch_tokens=12, **STEPS),
     RefillSchedule(factor=1, **STEPS),
-    RefillSchedule(factor=1.3, window=2, batch_tokens=15, **STEPS),
+    RefillSchedule(factor=1.3, window=2, batch_tokens=15, order="longest", **STEPS),
     RefillSchedule(factor=2, max_versions=3, **STEPS),
 ]
 
@@ -96,7 +96,8 @@ class World:
         self.over = True
         self.scheduler = Scheduler(
             self.schedule, max_tokens=LIMIT, sampling=Sampling(), seed=1,
-            unfinished=pools.unfinished, experience=pools.experience, next_group=next_group,
+            unfinished=pools.unfinished, experience=pools.experience,
+            lengths=pools.lengths, next_group=next_group, slots=SLOTS,
         )  # fmt: skip
         self.engine = RetryingEngine(
             self._engine(), remake=self._engine, checks=SegmentChecks([EOS], 10_000, Sampling()),
@@ -156,7 +157,7 @@ class World:
         self.saved = self._saved()
 
     def _saved(self) -> tuple[str, bytes]:
-        pools = Pools(self.scheduler.unfinished, self.scheduler.experience)
+        pools = Pools(self.scheduler.unfinished, self.scheduler.experience, self.scheduler.lengths)
         meta, arrays = pool_io.dump(pools)
         counters = {"version": self.version, "next_group": self.scheduler.next_group, "trained": len(self.trained)}
         return json.dumps({**meta, **counters, "budgets": list(self.budgets.items())}), save(arrays)
