@@ -122,6 +122,7 @@ def outcome(run_dir: Path) -> dict[str, object]:
     """What two equal runs have in common."""
     last = run_dir / "checkpoints" / f"step_{STEPS:06d}"
     files = [*last.glob("*.safetensors"), *last.glob("model/*"), *run_dir.glob("model/*"), *run_dir.glob("samples/*")]
+    files.append(run_dir / "timeline.jsonl")
     found: dict[str, object] = {
         str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
     }

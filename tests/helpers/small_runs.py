@@ -26,5 +26,9 @@ def lines(run_dir: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in m.items() if not k.startswith(CLOCK)} for m in metrics]
 
 
+def timeline(run_dir: Path) -> str:
+    return (run_dir / "timeline.jsonl").read_text()
+
+
 def samples(run_dir: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((run_dir / "samples").glob("*.jsonl"))}

@@ -20,10 +20,11 @@ from refusals import refused
 from ulorl.config.loading import build
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
-from ulorl.runs.run_log import RunLog, truncate_to
+from ulorl.runs.run_log import Position, RunLog, truncate_to
 from ulorl.runs.samples import write_samples
 from ulorl.runs.saved_run import read_metrics
 from ulorl.runs.terminal_lines import HEADER, metrics_line
+from ulorl.runs.timeline import DECODE_STEPS, TIMELINE, Span, last_lines, read_timeline, timeline_entry
 from ulorl.runs.trackers import require_trackers
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status, Tokens
 
@@ -196,10 +197,50 @@ def test_truncate_to_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> N
     metrics.write_text('{"step": 1, "reward/mean": null}\n{"step": 2}\n{"step": 3}\n{"step": 4, "rew')
     for step in (1, 2, 3):
         stored(tmp_path, make_sample("ab", [], [0]), step)
+    timeline = tmp_path / "timeline.jsonl"
+    timeline.write_text('{"step":1}\n{"step":2}\n{"step":3}\n{"st')
     truncate_to(tmp_path, 2)
     assert metrics.read_text() == '{"step": 1, "reward/mean": null}\n{"step": 2}\n'
+    assert timeline.read_text() == '{"step":1}\n{"step":2}\n'
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step_000001.jsonl", "step_000002.jsonl"]
+    truncate_to(tmp_path, 1, Position(metrics=33, timeline=99))  # the timeline has lost lines
+    assert metrics.read_text() == '{"step": 1, "reward/mean": null}\n'
+    assert timeline.read_text() == '{"step":1}\n'
     truncate_to(tmp_path / "no-such-run", 2)  # nothing to forget
+
+
+def test_the_timeline_of_the_last_steps_is_read_from_the_end_of_the_file(tmp_path: Path) -> None:
+    samples = [make_sample("abcd", [2], [0, 1], id, 1).sample for id in (3, 7)]
+    config = make_config()
+    with RunLog(tmp_path, config, console=piped()) as log:
+        for step in (1, 2, 3):
+            entry = timeline_entry(step, samples, {3: Span(0, 2), 7: Span(step, 2 + step)}, 5, DECODE_STEPS)
+            log.timeline(entry)
+        assert log.position.timeline == (tmp_path / TIMELINE).stat().st_size
+    with (tmp_path / TIMELINE).open("a") as file:
+        file.write('{"step": 4, "sam')
+    steps = read_timeline(tmp_path, 2)
+    assert [(one.step, one.version, one.length, one.status) for one in steps] == [(2, 1, 5, "cc"), (3, 1, 5, "cc")]
+    assert [(one.sample.tolist(), one.start.tolist(), one.end.tolist()) for one in steps] == [
+        ([3, 7], [0, 2], [2, 4]),
+        ([3, 7], [0, 3], [2, 5]),
+    ]
+    assert steps[0].tokens.tolist() == [2, 2]
+    assert [one.step for one in read_timeline(tmp_path, 99)] == [1, 2, 3]
+    for number in (1, 2, 3, 4):
+        assert len(last_lines(tmp_path / TIMELINE, number, block=7)) == min(number, 3)
+    with (tmp_path / TIMELINE).open("a") as file:
+        file.write("ples\n")
+    with refused(ErrorCode.RUN_DAMAGED, file=tmp_path / TIMELINE):
+        read_timeline(tmp_path, 1)
+
+
+def test_a_run_can_do_without_the_timeline(tmp_path: Path) -> None:
+    with RunLog(tmp_path, make_config(timeline=False), console=piped()) as log:
+        log.timeline({"step": 1})
+        assert log.position.timeline == 0
+    assert not (tmp_path / TIMELINE).exists()
+    assert read_timeline(tmp_path, 9) == []
 
 
 def test_a_damaged_metrics_line_is_named(tmp_path: Path) -> None:

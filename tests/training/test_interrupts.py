@@ -43,6 +43,7 @@ def facts(run_dir: Path) -> tuple[object, ...]:
     return (
         [{k: v for k, v in m.items() if not k.startswith(CLOCK)} for m in metrics],
         samples,
+        (run_dir / "timeline.jsonl").read_text(),
         {str(path.relative_to(run_dir)): path.read_bytes() for path in files},
     )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,10 @@ import pytest
 from scorers import ScorerOf
 from ulorl.algorithm import Step, ulorl_step
 from ulorl.engines.engine import Engine
+from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.scripted import ScriptedEngine
+from ulorl.engines.segment_checks import SegmentChecks
+from ulorl.engines.thread_worker import ThreadWorker
 from ulorl.learner.learner import Weights
 from ulorl.learner.update_result import Update
 from ulorl.objective.mismatch import Mismatch
@@ -19,7 +25,7 @@ from ulorl.rollout.scheduler import Scheduler
 from ulorl.rollout.schedules import SegmentSchedule
 from ulorl.training.measured_step import MeasuredStep, measured_step
 from ulorl.training.step_metrics import count_step, step_metrics
-from ulorl.types import Group, Metrics, Problem, Sample, Sampling, Scored
+from ulorl.types import Group, Metrics, Problem, Sample, Sampling, Scored, Segment
 
 
 class Right(ScorerOf):
@@ -82,12 +88,20 @@ def test_the_metrics_of_a_schedule() -> None:
     learner, bias = CountingLearner(), LengthBias(6)
     scheduler = Scheduler(SegmentSchedule(prompts=2, group=2, tokens=2), max_tokens=6, sampling=Sampling(), seed=1)
 
-    def metrics(number: int, *problems: str) -> Metrics:
+    def step(number: int, *problems: str) -> tuple[Metrics, dict[str, Any]]:
         new = [(Problem(p, p), np.array([7], np.int32)) for p in problems]
         made = measured_step(lambda engine: ulorl_step(scheduler, engine, Right(), learner, new), engine, learner)  # type: ignore[arg-type]
-        return step_metrics(number, made, scheduler, learner.version, slots=4) | count_step(bias, made)
+        metrics = step_metrics(number, made, scheduler, learner.version, slots=4) | count_step(bias, made)
+        return metrics, made.timeline(number)
 
-    first, second = metrics(1, "a", "b"), metrics(2)
+    (first, early), (second, late) = step(1, "a", "b"), step(2)
+    assert [early[name] for name in ("sample", "start", "end", "tokens", "status")] == [
+        [0, 1, 2, 3], [0, 0, 0, 0], [1, 1, 2, 2], [1, 1, 2, 2], "ccuc"
+    ]  # fmt: skip
+    assert late == {
+        "step": 2, "version": 1, "unit": "decode steps", "length": 2,
+        "sample": [2], "start": [0], "end": [2], "tokens": [2], "status": "c",
+    }  # fmt: skip
     expected = {
         "engine/occupancy": (6 / 8, 2 / 8), "rollout/groups_open": (1, 0), "rollout/groups_waiting": (0, 0),
         "train/batch_growth": (0.5, 0.5), "train/length_mean": (1, 3), "train/versions_mean": (1, 1.5),
@@ -96,3 +110,31 @@ def test_the_metrics_of_a_schedule() -> None:
     assert {name: (first[name], second[name]) for name in expected} == {
         k: pytest.approx(v) for k, v in expected.items()
     }
+
+
+def test_segments_of_several_engines_are_timed_by_the_clock() -> None:
+    """Three samples for two engines with a slot each, of which a decode step takes 20 ms: the third sample begins when
+    one of the first two has ended."""
+
+    class Slow(ScriptedEngine):
+        def step(self) -> list[Segment]:
+            time.sleep(0.02)
+            return super().step()
+
+    workers = [ThreadWorker(Slow(lambda _: [1, 1, 1, 0], eos_id=0, slots=1), report_seconds=0.01) for _ in range(2)]
+    settings = FleetSettings(slots=1, group=3)
+    checks = SegmentChecks([0], 9, Sampling())
+    scheduler = Scheduler(SegmentSchedule(prompts=1, group=3, tokens=6), max_tokens=6, sampling=Sampling(), seed=1)
+    new = [(Problem("a", "a"), np.array([7], np.int32))]
+    with closing(EngineFleet(workers, remake=lambda index: workers[index], checks=checks, settings=settings)) as fleet:
+        made = measured_step(
+            lambda engine: ulorl_step(scheduler, engine, Right(), CountingLearner(), new),
+            fleet,
+            CountingLearner(),  # type: ignore[arg-type]
+        )
+        assert not fleet.given
+    found = made.timeline(1)
+    assert (found["unit"], found["status"], found["tokens"]) == ("milliseconds", "ccc", [4, 4, 4])
+    starts, ends, (one, other, third) = found["start"], found["end"], found["engine"]
+    assert {one, other} == {0, 1}
+    assert max(starts[:2]) < 60 <= ends[third] <= starts[2] < ends[2] <= found["length"]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import ulorl
 from refusals import refused
-from small_runs import RECIPE, SMALL, config, lines, samples
+from small_runs import RECIPE, SMALL, config, lines, samples, timeline
 from ulorl.error_codes import ErrorCode
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
@@ -37,10 +37,13 @@ def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_pat
     # what a killed run can leave behind: lines and samples after its last checkpoint
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "reward/mean": 9.0}\n{"step": 4, "rew')
+    with (tmp_path / "cut" / "timeline.jsonl").open("a") as file:
+        file.write('{"step":3,"ver')
     (tmp_path / "cut" / "samples" / "step_000003.jsonl").write_text("{}\n")
     resumed = ulorl.resume(tmp_path / "cut", ["steps=4"])
     assert lines(resumed.dir) == lines(finished.dir)
     assert samples(resumed.dir) == samples(finished.dir)
+    assert timeline(resumed.dir) == timeline(finished.dir)
     for name in ("model/model.safetensors", "optimizer.safetensors", "pools.safetensors"):
         ours = load_file(checkpoint.latest(resumed.dir) / name)
         theirs = load_file(checkpoint.latest(finished.dir) / name)
@@ -100,6 +103,7 @@ def test_the_same_command_resumes(
     assert "from step 4 of 4" in said
     assert lines(target) == lines(finished.dir)
     assert samples(target) == samples(finished.dir)
+    assert timeline(target) == timeline(finished.dir)
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (target, finished.dir)]
     assert weights[0] == weights[1]
     with refused(ErrorCode.RUN_FOLDER_TAKEN, file=target, key="run.dir"):
@@ -136,6 +140,7 @@ def test_a_disk_that_takes_no_more_ends_with_code_2_and_everything_before_it(
     resumed = ulorl.resume(target, ["steps=4"])
     assert lines(resumed.dir) == lines(finished.dir)
     assert samples(resumed.dir) == samples(finished.dir)
+    assert timeline(resumed.dir) == timeline(finished.dir)
 
 
 def test_a_run_folder_can_be_moved_before_it_is_resumed(tmp_path: Path) -> None:

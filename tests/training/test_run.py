@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ulorl
 from refusals import refused
-from small_runs import config, lines, samples
+from small_runs import config, lines, samples, timeline
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.policy_learner import PolicyLearner
@@ -86,6 +86,7 @@ def test_same_seed_same_run(finished: run.Result, tmp_path: Path) -> None:
     again = ulorl.train(config(tmp_path / "again"))
     assert lines(again.dir) == lines(finished.dir)
     assert samples(again.dir) == samples(finished.dir)
+    assert timeline(again.dir) == timeline(finished.dir)
     other = ulorl.train(config(tmp_path / "other", "seed=1", "steps=1"))
     assert samples(other.dir) != {k: v for k, v in samples(finished.dir).items() if k in samples(other.dir)} or (
         lines(other.dir)[1] != lines(finished.dir)[1]

@@ -200,6 +200,9 @@ class LogConfig(StrictConfig):
     """[log]: progress bars and trackers."""
 
     progress: bool = Field(default=True, description="draw progress bars if the output is a terminal")
+    timeline: bool = Field(
+        default=True, description="record in timeline.jsonl when each sample was decoded, for the report"
+    )
     wandb: bool = Field(default=False, description="also log to Weights & Biases (extra wandb)")
     trackio: bool = Field(default=False, description="also log to trackio (extra trackio)")
     project: str = Field(default="ulorl", description="the name of the project at the trackers")

@@ -6,7 +6,7 @@ and when a step ends. Requests and segments are plain data, so an engine may liv
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -83,6 +83,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release memory and processes. The engine cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class ManyEngines(Engine, Protocol):
+    """An engine made of several that decode by themselves, each with its own decode steps."""
+
+    @property
+    def given(self) -> Mapping[int, tuple[int, float]]:
+        """The engine that was given a sample, by index, and when (`time.perf_counter`), by sample id: of all samples
+        given since the last `sleep`, the latest time."""
         ...
 
 

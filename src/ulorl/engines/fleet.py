@@ -91,6 +91,7 @@ class EngineFleet:
     ) -> None:
         self.version = version
         self.stats = EngineStats()
+        self.given: dict[int, tuple[int, float]] = {}  # see `ManyEngines`
         self._settings, self._remake, self._on_fault = settings, remake, on_fault
         self._weights: Iterable[tuple[str, torch.Tensor]] | None = None  # None: those that workers are made with
         self._requests: dict[int, Request] = {}  # everything pending, by sample id
@@ -175,6 +176,7 @@ class EngineFleet:
     def sleep(self) -> None:
         """Release memory until the next `add` or `load_weights`. Raises RuntimeError while requests are pending."""
         require_idle(self, "sleep")
+        self.given.clear()
         self._asleep = True  # workers that are being made follow
         members = [member for member in self._members if member.ready]
         for member in members:
@@ -211,6 +213,7 @@ class EngineFleet:
                 member.stall.restart(member.progress)
             for request in requests:
                 member.requests.add(request)
+                self.given[request.sample_id] = index, time.perf_counter()
             self._ask(member, partial(_decode, requests=requests), _ignore)
 
     def _collect(self, member: FleetMember) -> None:

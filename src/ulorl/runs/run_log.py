@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 
@@ -17,26 +17,36 @@ from ulorl.common import atomic_files
 from ulorl.common.progress import Bar, ProgressBars
 from ulorl.config.tree import Config
 from ulorl.runs.samples import Decode, write_samples
-from ulorl.runs.saved_run import METRICS, read_metrics, read_run, sample_files
+from ulorl.runs.saved_run import METRICS, complete_lines, read_run, sample_files
 from ulorl.runs.summary import rows, summarize
 from ulorl.runs.terminal_lines import HEADER, metrics_line, print_line, print_table
+from ulorl.runs.timeline import TIMELINE
 from ulorl.runs.trackers import open_trackers
 from ulorl.types import Group, Metrics
 
 _STATUS = (("accuracy", "eval/accuracy", ".1%"), ("reward", "reward/mean", ".3f"), ("entropy", "entropy/mean", ".3f"))
 
 
-def truncate_to(run_dir: Path, step: int, logged: int | None = None) -> None:
-    """Remove what a run wrote after `step`: later lines of metrics.jsonl, an incomplete last line, later samples files.
+class Position(NamedTuple):
+    """How far the logs of a run are written, in bytes."""
 
-    logged: the bytes of metrics.jsonl at that step; without it, the lines are read for their steps.
+    metrics: int  # of metrics.jsonl
+    timeline: int  # of timeline.jsonl
+
+
+def truncate_to(run_dir: Path, step: int, logged: Position | None = None) -> None:
+    """Remove what a run wrote after `step`: later lines of metrics.jsonl and timeline.jsonl, an incomplete last line,
+    later samples files.
+
+    logged: the position at that step; without it, and where a file is shorter, the lines are read for their steps.
     """
-    path = run_dir / METRICS
-    if path.exists() and logged is not None and logged <= path.stat().st_size:
-        os.truncate(path, logged)
-    elif path.exists():
-        kept = [json.dumps(m, allow_nan=False) + "\n" for m in read_metrics(path) if (m["step"] or 0) <= step]
-        atomic_files.write_text(path, "".join(kept))
+    for name, length in zip((METRICS, TIMELINE), logged or (None, None), strict=True):
+        path = run_dir / name
+        if path.exists() and length is not None and length <= path.stat().st_size:
+            os.truncate(path, length)
+        elif path.exists():
+            kept = [line for entry, line in complete_lines(path) if entry["step"] <= step]
+            atomic_files.write_text(path, "".join(kept))
     for stored, samples in sample_files(run_dir):
         if stored > step:
             samples.unlink()
@@ -49,6 +59,7 @@ class RunLog:
             with log.phase("rollout", total=128, tokens=lambda: engine.stats.decode_tokens) as bar:
                 bar.advance()
             log.samples(step, groups, decode)
+            log.timeline(timeline_entry(...))
             log.step({"step": step, "version": version, ...})
         log.summary()
 
@@ -62,7 +73,7 @@ class RunLog:
         config: Config,
         resume_step: int | None = None,
         console: Console | None = None,
-        logged: int | None = None,
+        logged: Position | None = None,
     ) -> None:
         self.run_dir, self.console = run_dir, console or Console()
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -70,10 +81,11 @@ class RunLog:
             truncate_to(run_dir, resume_step, logged)
         self._trackers = open_trackers(run_dir, config, resume_step)
         self._metrics = (run_dir / METRICS).open("a", encoding="utf-8")
+        self._timeline = (run_dir / TIMELINE).open("a", encoding="utf-8") if config.log.timeline else None
         self._latest: dict[str, float | int] = {}
         self._header_printed = False
         self._bars = ProgressBars(self.console, shown=config.log.progress)
-        if logged is not None and self.position < logged:
+        if logged is not None and self.position.metrics < logged.metrics:
             self.print(f"{run_dir / METRICS} lost lines since the checkpoint was made", style="yellow")
         self._steps = self._bars.add("steps", config.steps)
         self._steps.show(completed=resume_step or 0)
@@ -89,12 +101,18 @@ class RunLog:
             for tracker in self._trackers:
                 closing.callback(tracker.close)
             closing.callback(self._metrics.close)
+            if self._timeline:
+                closing.callback(self._timeline.close)
             closing.push(self._bars)
 
     @property
-    def position(self) -> int:
-        """Return the bytes of metrics.jsonl so far."""
-        return os.fstat(self._metrics.fileno()).st_size
+    def position(self) -> Position:
+        """Return how far the logs are written."""
+        timeline = self.run_dir / TIMELINE
+        return Position(
+            metrics=os.fstat(self._metrics.fileno()).st_size,
+            timeline=timeline.stat().st_size if timeline.exists() else 0,
+        )
 
     def step(self, metrics: Metrics) -> None:
         """Record one step. `step` is among the metrics; 0 is the evaluation before training. A value that is None or
@@ -118,6 +136,12 @@ class RunLog:
         """Store the finished samples of the groups released in this step, as `write_samples` does."""
         if groups:
             write_samples(self.run_dir, step, groups, decode)
+
+    def timeline(self, entry: Mapping[str, Any]) -> None:
+        """Record when the samples of a step were decoded, as `timeline_entry` gives it, unless log.timeline is off."""
+        if self._timeline:
+            self._timeline.write(json.dumps(entry, separators=(",", ":")) + "\n")
+            self._timeline.flush()
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, tokens: Callable[[], int] | None = None) -> Iterator[Bar]:

@@ -114,15 +114,20 @@ def read_metrics(path: Path) -> list[Metrics]:
     become None. Raises UserError naming the line when one is damaged or has no step."""
     if not path.exists():
         return []
-    metrics = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break  # the run was killed while it wrote
-        entry = _object(line, path, number)
-        if not isinstance(entry.get("step"), int):
-            raise _damaged(path, number, f'no whole number under "step", found {entry.get("step")!r}')
-        metrics.append({key: _finite(value) for key, value in entry.items()})
-    return metrics
+    return [{key: _finite(value) for key, value in entry.items()} for entry, _ in complete_lines(path)]
+
+
+def complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each complete line of a file with a line for each step: what it says, and its text. Raises UserError naming
+    the line when one is damaged or has no step."""
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                break  # the run was killed while it wrote
+            entry = _object(line, path, number)
+            if not isinstance(entry.get("step"), int):
+                raise _damaged(path, number, f'no whole number under "step", found {entry.get("step")!r}')
+            yield entry, line
 
 
 def sample_files(run_dir: Path) -> list[tuple[int, Path]]:

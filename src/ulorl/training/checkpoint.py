@@ -34,6 +34,7 @@ from ulorl.learner.learner_files import reading
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.runs.saved_run import METRICS, SAMPLES, sample_files
+from ulorl.runs.timeline import TIMELINE
 from ulorl.types import Metrics
 
 FORMAT = 2
@@ -50,6 +51,7 @@ class Counters:
     skipped_in_row: int = 0  # mini-batches whose loss or gradient was not finite
     problems: str = ""  # fingerprint of the training problems that the cursor indexes
     logged: int = 0  # bytes of metrics.jsonl
+    timeline: int = 0  # bytes of timeline.jsonl
     lengths: tuple[float, ...] = ()  # state of `LengthBias`
     pending: Metrics | None = None  # metrics of this step, which are logged after its evaluation, not done yet
 
@@ -167,8 +169,9 @@ class CheckpointWriter:
     def _sync_logs(self) -> None:
         """Flush everything logged since the checkpoint before this one."""
         before = max((step_of(path) for path in _all(self.run_dir)), default=-1)
-        logs = [self.run_dir / METRICS, *(path for step, path in sample_files(self.run_dir) if step > before)]
-        for path in [*logs, self.run_dir / SAMPLES, self.run_dir]:
+        samples = [path for step, path in sample_files(self.run_dir) if step > before]
+        named = [self.run_dir / name for name in (METRICS, TIMELINE, SAMPLES)]
+        for path in [*samples, *named, self.run_dir]:
             if path.exists():
                 atomic_files.sync(path)
 

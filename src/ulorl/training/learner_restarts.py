@@ -13,7 +13,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.learner import LearnerLost
 from ulorl.runs import run_folder
-from ulorl.runs.run_log import RunLog
+from ulorl.runs.run_log import Position, RunLog
 from ulorl.runs.terminal_lines import print_line
 from ulorl.training import checkpoint
 from ulorl.training.build import Components, with_new_learner
@@ -47,7 +47,8 @@ def continuation(cfg: Config, saved: Checkpoint, console: Console) -> Start:
     run_dir, counters = Path(cfg.run.dir), saved.counters
     with checkpoint.writing(run_dir):
         run_folder.save_config(cfg)
-        log = RunLog(run_dir, cfg, counters.step, console=console, logged=counters.logged)
+        logged = Position(counters.logged, counters.timeline)
+        log = RunLog(run_dir, cfg, counters.step, console=console, logged=logged)
     return counters, log
 
 

@@ -98,6 +98,7 @@ class Loop:
         self._warn(number, measured)
         with checkpoint.writing(self.run_dir):
             self.log.samples(number, measured.step.groups, partial(_decode, parts.inputs.tokenizer))
+            self.log.timeline(measured.timeline(number))
         return finite_metrics({**self._metrics(number, measured), **parts.inputs.scorer.metrics()})
 
     def _metrics(self, number: int, measured: MeasuredStep) -> Metrics:
@@ -171,7 +172,7 @@ class Loop:
 
     def _mark(self, number: int, pending: Metrics | None = None) -> Boundary:
         """Return the present state of the run, `number` steps done, as a place to return to."""
-        parts = self.components
+        parts, logged = self.components, self.log.position
         counters = Counters(
             step=number,
             version=parts.learner.version,
@@ -179,7 +180,8 @@ class Loop:
             next_group=parts.scheduler.next_group,
             skipped_in_row=parts.learner.skipped_in_row,
             problems=self._problems,
-            logged=self.log.position,
+            logged=logged.metrics,
+            timeline=logged.timeline,
             lengths=tuple(self._bias.state),
             pending=pending,
         )
