@@ -29,6 +29,7 @@ class Stream(Enum):
     PROBE = 3  # the greedy check of the engine's weights
     COMPLETIONS = 4  # outputs of models that answer prompts
     MINIBATCHES = 5  # the order of samples in an update
+    LENGTHS = 6  # output lengths that the rollout planner draws
     COUNTDOWN = "countdown problems"
     WARM_UP = "warm-up"  # batches of the tiny model's warm-up
     MADE_PAIRS = ""  # the pairs that are made of one problem; its seed holds the problem's id

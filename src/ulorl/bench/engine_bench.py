@@ -31,7 +31,6 @@ import torch
 from transformers import PreTrainedModel
 
 from ulorl.bench.machine_facts import facts, installed
-from ulorl.bench.output_lengths import log_normal, read_lengths
 from ulorl.config.engine_config import VllmConfig, VllmEngineConfig
 from ulorl.engines.engine import Engine
 from ulorl.engines.engine_spec import EngineSpec
@@ -40,6 +39,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import TINY, ModelSource
+from ulorl.planning.output_lengths import log_normal, read_lengths
 from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
 

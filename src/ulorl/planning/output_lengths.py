@@ -1,4 +1,4 @@
-"""Draws how many tokens each request of `ulorl bench engine` decodes: from real outputs, or from a log-normal."""
+"""Recorded output lengths, from CSV files, and how many tokens each request of `ulorl bench engine` decodes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from ulorl.errors import UserError
 
 COLUMNS = ("output_tokens", "response_tokens", "tokens", "length")
 WEIGHT = "probability"
+PROBLEM = ("source", "problem")  # rows with the same values are samples of one problem
 TAIL = math.log(3432 / 792) / 1.2816  # the 90th percentile of a standard normal is 1.2816
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Output lengths as they were recorded, up to their cap, with the probability of each."""
+    """Output lengths as they were recorded, up to their cap, with the probability and the problem of each.
+
+    problems: their numbers; all 0 where none is named.
+    """
 
     name: str
     tokens: NDArray[np.int64]
     probabilities: NDArray[np.float64]
+    problems: NDArray[np.int64]
 
     def draw(self, requests: int, max_tokens: int) -> list[int]:
         """Draw the lengths of `requests` outputs with a fixed seed, scaled so that the longest recorded one is
@@ -49,21 +54,23 @@ def log_normal(requests: int, max_tokens: int) -> list[int]:
 def read_lengths(path: Path) -> Lengths:
     """Read a CSV with a row for each sample, or for each length with its `probability` (any weight).
 
+    A column `problem` says which samples answer the same problem, of the same `source` where there is such a column.
     The column of lengths is the first found of `COLUMNS`. Raises UserError that names the file and the line.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file)
             column = _column(path, rows.fieldnames or ())
-            pairs = list(_pairs(path, rows, column))
+            found = list(_rows(path, rows, column))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _bad(path, f"--lengths {path}: cannot be read as CSV ({error})") from error
-    if not pairs:
+    if not found:
         raise _bad(path, f"--lengths {path}: has a header but no rows")
-    tokens, weights = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    names, tokens, weights = map(np.array, zip(*found, strict=True))
     if not weights.sum():
         raise _bad(path, f"--lengths {path}: every {WEIGHT} is 0")
-    return Lengths(path.stem, tokens, weights / weights.sum())
+    problems = np.unique(names, return_inverse=True)[1]
+    return Lengths(path.stem, tokens, weights / weights.sum(), problems)
 
 
 def _column(path: Path, header: Sequence[str]) -> str:
@@ -82,7 +89,11 @@ def _bad(path: Path, message: str, line: int | None = None) -> UserError:
     return UserError(message, code=ErrorCode.BENCH_INPUT, key="--lengths", file=path, record=record)
 
 
-def _pairs(path: Path, rows: csv.DictReader[str], column: str) -> Iterator[tuple[int, float]]:
+def _rows(path: Path, rows: csv.DictReader[str], column: str) -> Iterator[tuple[str, int, float]]:
+    """Yield the problem, the length and the weight of each row."""
+    named = (
+        [name for name in PROBLEM if name in (rows.fieldnames or ())] if "problem" in (rows.fieldnames or ()) else []
+    )
     weighted = WEIGHT in (rows.fieldnames or ())
     for row in rows:
         try:
@@ -94,4 +105,4 @@ def _pairs(path: Path, rows: csv.DictReader[str], column: str) -> Iterator[tuple
             message = f"--lengths {path}, line {rows.line_num}: {found}; a length is a whole number of tokens above 0"
             message += f", its {WEIGHT} a number not below 0" if weighted else ""
             raise _bad(path, message, rows.line_num)
-        yield length, weight
+        yield "\t".join(str(row[name]) for name in named), length, weight

@@ -9,8 +9,8 @@ import pytest
 
 from paths import SHARED
 from refusals import refused
-from ulorl.bench.output_lengths import log_normal, read_lengths
 from ulorl.error_codes import ErrorCode
+from ulorl.planning.output_lengths import log_normal, read_lengths
 
 REAL = SHARED / "lengths"
 real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the shared length files are not here")
