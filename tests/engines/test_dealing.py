@@ -22,21 +22,21 @@ def ids(dealt: dict[int, list[Request]]) -> dict[int, list[int]]:
 
 
 def test_longest_first_to_the_least_loaded_engine() -> None:
-    dealer = Dealer(2, slots=4, group=1)
+    dealer = Dealer[Request](2, slots=4, group=1)
     for id, budget in enumerate((1, 5, 3, 2)):
         dealer.add(request(id, budget))
     assert ids(dealer.deal([0, 1])) == {0: [1, 0], 1: [2, 3]}  # 5 and 3 + 2, then the first
 
 
 def test_an_estimate_replaces_the_budget() -> None:
-    dealer = Dealer(1, slots=1, group=1)
+    dealer = Dealer[Request](1, slots=1, group=1)
     dealer.add(request(0, 9, expected=3))
     dealer.add(request(1, 5))
     assert ids(dealer.deal([0])) == {0: [1]}
 
 
 def test_requests_wait_for_free_slots_of_engines_that_are_ready() -> None:
-    dealer = Dealer(3, slots=2, group=1)
+    dealer = Dealer[Request](3, slots=2, group=1)
     for id in range(5):
         dealer.add(request(id))
     assert ids(dealer.deal([2])) == {2: [0, 1]}
@@ -51,7 +51,7 @@ def test_requests_wait_for_free_slots_of_engines_that_are_ready() -> None:
 @pytest.mark.parametrize(("engines", "group"), [(4, 4), (3, 8), (8, 3), (1, 4)])
 def test_siblings_are_dealt_across_engines(engines: int, group: int) -> None:
     """With any budgets, no engine has two more samples of a problem than another one with a free slot."""
-    dealer, random_ = Dealer(engines, slots=100, group=group), random.Random(0)
+    dealer, random_ = Dealer[Request](engines, slots=100, group=group), random.Random(0)
     for id in range(20 * group):
         dealer.add(request(id, random_.randint(1, 50)))
     dealt = ids(dealer.deal(range(engines)))
@@ -63,7 +63,7 @@ def test_siblings_are_dealt_across_engines(engines: int, group: int) -> None:
 
 
 def test_loads_are_exact_after_any_moves() -> None:
-    dealer, random_, held = Dealer(5, slots=7, group=3), random.Random(1), dict[int, tuple[int, Request]]()
+    dealer, random_, held = Dealer[Request](5, slots=7, group=3), random.Random(1), dict[int, tuple[int, Request]]()
     for id in range(300):
         dealer.add(request(id, random_.randint(1, 9)))
         ready = [engine for engine in range(5) if random_.random() < 0.7]

@@ -12,8 +12,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Generic, Protocol, TypeVar
 
-from ulorl.types import Request
+
+class Dealable(Protocol):
+    """What is dealt: a request, or what stands for one in a plan. Tokens: those that it may have, and those that it is
+    expected to have, 0: unknown."""
+
+    @property
+    def sample_id(self) -> int: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def expected_tokens(self) -> int: ...
+
+
+R = TypeVar("R", bound=Dealable)
 
 
 @dataclass
@@ -25,7 +41,7 @@ class _Load:
     siblings: dict[int, int] = field(default_factory=dict)  # requests by group; no entry for 0
 
 
-class Dealer:
+class Dealer(Generic[R]):
     """Holds the requests that wait, and the load of each engine.
 
     engines, slots: the number of engines, and of the requests that each decodes at once. group: samples a problem;
@@ -35,7 +51,7 @@ class Dealer:
     def __init__(self, engines: int, slots: int, group: int) -> None:
         self._loads = [_Load(slots) for _ in range(engines)]
         self._group = group
-        self._waiting: list[tuple[int, int, Request]] = []  # expected tokens, minus the sample id; the last is next
+        self._waiting: list[tuple[int, int, R]] = []  # expected tokens, minus the sample id; the last is next
         self._sorted = True
         self._given: dict[int, tuple[_Load, int]] = {}  # by sample id: the engine's load and the expected tokens
 
@@ -44,7 +60,7 @@ class Dealer:
         """The number of requests that no engine has."""
         return len(self._waiting)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: R) -> None:
         """Let a request wait."""
         expected = request.expected_tokens or request.max_new_tokens
         self._waiting.append((expected, -request.sample_id, request))
@@ -54,12 +70,12 @@ class Dealer:
         """Remove the requests that wait."""
         self._waiting.clear()
 
-    def deal(self, engines: Sequence[int]) -> dict[int, list[Request]]:
+    def deal(self, engines: Sequence[int]) -> dict[int, list[R]]:
         """Give waiting requests to `engines`, by index, until none waits or no slot is free. Return what each gets."""
-        dealt = defaultdict[int, list[Request]](list)
-        free = [(load.tokens, index) for index in engines if (load := self._loads[index]).free]
-        if not free or not self._waiting:
+        dealt = defaultdict[int, list[R]](list)
+        if not self._waiting:
             return dealt
+        free = [(load.tokens, index) for index in engines if (load := self._loads[index]).free]
         if not self._sorted:
             self._waiting.sort()  # no two sample ids are the same, so requests are never compared
             self._sorted = True

@@ -95,7 +95,7 @@ class EngineFleet:
         self._settings, self._remake, self._on_fault = settings, remake, on_fault
         self._weights: Iterable[tuple[str, torch.Tensor]] | None = None  # None: those that workers are made with
         self._requests: dict[int, Request] = {}  # everything pending, by sample id
-        self._dealer = Dealer(len(workers), settings.slots, settings.group)
+        self._dealer: Dealer[Request] = Dealer(len(workers), settings.slots, settings.group)
         self._ended: list[Segment] = []  # to be returned
         self._returned = 0  # segments so far
         self._checked = 0.0  # when the workers were last checked; 0: not since something is pending

@@ -137,3 +137,19 @@ def _normals(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
     """Return standard normals from two uniforms in [0, 1) each (Box and Muller 1958)."""
     normals: NDArray[np.float64] = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * math.pi * second)
     return normals
+
+
+class DrawnLengths:
+    """Returns the output tokens of the samples of a group by its id, from a source that draws many groups at once."""
+
+    def __init__(self, source: GroupLengths, seed: int, group: int, block: int = 1024) -> None:
+        self._source, self._seed, self._group, self._block = source, seed, group, block
+        self._drawn: list[list[int]] = []  # of groups that are asked for in rising order
+        self._first = 0
+
+    def __call__(self, id: int) -> list[int]:
+        """Return the lengths of group `id`."""
+        if not self._first <= id < self._first + len(self._drawn):
+            self._first = id - id % self._block
+            self._drawn = self._source.draw(self._seed, self._first, self._block, self._group).tolist()
+        return self._drawn[id - self._first]

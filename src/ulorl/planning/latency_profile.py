@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -114,7 +115,7 @@ class LatencyProfile(StrictConfig):
         _refuse(findings)
         return self
 
-    @property
+    @cached_property
     def prefill_overhead(self) -> float:
         """Seconds of a prefill pass that do not depend on its tokens: what its requests share."""
         return 0.0 if len(self.prefill.tokens) == 1 else self.prefill.at(0)

@@ -1,0 +1,199 @@
+"""An engine without tokens: which rows decode when, by a latency profile. Time passes from event to event.
+
+A decode step draws one token for every row. Requests enter between two steps, in the order in which they came, and
+their prefill stops decoding, as in the embedded engine. When keys and values no longer fit, the row that entered last
+is taken out and computed again later, as vLLM does (`recompute`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import ceil, inf
+
+from ulorl.planning.decode_times import DecodeTimes
+from ulorl.planning.latency_profile import LatencyProfile
+
+_ROUNDING = 1e-9  # steps: an event at the end of a step must not begin the next one
+
+
+@dataclass(slots=True)
+class Row:
+    """A request for `max_new_tokens` that ends after `draws` of them. expected_tokens: of them, 0: unknown.
+
+    prompt, output: its tokens when it was sent. drawn: those of `draws`, up to date while it does not decode. entered:
+    the seconds at which it got a slot.
+    """
+
+    sample_id: int
+    group: int
+    prompt: int
+    output: int
+    max_new_tokens: int
+    expected_tokens: int
+    draws: int
+    drawn: int = 0
+    entered: float = 0.0
+
+    @property
+    def context(self) -> int:
+        """Tokens of the prompt and of the output so far."""
+        return self.prompt + self.output + self.drawn
+
+
+@dataclass(slots=True)
+class EngineFigures:
+    """What an engine did. seconds are of the simulated clock; row_seconds: of decoding, by row."""
+
+    decode_steps: int = 0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+    row_seconds: float = 0.0
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    again_tokens: int = 0  # of prefill_tokens, those that were computed before: carried samples and preempted rows
+    preemptions: int = 0
+    context_peak: int = 0  # the most tokens in keys and values at once
+
+
+class SimulatedEngine:
+    """An engine of `profile`. times: of decode steps, by the number of rows.
+
+    `time` is the end of the last decode step that was made, and `event` when something happens next: rows end, keys and
+    values are full, or rows can enter after the step in progress.
+    """
+
+    def __init__(self, profile: LatencyProfile, times: Callable[[int], DecodeTimes]) -> None:
+        self.figures = EngineFigures()
+        self.time = 0.0
+        self.event = inf
+        self._profile, self._times = profile, times
+        self._slots, self._capacity = profile.slots, profile.kv_tokens or inf
+        self._queue: deque[Row] = deque()
+        self._rows: dict[int, tuple[Row, int]] = {}  # with the number of the step after which each ends; oldest first
+        self._ends: list[tuple[int, int]] = []  # these numbers and the ids; a heap, with entries of rows that have left
+        self._step = 0
+        self._context = 0  # tokens of all rows, with the inputs of the next step
+        self._start = 0.0  # of the next decode step: `time`, and the prefill before it
+        self._planned = 0  # steps until the event
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that decode."""
+        return len(self._rows)
+
+    def add(self, row: Row) -> None:
+        """Queue a request. `schedule` must be called after the last one."""
+        self._queue.append(row)
+
+    def schedule(self, time: float) -> float:
+        """Let queued requests enter, at `time` or after the step in progress; return when something happens next."""
+        if not self._rows:
+            self.time = self._start = max(self.time, time)
+        if time <= self.time:
+            self._admit()
+            self._planned = self._steps_to_event()
+        elif self._queue and len(self._rows) < self._slots:
+            self._planned = min(self._planned, self._steps_until(time))
+        self.event = self._start + self._seconds(self._planned) if self._rows else inf
+        return self.event
+
+    def advance(self) -> list[Row]:
+        """Make the decode steps up to the event; return the rows that end with it, by sample id."""
+        self._decode(self._planned)
+        ended = []
+        while self._ends and (self._ends[0][0] <= self._step or self._stale(self._ends[0])):
+            entry = heappop(self._ends)
+            if not self._stale(entry):
+                ended.append(self._leave(entry[1]))
+        while self._context > self._capacity and len(self._rows) > 1:
+            self._queue.appendleft(self._leave(next(reversed(self._rows))))
+            self.figures.preemptions += 1
+        return ended
+
+    def abort(self, time: float) -> list[Row]:
+        """Finish the step in progress at `time`; return all rows: those that decoded, then those that waited."""
+        if self._rows and time > self.time:
+            self._decode(min(self._planned, self._steps_until(time)))
+        rows = [*map(self._leave, [*self._rows]), *self._queue]
+        self._queue.clear()
+        self._ends.clear()
+        self.event = inf
+        return rows
+
+    def _admit(self) -> None:
+        """Move queued requests into free slots while their keys and values fit. The last token of a request is its
+        first decode input, so the others are prefilled; samples of a group that enter together share their prompt."""
+        if not self._queue or len(self._rows) >= self._slots:
+            return
+        prefilled, prompts = [], set()
+        while self._queue and len(self._rows) < self._slots:
+            row = self._queue[0]
+            context = row.context
+            if self._rows and self._context + context > self._capacity:
+                break
+            self._queue.popleft()
+            row.entered = self.time
+            end = self._step + row.draws - row.drawn
+            self._rows[row.sample_id] = row, end
+            heappush(self._ends, (end, row.sample_id))
+            self._context += context
+            if row.output or row.drawn:
+                self.figures.again_tokens += context - 1
+            elif row.group in prompts:
+                continue
+            else:
+                prompts.add(row.group)
+            prefilled.append(context - 1)
+        if prefilled:
+            seconds = self._profile.prefill_seconds(prefilled)
+            self.figures.prefill_tokens += sum(prefilled)
+            self.figures.prefill_seconds += seconds
+            self._start += seconds
+
+    def _steps_to_event(self) -> int:
+        """Return the steps until a row ends, or the keys and values of the next step do not fit."""
+        while self._ends and self._stale(self._ends[0]):
+            heappop(self._ends)
+        if not self._rows:
+            return 0
+        steps = self._ends[0][0] - self._step
+        if self._capacity < inf and len(self._rows) > 1:
+            steps = min(steps, max(1, int(self._capacity - self._context) // len(self._rows) + 1))
+        return steps
+
+    def _steps_until(self, time: float) -> int:
+        """Return the steps that have begun by `time`, at least 1."""
+        rows = len(self._rows)
+        steps = self._times(rows).steps(self._context / rows, max(0.0, time - self._start))
+        return max(1, ceil(min(steps, self._planned) - _ROUNDING))
+
+    def _decode(self, steps: int) -> None:
+        if not steps:
+            return
+        rows, seconds, figures = len(self._rows), self._seconds(steps), self.figures
+        self.time = self._start = self._start + seconds
+        self._step += steps
+        self._context += rows * steps
+        figures.decode_steps += steps
+        figures.decode_tokens += rows * steps
+        figures.decode_seconds += seconds
+        figures.row_seconds += rows * seconds
+        figures.context_peak = max(figures.context_peak, self._context - rows)
+
+    def _seconds(self, steps: int) -> float:
+        rows = len(self._rows)
+        return self._times(rows).seconds(self._context / rows, steps)
+
+    def _leave(self, sample: int) -> Row:
+        row, end = self._rows.pop(sample)
+        row.drawn = row.draws - (end - self._step)
+        self._context -= row.context
+        return row
+
+    def _stale(self, entry: tuple[int, int]) -> bool:
+        """Whether a row has left before its end."""
+        row = self._rows.get(entry[1])
+        return row is None or row[1] != entry[0]
