@@ -70,8 +70,10 @@ class RealStep:
 class RealRun:
     """Steps of the scheduler and an engine, whose weights stay the same, with a version more after every update."""
 
-    def __init__(self, schedule: Schedule, engine: Engine, max_tokens: int, prompts: Iterable[np.ndarray]) -> None:
-        self.scheduler = Scheduler(schedule, max_tokens=max_tokens, sampling=Sampling(), seed=3)
+    def __init__(
+        self, schedule: Schedule, engine: Engine, slots: int, max_tokens: int, prompts: Iterable[np.ndarray]
+    ) -> None:
+        self.scheduler = Scheduler(schedule, max_tokens=max_tokens, sampling=Sampling(), seed=3, slots=slots)
         self.engine, self.version = engine, 0
         self.problems: Iterator[Prompted] = ((Problem(str(i), "?"), prompt) for i, prompt in enumerate(prompts))
         self.lengths: dict[int, int] = {}
@@ -117,7 +119,7 @@ def schedules(prompts: int, group: int, max_tokens: int) -> list[Schedule]:
         OversubscribeSchedule(**size, factor=2.0),
         OversubscribeSchedule(**size, factor=1.5, max_versions=3, window=2 * prompts),
         RefillSchedule(**size, factor=1.3),
-        RefillSchedule(**size, factor=2.0, window=prompts),
+        RefillSchedule(**size, factor=2.0, window=prompts, order="longest"),
         RefillSchedule(**size, factor=1.0, batch_tokens=prompts * group * max_tokens // 3),
     ]
 
@@ -130,7 +132,7 @@ def test_decode_steps_are_those_of_scripted_outputs(number: int, slots: int) -> 
         schedule = schedules(prompts, group, max_tokens)[number]
         lengths = np.random.default_rng(seed).integers(1, max_tokens + 4, 1000).tolist()
         engine = ScriptedEngine({id: [9] * (n - 1) + [EOS] for id, n in enumerate(lengths)}, EOS, slots=slots)
-        run = RealRun(schedule, engine, max_tokens, repeat(np.array([5], np.int32)))
+        run = RealRun(schedule, engine, slots, max_tokens, repeat(np.array([5], np.int32)))
         real = [replace(run.step(), prefill_tokens=0) for _ in range(STEPS)]
         found = simulate(schedule, lengths, profile(slots=slots), max_tokens=max_tokens)
         assert [replace(planned(step), prefill_tokens=0) for step in found] == real
@@ -143,7 +145,7 @@ def test_decode_steps_and_prefill_tokens_are_those_of_the_embedded_engine(number
     engine = TorchEngine(make("Qwen3"), eos_ids=[*range(2, 8)], slots=slots, prefill_tokens=64)
     draws = np.random.default_rng(0)
     prompt_of_problem = (draws.integers(8, 97, prompt, dtype=np.int32) for _ in count())
-    run = RealRun(schedule, engine, max_tokens, prompt_of_problem)
+    run = RealRun(schedule, engine, slots, max_tokens, prompt_of_problem)
     real = [run.step() for _ in range(STEPS)]
     found = simulate(schedule, run.finish(), profile(slots=slots), max_tokens=max_tokens, prompt=prompt)
     assert [planned(step) for step in found] == real
@@ -191,9 +193,9 @@ def test_a_request_enters_after_the_decode_step_in_progress(entering: float) -> 
         }
     )
     engine = SimulatedEngine(machine, lambda rows: decode_times(machine.decode, rows))
-    engine.add(Row(0, 0, 1, 0, 100, draws=5))
+    engine.add(Row(0, 0, 1, 0, 100, 0, draws=5))
     assert engine.schedule(0.0) == pytest.approx(5)
-    engine.add(Row(1, 1, 3, 0, 100, draws=9))
+    engine.add(Row(1, 1, 3, 0, 100, 0, draws=9))
     assert engine.schedule(entering) == pytest.approx(3)
     assert engine.advance() == []
     assert engine.schedule(3.0) == pytest.approx(6.2)
@@ -207,7 +209,7 @@ def test_the_newest_row_is_computed_again_when_keys_and_values_are_full() -> Non
     were computed before."""
     engine = SimulatedEngine(profile(slots=2, kv_tokens=10), lambda rows: decode_times(profile(slots=2).decode, rows))
     for sample in range(2):
-        engine.add(Row(sample, sample, 3, 0, 100, draws=5))
+        engine.add(Row(sample, sample, 3, 0, 100, 0, draws=5))
     ended, time = [], 0.0
     while (time := engine.schedule(time)) < inf:
         ended += [row.sample_id for row in engine.advance()]

@@ -66,6 +66,7 @@ class RolloutSimulation:
         self._longest_first = schedule.order == "longest"
         self._next_group = 0
         self._started_tokens = 0
+        self._seen = Samples()  # that were trained: no problem comes twice, so nothing else is known of a new one
         self._unfinished: dict[int, _Sample] = {}  # by sample id, in rising order, as groups are opened in that order
         self._groups: dict[int, _Group] = {}  # those that were not trained
 
@@ -113,6 +114,7 @@ class RolloutSimulation:
             [Carried(id, sample.tokens, sample.versions) for id, sample in self._unfinished.items()],
             {id: group.finished.tokens for id, group in self._groups.items()},
             slots=self._setting.profile.slots * len(engines),
+            visited=lambda _: self._seen.tokens / self._seen.samples if self._seen.samples else 0.0,
             next_group=self._next_group,
         )
         deal = _deal_to_one if len(engines) == 1 else _Fleet(self._setting.profile, schedule.group)
@@ -185,6 +187,7 @@ class RolloutSimulation:
         trained = Samples()
         for id in ready:
             trained.add(self._groups.pop(id).finished)
+        self._seen.add(trained)
         return len(ready), trained
 
 
