@@ -44,6 +44,7 @@ from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
 
 WARM_UP_TOKENS = 8
+PREFILL_TOKENS = 8192
 PROMPT = (8, 16)  # tokens, from and to
 PEERS = {"generate_static": "transformers_static", "generate_dynamic": "transformers_dynamic", "vllm": "vllm"}
 
@@ -81,7 +82,7 @@ def run(
     about = facts("vllm")
     tails = [(file.name, file.draw) for file in map(read_lengths, lengths)] or [("long_tail", log_normal)]
     models = [load_model(ModelSource(model), dtype=torch.float32, device="cpu") for _ in ("ours", "generate's")]
-    _check_length(model, models[0], max_tokens)
+    check_length(model, models[0], max_tokens)
     vocabulary = models[0].config.vocab_size
     results = []
     for batch in batches:
@@ -102,7 +103,8 @@ def run(
     }
 
 
-def _check_length(path: str, model: PreTrainedModel, max_tokens: int) -> None:
+def check_length(path: str, model: PreTrainedModel, max_tokens: int) -> None:
+    """Refuse outputs that are longer than the model's context. Raises UserError."""
     takes = model.config.max_position_embeddings
     if max_tokens + PROMPT[1] > takes:
         raise UserError(
@@ -149,7 +151,7 @@ def _contestants(
     from ulorl.engines.vllm.vllm_engine import VllmEngine
 
     spec = EngineSpec(
-        engine=VllmEngineConfig(slots=batch, prefill_tokens=8192, vllm=VllmConfig(eager=True)),
+        engine=VllmEngineConfig(slots=batch, prefill_tokens=PREFILL_TOKENS, vllm=VllmConfig(eager=True)),
         device=torch.device("cpu"),
         sampling=Sampling(),
         longest=max_tokens + PROMPT[1],
@@ -168,7 +170,7 @@ def prompts(requests: int, vocabulary: int) -> list[Tokens]:
 
 def decode_with_engine(model: PreTrainedModel, batch: int, work: Work) -> int:
     """Decode the work with the embedded engine, and return the number of tokens."""
-    return _decode(TorchEngine(model, eos_ids=(), slots=batch, prefill_tokens=8192), work)
+    return _decode(TorchEngine(model, eos_ids=(), slots=batch, prefill_tokens=PREFILL_TOKENS), work)
 
 
 def _decode(engine: Engine, work: Work) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ulorl.cli.output_options import check_output_file
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
@@ -49,13 +50,37 @@ def engine(
         bool, typer.Option("--generate/--no-generate", help="measure transformers' generate too")
     ] = True,
     repeats: Repeats = 5,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile",
+            metavar="FILE",
+            help="measure decode step, prefill and weight sync of the embedded engine instead, and write them for "
+            "ulorl plan rollout; rows up to --batch (default 32), of up to --tokens tokens",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="with --profile: measure fewer points")] = False,
     json_file: Json = None,
 ) -> None:
     """Compare the embedded engine with transformers' generate, and with vLLM where it is installed.
 
     ulorl bench engine --model models/smollm2-135m-instruct --batch 8 --tokens 64
+
+    With --profile it is measured alone: how long a decode step takes by rows and context is what decides which rollout
+    schedule is fast on this machine, and ulorl plan rollout reads it.
+
+    ulorl bench engine --model models/smollm2-135m-instruct --batch 32 --tokens 512 --profile cpu.json
     """
     _check(json_file)
+    if profile:
+        check_output_file("--profile", profile)
+        from ulorl.bench.engine_profile import run
+        from ulorl.planning.latency_profile import write_profile
+
+        measured = run(model, max(batch or [32]), tokens, quick=quick)
+        write_profile(measured, profile)
+        print(f"{measured.name}: wrote {profile}")
+        return
     from ulorl.bench import engine_bench as bench
 
     caches = ("static", "dynamic")[: generate * (1 + dynamic)]
