@@ -1,12 +1,13 @@
 """SIGKILL at random instants of short runs, and the same command again, until each run is done. `make faults` runs it.
 
-A run that was killed must end as the one that was not: same final weights, moments and pools, same metrics lines (but
+The runs take the schedules in turn, or one that is asked for. A run that was killed must end as the one of its schedule
+that was not: same final weights, moments and pools, same metrics lines (but
 for the clock), same stored samples. Instants are drawn from a seed; besides those anywhere in a process there are aimed
 ones: while the run's folder is being made, while a checkpoint is being written, while the final model is. Half of the
 runs write their checkpoints beside the run. Processes are forked from one that has imported everything, or a kill would
 cost eight seconds of imports; the last runs go through `python -m ulorl`.
 
-    python tests/helpers/faults.py [--kills 60] [--commands 4] [--seed 0] [--overlap]
+    python tests/helpers/faults.py [--kills 60] [--commands 4] [--seed 0] [--overlap] [--schedule refill]
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ RUN = [
     "rollout.segments=3", "data.size=40", "eval.problems=4", "eval.samples=1", "eval.every=2",
     "objective.dynamic_sampling=false", "run.checkpoint_every=1", "model.threads=1", "log.progress=false",
 ]  # fmt: skip
+SCHEDULES = {
+    "segment": [],
+    "oversubscribe": ["rollout.schedule.kind=oversubscribe", "rollout.schedule.max_versions=3"],
+    "refill": ["rollout.schedule.kind=refill", f"rollout.schedule.window={2 * PROMPTS}"],
+}  # fmt: skip
 OVERLAP = ["rollout.overlap=true", "rollout.segments=2"]  # with more segments, step 3 is the first to train
 CLOCK = ("time/", "checkpoint/", "rollout/tokens_per_second")  # what differs between equal runs
 
@@ -137,7 +143,7 @@ def lost_and_duplicated(run_dir: Path) -> tuple[int, int]:
     ids = Counter(sample["id"] for sample in state["samples"])
     for path in (run_dir / "samples").glob("*.jsonl"):
         ids.update(json.loads(line)["sample"] for line in path.read_text(encoding="utf-8").splitlines())
-    begun = range(STEPS * PROMPTS * GROUP)
+    begun = range(state["counters"]["next_group"] * GROUP)
     return sum(id not in ids for id in begun), sum(count > 1 or id not in begun for id, count in ids.items())
 
 
@@ -207,35 +213,51 @@ def main() -> int:
     parser.add_argument("--commands", type=int, default=4, help="further ones through `python -m ulorl`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overlap", action="store_true", help="with rollout.overlap")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="of all runs; without it, the runs take each in turn")
     asked = parser.parse_args()
-    settings = OVERLAP if asked.overlap else []
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     import ulorl.training.run  # noqa: F401 - so that forks need not
 
     draw, tally, began = random.Random(asked.seed), Tally(), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="ulorl-faults-"))
-    calm = folder / "undisturbed"
-    started = time.monotonic()
-    if Forked(arguments_of(calm, False, settings), folder / "undisturbed.txt").wait():
-        print((folder / "undisturbed.txt").read_text())
-        return 1
-    duration, expected = time.monotonic() - started, outcome(calm)
+    schedules = [asked.schedule] if asked.schedule else [*SCHEDULES]
+    settings = [SCHEDULES[name] + (OVERLAP if asked.overlap else []) for name in schedules]
+    calm = [Calm.run(folder / name, own) for name, own in zip(schedules, settings, strict=True)]
     for start, wanted in ((Forked, asked.kills), (command, asked.kills + asked.commands)):
         while (left := wanted - tally.kills.total()) > 0:
-            run_dir, beside = folder / f"run{tally.runs}", bool(tally.runs % 2)
+            turn = tally.runs % len(calm)
+            run_dir, beside = folder / f"run{tally.runs}_{schedules[turn]}", bool(tally.runs // len(calm) % 2)
             budget = min(left, draw.randint(1, KILLS_A_RUN))
-            arguments = arguments_of(run_dir, beside, settings)
-            wrong = list(disturbed(run_dir, arguments, start, draw, tally, budget, duration))
+            arguments = arguments_of(run_dir, beside, settings[turn])
+            wrong = list(disturbed(run_dir, arguments, start, draw, tally, budget, calm[turn].seconds))
+            tally.differ += wrong or compared(run_dir, calm[turn].outcome, tally)
             tally.runs += 1
-            if not wrong:
-                lost, duplicated = lost_and_duplicated(run_dir)
-                tally.lost, tally.duplicated = tally.lost + lost, tally.duplicated + duplicated
-                found = outcome(run_dir)
-                differ = [key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)]
-                wrong = [f"{run_dir.name} differs in {', '.join(sorted(differ))}"] if differ else []
-            tally.differ += wrong
             print(f"{tally.kills.total():4} kills, {tally.runs} runs, {time.monotonic() - began:.0f} s", flush=True)
     return report(tally, folder)
+
+
+@dataclass(frozen=True)
+class Calm:
+    """The undisturbed run of a schedule."""
+
+    seconds: float
+    outcome: dict[str, object]
+
+    @classmethod
+    def run(cls, run_dir: Path, settings: Sequence[str]) -> Calm:
+        started, output = time.monotonic(), run_dir.with_suffix(".txt")
+        if Forked(arguments_of(run_dir, False, settings), output).wait():
+            raise SystemExit(output.read_text())
+        return cls(time.monotonic() - started, outcome(run_dir))
+
+
+def compared(run_dir: Path, expected: dict[str, object], tally: Tally) -> list[str]:
+    """Count lost and duplicated samples; return what differs from the undisturbed run."""
+    lost, duplicated = lost_and_duplicated(run_dir)
+    tally.lost, tally.duplicated = tally.lost + lost, tally.duplicated + duplicated
+    found = outcome(run_dir)
+    differ = [key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)]
+    return [f"{run_dir.name} differs in {', '.join(sorted(differ))}"] if differ else []
 
 
 def report(tally: Tally, folder: Path) -> int:
