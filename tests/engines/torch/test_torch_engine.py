@@ -450,6 +450,22 @@ def test_row_blocks_hold_every_row_once(positions: list[int]) -> None:
             assert len(part) * part.max() - halves < 512
 
 
+def test_when_rows_are_sorted_does_not_depend_on_what_was_decoded_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run has a new engine and the log-probs of the run that was not stopped, to the bit. So its rows have
+    the same order at every decode step."""
+    monkeypatch.setattr("ulorl.engines.torch.torch_engine._SORT_EVERY", 8)
+
+    def sorted_at(before: int) -> list[int]:
+        engine, steps = engine_of(make()), list[int]()
+        play(engine, [request(0, prompts()[0], before, Sampling())])
+        start = engine.stats.decode_steps
+        monkeypatch.setattr(engine, "_sort", lambda: steps.append(engine.stats.decode_steps - start))
+        play(engine, [request(1, prompts()[1], 20, Sampling())])
+        return steps
+
+    assert sorted_at(1) == sorted_at(13) == [0, 8, 16]
+
+
 def test_rows_are_sorted_while_they_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that come and go in any order, sorted at every step: the same tokens, and fewer entries read."""
     monkeypatch.setattr("ulorl.models.cpu.fused_decode._SPLIT", 200)

@@ -85,6 +85,7 @@ class TorchEngine:
         self._vocabulary: int = model.get_input_embeddings().num_embeddings
         self._waiting: deque[Request] = deque()
         self._requests: list[Request] = []  # of rows 0..n-1
+        self._steps_since_idle = 0  # not of the engine's whole life: a resumed run sorts at the same steps
         self._rows = np.zeros(slots, dtype=_ROW)
         self._tokens = np.zeros((slots, 64), dtype=np.int32)  # drawn in this segment, grown by doubling
         self._logprobs = np.zeros((slots, 64), dtype=np.float32)
@@ -107,9 +108,11 @@ class TorchEngine:
     @torch.inference_mode()
     def step(self) -> list[Segment]:
         """Fill free slots, decode one token for every active row, return the segments that ended."""
+        if not self._requests:
+            self._steps_since_idle = 0
         if self._waiting:
             self._admit()
-        if self._fused and self.stats.decode_steps % _SORT_EVERY == 0:
+        if self._fused and self._steps_since_idle % _SORT_EVERY == 0:
             self._sort()
         n = len(self._requests)
         if not n:
@@ -119,6 +122,7 @@ class TorchEngine:
         uniform = uniforms(rows["seed"], rows["output"])
         tokens, logprobs = draw(logits_BV, uniform, rows["temperature"], rows["top_p"], rows["top_k"])
         self._record(tokens, logprobs)
+        self._steps_since_idle += 1
         self.stats.decode_steps += 1
         self.stats.decode_tokens += n
 
