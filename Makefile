@@ -69,7 +69,6 @@ test-gpu: ## run what needs a GPU and no vLLM, with the torch of PYTHON, in 10 m
 faults: $(READY) ## kill runs, and processes of runs on Ray, at random instants; check that no sample is lost or duplicated
 	$(BIN)/python tests/helpers/faults.py
 	$(BIN)/python tests/helpers/actor_faults.py
-	$(BIN)/python tests/helpers/faults.py --overlap --kills 20 --commands 0
 
 bad-input: $(READY) ## check that 5,000 bad configurations, data files and model folders, and 50 commands are refused
 	$(BIN)/python tests/helpers/bad_inputs.py

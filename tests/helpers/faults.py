@@ -7,7 +7,7 @@ ones: while the run's folder is being made, while a checkpoint is being written,
 runs write their checkpoints beside the run. Processes are forked from one that has imported everything, or a kill would
 cost eight seconds of imports; the last runs go through `python -m ulorl`.
 
-    python tests/helpers/faults.py [--kills 60] [--commands 4] [--seed 0] [--overlap] [--schedule refill]
+    python tests/helpers/faults.py [--kills 60] [--commands 4] [--seed 0] [--schedule refill]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -32,18 +33,22 @@ from pathlib import Path
 from paths import QUICKSTART
 
 RECIPE = QUICKSTART
-STEPS, PROMPTS, GROUP, KILLS_A_RUN = 5, 6, 2, 8
+STEPS, PROMPTS, GROUP, KILLS_A_RUN = 4, 6, 2, 8
 RUN = [
     f"steps={STEPS}", f"rollout.prompts={PROMPTS}", f"rollout.group={GROUP}", "rollout.max_tokens=96",
     "rollout.segments=3", "data.size=40", "eval.problems=4", "eval.samples=1", "eval.every=2",
     "objective.dynamic_sampling=false", "run.checkpoint_every=1", "model.threads=1", "log.progress=false",
 ]  # fmt: skip
+OVERSUBSCRIBE = ["rollout.schedule={kind='oversubscribe',factor=2.5,max_versions=3}"]
+REFILL = [f"rollout.schedule={{kind='refill',window={2 * PROMPTS}}}"]
+OVERLAP = ["rollout.overlap=true"]
 SCHEDULES = {
     "segment": [],
-    "oversubscribe": ["rollout.schedule.kind=oversubscribe", "rollout.schedule.max_versions=3"],
-    "refill": ["rollout.schedule.kind=refill", f"rollout.schedule.window={2 * PROMPTS}"],
-}  # fmt: skip
-OVERLAP = ["rollout.overlap=true", "rollout.segments=2"]  # with more segments, step 3 is the first to train
+    "oversubscribe": OVERSUBSCRIBE,
+    "refill": REFILL,
+    "segment-overlap": [*OVERLAP, "rollout.segments=2"],  # with more segments, step 3 is the first to train
+    "refill-overlap": [*OVERLAP, *REFILL],
+}
 CLOCK = ("time/", "checkpoint/", "rollout/tokens_per_second")  # what differs between equal runs
 
 # Where a kill is aimed at: it comes some milliseconds after such a path is written to. Or anywhere, at any moment.
@@ -212,7 +217,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60, help="through forks")
     parser.add_argument("--commands", type=int, default=4, help="further ones through `python -m ulorl`")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overlap", action="store_true", help="with rollout.overlap")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of all runs; without it, the runs take each in turn")
     asked = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -221,14 +225,13 @@ def main() -> int:
     draw, tally, began = random.Random(asked.seed), Tally(), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="ulorl-faults-"))
     schedules = [asked.schedule] if asked.schedule else [*SCHEDULES]
-    settings = [SCHEDULES[name] + (OVERLAP if asked.overlap else []) for name in schedules]
-    calm = [Calm.run(folder / name, own) for name, own in zip(schedules, settings, strict=True)]
+    calm = [Calm.run(folder / name, SCHEDULES[name]) for name in schedules]
     for start, wanted in ((Forked, asked.kills), (command, asked.kills + asked.commands)):
         while (left := wanted - tally.kills.total()) > 0:
             turn = tally.runs % len(calm)
             run_dir, beside = folder / f"run{tally.runs}_{schedules[turn]}", bool(tally.runs // len(calm) % 2)
-            budget = min(left, draw.randint(1, KILLS_A_RUN))
-            arguments = arguments_of(run_dir, beside, settings[turn])
+            budget = min(math.ceil(left / (len(calm) - turn)), draw.randint(1, KILLS_A_RUN))  # some for each schedule
+            arguments = arguments_of(run_dir, beside, SCHEDULES[schedules[turn]])
             wrong = list(disturbed(run_dir, arguments, start, draw, tally, budget, calm[turn].seconds))
             tally.differ += wrong or compared(run_dir, calm[turn].outcome, tally)
             tally.runs += 1
