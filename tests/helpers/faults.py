@@ -143,8 +143,9 @@ def outcome(run_dir: Path) -> dict[str, object]:
 
 
 def lost_and_duplicated(run_dir: Path) -> tuple[int, int]:
-    """Of the samples that the run began: each is stored, or in one of the pools of the last checkpoint, once."""
-    state = json.loads((run_dir / "checkpoints" / f"step_{STEPS:06d}" / "state.json").read_text(encoding="utf-8"))
+    """Of the samples that the run began: each is stored, or in one of the pools of the newest checkpoint, once."""
+    newest = max((run_dir / "checkpoints").glob("step_??????"))
+    state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     ids = Counter(sample["id"] for sample in state["samples"])
     for path in (run_dir / "samples").glob("*.jsonl"):
         ids.update(json.loads(line)["sample"] for line in path.read_text(encoding="utf-8").splitlines())

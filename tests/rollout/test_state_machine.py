@@ -294,6 +294,16 @@ class Machine(RuleBasedStateMachine):
         self.both(lambda world: world.faults.clear())  # what would have failed is no state of the run
         self.worlds[0].crash()
 
+    @precondition(over)
+    @rule(schedule=st.sampled_from(SCHEDULES))
+    def resume_under_another_schedule(self, schedule: Schedule) -> None:
+        def resume(world: World) -> None:
+            world.save()
+            world.schedule = schedule
+            world.crash()
+
+        self.both(resume)
+
     @invariant()
     def every_sample_is_in_one_place(self) -> None:
         for world in self.worlds:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import ulorl
+from faults import lost_and_duplicated
 from refusals import refused
 from small_runs import RECIPE, SMALL, config, lines, samples, timeline
 from ulorl.error_codes import ErrorCode
@@ -49,6 +50,19 @@ def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_pat
         theirs = load_file(checkpoint.latest(finished.dir) / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_the_schedule_may_change_on_resume(tmp_path: Path) -> None:
+    """From many samples to fewer places than samples are carried, and to segments: none is lost."""
+    few = "eval.problems=2", "eval.samples=1", "eval.every=0", "run.checkpoint_every=1"
+    ulorl.train(config(tmp_path / "r", *few, "steps=2", "rollout.schedule={kind='refill',factor=2.5}"))
+    ulorl.resume(tmp_path / "r", ["steps=3", "rollout.schedule.factor=1"])
+    many, fewer, segments = ulorl.resume(tmp_path / "r", ["steps=4", "rollout.schedule.kind=segment"]).metrics[-3:]
+    assert lost_and_duplicated(tmp_path / "r") == (0, 0)
+    places = 8 * 2  # of factor 1
+    assert many["rollout/carried"] > places
+    assert many["train/groups"] == fewer["train/groups"] == 8
+    assert segments["rollout/in_flight"] == fewer["rollout/carried"] + 8 * 2  # all of them and the new ones
 
 
 def test_written_beside_the_run_checkpoints_are_the_same(finished: run.Result, tmp_path: Path) -> None:
