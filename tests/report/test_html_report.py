@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from refusals import refused
@@ -15,6 +16,7 @@ from ulorl.config.loading import build
 from ulorl.error_codes import ErrorCode
 from ulorl.report.figures import figures
 from ulorl.report.html_report import write_report
+from ulorl.report.timeline_figure import samples_at_once, shown_samples
 from ulorl.runs.saved_run import read_run
 from ulorl.runs.summary import duration, summarize
 
@@ -126,6 +128,70 @@ def test_every_figure_says_its_numbers_in_words(tmp_path: Path) -> None:
     assert "rollout 77%, update 23%" in alts["Time"]  # 10 and 3 of 13
     assert parsed.tags.count("svg") == 12
     assert "target σ = 0.2" in parsed.text
+
+
+def test_the_figures_of_a_schedule_say_their_numbers_in_words(tmp_path: Path) -> None:
+    """Two engines; 1.5 of 6 seconds of the second rollout an engine had no samples, on average."""
+    ages = [{f"age/{age}": share for age, share in zip(("0", "1", "2", "3", "4_or_more"), shares, strict=True)}
+            for shares in ((1.0, 0, 0, 0, 0), (0.5, 0.25, 0.125, 0.0625, 0.0625))]  # fmt: skip
+    of_schedule: list[dict[str, Any]] = [
+        {"rollout/staleness_mean": 0.0, "train/groups": 2, "rollout/groups_open": 5, "rollout/groups_waiting": 0,
+         "train/versions_mean": 1.0, "train/versions_max": 1, "train/length_bias": 0.6, "engine/occupancy": 0.5,
+         "time/engine_idle": 0.0},
+        {"rollout/staleness_mean": 0.9375, "train/groups": 4, "rollout/groups_open": 3, "rollout/groups_waiting": 1,
+         "train/versions_mean": 1.5, "train/versions_max": 3, "train/length_bias": 0.9, "engine/occupancy": 0.75,
+         "time/engine_idle": 1.5},
+    ]  # fmt: skip
+    metrics = [METRICS[0], *(m | s | age for m, s, age in zip(METRICS[1:], of_schedule, ages, strict=True))]
+    alts = {label.split(".")[0]: label for label in Text(page(make_run(tmp_path, metrics))).labels}
+    assert "Mean age: 0.000 at step 1, 0.938 at step 2" in alts["Age of the trained tokens"]
+    assert "at step 2, 0: 50.0%, 1: 25.0%, 2: 12.5%, 3: 6.2%, 4 or more: 6.2%" in alts["Age of the trained tokens"]
+    assert "Highest: 1 at step 1, 3 at step 2" in alts["Versions a sample"]
+    assert "Finished, waiting: 0 at step 1, 1 at step 2" in alts["Groups a step"]
+    assert "0.600 at step 1, 0.900 at step 2" in alts["Length bias"]
+    assert "50.0% at step 1, 75.0% at step 2" in alts["Occupancy"]
+    assert "Idle engines: 0.0% at step 1, 25.0% at step 2" in alts["Occupancy"]
+
+
+def test_the_timeline_shows_who_decoded_when(tmp_path: Path) -> None:
+    """Step 1: samples 0 and 1 decode for 4 steps, sample 1 is carried over; step 2: it decodes for 2 more. So 10 tokens
+    in 6 decode steps."""
+    lines = [
+        {"step": 1, "version": 0, "unit": "decode steps", "length": 4, "sample": [0, 1], "start": [0, 0],
+         "end": [4, 4], "tokens": [4, 4], "status": "cu"},
+        {"step": 2, "version": 1, "unit": "decode steps", "length": 2, "sample": [1], "start": [0], "end": [2],
+         "tokens": [2], "status": "t"},
+    ]  # fmt: skip
+    run_dir = make_run(tmp_path)
+    (run_dir / "timeline.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    parsed = Text(page(run_dir))
+    (label,) = (label for label in parsed.labels if label.startswith("Samples over time"))
+    assert "all 2 samples of steps 1 to 2" in label
+    assert "2 decode at once on average, 2 at most, of 128 slots" in label  # 10 / 6 = 1.67
+    assert "step 1 · v0" in parsed.text
+    assert "step 2 · v1" in parsed.text
+    assert page(run_dir) == page(run_dir)
+    (run_dir / "timeline.jsonl").write_text('{"step": 1, "sample": [0]}\n')
+    with refused(ErrorCode.RUN_DAMAGED, file=run_dir / "timeline.jsonl"):
+        write_report(run_dir)
+
+
+def test_of_many_samples_a_few_are_shown() -> None:
+    ids = np.arange(1000)
+    assert shown_samples(ids[:40], 4) == list(range(40))
+    whole = shown_samples(ids, 4)  # 250 groups: the first and the last, and 10 between them
+    assert len(whole) == 48
+    assert whole[:4] == [0, 1, 2, 3]
+    assert whole[-4:] == [996, 997, 998, 999]
+    assert shown_samples(ids, 500) == [*range(24), *range(500, 524)]
+
+
+def test_samples_at_once_are_the_covered_time() -> None:
+    """Spans [0, 4), [1, 3) and [3, 4): in parts of 2, 2 + 1 and 1 + 2 + 1 of 2 each."""
+    starts, ends = np.array([0.0, 1, 3]), np.array([4.0, 3, 4])
+    edges, decoding = samples_at_once(starts, ends, 4, most=2)
+    assert edges.tolist() == [0, 2, 4]
+    assert decoding.tolist() == [1.5, 2]
 
 
 def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:

@@ -20,7 +20,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 INK, GRID, BLUE, ORANGE, GREEN, PURPLE = ("#010101", "#020202", "#030303", "#040404", "#050505", "#060606")
-_VARIABLES = {INK: "muted", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green", PURPLE: "purple"}
+VERSIONS = ("#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c")  # version v has colour v mod 6
+_VARIABLES = {INK: "muted", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green", PURPLE: "purple"} | {
+    color: f"bar{hue}" for hue, color in enumerate(VERSIONS)
+}
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -45,6 +48,8 @@ _STYLE = {
     "lines.solid_capstyle": "round",
     "lines.solid_joinstyle": "round",
 }
+_NARROW = {"left": 0.115, "right": 0.985, "top": 0.9, "bottom": 0.155, "hspace": 0.5}  # alike in all: axes line up
+_WIDE = {"left": 0.06, "right": 0.985, "top": 0.955, "bottom": 0.085, "hspace": 0.08}
 FEW_POINTS = 40  # up to so many points each gets a marker: a line alone hides single points and gaps
 
 
@@ -56,6 +61,7 @@ class Figure:
     note: str
     svg: str
     alt: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,19 +101,28 @@ def add_legend(axes: Any) -> None:
 
 
 def draw_figure(
-    title: str, note: str, draw: Callable[..., None], alt: str, *, panels: int = 1, x_label: str = "step"
+    title: str,
+    note: str,
+    draw: Callable[..., None],
+    alt: str,
+    *,
+    panels: int = 1,
+    x_label: str = "step",
+    wide: bool = False,
 ) -> Figure:
-    """Return a figure. draw: is called with its axes, one or `panels` of them one above the other."""
+    """Return a figure. draw: is called with its axes, one or `panels` of them one above the other. wide: the figure is
+    as wide as the page, and its first panel is the largest."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):  # ids are the same each time, and unique in the page
-        canvas = Canvas(figsize=(4.7, 2.7))
-        canvas.subplots_adjust(left=0.115, right=0.985, top=0.9, bottom=0.155, hspace=0.5)  # alike in all: axes line up
-        axes = canvas.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+        canvas = Canvas(figsize=(9.7, 5.6) if wide else (4.7, 2.7))
+        canvas.subplots_adjust(**(_WIDE if wide else _NARROW))
+        heights = [3.6, *[1] * (panels - 1)] if wide else None
+        axes = canvas.subplots(panels, 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         draw(*axes)
         axes[-1].set_xlabel(x_label)
-        axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes[-1].xaxis.set_major_locator(MaxNLocator(10 if wide else 6, integer=True))
         out = io.StringIO()
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Figure(title, note, _themed(out.getvalue(), f"{title}. {alt}"), alt)
+    return Figure(title, note, _themed(out.getvalue(), f"{title}. {alt}"), alt, wide)
 
 
 def _themed(svg: str, label: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from ulorl.report.drawing import (
     BLUE,
@@ -37,7 +37,12 @@ def figures(record: SavedRun) -> list[Figure]:
         _segments,
         _histogram,
         _lengths,
+        _length_bias,
         _samples,
+        _groups,
+        _age,
+        _versions,
+        _occupancy,
         _importance,
         _mismatch,
         _gradient,
@@ -168,6 +173,85 @@ def _lengths(record: SavedRun) -> Figure | None:
     )
 
 
+def _length_bias(record: SavedRun) -> Figure | None:
+    steps, values = record.series("train/length_bias")
+    if not values:
+        return None
+
+    def draw(axes: Any) -> None:
+        plot_curve(axes, Curve("", steps, values, BLUE))
+        axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.set_ylim(min(0.5, 0.9 * min(values)), max(1.2, 1.05 * max(values)))
+
+    note = "Mean length of what trained over that of what was started, lately. Below 1: short samples train first."
+    return draw_figure("Length bias", note, draw, description("Length bias", steps, values))
+
+
+def _groups(record: SavedRun) -> Figure | None:
+    if not record.series("rollout/groups_open")[1]:
+        return None
+    return _curves(
+        record,
+        "Groups a step",
+        "Trained; open after the step; finished ones among these, which wait for a later step.",
+        (
+            ("trained", "train/groups", GREEN),
+            ("open", "rollout/groups_open", BLUE),
+            ("finished, waiting", "rollout/groups_waiting", ORANGE),
+        ),
+    )
+
+
+def _age(record: SavedRun) -> Figure | None:
+    mean = Curve("mean", *record.series("rollout/staleness_mean"), BLUE)
+    shares = [record.series(f"age/{age}") for age in ("0", "1", "2", "3", "4_or_more")]
+    if not shares[0][1]:
+        return None
+    labels = ("0", "1", "2", "3", "4 or more")
+
+    def draw(upper: Any, lower: Any) -> None:
+        plot_curve(upper, mean)
+        upper.set_ylim(0, max(1.2 * max(mean.values), 0.1))
+        upper.yaxis.set_major_locator(MaxNLocator(3))
+        colors = [(BLUE, alpha) for alpha in (0.16, 0.34, 0.54, 0.76, 1.0)]
+        _stack(lower, shares[0][0], [values for _, values in shares], labels, colors)
+        lower.set_ylim(0, 1)
+        lower.yaxis.set_major_formatter(as_percent)
+        for axes in (upper, lower):
+            add_legend(axes)
+
+    last = ", ".join(f"{label}: {values[-1]:.1%}" for label, (_, values) in zip(labels, shares, strict=True))
+    return draw_figure(
+        "Age of the trained tokens",
+        "Versions between the one that drew a token and the one that trains on it, and the share of each age.",
+        draw,
+        f"{description('Mean age', mean.steps, mean.values)}; shares by age at step {shares[0][0][-1]}, {last}",
+        panels=2,
+    )
+
+
+def _versions(record: SavedRun) -> Figure | None:
+    return _curves(
+        record,
+        "Versions a sample",
+        "That drew the tokens of a trained sample.",
+        (("mean", "train/versions_mean", BLUE), ("highest", "train/versions_max", ORANGE)),
+        floor=1,
+    )
+
+
+def _occupancy(record: SavedRun) -> Figure | None:
+    curves = [Curve("occupied slots", *record.series("engine/occupancy"), BLUE)]
+    idle, seconds = (dict(zip(*record.series(f"time/{name}"), strict=True)) for name in ("engine_idle", "rollout"))
+    steps = [step for step in idle if seconds.get(step)]
+    if steps:
+        curves.append(Curve("idle engines", steps, [idle[step] / seconds[step] for step in steps], ORANGE))
+    curves = [curve for curve in curves if curve.values]
+    note = "Mean share of an engine's slots that decode while it has samples"
+    note += "; and of the time for which an engine has none." if steps else "."
+    return _curve_figure("Occupancy", note, curves, percent=True)
+
+
 def _samples(record: SavedRun) -> Figure | None:
     return _curves(
         record,
@@ -201,6 +285,8 @@ def _mismatch(record: SavedRun) -> Figure | None:
         for curve in (trained, probe):
             plot_curve(axes, curve)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())  # 1e-07, which is short enough for the margin
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         add_legend(axes)
 
     return draw_figure(
@@ -267,24 +353,36 @@ def _time(record: SavedRun) -> Figure | None:
     other = [max(0.0, whole[s] - r - u) for s, r, u in zip(steps, rollout, update, strict=True)]
 
     def draw(axes: Any) -> None:
-        parts, colors = [("rollout", rollout), ("update", update), ("other", other)], (BLUE, ORANGE, INK)
-        bottom = np.zeros(len(steps))
-        for (label, values), color in zip(parts, colors, strict=True):
-            if not any(values):
-                continue
-            top = bottom + values
-            if len(steps) <= FEW_POINTS:
-                axes.bar(steps, values, 0.8, bottom=bottom, color=color, linewidth=0, label=label)
-            else:
-                axes.fill_between(steps, bottom, top, color=color, linewidth=0, step="mid", label=label)
-            bottom = top
+        colors = ((BLUE, 1), (ORANGE, 1), (INK, 1))
+        _stack(axes, steps, (rollout, update, other), ("rollout", "update", "other"), colors)
         axes.set_ylim(0)
-        axes.grid(axis="x", visible=False)
         add_legend(axes)
 
     shares = [sum(values) / max(sum(whole.values()), 1e-9) for values in (rollout, update, other)]
     alt = "Seconds a step: rollout {:.0%}, update {:.0%}, other {:.0%} of the time".format(*shares)
     return draw_figure("Time", "Seconds a step.", draw, alt)
+
+
+def _stack(
+    axes: Any,
+    steps: Sequence[int],
+    parts: Sequence[Sequence[float]],
+    labels: Sequence[str],
+    colors: Sequence[tuple[str, float]],
+) -> None:
+    """Draw the parts of a whole on one another; those that are 0 everywhere are left out. colors: with their alpha."""
+    bottom = np.zeros(len(steps))
+    for values, label, (color, alpha) in zip(parts, labels, colors, strict=True):
+        if not any(values):
+            continue
+        top = bottom + values
+        look = {"color": color, "alpha": alpha, "linewidth": 0, "label": label}
+        if len(steps) <= FEW_POINTS:
+            axes.bar(steps, values, 0.8, bottom=bottom, **look)
+        else:
+            axes.fill_between(steps, bottom, top, step="mid", **look)
+        bottom = top
+    axes.grid(axis="x", visible=False)
 
 
 def _curves(
@@ -298,6 +396,12 @@ def _curves(
 ) -> Figure | None:
     """Return one figure with a curve for each (label, metric, colour)."""
     curves = [Curve(label, *record.series(key), color) for label, key, color in keys]
+    return _curve_figure(title, note, curves, percent=percent, floor=floor)
+
+
+def _curve_figure(
+    title: str, note: str, curves: Sequence[Curve], *, percent: bool = False, floor: float = 0
+) -> Figure | None:
     curves = [curve for curve in curves if curve.values]
     if not curves:
         return None

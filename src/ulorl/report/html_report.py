@@ -16,6 +16,8 @@ from markupsafe import Markup
 
 from ulorl.common import atomic_files
 from ulorl.report import figures
+from ulorl.report.drawing import Figure
+from ulorl.report.timeline_figure import timeline_figure
 from ulorl.runs import saved_run, summary
 from ulorl.types import Metrics
 
@@ -95,12 +97,17 @@ def render(run: saved_run.SavedRun) -> str:
         cards=cards(numbers),
         lead=_lead(run, numbers),
         evaluation_size=summary.evaluation_size(numbers),
-        figures=[(figure, Markup(figure.svg)) for figure in figures.figures(run)],
+        figures=[_marked(figure) for figure in figures.figures(run)],
+        timeline=_marked(timeline_figure(run)),
         examples=examples(run),
         table_head=["step", *(title for title, _, _ in _TABLE)],
         table=[_table_row(metrics) for metrics in run.metrics],
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
     )
+
+
+def _marked(figure: Figure | None) -> tuple[Figure, Markup] | None:
+    return (figure, Markup(figure.svg)) if figure else None
 
 
 def cards(s: summary.Summary) -> list[tuple[str, str, str]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ _LETTERS = {Status.UNFINISHED: "u", Status.COMPLETE: "c", Status.TRUNCATED: "t"}
 _COLUMNS = ("sample", "start", "end", "tokens", "engine")
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """When one segment was decoded, since the step began."""
 
     start: int
