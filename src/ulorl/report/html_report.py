@@ -37,6 +37,8 @@ _TABLE = (  # columns of the table of all steps: title, metric, format
     ("carried", "rollout/carried", ".0f"),
     ("truncated", "rollout/truncated", ".0f"),
     ("segments", "rollout/segments_mean", ".2f"),
+    ("age", "rollout/staleness_mean", ".2f"),
+    ("occupied", "engine/occupancy", ".0%"),
     ("tokens", "rollout/tokens", ",.0f"),
     ("seconds", "time/step", ".1f"),
 )
