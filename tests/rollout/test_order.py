@@ -11,7 +11,7 @@ import pytest
 from scripted_loop import ScriptedLoop, script
 from ulorl.rollout import pool_io
 from ulorl.rollout.dispatch import Carried, StepDispatch
-from ulorl.rollout.expected_length import ExpectedLengths, expected_length
+from ulorl.rollout.expected_length import ExpectedLengths, expected_length, expected_rest
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
@@ -24,19 +24,22 @@ SEGMENT = SegmentSchedule(prompts=3, group=2, tokens=L, order="longest")
 
 
 @pytest.mark.parametrize(
-    ("present", "siblings", "before", "expected"),
+    ("present", "tokens", "finished", "before", "length", "rest"),
     [
-        (0, (0, 0), 0, 100),  # nothing is known: L
-        (0, (0, 0), 30, 30),
-        (0, (90, 2), 0, 45),
-        (0, (90, 2), 30, 40),  # (90 + 30) / 3
-        (20, (90, 2), 30, 40),
-        (25, (90, 2), 30, 50),  # half-way at most
-        (60, (90, 2), 30, 100),
+        (0, 0, 0, 0, 100, 100),  # nothing is known: L
+        (0, 0, 0, 30, 30, 30),
+        (0, 90, 2, 0, 45, 45),
+        (0, 90, 2, 30, 40, 40),  # (90 + 30) / 3
+        (19, 90, 2, 30, 40, 21),
+        (25, 90, 2, 30, 40, 25),  # half-way at most
+        (60, 90, 2, 30, 40, 40),  # but not longer than L
     ],
 )
-def test_expected_length(present: int, siblings: tuple[int, int], before: float, expected: float) -> None:
-    assert expected_length(present, siblings, before, L) == expected
+def test_what_is_expected_of_a_sample(
+    present: int, tokens: int, finished: int, before: float, length: float, rest: float
+) -> None:
+    assert expected_length(tokens, finished, before, L) == length
+    assert expected_rest(present, length, L) == rest
 
 
 def group(id: int, problem: str, *lengths: int) -> Group:
@@ -69,7 +72,7 @@ def test_the_last_visit_of_a_problem_replaces_the_one_before() -> None:
 def test_waiting_samples_leave_by_what_is_expected_of_them_now() -> None:
     """Any order of moves, against the definition: the largest of all, then the first member, then the first group."""
     random, expected = np.random.default_rng(0), dict[int, float]()
-    waiting = LongestFirst(lambda sample: expected[sample], group=3)
+    waiting = LongestFirst(lambda samples: map(expected.__getitem__, samples), group=3)
     inside = set[int]()
     for sample in range(300):
         expected[sample] = float(random.integers(5))
@@ -130,7 +133,9 @@ def test_samples_that_must_finish_and_old_groups_come_first() -> None:
     carried = [Carried(id, int(id == 8), int(id == 8)) for id in (2, 6, 7, 8, 10, 13)]
     visits = {5: 50.0, 6: 60.0}
     open_groups = {1: 1, 3: 0, 4: 5, 5: 60, 6: 60}
-    step = StepDispatch(schedule, L, carried, open_groups, slots=6, visited=visits.__getitem__, next_group=6)
+    step = StepDispatch(
+        schedule, L, carried, open_groups, slots=6, visited=lambda group: visits.get(group, 0.0), next_group=6
+    )
     assert enter(step) == [8, 2, 6, 7, 13, 10]
 
 

@@ -6,12 +6,12 @@ It holds ids and lengths, no tokens, so that the planner plays millions of sampl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
 
-from ulorl.rollout.expected_length import expected_length
+from ulorl.rollout.expected_length import expected_length, expected_rest
 from ulorl.rollout.schedules import Schedule, StepCounts
 from ulorl.rollout.waiting import FirstInFirstOut, LongestFirst, Waiting
 
@@ -58,7 +58,7 @@ class StepDispatch:
         self._lengths: dict[int, int] = {}  # output tokens of each unfinished sample
         self._must_finish: set[int] = set()
         longest_first = schedule.order == "longest"
-        self._waiting: Waiting = LongestFirst(self._priority, schedule.group) if longest_first else FirstInFirstOut()
+        self._waiting: Waiting = LongestFirst(self._priorities, schedule.group) if longest_first else FirstInFirstOut()
         self._places = min(schedule.places or inf, (longest_first and slots) or inf)
         for sample in carried:
             self._enter(sample.id, sample.tokens)
@@ -102,9 +102,7 @@ class StepDispatch:
 
     def expected_tokens(self, sample: int) -> float:
         """Return the tokens that an unfinished sample is expected to lack until it is finished."""
-        group, present = sample // self._schedule.group, self._lengths[sample]
-        finished = self._group_tokens[group], self._schedule.group - self._left[group]
-        return expected_length(present, finished, self._visited(group), self._max_tokens) - present
+        return expected_rest(self._lengths[sample], self._expected_length(sample), self._max_tokens)
 
     def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
         """Take note that the engine returned a sample with `tokens` new tokens."""
@@ -125,11 +123,26 @@ class StepDispatch:
         else:
             self._waiting.changed(group)
 
-    def _priority(self, sample: int) -> float:
-        if sample in self._must_finish:
-            return inf
-        late = self._late - sample // self._schedule.group
-        return self._max_tokens + late if late > 0 else self.expected_tokens(sample)
+    def _expected_length(self, sample: int) -> float:
+        group = sample // self._schedule.group
+        finished = self._schedule.group - self._left[group]
+        return expected_length(self._group_tokens[group], finished, self._visited(group), self._max_tokens)
+
+    def _priorities(self, siblings: Sequence[int]) -> list[float]:
+        """Return for each sample of one group what is expected of it, or a greater number when it enters first."""
+        late = self._late - siblings[0] // self._schedule.group
+        if late > 0:
+            priorities: list[float] = [self._max_tokens + late] * len(siblings)
+        else:
+            length, limit, present = self._expected_length(siblings[0]), self._max_tokens, self._lengths
+            priorities = [
+                expected_rest(present[sample], length, limit) if present[sample] else length for sample in siblings
+            ]
+        if self._must_finish:
+            for place, sample in enumerate(siblings):
+                if sample in self._must_finish:
+                    priorities[place] = inf
+        return priorities
 
     def _enter(self, sample: int, tokens: int) -> None:
         group = sample // self._schedule.group

@@ -40,13 +40,20 @@ class ExpectedLengths:
         return tokens / samples if samples else 0.0
 
 
-def expected_length(present: int, siblings: tuple[int, int], before: float, max_tokens: int) -> float:
-    """Return the output tokens that a sample is expected to end with.
+def expected_length(tokens: int, finished: int, before: float, max_tokens: int) -> float:
+    """Return the output tokens that an unfinished sample of a group is expected to end with.
 
-    present: those it has. siblings: the output tokens of its finished siblings, and how many these are. before: the
-    mean of earlier visits, which counts as one sibling more; 0: unknown. max_tokens: L, which is expected when nothing
-    is known. No sample is expected to be further than half-way: long ones often become longer than all siblings.
+    tokens: of its `finished` siblings. before: the mean of earlier visits, which counts as one sibling more; 0:
+    unknown. max_tokens: L, which is expected when nothing is known.
     """
-    tokens, count = siblings[0] + before, siblings[1] + (before > 0)
-    expected = tokens / count if count else max_tokens
-    return min(max(expected, 2 * present), max_tokens)
+    count = finished + (before > 0)
+    return (tokens + before) / count if count else max_tokens
+
+
+def expected_rest(present: int, length: float, max_tokens: int) -> float:
+    """Return the tokens that a sample with `present` tokens is expected to lack, when its expected length is `length`.
+
+    It is not expected to be further than half-way: a sample that is long already often becomes longer than its
+    siblings.
+    """
+    return min(max(length, 2 * present), max_tokens) - present
