@@ -39,7 +39,7 @@ RUN = [
     "rollout.segments=3", "data.size=40", "eval.problems=4", "eval.samples=1", "eval.every=2",
     "objective.dynamic_sampling=false", "run.checkpoint_every=1", "model.threads=1", "log.progress=false",
 ]  # fmt: skip
-OVERSUBSCRIBE = ["rollout.schedule={kind='oversubscribe',factor=2.5,max_versions=3}"]
+OVERSUBSCRIBE = ["rollout.schedule={kind='oversubscribe',factor=2.5,max_versions=3,order='longest'}", "engine.slots=8"]
 REFILL = [f"rollout.schedule={{kind='refill',window={2 * PROMPTS}}}"]
 OVERLAP = ["rollout.overlap=true"]
 SCHEDULES = {
