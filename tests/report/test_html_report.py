@@ -189,7 +189,7 @@ def test_of_many_samples_a_few_are_shown() -> None:
 def test_samples_at_once_are_the_covered_time() -> None:
     """Spans [0, 4), [1, 3) and [3, 4): in parts of 2, 2 + 1 and 1 + 2 + 1 of 2 each."""
     starts, ends = np.array([0.0, 1, 3]), np.array([4.0, 3, 4])
-    edges, decoding = samples_at_once(starts, ends, 4, most=2)
+    edges, decoding = samples_at_once(starts, ends, 4, parts=2)
     assert edges.tolist() == [0, 2, 4]
     assert decoding.tolist() == [1.5, 2]
 

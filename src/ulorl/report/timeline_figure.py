@@ -38,11 +38,13 @@ def timeline_figure(run: SavedRun) -> Figure | None:
     steps = [one for one in read_timeline(run.dir, STEPS) if len(one.sample)]
     if not steps:
         return None
+    steps = [one for one in steps if one.unit == steps[-1].unit]  # a run may resume with another number of engines
     group, slots = int(run.setting("rollout.group") or 1), int(run.setting("engine.slots") or 0)
     slots *= int(run.setting("backend.engines") or 1) if steps[-1].unit == MILLISECONDS else 1
     bars = _bars(steps)
     shown, samples = shown_samples(bars.sample, group), len(np.unique(bars.sample))
-    times, decoding = samples_at_once(bars.start, bars.end, float(bars.offsets[-1]))
+    parts = min(_POINTS, sum(one.length for one in steps))
+    times, decoding = samples_at_once(bars.start, bars.end, float(bars.offsets[-1]), parts)
     mean, peak = float(np.average(decoding, weights=np.diff(times))), int(decoding.max())
 
     def draw(rows: Any, below: Any) -> None:
@@ -73,11 +75,11 @@ def shown_samples(samples: NDArray[np.int64], group: int) -> list[int]:
 
 
 def samples_at_once(
-    starts: NDArray[np.float64], ends: NDArray[np.float64], length: float, most: int = _POINTS
+    starts: NDArray[np.float64], ends: NDArray[np.float64], length: float, parts: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how many of the spans cover each of up to `most` equal parts of [0, length], on average: the edges of the
-    parts, [n + 1], and the numbers, [n]."""
-    edges = np.linspace(0, length, min(most, max(1, round(length))) + 1)
+    """Return how many of the spans cover each of `parts` equal parts of [0, length], on average: the edges of the
+    parts, [parts + 1], and the numbers, [parts]."""
+    edges = np.linspace(0, length, parts + 1)
     # the time that spans have covered before x is the sum of max(0, x - start) - max(0, x - end)
     covered = _sum_above(np.sort(starts), edges) - _sum_above(np.sort(ends), edges)
     return edges, np.diff(covered) / np.diff(edges)
