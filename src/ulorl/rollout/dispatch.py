@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -50,7 +51,8 @@ class StepDispatch:
         next_group: int = 0,
     ) -> None:
         self.counts = StepCounts(open=len(open_groups))
-        self._schedule, self._max_tokens, self._visited = schedule, max_tokens, visited
+        self._schedule, self._max_tokens = schedule, max_tokens
+        self._visited = cache(visited)  # within a step, it does not change
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
         self._late = next_group - schedule.prompts  # groups before this one
