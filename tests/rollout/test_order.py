@@ -71,26 +71,22 @@ def test_the_last_visit_of_a_problem_replaces_the_one_before() -> None:
 
 def test_waiting_samples_leave_by_what_is_expected_of_them_now() -> None:
     """Any order of moves, against the definition: the largest of all, then the first member, then the first group."""
-    random, expected = np.random.default_rng(0), dict[int, float]()
-    waiting = LongestFirst(lambda samples: map(expected.__getitem__, samples), group=3)
-    inside = set[int]()
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 9, size=100)  # expected of each group
+    waiting, tokens = LongestFirst(lambda group: float(lengths[group]), 9, group=3), dict[int, int]()
     for sample in range(300):
-        expected[sample] = float(random.integers(5))
-        waiting.put(sample)
-        inside.add(sample)
-        for other in range(sample - sample % 3, sample + 1):  # a sibling has finished
-            expected[other] += float(random.integers(-2, 3))
-        waiting.changed(sample // 3)
-        changed = int(random.integers(sample + 1)) // 3
-        for other in range(3 * changed, 3 * changed + 3):
-            expected[other] = float(random.integers(5))
-        waiting.changed(changed)
-        while inside and random.random() < 0.5:
-            taken = waiting.take()
-            assert taken == min(inside, key=lambda one: (-expected[one], one % 3, one // 3))
-            inside.remove(taken)
-    while inside:
-        inside.remove(waiting.take())
+        tokens[sample] = int(random.integers(4))
+        waiting.put(sample, tokens[sample])
+        for group in (sample // 3, int(random.integers(1 + sample // 3))):  # a sibling has finished
+            lengths[group] = random.integers(1, 9)
+            waiting.changed(group)
+        while tokens and random.random() < 0.5:
+            rest = {one: expected_rest(present, lengths[one // 3], 9) for one, present in tokens.items()}
+            wanted = min(rest, key=lambda one: (-rest[one], one % 3, one // 3))
+            assert waiting.take() == wanted
+            del tokens[wanted]
+    while tokens:
+        del tokens[waiting.take()]
     with pytest.raises(IndexError):
         waiting.take()
 
@@ -127,16 +123,16 @@ def test_earlier_visits_and_carried_lengths_order_the_first_samples() -> None:
 
 
 def test_samples_that_must_finish_and_old_groups_come_first() -> None:
-    """N = 1. Group 6 is next, so groups 4 and older are late and enter by age, behind sample 8, which must finish;
+    """N = 1. Group 6 is next, so groups 4 and older are late, and sample 11 must finish: they enter by their ids;
     then 13, which is expected to have (60 + 60) / 2 tokens, then 10 with 50."""
     schedule = RefillSchedule(prompts=1, group=2, factor=9, max_versions=2, order="longest")
-    carried = [Carried(id, int(id == 8), int(id == 8)) for id in (2, 6, 7, 8, 10, 13)]
+    carried = [Carried(id, int(id == 11), int(id == 11)) for id in (2, 6, 7, 10, 11, 13)]
     visits = {5: 50.0, 6: 60.0}
-    open_groups = {1: 1, 3: 0, 4: 5, 5: 60, 6: 60}
+    open_groups = {1: 1, 3: 0, 5: 0, 6: 60}
     step = StepDispatch(
         schedule, L, carried, open_groups, slots=6, visited=lambda group: visits.get(group, 0.0), next_group=6
     )
-    assert enter(step) == [8, 2, 6, 7, 13, 10]
+    assert enter(step) == [2, 6, 7, 11, 13, 10]
 
 
 def test_first_in_first_out_holds_nothing_back() -> None:

@@ -6,7 +6,7 @@ It holds ids and lengths, no tokens, so that the planner plays millions of sampl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from heapq import heapify, heappop, heappush
@@ -35,8 +35,8 @@ class StepDispatch:
     mean output tokens of earlier visits of a group's problem, 0 without one. next_group: the id of the next new group.
 
     Longest first, no more samples are sent than the engine decodes at once, so that their order follows from all that
-    is known when a slot becomes free. Samples that must finish enter before all others, then those of groups that were
-    opened before the last N ones when the step began, the oldest first: so no group waits for ever.
+    is known when a slot becomes free. Samples that must finish, and those of groups that were opened before the last N
+    ones when the step began, enter before all others, in their order: so no group waits for ever.
     """
 
     def __init__(
@@ -55,17 +55,20 @@ class StepDispatch:
         self._visited = cache(visited)  # within a step, it does not change
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
-        self._late = next_group - schedule.prompts  # groups before this one
         self._left: dict[int, int] = {}  # unfinished samples of each group that has some
         self._lengths: dict[int, int] = {}  # output tokens of each unfinished sample
         self._must_finish: set[int] = set()
         longest_first = schedule.order == "longest"
-        self._waiting: Waiting = LongestFirst(self._priorities, schedule.group) if longest_first else FirstInFirstOut()
+        self._waiting: Waiting = FirstInFirstOut()
+        if longest_first:
+            self._waiting = LongestFirst(self._expected_length, max_tokens, schedule.group)
+        self._first: deque[int] = deque()  # of those that wait, the samples that enter before all others
         self._places = min(schedule.places or inf, (longest_first and slots) or inf)
         for sample in carried:
-            self._enter(sample.id, sample.tokens)
-            if schedule.max_versions and sample.versions >= schedule.max_versions - 1:
+            if must_finish := schedule.max_versions > 0 and sample.versions >= schedule.max_versions - 1:
                 self._must_finish.add(sample.id)
+            late = sample.id // schedule.group < next_group - schedule.prompts
+            self._enter(sample.id, sample.tokens, first=longest_first and (must_finish or late))
         self.counts.must_finish = len(self._must_finish)
         self._outstanding = deque(sorted(self._left))  # by age; groups that are finished by now are removed lazily
         self._finished = [group for group in open_groups if group not in self._left]  # not ready; a heap
@@ -87,14 +90,14 @@ class StepDispatch:
         self._group_tokens[group] = 0
         self.counts.open += 1
         for sample in range(group * self._schedule.group, (group + 1) * self._schedule.group):
-            self._enter(sample, 0)
+            self._enter(sample, 0, first=False)
 
     def admit(self) -> list[tuple[int, int]]:
         """Return the ids and budgets in tokens of the samples to send to the engine now."""
         counts = self.counts
         admitted = []
         while counts.waiting and counts.in_flight < self._places:
-            sample = self._waiting.take()
+            sample = self._first.popleft() if self._first else self._waiting.take()
             counts.waiting -= 1
             counts.in_flight += 1
             admitted.append((sample, self._budget(sample)))
@@ -104,7 +107,8 @@ class StepDispatch:
 
     def expected_tokens(self, sample: int) -> float:
         """Return the tokens that an unfinished sample is expected to lack until it is finished."""
-        return expected_rest(self._lengths[sample], self._expected_length(sample), self._max_tokens)
+        length = self._expected_length(sample // self._schedule.group)
+        return expected_rest(self._lengths[sample], length, self._max_tokens)
 
     def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
         """Take note that the engine returned a sample with `tokens` new tokens."""
@@ -125,34 +129,20 @@ class StepDispatch:
         else:
             self._waiting.changed(group)
 
-    def _expected_length(self, sample: int) -> float:
-        group = sample // self._schedule.group
+    def _expected_length(self, group: int) -> float:
         finished = self._schedule.group - self._left[group]
         return expected_length(self._group_tokens[group], finished, self._visited(group), self._max_tokens)
 
-    def _priorities(self, siblings: Sequence[int]) -> list[float]:
-        """Return for each sample of one group what is expected of it, or a greater number when it enters first."""
-        late = self._late - siblings[0] // self._schedule.group
-        if late > 0:
-            priorities: list[float] = [self._max_tokens + late] * len(siblings)
-        else:
-            length, limit, present = self._expected_length(siblings[0]), self._max_tokens, self._lengths
-            priorities = [
-                expected_rest(present[sample], length, limit) if present[sample] else length for sample in siblings
-            ]
-        if self._must_finish:
-            for place, sample in enumerate(siblings):
-                if sample in self._must_finish:
-                    priorities[place] = inf
-        return priorities
-
-    def _enter(self, sample: int, tokens: int) -> None:
+    def _enter(self, sample: int, tokens: int, *, first: bool) -> None:
         group = sample // self._schedule.group
         if group not in self._left:
             self._left[group] = 0
         self._left[group] += 1
         self._lengths[sample] = tokens
-        self._waiting.put(sample)
+        if first:
+            self._first.append(sample)
+        else:
+            self._waiting.put(sample, tokens)
         self.counts.waiting += 1
 
     def _budget(self, sample: int) -> int:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from heapq import heappop, heappush, heapreplace
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-_Ranked: TypeAlias = list[tuple[float, int]]  # the tokens that a sample lacks, and minus its id; the last is next
+from ulorl.rollout.expected_length import expected_rest
 
 
 class Waiting(Protocol):
     """The samples that wait, by id."""
 
-    def put(self, sample: int) -> None:
-        """Let a sample wait."""
+    def put(self, sample: int, tokens: int) -> None:
+        """Let a sample with `tokens` output tokens wait."""
         ...
 
     def take(self) -> int:
@@ -32,7 +32,7 @@ class FirstInFirstOut:
     def __init__(self) -> None:
         self._samples: deque[int] = deque()
 
-    def put(self, sample: int) -> None:
+    def put(self, sample: int, tokens: int) -> None:  # noqa: ARG002 - lengths do not matter here
         """Let a sample wait."""
         self._samples.append(sample)
 
@@ -45,56 +45,61 @@ class FirstInFirstOut:
 
 
 class LongestFirst:
-    """The sample with the most expected tokens enters first.
+    """The sample that is expected to lack the most tokens enters first.
 
     Of several, the first members of all groups enter before the second ones: so something is known of every group
     early.
 
-    lacking: returns the tokens that each of several samples of one group is expected to lack. group: samples a group
-    (G); ids are group id * G + member. A heap holds the next sample of each group, so that a change of a group takes
-    O(G log G + log n), and n is the number of groups.
+    expected_length: returns the output tokens that are expected of the samples of a group. max_tokens: L. group:
+    samples a group (G); ids are group id * G + member; samples of a group are put in the order of their ids. A heap
+    holds the next sample of each group, so that a change of one of n groups takes O(log n) when its samples have
+    equally many tokens (most have none), else O(G + log n).
     """
 
-    def __init__(self, lacking: Callable[[Sequence[int]], Iterable[float]], group: int) -> None:
-        self._lacking, self._group = lacking, group
-        self._samples: dict[int, _Ranked] = {}  # of each group
-        self._changed: dict[int, None] = {}  # groups whose samples must be ranked again, in order
-        self._heap: list[tuple[float, int, int, _Ranked]] = []  # minus the tokens, member, group, samples
+    def __init__(self, expected_length: Callable[[int], float], max_tokens: int, group: int) -> None:
+        self._expected_length, self._max_tokens, self._group = expected_length, max_tokens, group
+        self._samples: dict[int, dict[int, deque[int]]] = {}  # by group and output tokens
+        self._changed: dict[int, None] = {}  # groups whose next sample must be found again, in order
+        self._next: dict[int, tuple[float, int, int, int]] = {}  # of each group, its valid entry in the heap
+        self._heap: list[tuple[float, int, int, int]] = []  # minus what it is expected to lack, member, group, tokens
 
-    def put(self, sample: int) -> None:
-        """Let a sample wait."""
+    def put(self, sample: int, tokens: int) -> None:
+        """Let a sample with `tokens` output tokens wait."""
         group = sample // self._group
-        self._samples.setdefault(group, []).append((0.0, -sample))
+        self._samples.setdefault(group, {}).setdefault(tokens, deque()).append(sample)
         self._changed[group] = None
 
     def take(self) -> int:
         """Remove and return the sample that enters next. Raises IndexError when none waits."""
         for group in self._changed:
-            self._rank(group)
+            heappush(self._heap, self._entry(group))
         self._changed.clear()
         heap = self._heap
-        while self._samples.get(heap[0][2]) is not heap[0][3]:  # it was ranked again
+        while self._next.get(heap[0][2]) is not heap[0]:
             heappop(heap)
-        _, _, group, samples = heap[0]
-        _, minus_id = samples.pop()
+        _, _, group, tokens = heap[0]
+        samples = self._samples[group]
+        sample = samples[tokens].popleft()
+        if not samples[tokens]:
+            del samples[tokens]
         if samples:
-            heapreplace(heap, self._entry(group, samples))
+            heapreplace(heap, self._entry(group))
         else:
             heappop(heap)
-            del self._samples[group]
-        return -minus_id
+            del self._samples[group], self._next[group]
+        return sample
 
     def changed(self, group: int) -> None:
         """Take note that other lengths are expected of the samples of a group than before."""
         if group in self._samples:
             self._changed[group] = None
 
-    def _rank(self, group: int) -> None:
-        ids = [-minus_id for _, minus_id in self._samples[group]]
-        self._samples[group] = ranked = [(tokens, -id) for tokens, id in zip(self._lacking(ids), ids, strict=True)]
-        ranked.sort()
-        heappush(self._heap, self._entry(group, ranked))
-
-    def _entry(self, group: int, samples: _Ranked) -> tuple[float, int, int, _Ranked]:
-        tokens, minus_id = samples[-1]
-        return -tokens, -minus_id % self._group, group, samples
+    def _entry(self, group: int) -> tuple[float, int, int, int]:
+        """Return the new valid entry of a group in the heap."""
+        length, limit, members = self._expected_length(group), self._max_tokens, self._group
+        entries = [
+            (-expected_rest(tokens, length, limit), samples[0] % members, group, tokens)
+            for tokens, samples in self._samples[group].items()
+        ]
+        self._next[group] = entry = min(entries)
+        return entry
