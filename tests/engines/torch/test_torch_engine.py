@@ -32,7 +32,7 @@ from transformers import (
 
 from refusals import refused
 from ulorl.data.countdown import problems
-from ulorl.engines.torch.torch_engine import TorchEngine
+from ulorl.engines.torch.torch_engine import TorchEngine, _prefill_batches
 from ulorl.error_codes import ErrorCode
 from ulorl.models.cpu.fused_decode import entries_read, row_blocks
 from ulorl.models.tiny import model_path
@@ -490,3 +490,18 @@ def test_rows_are_sorted_while_they_decode(monkeypatch: pytest.MonkeyPatch) -> N
     for i, segment in found[0].items():
         assert segment.tokens.tolist() == found[1][i].tokens.tolist()
         np.testing.assert_allclose(segment.logprobs, found[1][i].logprobs, atol=1e-4)
+
+
+def test_a_prefill_pass_pads_little() -> None:
+    """Lengths without the last token: 10, 20, 30, 90, 100. Three of 30 pad 30 tokens; a fourth of 90 would pad 4 x 90 -
+    150 = 210. With 100, a pass of 90 would have 2 x 100 = 200 tokens, which fits into 200 but not into 199."""
+    requests = [Request(n, np.ones(n + 1, np.int32), n + 1, 1, Sampling(), n) for n in (10, 20, 30, 90, 100)]
+
+    def lengths(tokens: int, padding: int) -> list[list[int]]:
+        return [[request.sample_id for request in batch] for batch in _prefill_batches(requests, tokens, padding)]
+
+    assert lengths(200, 30) == [[10, 20, 30], [90, 100]]
+    assert lengths(199, 30) == [[10, 20, 30], [90], [100]]
+    assert lengths(200, 29) == [[10, 20], [30], [90, 100]]
+    assert lengths(1000, 1000) == [[10, 20, 30, 90, 100]]
+    assert lengths(5, 0) == [[10], [20], [30], [90], [100]]

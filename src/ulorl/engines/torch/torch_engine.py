@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _READ_ROUND = 16  # attention reads a multiple of this many entries: CUDA kernels want the mask aligned
 _MASK_ENTRIES = 2**26  # largest mask of a prefill pass: long carried samples are prefilled in chunks that keep below it
+_CPU_PADDING, _GPU_PADDING = 128, 4096  # tokens that take about as long as one more prefill pass
 _SORT_EVERY = 32  # decode steps between checks of the order of the rows
 _ROW = np.dtype(
     [
@@ -183,7 +184,8 @@ class TorchEngine:
         for request in sorted(new, key=lambda request: len(request.tokens)):
             families.setdefault(request.tokens.tobytes(), []).append(request)
         distinct = [family[0] for family in families.values()]
-        for batch in _prefill_batches(distinct, self._prefill_tokens):
+        padding = _CPU_PADDING if self._model.device.type == "cpu" else _GPU_PADDING
+        for batch in _prefill_batches(distinct, self._prefill_tokens, padding):
             first = len(self._requests)
             for request in batch:
                 self._enter(request)
@@ -321,13 +323,18 @@ class TorchEngine:
         del self._requests[n:]
 
 
-def _prefill_batches(requests: Sequence[Request], tokens: int) -> Iterator[list[Request]]:
-    """Batches of consecutive requests, sorted by length, of at most `tokens` padded tokens; a longer one is alone."""
+def _prefill_batches(requests: Sequence[Request], tokens: int, padding: int) -> Iterator[list[Request]]:
+    """Batches of consecutive requests, sorted by length, of at most `tokens` tokens with padding, and at most `padding`
+    tokens of it; a longer request is alone."""
     batch: list[Request] = []
+    real = 0
     for request in requests:
-        if batch and (len(batch) + 1) * (len(request.tokens) - 1) > tokens:
+        longest = len(request.tokens) - 1
+        padded = (len(batch) + 1) * longest
+        if batch and (padded > tokens or padded - real - longest > padding):
             yield batch
-            batch = []
+            batch, real = [], 0
         batch.append(request)
+        real += longest
     if batch:
         yield batch
