@@ -19,8 +19,8 @@ def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> 
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     profile = read_profile(str(file))
-    assert (profile.decode.rows, profile.decode.contexts) == ((1, 2, 4), (8, 32))
-    assert profile.prefill.tokens == (8, 32)
+    assert (profile.decode.rows, profile.decode.contexts) == ((1, 2, 4), (4, 16))
+    assert profile.prefill.tokens == (4, 8, 16)
     assert all(seconds > 0 for line in profile.decode.seconds for seconds in line)
     assert profile.sync_seconds > 0
     assert profile.slots == 4
@@ -31,12 +31,12 @@ def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> 
 
 
 def test_the_grid() -> None:
-    """Powers of 2, halves between them, and the slots; contexts are an eighth, a half and all of the tokens."""
-    assert grid(24, 512) == Grid([1, 2, 3, 4, 6, 8, 12, 16, 24], [64, 256, 512], [64, 128, 256, 512], rounds=3)
-    assert grid(20, 512, quick=True) == Grid([1, 2, 4, 8, 16, 20], [64, 512], [64, 128, 512], rounds=2)
+    """Powers of 2, halves between them, and the slots; contexts are an eighth to a half of the tokens."""
+    assert grid(24, 512) == Grid([1, 2, 3, 4, 6, 8, 12, 16, 24], [64, 128, 256], [64, 128, 256], rounds=3)
+    assert grid(20, 512, quick=True) == Grid([1, 2, 4, 8, 16, 20], [64, 256], [64, 128, 256], rounds=2)
 
 
 def test_a_step_counts_when_all_rows_draw_a_token() -> None:
     """2 rows of 1 + 4 tokens: the step in which they enter, and 4 others."""
     engine = ScriptedEngine(lambda _: [5] * 9, eos_id=0)
-    assert len(_step_seconds(engine, np.ones(4, np.int32), rows=2, steps=4)) == 5
+    assert len(_step_seconds(engine, [np.ones(4, np.int32)] * 2, steps=4)) == 5

@@ -1,9 +1,13 @@
 """Measures a latency profile of an engine, from which the rollout planner predicts steps: seconds of a decode step by
 rows and context, of a prefill by tokens, and of giving it new weights.
 
-All rows of a decode step have the same prompt, so that the embedded engine prefills it once and copies its keys and
-values. The step in which requests enter is not counted. Rounds over the whole grid are interleaved, so that a slow
-minute of the machine meets all points alike, and each number is a median over the rounds.
+Rows and requests have lengths from half of the stated ones to one and a half times as much, as samples have in
+training: attention reads, and a prefill pass computes, as much for a short row as for a longer neighbour. In a decode
+step they have 4 different prompts, so that the embedded engine prefills each once and copies its keys and values. The
+step in which requests enter is not counted. A prefill is measured with one request and, where several fit into a pass,
+with as many: carried samples share passes, and a token of a full pass costs more than one that is added to a short one.
+Each point is measured once in a round over all of them, so that a slow minute of the machine
+meets all points alike, and each number is a median over the rounds.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from torch import Tensor
 
 from ulorl.bench.engine_bench import PREFILL_TOKENS, check_length
 from ulorl.bench.machine_facts import facts
-from ulorl.common.progress import SILENT, ProgressBars
+from ulorl.common.progress import ProgressBars
 from ulorl.engines.engine import Engine
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.models.model_loading import load_model
@@ -29,6 +33,8 @@ from ulorl.models.model_source import TINY, ModelSource
 from ulorl.planning.latency_profile import ASSUMPTION, DecodeTable, LatencyProfile, TokenTable
 from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
+
+_LENGTHS = 4  # of rows that decode together
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,8 @@ def grid(slots: int, max_tokens: int, *, quick: bool = False) -> Grid:
     rows = {min(slots, number) for power in range(slots.bit_length() + 1) for number in (2**power, 3 * 2**power)}
     if quick:
         rows = {min(slots, 2**power) for power in range(slots.bit_length() + 1)}
-    parts = (8, 1) if quick else (8, 2, 1)
-    contexts = sorted({max(8, max_tokens // part) for part in parts})
-    return Grid(sorted(rows), contexts, sorted({*contexts, max(4, max_tokens // 4)}), rounds=2 if quick else 3)
+    lengths = [max_tokens // part for part in (8, 4, 2)]  # rows of half as much again must fit
+    return Grid(sorted(rows), lengths[:: 2 if quick else 1], lengths, rounds=2 if quick else 3)
 
 
 @dataclass(frozen=True)
@@ -84,69 +89,123 @@ def run(model: str = TINY, slots: int = 32, max_tokens: int = 512, *, quick: boo
     subject = Subject(
         engine, f"{model}, float32", loaded.config.vocab_size, slots, PREFILL_TOKENS, weights=weights.items
     )
+    points = grid(slots, max_tokens, quick=quick)
+    meter = ProfileMeter(subject, points, about)
+    meter.warm_up()
     with ProgressBars() as bars:
-        return measure_profile(subject, grid(slots, max_tokens, quick=quick), about, bars)
-
-
-def measure_profile(subject: Subject, grid: Grid, about: dict[str, Any], bars: ProgressBars = SILENT) -> LatencyProfile:
-    """Measure `subject` at every point of `grid`, interleaved, and return the medians. about: of `machine_facts.facts`.
-
-    The update is not measured: the profile says that its learner takes no time.
-    """
-    decode: dict[tuple[int, int], list[float]] = {point: [] for point in product(grid.rows, grid.contexts)}
-    prefill: dict[int, list[float]] = {tokens: [] for tokens in grid.prefill}
-    sync = []
-    bar = bars.add("profile", total=(grid.rounds + 1) * (len(decode) + len(prefill)))
-    for counted in range(-1, grid.rounds):  # the first round warms up
-        for (rows, context), seconds in decode.items():
-            found = _decode_seconds(subject, rows, context, grid.steps if counted >= 0 else 1)
-            seconds += found if counted >= 0 else []
+        bar = bars.add("rounds", total=points.rounds)
+        for _ in range(points.rounds):
+            meter.round()
             bar.advance()
-        for tokens, seconds in prefill.items():
-            took = _prefill_seconds(subject, tokens)
-            seconds += [took] if counted >= 0 else []
-            bar.advance()
+    return meter.profile()
+
+
+class ProfileMeter:
+    """Measures `subject` at every point of `grid`, a round at a time, so that rounds of something else may come between
+    them. about: of `machine_facts.facts`. Begin with `warm_up`."""
+
+    def __init__(self, subject: Subject, grid: Grid, about: dict[str, Any]) -> None:
+        self._subject, self._grid, self._about = subject, grid, about
+        self._decode: dict[tuple[int, int], list[float]] = {at: [] for at in product(grid.rows, grid.contexts)}
+        self._prefill: dict[tuple[int, int], list[float]] = {
+            (tokens, requests): [] for tokens in grid.prefill for requests in {1, _requests(subject, tokens)}
+        }
+        self._sync: list[float] = []
+        self.seconds = 0.0  # of the latest round
+
+    def warm_up(self) -> None:
+        """Let the engine make what it makes once for each number of rows, and for prefills."""
+        for rows in self._grid.rows:
+            _decode_seconds(self._subject, rows, min(self._grid.contexts), steps=2)
+        for tokens, requests in self._prefill:
+            _prefill_seconds(self._subject, tokens, requests)
+
+    def measure(self, seconds: float = 0.0) -> None:
+        """Measure every point once, and again until `seconds` have passed: steps of milliseconds need many rounds."""
         started = time.perf_counter()
-        subject.engine.load_weights(subject.weights(), counted + 1)
-        sync += [time.perf_counter() - started] if counted >= 0 else []
-    bar.remove()
-    table = [[_rounded(median(decode[rows, context])) for context in grid.contexts] for rows in grid.rows]
-    source = f"measured on {about['processor']} ({about['capability']}), {about['threads']} threads, {about['date']}"
-    return LatencyProfile(
-        name=f"{subject.name}, {about['processor']}, {about['threads']} threads",
-        decode=DecodeTable(rows=tuple(grid.rows), contexts=tuple(grid.contexts), seconds=tuple(map(tuple, table))),
-        prefill=TokenTable(
-            tokens=tuple(prefill), seconds=tuple(_rounded(max(0.0, median(s))) for s in prefill.values())
-        ),
-        prefill_pass_tokens=subject.prefill_tokens,
-        sync_seconds=_rounded(median(sync)),
-        slots=subject.slots,
-        sources={
-            **dict.fromkeys(("decode", "prefill", "sync_seconds"), source),
-            "learner": f"{ASSUMPTION}: not measured here; without points, the update takes no time",
-            "slots": "the engine's setting",
-            "engines": "one was measured",
-            "kv_tokens": f"{ASSUMPTION}: not limited; the embedded engine's cache grows with its rows",
-        },
-    )
+        while True:
+            self.round()
+            if time.perf_counter() - started >= seconds:
+                break
+
+    def round(self) -> None:
+        """Measure every point once more."""
+        began = time.perf_counter()
+        for (rows, context), seconds in self._decode.items():
+            seconds += _decode_seconds(self._subject, rows, context, self._grid.steps)
+        for (tokens, requests), times in self._prefill.items():
+            times.append(_prefill_seconds(self._subject, tokens, requests))
+        started = time.perf_counter()
+        self._subject.engine.load_weights(self._subject.weights(), len(self._sync))
+        self._sync.append(time.perf_counter() - started)
+        self.seconds = time.perf_counter() - began
+
+    def profile(self) -> LatencyProfile:
+        """Return the medians of all rounds. The update is not measured: the profile says that it takes no time."""
+        grid, subject, about = self._grid, self._subject, self._about
+        table = [[_rounded(median(self._decode[rows, context])) for context in grid.contexts] for rows in grid.rows]
+        where = f"{about['processor']} ({about['capability']}), {about['threads']} threads"
+        return LatencyProfile(
+            name=f"{subject.name}, {where}",
+            decode=DecodeTable(rows=tuple(grid.rows), contexts=tuple(grid.contexts), seconds=tuple(map(tuple, table))),
+            prefill=self._prefill_table(),
+            prefill_pass_tokens=subject.prefill_tokens,
+            sync_seconds=_rounded(median(self._sync)),
+            slots=subject.slots,
+            sources={
+                **dict.fromkeys(("decode", "prefill", "sync_seconds"), f"measured on {where}, {about['date']}"),
+                "learner": f"{ASSUMPTION}: not measured here; without points, the update takes no time",
+                "slots": "the engine's setting",
+                "engines": "one was measured",
+                "kv_tokens": f"{ASSUMPTION}: not limited; the embedded engine's cache grows with its rows",
+            },
+        )
+
+    def _prefill_table(self) -> TokenTable:
+        """Return the seconds of a single request: the overhead of a pass and its share of a full one."""
+        single = {tokens: median(self._prefill[tokens, 1]) for tokens in self._grid.prefill}
+        share = {}
+        for tokens, requests in self._prefill:
+            if requests > 1:
+                full = median(self._prefill[tokens, requests])
+                share[tokens] = max(0.0, full - single[tokens]) / (requests - 1)
+        shortest = min(single)
+        overhead = max(0.0, single[shortest] - share[shortest]) if shortest in share else 0.0
+        seconds = {tokens: overhead + share[tokens] if tokens in share else single[tokens] for tokens in single}
+        return TokenTable(tokens=tuple(seconds), seconds=tuple(map(_rounded, seconds.values())))
 
 
 def _decode_seconds(subject: Subject, rows: int, context: int, steps: int) -> list[float]:
-    """Return the seconds of `steps` decode steps of `rows` rows around a context of `context` tokens."""
-    prompt = _prompt(subject, max(1, context - (steps + 1) // 2))
-    return _step_seconds(subject.engine, prompt, rows, steps)[1:]
+    """Return the seconds of `steps` decode steps of `rows` rows with `context` tokens in the mean."""
+    lengths = _spread(max(1, context - (steps + 1) // 2), min(rows, _LENGTHS))
+    prompts = [_prompt(subject, length) for length in lengths]
+    return _step_seconds(subject.engine, [prompts[row * len(prompts) // rows] for row in range(rows)], steps)[1:]
 
 
-def _prefill_seconds(subject: Subject, tokens: int) -> float:
-    """Return the seconds to prefill one request: of the step that it enters in, without the decode step of it."""
-    first, *rest = _step_seconds(subject.engine, _prompt(subject, tokens + 1), rows=1, steps=3)
-    return first - median(rest)
+def _requests(subject: Subject, tokens: int) -> int:
+    """Return how many requests of so many tokens fit into a prefill pass; their lengths must differ."""
+    return max(1, min(subject.slots, subject.prefill_tokens // tokens, tokens))
 
 
-def _step_seconds(engine: Engine, prompt: Tokens, rows: int, steps: int) -> list[float]:
-    """Return the seconds of the step in which the last of `rows` requests with the same prompt has entered, and of the
-    `steps` decode steps after that."""
-    for row in range(rows):
+def _prefill_seconds(subject: Subject, tokens: int, requests: int) -> float:
+    """Return the seconds to prefill requests of so many tokens in the mean that enter together, without the decode step
+    of that step."""
+    prompts = [_prompt(subject, length + 1) for length in _spread(tokens, requests)]
+    subject.engine.sleep()  # as before a rollout, whose first prefill allocates keys and values
+    first, *rest = _step_seconds(subject.engine, prompts, steps=3)
+    return max(0.0, first - median(rest))
+
+
+def _spread(mean: int, count: int) -> list[int]:
+    """Return `count` lengths, evenly spread from half of their mean to one and a half times as much."""
+    return [max(1, round(mean * (0.5 + (index + 0.5) / count))) for index in range(count)]
+
+
+def _step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int) -> list[float]:
+    """Return the seconds of the step in which the last request, one for each prompt, has entered, and of the `steps`
+    decode steps after that."""
+    rows = len(prompts)
+    for row, prompt in enumerate(prompts):
         engine.add(Request(row, prompt, len(prompt), steps + 1, Sampling(), sample_seed(0, row)))
     seconds = []
     while engine.pending:
