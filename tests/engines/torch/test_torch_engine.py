@@ -386,7 +386,7 @@ def test_fused_and_generic_decoding_agree(family: str, small: int, monkeypatch: 
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
         return model
 
-    monkeypatch.setattr("ulorl.models.cpu.fused_decode.small_packed_product", lambda: small)
+    monkeypatch.setattr("ulorl.models.cpu.fused_decode.small_packed_product", lambda _: small)
     rng = np.random.default_rng(0)
     mixed = [rng.integers(0, V, size=int(n)).astype(np.int32) for n in rng.integers(1, 150, 90)]
     requests = [request(i, p, int(rng.integers(1, 60)), Sampling()) for i, p in enumerate(mixed)]

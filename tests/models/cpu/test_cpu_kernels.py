@@ -42,7 +42,7 @@ def counted_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     with monkeypatch.context() as patch:
         patch.setattr("ulorl.models.cpu.linear_products.SMALL", 0)
-        patch.setattr("ulorl.models.cpu.fused_decode.small_packed_product", lambda: 0)
+        patch.setattr("ulorl.models.cpu.fused_decode.small_packed_product", lambda _: 0)
         for module in USERS:
             patch.setattr(f"{module}.onednn_product", counted)
         yield calls

@@ -32,14 +32,24 @@ def test_small_products_are_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [9]
 
 
-@pytest.mark.parametrize(("capability", "small"), [("AVX512", 2**20), ("AVX2", 2**24), ("DEFAULT", 2**24)])
+@pytest.mark.parametrize(
+    ("capability", "entries", "small"),
+    [
+        ("AVX512", 2**18, 2**20),
+        ("AVX2", 2**18 - 1, 2**24),
+        ("AVX2", 2**18, 2**18),  # torch.mm for one row only
+        ("AVX2", 2**24, 2**24),
+        ("AVX2", 2**24 + 1, 2**24),  # never torch.mm, so that no second copy of a large matrix is kept
+        ("DEFAULT", 2**17, 2**24),
+    ],
+)
 def test_packed_products_are_chosen_by_what_the_processor_has(
-    capability: str, small: int, monkeypatch: pytest.MonkeyPatch
+    capability: str, entries: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never by a clock: the same machine multiplies the same way in every run."""
     monkeypatch.setattr("ulorl.models.cpu.linear_products.SMALL", 2**24)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert small_packed_product() == small
+    assert small_packed_product(entries) == small
 
 
 @pytest.mark.parametrize("bias", [True, False])

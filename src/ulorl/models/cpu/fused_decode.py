@@ -61,7 +61,7 @@ class _Linear:
         self._norm = norm
         self._plain: Tensor | None = None  # transposed
         self._packed: Tensor | None = None
-        self._small = small_packed_product()
+        self._small = small_packed_product(self._weight.numel())
 
     def pack(self, rows: int) -> None:
         """Copy the present parameters, for products of about `rows` rows."""

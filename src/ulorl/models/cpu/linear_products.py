@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_LARGE = 2**18  # entries of a matrix, in float32 as large as a core's cache
 SMALL = 2**24  # multiplications: torch.mm finishes smaller products before oneDNN has made a kernel for their shape
 
 
@@ -30,13 +31,17 @@ def has_bfloat16() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
 
 
-def small_packed_product() -> int:
-    """Return the number of multiplications up to which torch.mm is faster than oneDNN with a packed matrix.
+def small_packed_product(entries: int) -> int:
+    """Return the number of multiplications up to which torch.mm is faster than oneDNN with a packed matrix of so many
+    entries.
 
-    oneDNN's AVX-512 kernels are as fast as MKL from 2^20 multiplications on, its AVX2 kernels only above 2^24
+    oneDNN's AVX-512 kernels are as fast as MKL from 2^20 multiplications on. Its AVX2 kernels are with a matrix that is
+    read from memory, from two rows on; with one that stays in a core's cache only above 2^24 multiplications
     (docs/experiments.md). The processor decides and never a clock: a run and its resume must multiply alike.
     """
-    return 2**20 if torch.backends.cpu.get_cpu_capability() == "AVX512" else SMALL
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return 2**20
+    return entries if _LARGE <= entries <= SMALL else SMALL
 
 
 def onednn_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
