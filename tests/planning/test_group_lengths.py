@@ -47,7 +47,7 @@ def test_a_log_normal_has_the_mean_and_the_percentile_after_its_cut() -> None:
     assert np.quantile(drawn, 0.95) == pytest.approx(30_000, rel=0.03)
     scores = np.log(drawn[drawn.max(axis=1) < 40_000])
     assert np.corrcoef(scores[:, 0], scores[:, 1])[0, 1] == pytest.approx(0.5, abs=0.1)
-    with refused(ErrorCode.PLAN_INPUT, key="--mean"):
+    with refused(ErrorCode.PLAN_INPUT, key="workload.mean"):
         log_normal_lengths(9_000, 8_000, 40_000)
 
 

@@ -135,10 +135,18 @@ def test_samples_that_must_finish_and_old_groups_come_first() -> None:
     assert enter(step) == [2, 6, 7, 11, 13, 10]
 
 
-def test_first_in_first_out_holds_nothing_back() -> None:
-    step = StepDispatch(SegmentSchedule(prompts=1, group=4, tokens=L), L, [], {}, slots=2)
-    step.open(0)
-    assert enter(step) == [0, 1, 2, 3]
+def test_first_in_first_out_a_carried_sample_gets_a_slot_before_a_new_one() -> None:
+    """A fleet gives the request with the most expected tokens a slot first, and a new sample is expected to have more
+    than a carried one: if all were sent at once, carried ones would wait as long as new ones come."""
+    schedule = RefillSchedule(prompts=1, group=2, factor=3.0, max_versions=2)
+    step = StepDispatch(schedule, L, [Carried(0, 60, 1), Carried(1, 50, 1), Carried(3, 40, 1)], {0: 0, 1: 9}, slots=2)
+    for group in range(2, 2 + step.new_groups()):
+        step.open(group)
+    assert enter(step) == [0, 1]
+    step.ended(0, 10, finished=True)
+    assert enter(step) == [3]
+    step.ended(1, 10, finished=True)
+    assert enter(step) == [4]
 
 
 @pytest.mark.parametrize("kind", [OversubscribeSchedule, RefillSchedule])

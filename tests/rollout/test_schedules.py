@@ -188,7 +188,7 @@ def test_a_step_without_problems_ends_with_what_is_left() -> None:
 
 def test_a_step_ends_beside_an_end_of_a_sample_and_before_the_first_token_of_another() -> None:
     """N = 1, G = 2, factor 2, L = 6, 2 slots. Samples 0 and 1 decode; 2 takes the place of 0 after 2 decode steps. In
-    the fourth, sample 1 ends (the batch is in), and so does 2; 3 has not begun."""
+    the fourth, sample 1 ends (the batch is in), and so does 2; 3 was not sent."""
     lengths = [2, 4, 2, 3, 1, 5]
     schedule = OversubscribeSchedule(prompts=1, group=2, factor=2)
     loop = ScriptedLoop({id: script(id, n) for id, n in enumerate(lengths)}, schedule, 6, slots=2)
@@ -203,7 +203,7 @@ def test_a_step_ends_beside_an_end_of_a_sample_and_before_the_first_token_of_ano
     assert second.groups[0].members[1].sample.versions.tolist() == [1, 1, 1]
     third = loop.step()
     assert third.groups[0].members[1].sample.versions.tolist() == [1, 1, 2, 2, 2]
-    assert [request.max_new_tokens for request in loop.engine.requests] == [6] * 7 + [4]
+    assert [request.max_new_tokens for request in loop.engine.requests] == [6] * 6 + [4]
 
 
 def test_impossible_settings_are_refused() -> None:

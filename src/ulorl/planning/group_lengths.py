@@ -87,7 +87,7 @@ def log_normal_lengths(mean: float, p95: float, cap: int, correlation: float = 0
             f"no log-normal has a mean of {mean:g} and a 95th percentile of {p95:g} tokens when it is cut at {cap}; "
             f"the percentile must be below the cut, and the mean between {_cut_mean(p95, high, cap):.0f} and {p95:g}",
             code=ErrorCode.PLAN_INPUT,
-            key="--mean",
+            key="workload.mean",
         )
     for _ in range(60):
         sigma = (low + high) / 2

@@ -12,6 +12,8 @@ A profile is a JSON file, measured by `ulorl bench engine --profile FILE`, or on
       "slots": 32,
       "engines": 1,
       "kv_tokens": 0,
+      "workload": {"prompts": 128, "group": 8, "max_tokens": 65536, "prompt_tokens": 200,
+                   "mean": 18000, "p95": 55000, "correlation": 0.5},
       "sources": {"decode": "measured", "learner": "assumption", ...}
     }
 
@@ -20,25 +22,28 @@ prompt and output so far, its input token included. prefill: seconds of a forwar
 tokens. prefill_pass_tokens: the most tokens of such a pass; requests that enter together share passes; 0: no limit.
 sync_seconds: to give new weights to the engines. learner: seconds of an update on so many output tokens; no points: the
 update takes no time. slots: rows that an engine decodes at once. engines: their number. kv_tokens: tokens whose keys
-and values fit into an engine; 0: as many as there are. sources: for each of the others, where its numbers come from, or
-"assumption".
+and values fit into an engine; 0: as many as there are. workload: what is decoded where nothing else is asked for; may
+be absent: mean and p95 of output lengths, cut at max_tokens, and the correlation of siblings (`log_normal_lengths`).
+sources: for each of the others, where its numbers come from, or "assumption".
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from ulorl.common.atomic_files import write_text
 from ulorl.config.fields import Finding, Natural, Positive, RefusedKeys, StrictConfig
 from ulorl.config.key_messages import findings_of
+from ulorl.config.layering import merged
 from ulorl.config.unions import variants_of
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -91,6 +96,18 @@ class TokenTable(StrictConfig):
         return max(0.0, interpolate(self.tokens, self.seconds, tokens, origin=len(self.tokens) == 1))
 
 
+class Workload(StrictConfig):
+    """Prompts a step, samples a group, and the tokens of prompts and outputs. mean, p95: 0 where they are unknown."""
+
+    prompts: Positive
+    group: Positive
+    max_tokens: Positive
+    prompt_tokens: Positive = 200
+    mean: Natural = 0
+    p95: Natural = 0
+    correlation: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
 class LatencyProfile(StrictConfig):
     """The constants of a machine and a model; this module describes the fields."""
 
@@ -103,11 +120,13 @@ class LatencyProfile(StrictConfig):
     slots: Positive
     engines: Positive = 1
     kv_tokens: Natural = 0
+    workload: Workload | None = None
     sources: dict[str, str]
 
     @model_validator(mode="after")
     def _check(self) -> LatencyProfile:
-        missing = [name for name in SOURCED if not self.sources.get(name, "").strip()]
+        sourced = [*SOURCED, *(["workload"] if self.workload else [])]
+        missing = [name for name in sourced if not self.sources.get(name, "").strip()]
         text = f'no source of {", ".join(missing)}; say where the numbers come from, or "{ASSUMPTION}"'
         findings = [Finding("sources", text, ErrorCode.CONFIG_MISSING_KEY)] if missing else []
         if not self.prefill.tokens:
@@ -144,15 +163,22 @@ def presets() -> list[str]:
     return sorted(entry.name.removesuffix(".json") for entry in _PRESETS.iterdir() if entry.name.endswith(".json"))
 
 
-def read_profile(name: str) -> LatencyProfile:
-    """Read a preset by its name, or a file by its path. Raises UserError that names every wrong key."""
+def read_profile(name: str, changes: Sequence[Mapping[str, Any]] = ()) -> LatencyProfile:
+    """Read a preset by its name, or a file by its path, and lay changes of its keys over it, from left to right.
+
+    Raises UserError that names every wrong key.
+    """
     text = (_PRESETS / f"{name}.json").read_text(encoding="utf-8") if name in presets() else _read(Path(name))
     try:
+        if changes and isinstance(tree := json.loads(text), dict):
+            text = json.dumps(merged(tree, changes))
         return LatencyProfile.model_validate_json(text)
     except ValidationError as error:
         found = findings_of(error, variants_of(LatencyProfile))
-    lines = "\n".join(f"  {finding.line}" for finding in found)
-    raise _unusable(name, f"{name}: not a latency profile\n{lines}", found[0].key)
+        message, key = f"{name}: not a latency profile\n" + "\n".join(f"  {one.line}" for one in found), found[0].key
+    except (ValueError, RecursionError) as error:
+        message, key = f"{name}: not valid JSON ({error})", ""
+    raise _unusable(name, message, key)
 
 
 def write_profile(profile: LatencyProfile, path: Path) -> None:

@@ -34,9 +34,10 @@ class StepDispatch:
     ids are group id * G + member. slots: the samples that the engine decodes at once, 0: unknown. visited: returns the
     mean output tokens of earlier visits of a group's problem, 0 without one. next_group: the id of the next new group.
 
-    Longest first, no more samples are sent than the engine decodes at once, so that their order follows from all that
-    is known when a slot becomes free. Samples that must finish, and those of groups that were opened before the last N
-    ones when the step began, enter before all others, in their order: so no group waits for ever.
+    No more samples are sent than the engine decodes at once, so that their order is decided here, when a slot becomes
+    free. First in, first out, carried samples enter before new ones. Longest first, samples that must finish, and those
+    of groups that were opened before the last N ones when the step began, enter before all others, in their order. So
+    no group waits for ever.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class StepDispatch:
         if longest_first:
             self._waiting = LongestFirst(self._expected_length, max_tokens, schedule.group)
         self._first: deque[int] = deque()  # of those that wait, the samples that enter before all others
-        self._places = min(schedule.places or inf, (longest_first and slots) or inf)
+        self._places = min(schedule.places or inf, slots or inf)
         for sample in carried:
             if must_finish := schedule.max_versions > 0 and sample.versions >= schedule.max_versions - 1:
                 self._must_finish.add(sample.id)
