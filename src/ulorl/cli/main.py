@@ -19,6 +19,7 @@ from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
 from ulorl.cli.output_options import check_output_file
 from ulorl.cli.plan_commands import app as plan
+from ulorl.cli.reproduce_commands import app as reproduce
 from ulorl.cli.reward_commands import app as reward
 from ulorl.cli.verifier_commands import app as verifier
 from ulorl.config.loading import load, load_saved, with_overrides
@@ -44,6 +45,7 @@ model = typer.Typer(help="Convert model folders.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
 app.add_typer(plan, name="plan")
+app.add_typer(reproduce, name="reproduce")
 app.add_typer(reward, name="reward")
 app.add_typer(verifier, name="verifier")
 app.add_typer(tiny, name="tiny")

@@ -1,0 +1,110 @@
+"""`ulorl reproduce ...`. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ulorl.cli.output_options import check_output_file
+
+app = typer.Typer(
+    help="Measure on this machine what the paper reports.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="Threads are torch's: OMP_NUM_THREADS=1 ulorl reproduce table1",
+)
+
+
+class Dtype(StrEnum):
+    """Of the engine's weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class EngineKind(StrEnum):
+    """Which engine decodes."""
+
+    TORCH = "torch"
+    VLLM = "vllm"
+
+
+@app.callback()
+def reproduce() -> None:
+    """Keep `table1` a subcommand: typer runs the only command of a group without its name."""
+
+
+@app.command()
+def table1(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="smollm2-135m (its size, random weights), ulorl:tiny, or a model folder; repeatable; "
+            "default: the first two, and with --quick the first"
+        ),
+    ] = None,
+    lengths: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV of real output lengths, scaled so that the longest is --tokens"),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="maximum output length; default 512, with --quick 256")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="groups a step; default 2, for ulorl:tiny 8")] = None,
+    group: Annotated[int | None, typer.Option(min=1, help="samples a group; default 2, for ulorl:tiny 8")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="rows at once; default 32, for ulorl:tiny 256")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="of the engine's weights")] = Dtype.FLOAT32,
+    engine: Annotated[EngineKind, typer.Option(help="the embedded engine, or vLLM in this process")] = EngineKind.TORCH,
+    minutes: Annotated[float | None, typer.Option(min=0, help="for each model; default 20, with --quick 3")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="measured steps of each schedule; default: as many as fit into --minutes")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update/--no-update", help="measure updates of the model too")] = True,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one model, shorter outputs, fewer schedules: about 4 minutes on 2 cores")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every figure here")] = None,
+) -> None:
+    """Measure what rollout schedules bring on this machine, as Table 1 of the paper does for segments.
+
+    One segment, 2, 4 and 8 segments, oversubscribe and refill train equal batches of the same groups, whose output
+    lengths are replayed from a real distribution. A speed-up is completed groups a second over those of one segment, in
+    the same engine, which drops finished rows.
+
+    Whether there is one depends on the latency profile that is printed with it: more samples in flight pay off where a
+    decode step of many rows takes hardly longer than that of one. Computing carried samples again costs prefill; tokens
+    become older. ulorl plan rollout tells the same of other machines.
+
+    ulorl reproduce table1 --quick --json table1.json
+
+    ulorl reproduce table1 --lengths lengths.csv --minutes 30
+
+    ulorl reproduce table1 --model ulorl:tiny --prompts 16 --group 4
+    """
+    check_output_file("--json", json_file)
+    from ulorl.common.progress import ProgressBars
+    from ulorl.reproduce import table1 as measurement
+    from ulorl.reproduce.comparison import tables
+    from ulorl.reproduce.setups import LARGE_BATCH, SMALL_BATCH
+
+    chosen = model or [SMALL_BATCH.model, LARGE_BATCH.model][: 1 if quick else 2]
+    setups = [
+        replace(
+            LARGE_BATCH if path == LARGE_BATCH.model else SMALL_BATCH,
+            model=path,
+            dtype=dtype.value,
+            engine=engine.value,
+        ).sized(tokens or (256 if quick else None), prompts, group, slots)
+        for path in chosen
+    ]
+    options = measurement.Options(lengths, rounds or 0, minutes or (3 if quick else 20), update, quick)
+    with ProgressBars() as bars:
+        figures = measurement.run(setups, options, bars)
+    print(tables(figures))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

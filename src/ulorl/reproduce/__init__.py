@@ -1,0 +1,1 @@
+"""Measures what the paper reports, on the machine at hand."""
