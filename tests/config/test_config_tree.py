@@ -46,6 +46,13 @@ def test_defaults_are_the_papers_section_4_1() -> None:
     assert cfg.objective.mpt.model_dump() == {"mask": "dynamic", "tau": 0.99, "sigma": 0.2, "gate": "sample"}
 
 
+def test_segments_divide_the_output_only_where_they_are_used() -> None:
+    rollout = {"max_tokens": 100, "segments": 8}
+    assert build(DATA | {"rollout": rollout | {"schedule": {"kind": "refill"}}}).rollout.max_tokens == 100
+    with refused(CONFLICT, key="rollout.segments"):
+        build(DATA | {"rollout": rollout})
+
+
 def test_recipes_layer_left_to_right_then_overrides(tmp_path: Path) -> None:
     a, b = tmp_path / "a.toml", tmp_path / "b.toml"
     a.write_text('steps = 5\n[data]\nkind = "countdown"\nsize = 10\n[optim]\nlr = 1e-3\ngrad_clip = 2.0\n')

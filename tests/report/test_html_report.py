@@ -20,6 +20,7 @@ from ulorl.report.timeline_figure import samples_at_once, shown_samples
 from ulorl.runs.saved_run import read_run
 from ulorl.runs.summary import duration, summarize
 
+DATA = {"kind": "countdown", "size": 8}
 METRICS: list[dict[str, Any]] = [
     {
         "step": 0, "version": 0, "eval/accuracy": 0.30, "eval/accuracy_low": 0.257, "eval/accuracy_high": 0.347,
@@ -56,7 +57,7 @@ def make_run(
     run_dir: Path, metrics: list[dict[str, Any]] = METRICS, samples: dict[int, list[dict[str, Any]]] | None = None
 ) -> Path:
     run_dir.mkdir(parents=True, exist_ok=True)
-    cfg = build({"steps": 2, "data": {"kind": "countdown", "size": 8}})
+    cfg = build({"steps": 2, "data": DATA})
     (run_dir / "config.json").write_text(cfg.model_dump_json())
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
     for step, entries in (samples or {}).items():
@@ -110,7 +111,15 @@ def test_the_headline_numbers(tmp_path: Path) -> None:
     assert "Tokens a second 300" in text  # 3000 in 10 s
     assert "Time 1 min 03 s 2 steps" in text  # 5 + 8 + 50
     assert "my-run" in text
+    assert "outputs of up to 131,072 tokens in 8 segments" in text
     assert '"max_tokens": 131072' in text, "the resolved configuration"
+
+
+def test_the_headline_names_the_schedule(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    schedule = {"rollout": {"schedule": {"kind": "refill", "factor": 2}}}
+    (run / "config.json").write_text(build({"steps": 2, "data": DATA} | schedule).model_dump_json())
+    assert "outputs of up to 131,072 tokens, schedule refill with factor 2.0" in Text(page(run)).text
 
 
 def test_every_figure_says_its_numbers_in_words(tmp_path: Path) -> None:

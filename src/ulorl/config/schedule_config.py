@@ -20,8 +20,8 @@ class _ScheduleConfig(StrictConfig):
     )
     window: Natural = Field(
         default=0,
-        description="a group trains only if fewer than so many groups were opened between the oldest unfinished one "
-        "and it, so that short outputs do not train long before the long ones of their time; 0: no window",
+        description="of the groups from the oldest unfinished one on, only the first so many may train (beside all "
+        "older ones), so that short outputs do not train long before the long ones of their time; 0: no window",
     )
     order: Literal["fifo", "longest"] = Field(
         default="fifo",

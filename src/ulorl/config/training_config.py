@@ -76,7 +76,7 @@ class RolloutConfig(StrictConfig):
 
     @model_validator(mode="after")
     def _segments_divide(self) -> Self:
-        if self.max_tokens % self.segments:
+        if self.schedule.kind == "segment" and self.max_tokens % self.segments:
             raise RefusedKeys(
                 Finding(
                     "segments",

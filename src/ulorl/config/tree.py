@@ -172,6 +172,11 @@ class Config(StrictConfig):
                 )
 
     @property
+    def engine_count(self) -> int:
+        """The number of engines of the rollout."""
+        return self.backend.engines if self.backend.kind == "ray" else 1
+
+    @property
     def engine_dtype(self) -> Literal["float32", "bfloat16"]:
         """The dtype of the engine's copy of the weights."""
         return self.model.dtype if self.engine.dtype == "auto" else self.engine.dtype

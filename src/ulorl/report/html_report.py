@@ -187,13 +187,20 @@ def _table_row(metrics: Metrics) -> list[str]:
     return [str(metrics["step"]), *("–" if value is None else format(value, spec) for value, spec in values)]
 
 
+def _schedule(run: saved_run.SavedRun) -> str:
+    """Return the rollout schedule in a few words; older runs have segments and no other schedule."""
+    kind, segments = run.setting("rollout.schedule.kind") or "segment", run.setting("rollout.segments")
+    if kind == "segment":
+        return f" in {segments} segment{'s' * (segments != 1)}" if isinstance(segments, int) else ""
+    return f", schedule {kind} with factor {run.setting('rollout.schedule.factor')}"
+
+
 def _lead(run: saved_run.SavedRun, s: summary.Summary) -> str:
     """Return the run in one line."""
-    segments, limit = run.setting("rollout.segments"), run.setting("rollout.max_tokens")
     steps = f"{s.steps} of {s.planned} steps" if s.planned else f"{s.steps} steps"
     parts = [*filter(None, [run.setting("model.path")]), steps]
-    if isinstance(segments, int) and isinstance(limit, int):
-        parts.append(f"outputs of up to {limit:,} tokens in {segments} segment{'s' * (segments != 1)}")
+    if isinstance(limit := run.setting("rollout.max_tokens"), int):
+        parts.append(f"outputs of up to {limit:,} tokens{_schedule(run)}")
     importance, mask = run.setting("objective.importance"), run.setting("objective.mpt.mask")
     parts += [str(importance).upper()] if importance else []
     parts += [f"MPT mask {mask}"] if mask else []

@@ -39,8 +39,8 @@ class Schedule(ABC):
 
     prompts: groups a step (N). group: samples a group (G). max_versions: a sample whose tokens would come from more
     versions is decoded to its end before the step may end, and the step then trains every group that is ready; 0: no
-    limit; 1 is not possible here. window: a group trains only if fewer than so many groups were opened between the
-    oldest one with unfinished samples and it (windowed first in, first out), so that short groups cannot run ahead of
+    limit; 1 is not possible here. window: of the groups from the oldest one with unfinished samples on, only the first
+    so many may train, beside all older ones (windowed first in, first out), so that short groups cannot run ahead of
     long ones; 0: no window. order: in which waiting samples enter the engine.
     """
 

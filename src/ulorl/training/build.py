@@ -145,7 +145,7 @@ def _weight_check(cfg: Config, inputs: Inputs) -> WeightCheck:
         rollout_sampling(cfg),
         seed=cfg.seed,
         tolerance=cfg.engine.tolerance or max(TOLERANCE[cfg.engine_dtype], TOLERANCE[cfg.learner_dtype]),
-        engines=cfg.backend.engines if cfg.backend.kind == "ray" else 1,
+        engines=cfg.engine_count,
     )
 
 
@@ -215,5 +215,5 @@ def _scheduler(cfg: Config, saved: Checkpoint | None) -> Scheduler:
         experience=saved.pools.experience if saved else None,
         lengths=saved.pools.lengths if saved else None,
         next_group=saved.counters.next_group if saved else 0,
-        slots=cfg.engine.slots * (cfg.backend.engines if cfg.backend.kind == "ray" else 1),
+        slots=cfg.engine.slots * cfg.engine_count,
     )

@@ -103,9 +103,8 @@ class Loop:
 
     def _metrics(self, number: int, measured: MeasuredStep) -> Metrics:
         parts, cfg = self.components, self.components.config
-        engines = cfg.backend.engines if cfg.backend.kind == "ray" else 1
         of_step = step_metrics(
-            number, measured, parts.scheduler, parts.learner.version, slots=cfg.engine.slots, engines=engines
+            number, measured, parts.scheduler, parts.learner.version, slots=cfg.engine.slots, engines=cfg.engine_count
         )
         return of_step | count_step(self._bias, measured)
 
