@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
+from refusals import refused
 from ulorl.bench.engine_profile import Grid, _step_seconds, grid
 from ulorl.cli.main import app
 from ulorl.engines.scripted import ScriptedEngine
+from ulorl.error_codes import ErrorCode
 from ulorl.planning.latency_profile import read_profile
 
 
@@ -28,6 +31,12 @@ def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> 
     assert "threads" in profile.sources["decode"]
     assert not profile.learner.tokens
     assert "assumption" in profile.sources["learner"]
+
+
+@pytest.mark.parametrize("options", [["--quick"], ["--profile", "p.json", "--json", "f.json"]])
+def test_options_of_the_comparison_and_of_the_profile_do_not_mix(options: list[str]) -> None:
+    with refused(ErrorCode.BENCH_INPUT, key="--profile"):
+        CliRunner().invoke(app, ["bench", "engine", *options], catch_exceptions=False)
 
 
 def test_the_grid() -> None:

@@ -72,6 +72,9 @@ def engine(
     ulorl bench engine --model models/smollm2-135m-instruct --batch 32 --tokens 512 --profile cpu.json
     """
     _check(json_file)
+    if (quick and not profile) or (profile and (json_file or lengths)):
+        message = "--quick goes with --profile, --json and --lengths go without it; leave one of them out"
+        raise UserError(message, code=ErrorCode.BENCH_INPUT, key="--profile")
     if profile:
         check_output_file("--profile", profile)
         from ulorl.bench.engine_profile import run

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl.types import Metrics, Status
+from ulorl.types import Group, Metrics, Status
 
 if TYPE_CHECKING:
     from ulorl.evaluation.avg_at_k import Evaluation
@@ -27,8 +28,6 @@ def step_metrics(
     seconds = (measured.rollout_seconds, measured.update_seconds, measured.sync_seconds)
     finished = [scored.sample for scored in step.finished]
     decoded = sum(len(sample.segments[-1]) for sample in step.segments)
-    trained = [scored.sample for group in step.groups for scored in group.members]
-    versions = [sample.version_count for sample in trained]
     return {
         "step": number,
         "version": version,
@@ -50,11 +49,7 @@ def step_metrics(
         "rollout/decode_steps": work.decode_steps,
         "rollout/prefill_tokens": work.prefill_tokens,
         "rollout/tokens_per_second": decoded / measured.rollout_seconds,
-        "train/groups": len(step.groups),
-        "train/batch_growth": len(step.groups) / scheduler.schedule.prompts,
-        "train/length_mean": _mean([len(sample) for sample in trained]),
-        "train/versions_mean": _mean(versions),
-        "train/versions_max": max(versions, default=None),
+        **_batch_metrics(step.groups, scheduler.schedule.prompts),
         "train/groups_dropped": step.update.groups_dropped,
         "train/groups_unscored": step.update.groups_unscored,
         "train/updates": step.update.steps,
@@ -72,6 +67,19 @@ def step_metrics(
         "time/sync": measured.sync_seconds,
         "time/step": sum(seconds),
         **({} if engines == 1 else {"time/engine_idle": work.idle_seconds / engines}),
+    }
+
+
+def _batch_metrics(groups: Sequence[Group], prompts: int) -> Metrics:
+    """Return the metrics of the groups that a step trains. prompts: N."""
+    trained = [scored.sample for group in groups for scored in group.members]
+    versions = [sample.version_count for sample in trained]
+    return {
+        "train/groups": len(groups),
+        "train/batch_growth": len(groups) / prompts,
+        "train/length_mean": _mean([len(sample) for sample in trained]),
+        "train/versions_mean": _mean(versions),
+        "train/versions_max": max(versions, default=None),
     }
 
 
