@@ -117,8 +117,7 @@ class ProfileMeter:
         """Let the engine make what it makes once for each number of rows, and for prefills."""
         for rows in self._grid.rows:
             _decode_seconds(self._subject, rows, min(self._grid.contexts), steps=2)
-        for tokens, requests in self._prefill:
-            _prefill_seconds(self._subject, tokens, requests)
+        _prefill_seconds(self._subject, min(self._grid.prefill), 1)
 
     def measure(self, seconds: float = 0.0) -> None:
         """Measure every point once, and again until `seconds` have passed: steps of milliseconds need many rounds."""
@@ -202,17 +201,19 @@ def _spread(mean: int, count: int) -> list[int]:
 
 
 def _step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int) -> list[float]:
-    """Return the seconds of the step in which the last request, one for each prompt, has entered, and of the `steps`
+    """Return the seconds until requests, one for each prompt, have all entered and drawn a token, and of the `steps`
     decode steps after that."""
-    rows = len(prompts)
+    rows, started = len(prompts), time.perf_counter()
     for row, prompt in enumerate(prompts):
         engine.add(Request(row, prompt, len(prompt), steps + 1, Sampling(), sample_seed(0, row)))
     seconds = []
     while engine.pending:
-        drawn, started = engine.stats.decode_tokens, time.perf_counter()
+        drawn = engine.stats.decode_tokens
         engine.step()
         if engine.stats.decode_tokens - drawn == rows:  # vLLM may take several steps to let all rows enter
-            seconds.append(time.perf_counter() - started)
+            now = time.perf_counter()
+            seconds.append(now - started)
+            started = now
     return seconds
 
 

@@ -60,7 +60,7 @@ def table1(
     slots: Annotated[int | None, typer.Option(min=1, help="rows at once; default 32, for ulorl:tiny 256")] = None,
     dtype: Annotated[Dtype, typer.Option(help="of the engine's weights")] = Dtype.FLOAT32,
     engine: Annotated[EngineKind, typer.Option(help="the embedded engine, or vLLM in this process")] = EngineKind.TORCH,
-    minutes: Annotated[float | None, typer.Option(min=0, help="for each model; default 20, with --quick 3")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="for each model; default 20, with --quick 3.25")] = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="measured steps of each schedule; default: as many as fit into --minutes")
     ] = None,
@@ -102,7 +102,7 @@ def table1(
         ).sized(tokens or (256 if quick else None), prompts, group, slots)
         for path in chosen
     ]
-    options = measurement.Options(lengths, rounds or 0, minutes or (3 if quick else 20), update, quick)
+    options = measurement.Options(lengths, rounds or 0, minutes or (3.25 if quick else 20), update, quick)
     with ProgressBars() as bars:
         figures = measurement.run(setups, options, bars)
     print(tables(figures))

@@ -61,7 +61,7 @@ class Setup:
 
 
 # Few rows and long outputs, where a row is nearly free, and many rows, where it is not.
-SMALL_BATCH = Setup(SMOLLM2, prompts=2, group=2, max_tokens=512, slots=32, prefill_tokens=1024)
+SMALL_BATCH = Setup(SMOLLM2, prompts=2, group=2, max_tokens=512, slots=32, prefill_tokens=512)
 LARGE_BATCH = Setup(TINY, prompts=8, group=8, max_tokens=512, slots=256, prefill_tokens=1024)
 
 
