@@ -189,7 +189,7 @@ def _requests(subject: Subject, tokens: int) -> int:
 def _prefill_seconds(subject: Subject, tokens: int, requests: int) -> float:
     """Return the seconds to prefill requests of so many tokens in the mean that enter together, without the decode step
     of that step."""
-    prompts = [_prompt(subject, length + 1) for length in _spread(tokens, requests)]
+    prompts = [_prompt(subject, length + 1, requests) for length in _spread(tokens, requests)]
     subject.engine.sleep()  # as before a rollout, whose first prefill allocates keys and values
     first, *rest = _step_seconds(subject.engine, prompts, steps=3)
     return max(0.0, first - median(rest))
@@ -217,8 +217,8 @@ def _step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int) -> list
     return seconds
 
 
-def _prompt(subject: Subject, tokens: int) -> Tokens:
-    return np.random.default_rng(tokens).integers(1, subject.vocabulary, tokens).astype(np.int32)
+def _prompt(subject: Subject, tokens: int, seed: int = 0) -> Tokens:  # vLLM computes equal ones only once
+    return np.random.default_rng([tokens, seed]).integers(1, subject.vocabulary, tokens).astype(np.int32)
 
 
 def _rounded(seconds: float) -> float:

@@ -128,7 +128,7 @@ def rollout(
     check_output_file("--json", json_file)
     check_output_file("--picture", picture)
     from ulorl.common.progress import ProgressBars
-    from ulorl.planning.schedule_inputs import choices_of, lengths_source, read_inputs, workload_of
+    from ulorl.planning.schedule_inputs import choices_of, lengths_source, not_simulated, read_inputs, workload_of
     from ulorl.planning.schedule_plan import PlanSetting, plan_schedules
     from ulorl.planning.schedule_plan_text import schedule_plan_json, schedule_plan_text
 
@@ -154,6 +154,8 @@ def rollout(
         bar = bars.add("schedules", len(choices))
         result = plan_schedules(setting, choices, lambda _: bar.advance())
     print(schedule_plan_text(result))
+    if config and (keys := not_simulated(config)):
+        print(f"\nNot simulated, though the recipe sets them: {', '.join(keys)}")
     if json_file:
         json_file.write_text(json.dumps(schedule_plan_json(result), indent=2) + "\n", encoding="utf-8")
     if picture:

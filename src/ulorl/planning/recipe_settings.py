@@ -55,12 +55,12 @@ def learner_setting(config: Config) -> LearnerSetting:
 
 def engine_setting(config: Config) -> EngineSetting:
     """Return the engines of a recipe."""
-    engine, backend = config.engine, config.backend
+    engine = config.engine
     vllm = engine.vllm if engine.kind == "vllm" else VllmConfig()
     return EngineSetting(
         kind=engine.kind,
         number=2 if config.engine_dtype == "bfloat16" else 4,
-        engines=backend.engines if backend.kind == "ray" else 1,
+        engines=config.engine_count,
         tensor_parallel=vllm.tensor_parallel,
         memory_fraction=vllm.memory_fraction,
         slots=engine.slots,

@@ -77,12 +77,8 @@ class RolloutSimulation:
 
     def step(self) -> SimulatedStep:
         """Make one step: a rollout, an update on the groups that the schedule trains, and a weight sync."""
-        began, carried, first, started_tokens = (
-            self.seconds,
-            len(self._unfinished),
-            self._next_group,
-            self._started_tokens,
-        )
+        began, carried = self.seconds, len(self._unfinished)
+        first, started_tokens = self._next_group, self._started_tokens
         for engine in self._engines:
             engine.figures = EngineFigures()
         self._rollout()

@@ -36,11 +36,10 @@ def read_inputs(profile: str, arguments: Sequence[str]) -> tuple[LatencyProfile,
 
 
 def _of_recipe(config: Config) -> dict[str, Any]:
-    rollout, backend = config.rollout, config.backend
+    rollout = config.rollout
     size = {"prompts": rollout.prompts, "group": rollout.group, "max_tokens": rollout.max_tokens}
     source = {"slots": "recipe", "engines": "recipe", "workload": "recipe"}
-    engines = backend.engines if backend.kind == "ray" else 1
-    return {"slots": config.engine.slots, "engines": engines, "workload": size, "sources": source}
+    return {"slots": config.engine.slots, "engines": config.engine_count, "workload": size, "sources": source}
 
 
 def workload_of(profile: LatencyProfile) -> Workload:
@@ -82,3 +81,15 @@ def choices_of(config: Config | None, max_tokens: int) -> list[Choice]:
         )
         choices += [] if own in choices else [own]
     return choices
+
+
+def not_simulated(config: Config) -> list[str]:
+    """Return the keys of a recipe that change its rollout and that the simulation leaves out."""
+    schedule = config.rollout.schedule
+    set_to = {
+        "rollout.overlap": config.rollout.overlap,
+        "rollout.schedule.window": schedule.window,
+        "rollout.schedule.order": schedule.order != "fifo",
+        "rollout.schedule.batch_tokens": schedule.kind != "segment" and schedule.batch_tokens,
+    }
+    return [key for key, value in set_to.items() if value]

@@ -57,8 +57,8 @@ class StepSums:
 class MeasuredRun:
     """A run of `schedule` with the real scheduler. group sizes and lengths: of `lengths`, [P, G].
 
-    prompt_tokens: of every prompt; tokens are drawn below `vocabulary`. first: sums over the first 8 steps, which are
-    biased to short samples. measured, steps: sums over the measured steps, and each of them.
+    prompt_tokens: of every prompt; tokens are drawn below `vocabulary`. slots: rows at once. first: sums over the first
+    8 steps, which are biased to short samples. measured, steps: sums over the measured steps, and each of them.
     """
 
     schedule: Schedule
@@ -66,21 +66,23 @@ class MeasuredRun:
     max_tokens: int
     prompt_tokens: int
     vocabulary: int
+    slots: int
     version: int = 0
     first: StepSums = field(default_factory=StepSums)
     measured: StepSums = field(default_factory=StepSums)
     steps: list[StepSums] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._scheduler = Scheduler(self.schedule, max_tokens=self.max_tokens, sampling=Sampling(), seed=0)
+        self._scheduler = Scheduler(
+            self.schedule, max_tokens=self.max_tokens, sampling=Sampling(), seed=0, slots=self.slots
+        )
         self._problems = self._new_problems()
 
-    def play(self, slots: int) -> None:
-        """Make the first steps without decoding, so that the pools are as full as in steady state. slots: rows at
-        once."""
+    def play(self) -> None:
+        """Make the first steps without decoding, so that the pools are as full as in steady state."""
         # another token for every sample: the engine computes the same request only once
         scripts = [[token] * self.max_tokens for token in range(1, min(self.vocabulary, _SCRIPTS))]
-        engine = ScriptedEngine(lambda sample: scripts[sample % len(scripts)], eos_id=-1, slots=slots)
+        engine = ScriptedEngine(lambda sample: scripts[sample % len(scripts)], eos_id=-1, slots=self.slots)
         for number in range(PLAYED_STEPS):
             sums, _ = self._step(engine)
             if number < FIRST_STEPS:

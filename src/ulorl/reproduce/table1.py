@@ -125,7 +125,7 @@ def _measured(setup: Setup, options: Options, about: dict[str, Any], bars: Progr
         runs = _begun_runs(setup, plan, _typical_lengths(plan, rounds), model.vocabulary)
         bar = bars.add(setup.model, total=rounds * len(runs))
         for number in range(1, rounds + 1):
-            _round(runs, engine, updates if options.update else None, bar)
+            _round(runs, engine, updates, bar, measure_updates=options.update, forget=setup.engine == "vllm")
             if number in _profile_rounds(rounds, points.rounds):
                 meter.measure(_PROFILE_SECONDS)
         bar.remove()
@@ -145,8 +145,9 @@ def _begun_runs(setup: Setup, plan: SchedulePlan, lengths: RepeatedLengths, voca
     """Return a run of every schedule in steady state, by the schedule's name."""
     runs = {}
     for choice in (one.choice for one in plan.planned):
-        run = MeasuredRun(choice.schedule(plan.setting), lengths, setup.max_tokens, PROMPT_TOKENS, vocabulary)
-        run.play(setup.slots)
+        schedule = choice.schedule(plan.setting)
+        run = MeasuredRun(schedule, lengths, setup.max_tokens, PROMPT_TOKENS, vocabulary, setup.slots)
+        run.play()
         runs[choice.name] = run
     return runs
 
@@ -168,13 +169,20 @@ def _typical_lengths(plan: SchedulePlan, rounds: int) -> RepeatedLengths:
     return min(draws, key=distance)
 
 
-def _round(runs: Mapping[str, MeasuredRun], engine: Engine, updates: Updates | None, bar: Bar) -> None:
-    """Measure a step of every schedule, and an update on what the first one, one segment, trains."""
+def _round(
+    runs: Mapping[str, MeasuredRun], engine: Engine, updates: Updates, bar: Bar, *, measure_updates: bool, forget: bool
+) -> None:
+    """Measure a step of every schedule, and an update on what the first one, one segment, trains.
+
+    forget: new weights after every step empty the engine's prefix cache, as they do in training.
+    """
     for index, one in enumerate(runs.values()):
         groups = one.measure(engine)
         bar.advance()
-        if updates and not index:
+        if measure_updates and not index:
             updates.measure(groups)
+        if forget:
+            engine.load_weights(updates.weights(), one.version)
 
 
 def _profile_rounds(rounds: int, wanted: int) -> set[int]:

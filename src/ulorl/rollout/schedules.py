@@ -148,7 +148,7 @@ class OversubscribeSchedule(_BatchSchedule):
 
     def new_groups(self, counts: StepCounts) -> int:
         if counts.beginning:
-            return max(0, math.ceil(self.factor * self.prompts) - counts.open)
+            return max(0, _ceil(self.factor * self.prompts) - counts.open)
         return 0 if counts.in_flight or counts.waiting else self.prompts
 
 
@@ -161,7 +161,11 @@ class RefillSchedule(_BatchSchedule):
 
     @property
     def places(self) -> int:
-        return math.ceil(self.factor * self.prompts * self.group)
+        return _ceil(self.factor * self.prompts * self.group)
 
     def new_groups(self, counts: StepCounts) -> int:
         return max(0, math.ceil((self.places - counts.in_flight - counts.waiting) / self.group))
+
+
+def _ceil(number: float) -> int:
+    return math.ceil(round(number, 9))  # 1.12 x 25 is 28.000000000000004

@@ -52,7 +52,7 @@ class Counters:
     problems: str = ""  # fingerprint of the training problems that the cursor indexes
     logged: int = 0  # bytes of metrics.jsonl
     timeline: int = 0  # bytes of timeline.jsonl
-    lengths: tuple[float, ...] = ()  # state of `LengthBias`
+    length_bias: tuple[float, ...] = ()  # state of `LengthBias`
     pending: Metrics | None = None  # metrics of this step, which are logged after its evaluation, not done yet
 
 

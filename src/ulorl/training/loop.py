@@ -49,7 +49,7 @@ class Loop:
         self.after: Evaluation | None = None
         self._last_skipped: Skipped | None = None
         self._problems = components.inputs.fingerprint
-        self._bias = LengthBias(components.config.rollout.max_tokens, counters.lengths)
+        self._bias = LengthBias(components.config.rollout.max_tokens, counters.length_bias)
         self._boundary = self._mark(counters.step, counters.pending)
 
     def run(self) -> None:
@@ -181,7 +181,7 @@ class Loop:
             problems=self._problems,
             logged=logged.metrics,
             timeline=logged.timeline,
-            lengths=tuple(self._bias.state),
+            length_bias=tuple(self._bias.state),
             pending=pending,
         )
         held = parts.scheduler
