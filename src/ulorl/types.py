@@ -55,7 +55,7 @@ class Sampling:
     top_k: int = 0  # 0 is off
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Request:
     """One segment of one sample for an engine to decode.
 
@@ -78,7 +78,7 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Segment:
     """The result of one request: the new tokens, each with its log-prob and the version that generated it."""
 
@@ -107,7 +107,7 @@ class Status(StrEnum):
     TRUNCATED = "truncated"  # reached the global maximum output length
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Sample:
     """One output, finished or not: segments [seg_1; ...; seg_t], each from its own policy version."""
 
@@ -142,7 +142,7 @@ class Sample:
         return sum(map(len, self.segments))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Scored:
     """A finished sample with its reward in {0, 1} and the decoded text that was judged."""
 
@@ -153,7 +153,7 @@ class Scored:
     answer: str | None = ""  # that was judged; "": the reward does not say; None: the output has no answer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Group:
     """The G finished samples of one problem, in the order of their ids, which GRPO compares (eq. 4)."""
 

@@ -108,8 +108,10 @@ def test_the_command_writes_its_figures(tmp_path: Path) -> None:
     assert json.loads(out.read_text())["segments"][-1]["tokens"] == 32
 
 
-def test_the_controller_bench_releases_every_group() -> None:
-    figures = controller_bench.run([80, 160], engines=3)
-    assert [size["samples"] for size in figures["sizes"]] == [80, 160]
-    assert all(len(size["cpu_seconds"]) == 4 for size in figures["sizes"])
-    assert "| 160 " in table(figures)
+def test_the_controller_bench_keeps_every_sample() -> None:
+    figures = controller_bench.run([160], engines=3)
+    assert [size["schedule"] for size in figures["sizes"]] == ["segment", "oversubscribe", "refill"]
+    for size in figures["sizes"]:
+        assert [len(size[name]) for name in ("cpu_seconds", "fleet_cpu_seconds", "came_back")] == [3, 3, 3]
+        assert 100 <= sum(size["came_back"]) / 3 <= 300
+    assert "| 160 |" in table(figures)

@@ -152,6 +152,9 @@ def test_the_check_of_many_accepts_nothing_that_the_check_of_one_refuses(change:
     requests = [request(id) for id in range(4)]
     for length in range(1, 7):
         segments = [decoded(one, length) for one in requests]
+        partial = replace(segments[1], finish=Finish.ABORT)
+        assert CHECKS.all_correct([partial], [requests[1]], VERSION, aborted=True) == (partial.tokens[-1] != EOS)
+        assert not CHECKS.all_correct([partial], [requests[1]], VERSION)
         assert CHECKS.all_correct(segments, requests, VERSION)
         for name, value in _CHANGES[change](segments[2]).items():
             object.__setattr__(segments[2], name, value)

@@ -1,20 +1,21 @@
-"""Measures the controller alone: scheduler, fleet and pools, with workers that need no time.
+"""Measures the controller alone, with engines that need no time: scheduler, schedule and pools, and a fleet over them.
 
-Every sample in flight is decoded for one segment a step; in the last of `SEGMENTS` steps the maximum length truncates
-all of them, and all groups are released. The first step opens the groups. Prompt and segments are short, so that the
-work for each sample is measured and not that for each token. The time of the workers, which make their segments in the
-same thread, is subtracted. CPU seconds are measured, because other processes may share the cores; the controller waits
-for nothing here. They include the last step's release of the memory of all samples. They do not include the full
-garbage collection that Python makes outside of rollouts, about once a step; it is measured by itself, with all samples
-in memory.
+Outputs have 1 to 64 tokens, the same number in all samples of a group. Each schedule has the stated number of samples
+in flight; more come back in a step that refills. The steps that are measured follow `WARM_UP` others, which fill the
+pools. Prompts and outputs are short, so that the work for each sample is measured and not that for each token. The
+engines make their segments in the same thread, and that time is subtracted. CPU seconds are measured, because other
+processes may share the cores; the controller waits for nothing here. They do not include the full garbage collection
+that Python makes outside of rollouts, about once a step; it is measured by itself, with all samples in memory.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -25,66 +26,140 @@ from ulorl.common.full_collections import no_full_collections
 from ulorl.engines.decode import scheduled_rollout
 from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.segment_checks import SegmentChecks
+from ulorl.engines.worker import Progress
 from ulorl.rollout.scheduler import Scheduler
-from ulorl.rollout.schedules import SegmentSchedule
-from ulorl.types import Problem, Sampling, Scored, Status
+from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
+from ulorl.types import Problem, Prompted, Request, Sampling, Scored, Segment, Status
 
 ENGINES = 256
 SLOTS = 128
 GROUP = 8
-SEGMENTS = 4
-SEGMENT_TOKENS = 16
+SEGMENT, TICK = 16, 8  # tokens
+LONGEST = 64  # tokens
+WARM_UP, STEPS = 3, 3
 PROMPT = 64
 EOS, TOKEN, VOCABULARY = 0, 5, 1000
 
 
-def run(samples: Sequence[int] = (10_000, 30_000, 100_000), engines: int = ENGINES) -> dict[str, Any]:
-    """Measure a step with each number of samples in flight. Raises RuntimeError when a sample is lost."""
+def run(samples: Sequence[int] = (10_000, 100_000), engines: int = ENGINES) -> dict[str, Any]:
+    """Measure steps of each schedule with each number of samples in flight. Raises RuntimeError when a sample is
+    lost."""
     about = facts()
-    sizes = [_measure(number // GROUP, engines) for number in samples]
+    sizes = [
+        {"schedule": name, "samples": number, **_measure(schedule, engines)}
+        for number in samples
+        for name, schedule in _schedules(number).items()
+    ]
     return {"benchmark": "controller", **about, "engines": engines, "slots": SLOTS, "sizes": sizes}
 
 
-def _measure(groups: int, engines: int) -> dict[str, Any]:
-    """Return the seconds of each of the steps that a sample takes, with `groups` problems."""
-    workers = [DirectWorker(TOKEN) for _ in range(engines)]
+def _schedules(samples: int) -> dict[str, Schedule]:
+    """Return schedules with `samples` samples in flight."""
+    mean = (1 + LONGEST // SEGMENT) / 2  # segments of a sample
+    return {
+        "segment": SegmentSchedule(prompts=round(samples / GROUP / mean), group=GROUP, tokens=SEGMENT),
+        "oversubscribe": OversubscribeSchedule(prompts=samples // GROUP // 2, group=GROUP, factor=2),
+        "refill": RefillSchedule(prompts=samples // GROUP // 2, group=GROUP, factor=2),
+    }
+
+
+def _length(sample: int) -> int:
+    """Return the output tokens of a sample."""
+    return 1 + sample // GROUP * 37 % LONGEST
+
+
+def _measure(schedule: Schedule, engines: int) -> dict[str, Any]:
+    """Return the CPU seconds of steps without a fleet, and with one of `engines` engines."""
+    worker, workers = _worker(), [_worker() for _ in range(engines)]
+    alone = _steps(schedule, _Alone(worker), [worker])
     fleet = EngineFleet(
         workers,
-        remake=lambda _: DirectWorker(TOKEN),
+        remake=lambda _: _worker(),
         checks=SegmentChecks([EOS], VOCABULARY, Sampling()),
         settings=FleetSettings(slots=SLOTS, group=GROUP),
     )
-    schedule = SegmentSchedule(prompts=groups, group=GROUP, tokens=SEGMENT_TOKENS)
-    scheduler = Scheduler(schedule, max_tokens=SEGMENTS * SEGMENT_TOKENS, sampling=Sampling(), seed=0)
-    prompt = np.ones(PROMPT, np.int32)
-    new = [(Problem(str(number), "?"), prompt) for number in range(groups)]
-    steps, released, collection = [], 0, 0.0
     with closing(fleet):
-        for version in range(SEGMENTS):
-            started, before = time.process_time(), sum(worker.seconds for worker in workers)
-            with no_full_collections():
-                scheduler.begin_step(new)
-                for segment in scheduled_rollout(fleet, scheduler.next_requests):
-                    sample = scheduler.end_segment(segment)
-                    if sample.status is not Status.UNFINISHED:
-                        scheduler.experience.add(Scored(sample, 0.0, ""))
-            fleet.sleep()
-            released += len(scheduler.release())
-            fleet.load_weights([], version + 1)
-            in_workers = sum(worker.seconds for worker in workers) - before
-            steps.append(round(time.process_time() - started - in_workers, 3))
-            new = []
-            if version == SEGMENTS - 2:  # the last step releases all samples
-                collection = _seconds_of_a_collection()
-    if released != groups or len(scheduler.unfinished):
-        raise RuntimeError(f"{groups - released} of {groups} groups were not released")
-    samples = groups * GROUP
+        return {**alone, "fleet_cpu_seconds": _steps(schedule, fleet, workers)["cpu_seconds"]}
+
+
+def _worker() -> DirectWorker:
+    return DirectWorker(TOKEN, EOS, _length)
+
+
+class _Alone:
+    """As much of an `Engine` as a step needs, of one worker without a fleet."""
+
+    def __init__(self, worker: DirectWorker) -> None:
+        self._worker, self._ended = worker, list[Segment]()
+        self.pending = 0
+        self._collect()
+
+    def add(self, request: Request) -> None:
+        self.pending += 1
+        self._worker.decode([request])
+
+    def step(self) -> list[Segment]:
+        ended, self._ended = self._ended, []
+        self.pending -= len(ended)
+        return ended
+
+    def abort(self) -> list[Segment]:
+        self._worker.abort()
+        return self.step()
+
+    def load_weights(self, weights: Iterable[Any], version: int) -> None:
+        self._worker.load_weights(weights, version)
+
+    def _collect(self) -> None:
+        self._worker.collect().add_done_callback(self._take)
+
+    def _take(self, report: Future[Progress]) -> None:
+        self._ended += report.result().segments
+        self._collect()
+
+
+def _steps(schedule: Schedule, engine: _Alone | EngineFleet, workers: Sequence[DirectWorker]) -> dict[str, Any]:
+    """Return the CPU seconds of steps but for those of `workers`, and how many samples came back in each."""
+    scheduler = Scheduler(schedule, max_tokens=LONGEST, sampling=Sampling(), seed=0)
+    prompt = np.ones(PROMPT, np.int32)
+    problems = ((Problem(str(number), "?"), prompt) for number in count())
+    seconds, returned, trained = [], [], 0
+    for step in range(WARM_UP + STEPS):
+        started, before = time.process_time(), sum(worker.seconds for worker in workers)
+        returned.append(_rollout(scheduler, engine, workers, problems))
+        trained += len(scheduler.release())
+        engine.load_weights([], step + 1)
+        in_workers = sum(worker.seconds for worker in workers) - before
+        seconds.append(round(time.process_time() - started - in_workers, 3))
+    held = len(scheduler.unfinished) + len(scheduler.experience) + GROUP * trained
+    if held != GROUP * scheduler.next_group:
+        raise RuntimeError(f"{held} of {GROUP * scheduler.next_group} samples are left")
+    seconds, returned = seconds[WARM_UP:], returned[WARM_UP:]
     return {
-        "samples": samples,
-        "cpu_seconds": steps,
-        "collection_cpu_seconds": collection,
-        "microseconds_a_sample": round(1e6 * sum(steps) / len(steps) / samples, 1),
+        "came_back": returned,
+        "cpu_seconds": seconds,
+        "microseconds_a_sample": round(1e6 * sum(seconds) / sum(returned), 1),
+        "collection_cpu_seconds": _seconds_of_a_collection(),
     }
+
+
+def _rollout(scheduler: Scheduler, engine: Any, workers: Sequence[DirectWorker], problems: Iterator[Prompted]) -> int:
+    """Make the rollout of a step, and return how many samples came back."""
+
+    def next_requests() -> Sequence[Request] | None:
+        for worker in workers:
+            worker.tick(TICK)
+        return scheduler.next_requests()
+
+    returned = 0
+    with no_full_collections():
+        scheduler.begin_step(problems)
+        for segment in scheduled_rollout(engine, next_requests):
+            sample = scheduler.end_segment(segment)
+            returned += 1
+            if sample.status is not Status.UNFINISHED:
+                scheduler.experience.add(Scored(sample, 0.0, ""))
+    return returned
 
 
 def _seconds_of_a_collection() -> float:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path, PurePath
+from statistics import median
 from typing import Any
 
 from ulorl.bench import bar_charts
@@ -207,12 +208,20 @@ def _rollout(figures: Figures) -> Table:
 
 
 def _controller(figures: Figures) -> Table:
-    rows = [["samples in flight", "CPU seconds of each step", "microseconds a sample and step", "a full collection"]]
+    rows = [["schedule", "in flight", "came back", "CPU seconds a step", "microseconds a sample", "with the fleet",
+             "a full collection"]]  # fmt: skip
     for size in figures["sizes"]:
-        seconds = ", ".join(f"{value:.2f}" for value in size["cpu_seconds"])
+        seconds, with_fleet = (
+            f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+            for values in (size["cpu_seconds"], size["fleet_cpu_seconds"])
+        )
         microseconds, collection = f"{size['microseconds_a_sample']:.1f}", f"{size['collection_cpu_seconds']:.2f}"
-        rows.append([f"{size['samples']:,}", seconds, microseconds, collection])
-    return f"{figures['engines']} engines of {figures['slots']} slots that need no time.", rows
+        counts = f"{size['samples']:,}", f"{median(size['came_back']):,.0f}"
+        rows.append([size["schedule"], *counts, seconds, microseconds, with_fleet, collection])
+    return (
+        f"Medians of {len(figures['sizes'][0]['cpu_seconds'])} steps with their range; a fleet of {figures['engines']} "
+        f"engines of {figures['slots']} slots."
+    ), rows
 
 
 def _step(figures: Figures) -> Table:

@@ -180,7 +180,7 @@ def step(
 def controller(
     samples: Annotated[
         list[int] | None,
-        typer.Option(min=8, help="in flight at once; repeatable; default 10000, 30000 and 100000"),
+        typer.Option(min=8, help="in flight at once; repeatable; default 10000 and 100000"),
     ] = None,
     engines: Annotated[int, typer.Option(min=1, help="the number of engines of the fleet")] = 256,
     json_file: Json = None,
@@ -189,7 +189,7 @@ def controller(
     _check(json_file)
     from ulorl.bench import controller_bench as bench
 
-    _show(bench.run(samples or (10_000, 30_000, 100_000), engines), json_file)
+    _show(bench.run(samples or (10_000, 100_000), engines), json_file)
 
 
 @app.command()

@@ -128,8 +128,8 @@ class RetryingEngine:
         try:
             with self._watchdog.watching():
                 returned = self._engine.abort() if self._engine and not self._broken else []
-            for segment in returned:
-                partial[segment.sample_id] = self._requests.take(segment, self.version, aborted=True)
+            for segment in self._requests.take_all(returned, self.version, aborted=True):
+                partial[segment.sample_id] = segment
         except Exception as error:
             self._broken = True
             self._count(self._described(error))

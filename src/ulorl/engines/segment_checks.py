@@ -37,11 +37,15 @@ class SegmentChecks:
             logprobs=request.sampling == self._sampling,
         )
 
-    def all_correct(self, segments: Sequence[Segment], requests: Sequence[Request], version: int) -> bool:
+    def all_correct(
+        self, segments: Sequence[Segment], requests: Sequence[Request], version: int, *, aborted: bool = False
+    ) -> bool:
         """Return whether `check` passes for every segment and its request. A check of all tokens at once, which is much
-        faster than one of each segment; False, too, when a segment is unusual and `check` has to look at it."""
+        faster than one of each segment; False, too, when a segment is unusual and `check` has to look at it.
+
+        aborted: whether partial segments are usual."""
         lengths = [len(segment.tokens) for segment in segments]
-        if not _usual(segments, requests, lengths):
+        if not _usual(segments, requests, lengths, aborted):
             return False
         tokens, logprobs, versions = (
             np.concatenate([getattr(segment, name) for segment in segments])
@@ -102,7 +106,8 @@ class PendingRequests:
         """Do what `take` does for each of many segments, and yield them one after the other. Raises ValueError at the
         first that is wrong."""
         asked = {id: self._requests[id] for segment in segments if (id := segment.sample_id) in self._requests}
-        if len(asked) == len(segments) > 1 and self._checks.all_correct(segments, list(asked.values()), version):
+        requests = list(asked.values())
+        if len(asked) == len(segments) > 0 and self._checks.all_correct(segments, requests, version, aborted=aborted):
             for id in asked:
                 del self._requests[id]
             yield from segments
@@ -120,21 +125,21 @@ class PendingRequests:
         self._requests.clear()
 
 
-def _usual(segments: Sequence[Segment], requests: Sequence[Request], lengths: Sequence[int]) -> bool:
-    """Return whether all segments are of int32 and float32, of one length each, and end as their requests let them, and
-    not by an abort."""
-    eos, length = (
-        Finish.EOS,
-        Finish.LENGTH,
-    )  # local names: Python 3.11 takes a function call for each look-up in an enum
+def _usual(segments: Sequence[Segment], requests: Sequence[Request], lengths: Sequence[int], aborted: bool) -> bool:
+    """Return whether all segments are of int32 and float32, of one length each, and end as their requests let them;
+    aborted: or by an abort."""
+    # local names: Python 3.11 takes a function call for each look-up in an enum
+    eos, length, partial = Finish.EOS, Finish.LENGTH, Finish.ABORT if aborted else Finish.EOS
     for segment, request, n in zip(segments, requests, lengths, strict=True):
         tokens, logprobs, versions, budget = segment.tokens, segment.logprobs, segment.versions, request.max_new_tokens
+        finish = segment.finish
+        fewest = 1 if finish is eos else budget if finish is length else 0 if finish is partial else budget + 1
         if not (
             tokens.dtype == versions.dtype == _INT32
             and logprobs.dtype == _FLOAT32
             and tokens.shape == logprobs.shape == versions.shape == (n,)
             and segment.sample_id == request.sample_id
-            and (0 < n <= budget if segment.finish is eos else segment.finish is length and n == budget)
+            and fewest <= n <= budget
         ):
             return False
     return True

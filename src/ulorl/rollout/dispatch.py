@@ -6,19 +6,18 @@ It holds ids and lengths, no tokens, so that the planner plays millions of sampl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import NamedTuple
 
 from ulorl.rollout.expected_length import expected_length, expected_rest
 from ulorl.rollout.schedules import Schedule, StepCounts
 from ulorl.rollout.waiting import FirstInFirstOut, LongestFirst, Waiting
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(NamedTuple):
     """An unfinished sample at the beginning of a step: its output tokens so far, and the versions that drew them."""
 
     id: int

@@ -28,7 +28,7 @@ class Pools:
 
     def copy(self) -> Pools:
         """Return independent copies. They share the samples, which never change."""
-        groups = {id: OpenGroup(g.problem, dict(g.members)) for id, g in self.experience.open_groups.items()}
+        groups = {id: OpenGroup(g.problem, dict(g.members), g.tokens) for id, g in self.experience.open_groups.items()}
         return Pools(
             UnfinishedPool(self.unfinished),
             ExperiencePool(self.experience.size, groups, self.experience.released),
@@ -81,7 +81,12 @@ def read(meta: dict[str, Any], arrays: Arrays, group: int) -> Pools:
             for m in group_meta["members"]
         }
 
-    groups = {g["id"]: OpenGroup(Problem(**g["problem"]), members(g)) for g in meta["groups"]}
+    def open_group(group_meta: dict[str, Any]) -> OpenGroup:
+        finished = members(group_meta)
+        tokens = sum(len(one.sample) for one in finished.values())
+        return OpenGroup(Problem(**group_meta["problem"]), finished, tokens)
+
+    groups = {g["id"]: open_group(g) for g in meta["groups"]}
     released = [Group(g["id"], Problem(**g["problem"]), tuple(members(g).values())) for g in meta.get("released", ())]
     visits = {problem: (int(tokens), int(samples)) for problem, (tokens, samples) in meta.get("visits", {}).items()}
     return Pools(UnfinishedPool(samples.values()), ExperiencePool(group, groups, released), ExpectedLengths(visits))

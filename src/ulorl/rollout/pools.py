@@ -40,10 +40,11 @@ class UnfinishedPool:
 
 @dataclass
 class OpenGroup:
-    """A problem whose G samples are not all finished yet, with those that are, by sample id."""
+    """A problem whose group was not released, with its finished samples by sample id. tokens: of their outputs."""
 
     problem: Problem
     members: dict[int, Scored] = field(default_factory=dict)
+    tokens: int = 0
 
 
 class ExperiencePool:
@@ -80,19 +81,16 @@ class ExperiencePool:
         sample = scored.sample
         if sample.status is Status.UNFINISHED:
             raise ValueError(f"sample {sample.id} is unfinished; the experience pool takes finished ones only")
-        members = self._groups[sample.group_id].members
-        if sample.id in members:
+        group = self._groups[sample.group_id]
+        if sample.id in group.members:
             raise ValueError(f"sample {sample.id} is in the experience pool already")
-        members[sample.id] = scored
+        group.members[sample.id] = scored
+        group.tokens += len(sample)
 
     @property
     def finished_groups(self) -> dict[int, int]:
         """The output tokens of each open group whose samples are all finished, by group id."""
-        return {
-            id: sum(len(scored.sample) for scored in group.members.values())
-            for id, group in self._groups.items()
-            if len(group.members) == self.size
-        }
+        return {id: group.tokens for id, group in self._groups.items() if len(group.members) == self.size}
 
     def release(self, ids: Iterable[int]) -> list[Group]:
         """Remove and return groups whose samples are all finished. Raises ValueError for any other group."""

@@ -19,6 +19,10 @@ from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.schedules import Schedule
 from ulorl.types import Finish, Group, Problem, Prompted, Request, Sample, Sampling, Segment, Status, Tokens
 
+# Python 3.11 takes a function call for each look-up in an enum.
+_EOS, _LENGTH = Finish.EOS, Finish.LENGTH
+_COMPLETE, _TRUNCATED, _UNFINISHED = Status.COMPLETE, Status.TRUNCATED, Status.UNFINISHED
+
 
 class Scheduler:
     """Turns the decisions of a schedule into requests, and segments into samples.
@@ -78,11 +82,9 @@ class Scheduler:
         self._end_step()
         self._problems, self._seeds = iter(problems), {}
         self._waiting = {sample.id: sample for sample in self.unfinished.take_all()}
-        carried = (Carried(s.id, len(s), s.version_count) for s in self._waiting.values())
-        finished = {
-            id: sum(len(scored.sample) for scored in group.members.values())
-            for id, group in self.experience.open_groups.items()
-        }
+        limited = self.schedule.max_versions > 0  # else nobody asks for the versions
+        carried = (Carried(s.id, len(s), s.version_count if limited else 0) for s in self._waiting.values())
+        finished = {id: group.tokens for id, group in self.experience.open_groups.items()}
         self._step = StepDispatch(
             self.schedule,
             self.max_tokens,
@@ -112,16 +114,18 @@ class Scheduler:
         """Append a segment to its sample and return the sample. An unfinished sample is put into the unfinished pool; a
         finished one must be scored and added to the experience pool by the caller. Raises ValueError for a segment that
         no request is out for, or that breaks the budget of its request."""
-        if segment.sample_id not in self._in_flight:
+        found = self._in_flight.get(segment.sample_id)
+        if found is None:
             raise ValueError(f"segment of sample {segment.sample_id}, which is not in flight")
-        sample, request = self._in_flight[segment.sample_id]
-        status = self._status(segment, request)
-        if len(segment):  # a stopped request may have none
+        sample, request = found
+        tokens, status = len(segment.tokens), self._status(segment, request)
+        if tokens:  # a stopped request may have none
             sample = Sample(sample.id, sample.group_id, sample.prompt, (*sample.segments, segment), status)
-        del self._in_flight[segment.sample_id]
+        del self._in_flight[sample.id]
+        finished = status is not _UNFINISHED
         if self._step:
-            self._step.ended(sample.id, len(segment), finished=status is not Status.UNFINISHED)
-        if status is Status.UNFINISHED:
+            self._step.ended(sample.id, tokens, finished=finished)
+        if not finished:
             self.unfinished.put(sample)
         return sample
 
@@ -181,9 +185,9 @@ class Scheduler:
         n, budget = len(segment.tokens), request.max_new_tokens
         if n > budget:
             raise ValueError(f"sample {request.sample_id}: {n} tokens came back, its budget was {budget}")
-        if segment.finish is Finish.EOS:
-            return Status.COMPLETE
-        if segment.finish is Finish.LENGTH and n < budget:
+        if segment.finish is _EOS:
+            return _COMPLETE
+        if segment.finish is _LENGTH and n < budget:
             raise ValueError(f"sample {request.sample_id}: finish 'length' after {n} of {budget} tokens")
         at_the_end = request.output_length + n == self.max_tokens
-        return Status.TRUNCATED if at_the_end else Status.UNFINISHED
+        return _TRUNCATED if at_the_end else _UNFINISHED
