@@ -234,6 +234,23 @@ COMBINATIONS = [  # on quickstart: overrides, and what must be said
         "objective.importance=tois",
         "objective.importance: tois needs rollout.segments=1 with rollout.schedule.kind=segment",
     ),
+    (
+        "objective.importance=tois rollout.segments=1 rollout.schedule.kind=refill",
+        "objective.importance: tois needs rollout.segments=1 with rollout.schedule.kind=segment (found "
+        "rollout.schedule.kind=refill)",
+    ),
+    ("rollout.schedule.kind=fifo", "rollout.schedule.kind: expected segment or oversubscribe or refill, found 'fifo'"),
+    ("rollout.schedule=refill", "rollout.schedule: expected a table of keys"),
+    ("rollout.schedule.kind=refill rollout.schedule.factor=0.9", "rollout.schedule.factor: Input should be greater"),
+    ("rollout.schedule.kind=refill rollout.schedule.factor=150", "rollout.schedule.factor: Input should be less"),
+    (
+        "rollout.schedule.kind=refill rollout.schedule.max_versions=1",
+        "rollout.schedule.max_versions: 1 is not possible",
+    ),
+    (
+        "rollout.schedule.batch_tokens=100",
+        "rollout.schedule.batch_tokens: goes with rollout.schedule.kind=oversubscribe or refill only",
+    ),
     ("objective.importance=sais objective.tis_cap=2.0", "objective.tis_cap"),
     ("engine.kind=vllm rollout.temperature=0.5 rollout.top_k=5", "engine.kind: vllm with rollout.temperature=0.5"),
     ("engine.kind=vllm rollout.temperature=2.0 rollout.top_p=0.9", "rollout.top_p=1"),

@@ -23,6 +23,7 @@ from ulorl.cli.reproduce_commands import app as reproduce
 from ulorl.cli.reward_commands import app as reward
 from ulorl.cli.verifier_commands import app as verifier
 from ulorl.config.loading import load, load_saved, with_overrides
+from ulorl.config.training_config import RolloutConfig
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
@@ -117,9 +118,16 @@ def check(
         inputs = load_inputs(config)
     errors.raise_errors()
     print(f"recipe ok: {config.steps} steps of {config.rollout.prompts} problems x {config.rollout.group} samples")
-    print(f"outputs: {config.rollout.max_tokens} tokens in {config.rollout.segments} segments")
+    print(f"outputs: {config.rollout.max_tokens} tokens, {_schedule(config.rollout)}")
     print(f"problems: {len(inputs.problems)} to train on, {len(inputs.held_out)} held out{repetition(inputs.problems)}")
     print(folder)
+
+
+def _schedule(rollout: RolloutConfig) -> str:
+    schedule = rollout.schedule
+    if schedule.kind == "segment":
+        return f"in {rollout.segments} segments"
+    return f"schedule {schedule.kind} with {schedule.factor:g} x {rollout.prompts} problems in progress"
 
 
 @app.command("eval")

@@ -40,7 +40,10 @@ class _BatchScheduleConfig(_ScheduleConfig):
     """The keys of schedules whose steps end when their batch is in."""
 
     factor: float = Field(
-        default=1.5, ge=1, description="the groups in progress as a multiple of rollout.prompts, more: faster and older"
+        default=1.5,
+        ge=1,
+        le=100,
+        description="the groups in progress as a multiple of rollout.prompts, more: faster and older",
     )
     batch_tokens: Natural = Field(
         default=0,
