@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
 Versions = NDArray[np.int32]
+_T = TypeVar("_T")
 Metrics = dict[str, float | int | None]  # by name; None: there is no such number
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+def _value(cls: type[_T]) -> type[_T]:
+    """Make a dataclass whose fields the type checker lets nobody set. A frozen dataclass, which refuses that at run
+    time too, takes four times as long to make, and every step makes several for each sample."""
+    return dataclass(eq=False, slots=True)(cls)
 
 
 class Finish(StrEnum):
@@ -55,7 +63,7 @@ class Sampling:
     top_k: int = 0  # 0 is off
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@_value
 class Request:
     """One segment of one sample for an engine to decode.
 
@@ -78,7 +86,7 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@_value
 class Segment:
     """The result of one request: the new tokens, each with its log-prob and the version that generated it."""
 
@@ -107,7 +115,7 @@ class Status(StrEnum):
     TRUNCATED = "truncated"  # reached the global maximum output length
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@_value
 class Sample:
     """One output, finished or not: segments [seg_1; ...; seg_t], each from its own policy version."""
 
@@ -142,7 +150,7 @@ class Sample:
         return sum(map(len, self.segments))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@_value
 class Scored:
     """A finished sample with its reward in {0, 1} and the decoded text that was judged."""
 
@@ -153,7 +161,7 @@ class Scored:
     answer: str | None = ""  # that was judged; "": the reward does not say; None: the output has no answer
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@_value
 class Group:
     """The G finished samples of one problem, in the order of their ids, which GRPO compares (eq. 4)."""
 

@@ -90,15 +90,17 @@ class _Alone:
     """As much of an `Engine` as a step needs, of one worker without a fleet."""
 
     def __init__(self, worker: DirectWorker) -> None:
-        self._worker, self._ended = worker, list[Segment]()
+        self._worker, self._added, self._ended = worker, list[Request](), list[Segment]()
         self.pending = 0
         self._collect()
 
     def add(self, request: Request) -> None:
         self.pending += 1
-        self._worker.decode([request])
+        self._added.append(request)
 
     def step(self) -> list[Segment]:
+        self._worker.decode(self._added)
+        self._added.clear()
         ended, self._ended = self._ended, []
         self.pending -= len(ended)
         return ended

@@ -6,7 +6,7 @@ It holds ids and lengths, no tokens, so that the planner plays millions of sampl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from heapq import heapify, heappop, heappush
 from math import inf

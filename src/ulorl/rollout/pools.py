@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from ulorl.types import Group, Problem, Sample, Scored, Status
 
+_UNFINISHED = Status.UNFINISHED  # Python 3.11 takes a function call for each look-up in an enum
+
 
 class UnfinishedPool:
     """Samples that used up a segment but neither ended nor reached the global maximum length."""
@@ -19,7 +21,7 @@ class UnfinishedPool:
 
     def put(self, sample: Sample) -> None:
         """Add an unfinished sample. Raises ValueError for a finished one and one that is in the pool already."""
-        if sample.status is not Status.UNFINISHED:
+        if sample.status is not _UNFINISHED:
             raise ValueError(f"sample {sample.id} is {sample.status}; the unfinished pool takes unfinished ones only")
         if sample.id in self._samples:
             raise ValueError(f"sample {sample.id} is in the unfinished pool already")
@@ -79,7 +81,7 @@ class ExperiencePool:
     def add(self, scored: Scored) -> None:
         """Add a finished sample. Raises ValueError for an unfinished one and one that is in the pool already."""
         sample = scored.sample
-        if sample.status is Status.UNFINISHED:
+        if sample.status is _UNFINISHED:
             raise ValueError(f"sample {sample.id} is unfinished; the experience pool takes finished ones only")
         group = self._groups[sample.group_id]
         if sample.id in group.members:
