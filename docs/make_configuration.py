@@ -13,6 +13,7 @@ from ulorl.config.fields import StrictConfig
 from ulorl.config.resumable_keys import may_change
 from ulorl.config.tree import Config
 from ulorl.config.unions import ByKind, variants_of
+from ulorl.warmup.warm_up_config import WarmUpConfig
 
 HEAD = """# Configuration
 
@@ -32,6 +33,15 @@ This page is written by `docs/make_configuration.py`.
 |---|---|---|---|---|---|
 """
 
+WARM_UP = """
+## Settings of `ulorl tiny make`
+
+`ulorl tiny make TASK OUT key=value...` makes a tiny model by supervised training ([data.md](data.md#tasks)).
+
+| key | default | allowed | meaning |
+|---|---|---|---|
+"""
+
 
 class Row(NamedTuple):
     """A line of the table but for its key. Of a key that several kinds share there is one for each kind."""
@@ -43,7 +53,10 @@ class Row(NamedTuple):
 
 def page() -> str:
     """Return the text of docs/configuration.md."""
-    return HEAD + "\n".join(_lines()) + "\n"
+    warm_up = [
+        f"| `{key}` | {row.default} | {row.allowed} | {row.meaning} |" for key, _, row in _rows(WarmUpConfig, "", "")
+    ]
+    return HEAD + "\n".join(_lines()) + "\n" + WARM_UP + "\n".join(warm_up) + "\n"
 
 
 def _lines() -> Iterator[str]:

@@ -207,8 +207,8 @@ class ErrorCode(StrEnum):
     # Rewards, verifiers and clients.
     REWARD_FUNCTION = (
         "reward-function",
-        "`reward.function` cannot be imported or called, or returns neither 0 nor 1.",
-        "Correct the function, or the `module:name` that names it.",
+        "`reward.function` cannot be imported or called, or returns neither 0 nor 1; a task's checker returns no bool.",
+        "Correct the function or the checker, or the `module:name` that names it.",
     )
     REWARD_PROBLEM = (
         "reward-problem",

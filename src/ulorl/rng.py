@@ -31,6 +31,7 @@ class Stream(Enum):
     MINIBATCHES = 5  # the order of samples in an update
     LENGTHS = 6  # output lengths that the rollout planner draws
     COUNTDOWN = "countdown problems"
+    TASK = "task problems"  # of tasks that draw their problems one at a time
     WARM_UP = "warm-up"  # batches of the tiny model's warm-up
     MADE_PAIRS = ""  # the pairs that are made of one problem; its seed holds the problem's id
     TRAINED_PAIRS = "verifier pairs"  # the pairs that a verifier is trained on, and their order

@@ -139,7 +139,10 @@ def test_bad_keys_and_values_are_named(tmp_path: Path, override: str, code: Erro
         ("rollot.group=4", "rollot: unknown key; did you mean rollout?"),
         ("rollout.group=1", "rollout.group: Input should be greater than or equal to 2, found 1"),
         ("reward.tolerance=0.1", "reward.tolerance: goes with reward.kind=numeric only, found reward.kind=math"),
-        ("data.seed=1", "data.seed: goes with data.kind=reasoning_gym or countdown only, found data.kind=files"),
+        (
+            "data.seed=1",
+            "data.seed: goes with data.kind=reasoning_gym or countdown or task only, found data.kind=files",
+        ),
         ("optim=3", "optim: expected a table of keys, found 3"),
         ("engine.kind=x", "engine.kind: expected torch or vllm, found 'x'"),
         ("data.kind=hub", "data.path: missing; the name of the dataset"),

@@ -75,7 +75,8 @@ def test_the_score_never_raises(text: str) -> None:
 @given(st.integers(0, 10_000))
 def test_a_trace_always_ends_with_a_right_answer(seed: int) -> None:
     rng = random.Random(seed)
-    (problem,) = countdown.training_stream(1, rng)
+    (prompt,) = countdown.Countdown().training_problems(1, rng)
+    problem = Problem("p", prompt)
     trace = countdown.search_trace(problem, rng)
     assert countdown.score(problem, trace) == 1.0
     *failed, _ = trace.split("\n")

@@ -15,6 +15,7 @@ from ulorl.config.reward_config import (
     CountdownRewardConfig,
     FunctionRewardConfig,
     ReasoningGymRewardConfig,
+    TaskRewardConfig,
 )
 from ulorl.data.problems import load_problems
 from ulorl.error_codes import ErrorCode
@@ -91,6 +92,27 @@ def test_a_task_without_reference_is_scored_by_its_rules() -> None:
 def test_problems_of_another_kind_are_refused() -> None:
     with refused(ErrorCode.REWARD_PROBLEM, key="reward.kind", record="p1"):
         make_reward(ReasoningGymRewardConfig())(Problem("p1", "?", "1"), "1")
+
+
+def test_the_checker_of_a_task_definition() -> None:
+    reward = make_reward(TaskRewardConfig())
+    maze = Problem("p", "3:0>8#4,5", meta={"task": "maze"})
+    assert [reward(maze, text).reward for text in ("0D3D6R7R8", "0D3D6R7")] == [1.0, 0.0]
+    reward.check(maze)
+    with refused(ErrorCode.REWARD_PROBLEM, record="q", key="reward.kind"):
+        reward.check(Problem("q", "3:0>8#4,5"))
+
+
+def test_a_checker_must_return_a_bool(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text(
+        "from ulorl.data.countdown import Countdown\n"
+        "class Half(Countdown):\n"
+        "    def check(self, problem, output):\n"
+        "        return 0.5\n"
+    )
+    problem = Problem("p", "1,2,3>6", meta={"task": "half.py"})
+    with refused(ErrorCode.REWARD_FUNCTION, record="p"):
+        make_reward(TaskRewardConfig())(problem, "")
 
 
 def test_countdown() -> None:

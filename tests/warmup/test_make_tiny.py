@@ -1,7 +1,8 @@
-"""The warm-up is reproducible and learns, and the shipped model is what its documents say."""
+"""The warm-up is reproducible and learns every task, and the shipped model is what its documents say."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -11,19 +12,39 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
+import ulorl
 from refusals import refused
+from ulorl.config.loading import load_class
+from ulorl.data.task_lookup import find_task
 from ulorl.error_codes import ErrorCode
 from ulorl.models.tiny import model_path
-from ulorl.warmup import make_tiny
-from ulorl.warmup.countdown_tokenizer import build_tokenizer
+from ulorl.warmup.demonstrations import IGNORED, training_batches
+from ulorl.warmup.make_tiny import WarmUpResult, build_model, evaluate_held_out, make_tiny, warm_up
+from ulorl.warmup.warm_up_config import WarmUpConfig
+from ulorl.warmup.word_tokenizer import build_tokenizer
 
-pytestmark = pytest.mark.slow
+SMALL = WarmUpConfig(steps=6, eval_problems=8, eval_tokens=16)
+USERS = """
+from ulorl.data.task_definition import DrawnTask
+
+class Echo(DrawnTask):
+    words = "ab"
+
+    def draw(self, rng, length=6):
+        return "".join(rng.choice("ab") for _ in range(length))
+
+    def demonstrate(self, problem, rng):
+        return problem
+
+    def check(self, problem, output):
+        return output == problem
+"""
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[make_tiny.WarmUpResult, Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[WarmUpResult, Path]:
     out = tmp_path_factory.mktemp("made") / "model"
-    return make_tiny.make_tiny(out, steps=6, problems=8, max_tokens=16, progress=False), out
+    return make_tiny("countdown", out, SMALL, progress=False), out
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -31,10 +52,11 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_the_same_seed_gives_the_same_weights(made: tuple[make_tiny.WarmUpResult, Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights(made: tuple[WarmUpResult, Path], tmp_path: Path) -> None:
     first, folder = made
-    again = make_tiny.make_tiny(tmp_path / "again", steps=6, problems=8, max_tokens=16, progress=False)
-    other = make_tiny.make_tiny(tmp_path / "other", seed=1, steps=1, problems=8, max_tokens=16, progress=False)
+    again = make_tiny("countdown", tmp_path / "again", SMALL, progress=False)
+    other = make_tiny("countdown", tmp_path / "other", SMALL.model_copy(update={"seed": 1, "steps": 1}), progress=False)
     assert again.loss == first.loss
     assert again.tokens == first.tokens
     assert again.evaluation.by_problem == first.evaluation.by_problem
@@ -46,41 +68,117 @@ def test_the_same_seed_gives_the_same_weights(made: tuple[make_tiny.WarmUpResult
     assert other.tokens != first.tokens
 
 
+@pytest.mark.slow
+def test_countdown_is_demonstrated_as_it_was_to_the_shipped_model() -> None:
+    """The digest of the first 100 batches is that of the commit that made the shipped model (1bf752d)."""
+    task = find_task("countdown")
+    data = training_batches(task, build_tokenizer(task.words), WarmUpConfig(), random.Random(0))
+    digest = hashlib.sha256()
+    for _ in range(100):
+        for part in next(data):
+            digest.update(part.numpy().tobytes())
+    assert digest.hexdigest() == "94cee9217cf702cb65bf191cd01ed378d03fde1ab16c8400ec058e348728eb54"
+
+
+@pytest.mark.slow
 def test_the_loss_falls() -> None:
-    tokenizer = build_tokenizer()
-    steps = make_tiny.warm_up(
-        make_tiny.build_model(tokenizer, 0), make_tiny.training_batches(tokenizer, random.Random(0)), 30
-    )
-    losses = [loss for loss, _ in steps]
+    task, config = find_task("countdown"), WarmUpConfig(steps=30, schedule=700)
+    tokenizer = build_tokenizer(task.words)
+    batches = training_batches(task, tokenizer, config, random.Random(0))
+    losses = [loss for loss, _ in warm_up(build_model(tokenizer, config), batches, config)]
     assert losses[0] == pytest.approx(np.log(111), abs=0.15)  # an untrained model guesses among 111 tokens
     assert np.mean(losses[-5:]) < 3.6
 
 
-def test_prompts_and_padding_are_not_trained_on() -> None:
-    tokenizer = build_tokenizer()
-    data = make_tiny.training_batches(tokenizer, random.Random(0))
+@pytest.mark.parametrize("name", ["sorting", "maze"])
+def test_prompts_and_padding_are_not_trained_on(name: str) -> None:
+    task, config = find_task(name), WarmUpConfig(batch_tokens=1000)
+    tokenizer = build_tokenizer(task.words)
+    data = training_batches(task, tokenizer, config, random.Random(0))
     for _ in range(20):
         tokens, labels = next(data)
-        assert tokens.numel() <= make_tiny.BATCH_TOKENS or len(tokens) == 1
+        assert tokens.numel() <= 1000
         for row, label in zip(tokens, labels, strict=True):
             text = tokenizer.decode(row[row != tokenizer.pad_token_id])
             prompt, _, output = text.partition("\n")
-            assert tokenizer.decode(label[label != make_tiny.IGNORED]) == output
+            assert tokenizer.decode(label[label != IGNORED]) == output
             assert output.endswith("<eos>")
-            trained = label != make_tiny.IGNORED
+            assert task.check(prompt, output.removesuffix("<eos>"))
+            trained = label != IGNORED
             assert torch.equal(row[trained], label[trained])
             assert int(trained.nonzero()[0]) == len(tokenizer(prompt + "\n")["input_ids"])
+
+
+@pytest.mark.slow
+def test_a_users_task_is_learnt_and_then_trained_by_its_checker(tmp_path: Path) -> None:
+    """Copying eight letters: supervised training learns most of it, and a run with data and reward of the task starts."""
+    (tmp_path / "echo.py").write_text(USERS)
+    settings = ["steps=60", "hidden=64", "layers=2", "eval_problems=40", "eval_tokens=12", "settings.length=8"]
+    config = load_class(WarmUpConfig, [], settings)
+    result = make_tiny("echo.py", tmp_path / "model", config, progress=False)
+    assert result.evaluation.accuracy > 0.3  # 1/256 by guessing
+    assert result.cpu_seconds > 0
+    run = {
+        "steps": 1, "seed": 0, "run": {"dir": str(tmp_path / "run")}, "model": {"path": str(tmp_path / "model")},
+        "data": {"kind": "task", "task": "echo.py", "size": 20, "settings": {"length": 8}},
+        "reward": {"kind": "task"}, "rollout": {"prompts": 4, "group": 4, "max_tokens": 12, "segments": 1},
+        "eval": {"problems": 10},
+    }  # fmt: skip
+    (step,) = [m for m in ulorl.train(ulorl.build(run)).metrics if m.get("rollout/tokens")]
+    assert step["reward/mean"] > 0.1
 
 
 def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with refused(ErrorCode.OUTPUT_EXISTS, file=tmp_path):
-        make_tiny.make_tiny(tmp_path, steps=1)
-    with refused(ErrorCode.COMMAND_LINE, key="--steps"):
-        make_tiny.make_tiny(tmp_path / "new", steps=0)
+        make_tiny("countdown", tmp_path, SMALL)
+    with refused(ErrorCode.DATA_GENERATOR, key="data.task"):
+        make_tiny("none", tmp_path / "new", SMALL)
 
 
-def test_the_shipped_folder_is_small_and_complete(made: tuple[make_tiny.WarmUpResult, Path]) -> None:
+@pytest.mark.parametrize(
+    ("line", "instead", "longest"),
+    [
+        ('words = "ab"', 'words = "a"', 512),
+        ("return output == problem", "return False", 512),
+        ("length=6", "length=60", 20),
+    ],
+)
+def test_wrong_demonstrations_are_refused(line: str, instead: str, longest: int, tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(USERS.replace(line, instead))
+    find_task.cache_clear()
+    with refused(ErrorCode.DATA_GENERATOR, key="TASK"):
+        make_tiny("wrong.py", tmp_path / "new", SMALL.model_copy(update={"longest_output": longest}), progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("steps=0", "steps"),
+        ("schedule=5", "schedule"),
+        ("hidden=100", "hidden"),
+        ("kv_heads=3", "kv_heads"),
+        ("longest_output=1024", "longest_output"),
+        ("eval_tokens=2000", "eval_tokens"),
+    ],
+)
+def test_impossible_settings_are_refused(override: str, key: str) -> None:
+    with pytest.raises(ulorl.UserError) as caught:
+        load_class(WarmUpConfig, [], [override])
+    assert [error.key for error in caught.value.each()] == [key]
+
+
+def test_the_rates_rise_and_fall() -> None:
+    config = WarmUpConfig(steps=400, schedule=700)
+    # 1 / 20 and 20 / 20 of the rise; then 1 - 0.9 x step / 700
+    assert [config.rate(step) for step in (0, 350, 700, 900)] == pytest.approx([0.05, 0.55, 0.1, 0.1])
+    assert config.rate(19) == pytest.approx(1 - 0.9 * 19 / 700)
+    assert WarmUpConfig(steps=200).rate(100) == pytest.approx(0.55)
+
+
+@pytest.mark.slow
+def test_the_shipped_folder_is_small_and_complete(made: tuple[WarmUpResult, Path]) -> None:
     shipped = model_path()
     assert sum(file.stat().st_size for file in shipped.iterdir()) < 5 * 2**20
     assert {file.name for file in shipped.iterdir()} == {file.name for file in made[1].iterdir()}
@@ -91,13 +189,14 @@ def test_the_shipped_folder_is_small_and_complete(made: tuple[make_tiny.WarmUpRe
         assert ours == theirs, f"{name}: make the shipped model again"
 
 
+@pytest.mark.slow
 def test_the_shipped_model_reasons_as_documented() -> None:
     model = AutoModelForCausalLM.from_pretrained(model_path())
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     assert isinstance(model, Qwen3ForCausalLM)
     assert model.generation_config.eos_token_id == model.config.eos_token_id == tokenizer.eos_token_id == 1
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id == 0
-    evaluation = make_tiny.evaluate_held_out(model, tokenizer, 96, 256)
+    evaluation = evaluate_held_out("countdown", model, tokenizer, WarmUpConfig(eval_problems=96, eval_tokens=256))
     # 0.42 (95%: 0.39 to 0.45) on 1,000 problems when it was made; one standard error on 96 problems is 0.05.
     assert 0.25 <= evaluation.accuracy <= 0.60
     lengths = np.array([len(answer.sample) for answer in evaluation.scored])

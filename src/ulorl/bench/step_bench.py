@@ -41,13 +41,14 @@ import transformers
 from ulorl.algorithm import Step, ulorl_step
 from ulorl.bench.machine_facts import facts, installed
 from ulorl.config import loading
+from ulorl.data.countdown import Countdown
 from ulorl.data.countdown import problems as countdown
 from ulorl.engines.engine import Engine
 from ulorl.training.build import Components, build
 from ulorl.training.measured_step import measured_step
 from ulorl.training.preflight import load_inputs
 from ulorl.types import Problem
-from ulorl.warmup.countdown_tokenizer import build_tokenizer
+from ulorl.warmup.word_tokenizer import build_tokenizer
 
 GROUP = 8
 MICRO_TOKENS = 8192  # of ours; TRL's micro-batches are counted in samples
@@ -122,7 +123,7 @@ def _ratios(ours: Sequence[Measured], trl: Sequence[Measured]) -> dict[str, Any]
 
 def _write_model(path: Path, max_tokens: int) -> None:
     """Write a model of the tiny reasoner's shape with seeded random weights, and its tokenizer."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(Countdown.words)
     shape = transformers.Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=max_tokens + 64, tie_word_embeddings=True,

@@ -41,7 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-tiny = typer.Typer(help="Make the tiny reasoner that ships with the package.", no_args_is_help=True)
+tiny = typer.Typer(
+    help="Make tiny models of generated tasks, such as the one that ships with the package.", no_args_is_help=True
+)
 model = typer.Typer(help="Convert model folders.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
@@ -211,14 +213,27 @@ def chat(
 
 @tiny.command("make")
 def tiny_make(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="countdown, sorting, maze, module:Class, or a Python file with a task")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the model folder to write")],
-    seed: Annotated[int, typer.Option(help="the same seed gives the same model on the same machine")] = 0,
-    steps: Annotated[int | None, typer.Option(help="supervised steps; default: those of the shipped model")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="settings; docs/configuration.md lists them")
+    ] = None,
 ) -> None:
-    """Train the tiny reasoner from generated search traces, in minutes on 2 cores."""
-    from ulorl.warmup.make_tiny import STEPS, make_tiny
+    """Train a tiny model on the demonstrations of a task, in minutes on 2 cores.
 
-    make_tiny(out, seed=seed, steps=STEPS if steps is None else steps)
+    ulorl tiny make maze models/maze steps=600 settings.side=8
+
+    ulorl tiny make my_task.py models/mine
+    """
+    from ulorl.config.loading import load_class
+    from ulorl.warmup.warm_up_config import WarmUpConfig
+
+    config = load_class(WarmUpConfig, [], overrides or [])  # before anything slow is imported
+    from ulorl.warmup.make_tiny import make_tiny
+
+    make_tiny(task, out, config)
 
 
 @model.command("import-gguf")

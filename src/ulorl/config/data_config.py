@@ -86,7 +86,17 @@ class CountdownDataConfig(GeneratorDataConfig):
     kind: Literal["countdown"] = "countdown"
 
 
+class TaskDataConfig(GeneratorDataConfig):
+    """Problems of a task of the package or of yours (docs/data.md)."""
+
+    kind: Literal["task"] = "task"
+    template: str = Field(default="{question}\n", description="the user message; {question} is replaced by the problem")
+    task: str = Field(
+        min_length=1, description="countdown, sorting or maze; of yours: module:Class, or a Python file (docs/data.md)"
+    )
+
+
 DataConfig: TypeAlias = Annotated[
-    FilesDataConfig | HubDataConfig | ReasoningGymDataConfig | CountdownDataConfig,
+    FilesDataConfig | HubDataConfig | ReasoningGymDataConfig | CountdownDataConfig | TaskDataConfig,
     ByKind("JSONL, JSON, CSV or Parquet files; a dataset of the hub; or problems that a generator makes"),
 ]

@@ -178,6 +178,12 @@ class CountdownRewardConfig(BaseRewardConfig):
     kind: Literal["countdown"] = "countdown"
 
 
+class TaskRewardConfig(BaseRewardConfig):
+    """The checker of the task that `data.task` names judges the whole output."""
+
+    kind: Literal["task"] = "task"
+
+
 class FunctionRewardConfig(BaseRewardConfig):
     """A Python function of yours judges the whole output."""
 
@@ -199,11 +205,12 @@ RewardConfig: TypeAlias = Annotated[
     | ChoiceRewardConfig
     | ReasoningGymRewardConfig
     | CountdownRewardConfig
+    | TaskRewardConfig
     | FunctionRewardConfig
     | GenerativeRewardConfig,
     ByKind(
         "math: math-verify; numeric: numbers with units; exact: the same text; choice: multiple choice; "
-        "reasoning_gym and countdown: the scorer of these tasks; function: your own; generative: the model of "
+        "reasoning_gym, countdown and task: the scorer of these tasks; function: your own; generative: the model of "
         "reward.verifier (section 3.3 of the paper)"
     ),
 ]

@@ -163,7 +163,7 @@ class Config(StrictConfig):
             yield from error.findings
             return
         for key, data in sources.items():
-            if self.reward.kind in ("countdown", "reasoning_gym") and data.kind != self.reward.kind:
+            if self.reward.kind in ("countdown", "reasoning_gym", "task") and data.kind != self.reward.kind:
                 yield Finding(
                     "reward.kind",
                     f"{self.reward.kind} judges problems of {key}.kind={self.reward.kind} only, found "

@@ -28,6 +28,7 @@ from itertools import combinations_with_replacement, permutations
 from typing import Any, NamedTuple
 
 from ulorl.data.problem_keys import is_held_out as key_is_held_out
+from ulorl.data.task_definition import TaskDefinition
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rng import Stream, generator
@@ -51,6 +52,30 @@ class Chain(NamedTuple):
     value: int
 
 
+class Countdown(TaskDefinition):
+    """Chain countdown as a task of `ulorl tiny make` and `data.kind=task`. All its problems are enumerated."""
+
+    # A product of a value within bounds and a digit can leave the bounds: with numbers up to 99 a model can write it.
+    words = (*"+-*=,<>\n", *map(str, range(2 * LARGEST)))
+
+    def problems(self, size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[str]:
+        """Return the prompts that the function `problems` returns."""
+        return [problem.prompt for problem in problems(size, seed, held_out=held_out, **settings)]
+
+    def training_problems(self, size: int, rng: random.Random, **settings: Any) -> list[str]:
+        """Return `size` problems of the training side, drawn with replacement."""
+        pool = _prompts(_counts(settings), held_out=False)
+        return rng.choices(list(pool), list(pool.values()), k=size)
+
+    def demonstrate(self, problem: str, rng: random.Random) -> str:
+        """Return a search that ends in the answer."""
+        return search_trace(_problem(problem), rng)
+
+    def check(self, problem: str, output: str) -> bool:
+        """Return whether the last line is a correct answer."""
+        return score(_problem(problem), output) == 1.0
+
+
 def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[Problem]:
     """Return `size` distinct problems, the same for the same arguments.
 
@@ -68,12 +93,6 @@ def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -
     drawn = heapq.nsmallest(size, keys, key=keys.__getitem__)
     rng.shuffle(drawn)  # the draw has the common problems first
     return [_problem(prompt) for prompt in drawn]
-
-
-def training_stream(size: int, rng: random.Random) -> list[Problem]:
-    """Return `size` training problems drawn with replacement, for the warm-up of a model."""
-    pool = _prompts((3, 4), held_out=False)
-    return [_problem(prompt) for prompt in rng.choices(list(pool), list(pool.values()), k=size)]
 
 
 def score(problem: Problem, text: str) -> float:

@@ -16,6 +16,7 @@ from ulorl.config.data_config import (
     FilesDataConfig,
     HubDataConfig,
     ReasoningGymDataConfig,
+    TaskDataConfig,
 )
 from ulorl.data.problem_records import problem_of_record
 from ulorl.data.record_files import Record, expand_pattern, read_hub, read_records
@@ -43,6 +44,10 @@ def load_located(data: DataConfig, *, held_out: bool = False) -> tuple[list[Prob
         from ulorl.data import countdown
 
         return countdown.problems(data.size, data.seed, held_out=held_out, **data.settings), {}
+    if isinstance(data, TaskDataConfig):
+        from ulorl.data.task_lookup import task_problems
+
+        return task_problems(data.task, data.size, data.seed, data.settings, held_out=held_out), {}
     if isinstance(data, ReasoningGymDataConfig):
         from ulorl.data.reasoning_gym_problems import generate_problems
 

@@ -40,6 +40,8 @@ def make_reward(settings: RewardConfig, cache: Path | None = None) -> Reward:
             return tasks.ReasoningGymReward(settings.answer, settings.timeout)
         case kinds.CountdownRewardConfig():
             return tasks.CountdownReward()
+        case kinds.TaskRewardConfig():
+            return tasks.TaskReward()
         case kinds.FunctionRewardConfig():
             return tasks.FunctionReward(settings.function, settings.timeout)
         case kinds.GenerativeRewardConfig():

@@ -10,7 +10,6 @@ user's function runs here, because one that hangs can be stopped only with its p
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import json
 import logging
@@ -76,20 +75,9 @@ def limited() -> Iterator[None]:
 
 def user_function(path: str) -> Callable[[Any, str], Any]:
     """Return the function that `module:name` names. Raises LookupError when there is none of two arguments."""
-    module_name, _, name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except SystemExit:  # of a script, when it is imported
-        raise LookupError(f"{module_name} ends Python when it is imported") from None
-    except Exception as error:
-        raise LookupError(
-            f"cannot import {module_name} ({type(error).__name__}: {error}); "
-            "its folder must be the working folder or on PYTHONPATH"
-        ) from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise LookupError(f"{found.__name__} has no {part}")
-        found = getattr(found, part)
+    from ulorl.common.importing import imported_attribute
+
+    found = imported_attribute(path)
     if not callable(found):
         raise LookupError(f"is a {type(found).__name__}, not a function of (problem, text)")
     try:

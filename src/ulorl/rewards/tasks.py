@@ -1,5 +1,5 @@
-"""Rewards of generated tasks and of users: reasoning-gym's scorer, chain countdown, and a function that the recipe
-names."""
+"""Rewards of generated tasks and of users: reasoning-gym's scorer, chain countdown, the checker of a task definition,
+and a function that the recipe names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 from ulorl.answers.extraction import Found, locate
 from ulorl.config.reward_config import AnswerConfig
 from ulorl.data.countdown import score as countdown
+from ulorl.data.task_lookup import find_task
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.answer_reward import AnswerReward
@@ -41,15 +42,7 @@ class ReasoningGymReward(AnswerReward):
 
     def check(self, problem: Problem) -> None:
         """Check that the problem is one of reasoning-gym. Raises UserError."""
-        missing = {"task", "settings", "entry"} - problem.meta.keys()
-        if missing:
-            raise UserError(
-                f"problem {problem.id}: reward.kind=reasoning_gym needs problems of data.kind=reasoning_gym "
-                f"(its meta lacks {', '.join(sorted(missing))})",
-                code=ErrorCode.REWARD_PROBLEM,
-                key="reward.kind",
-                record=problem.id,
-            )
+        _need(problem, "reasoning_gym", "task", "settings", "entry")
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Judge one output. Raises UserError for a problem that is none of reasoning-gym."""
@@ -89,6 +82,26 @@ class CountdownReward(Reward):
         return Verdict(score, text.rpartition("\n")[2] or None, "line", reason)
 
 
+class TaskReward(Reward):
+    """1.0 when the checker of the problem's task definition accepts the output, else 0.0.
+
+    The checker runs in this process without a time limit, as the task's generator does.
+    """
+
+    def check(self, problem: Problem) -> None:
+        """Check that the problem names its task. Raises UserError."""
+        _need(problem, "task", "task")
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        """Judge one output. Raises UserError when the problem has no task, or the checker returns no bool."""
+        self.check(problem)
+        right: object = find_task(problem.meta["task"]).check(problem.prompt, text)
+        if not isinstance(right, bool):
+            message = f"task {problem.meta['task']}: check returned {right!r} for {problem.prompt!r}, expected a bool"
+            raise UserError(message, code=ErrorCode.REWARD_FUNCTION, key="reward.kind", record=problem.id)
+        return Verdict(float(right), reason=f"the task's checker {'accepts' if right else 'refuses'} it")
+
+
 class FunctionReward(Reward):
     """The user's function `module:name`, called with the problem and the text; what it returns must be 0 or 1.
 
@@ -116,6 +129,19 @@ class FunctionReward(Reward):
         fields = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "meta": dict(problem.meta)}
         score = self._sandbox.score(problem=fields, text=text)
         return Verdict(score, reason=f"your function returned {score:g}")
+
+
+def _need(problem: Problem, kind: str, *fields: str) -> None:
+    """Refuse a problem whose meta lacks fields that the generator of `data.kind` gives it."""
+    missing = set(fields) - problem.meta.keys()
+    if missing:
+        raise UserError(
+            f"problem {problem.id}: reward.kind={kind} needs problems of data.kind={kind} "
+            f"(its meta lacks {', '.join(sorted(missing))})",
+            code=ErrorCode.REWARD_PROBLEM,
+            key="reward.kind",
+            record=problem.id,
+        )
 
 
 def _bad_function(path: str, message: str) -> UserError:

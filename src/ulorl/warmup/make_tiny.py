@@ -1,49 +1,36 @@
-"""Makes the tiny reasoner from scratch: a Qwen3 model of 0.8 million parameters, warmed up on search traces.
+"""Makes a tiny model from scratch: a small Qwen3 that supervised training teaches the demonstrations of a task.
 
-The warm-up is plain supervised learning on the training problems, stopped after STEPS of the SCHEDULE's steps. So its
-arithmetic is still unreliable and its search inefficient, which leaves reinforcement learning something to improve; the
-model was not damaged on purpose.
-
-Shapes: B samples, T tokens of a sample.
+The warm-up is plain supervised learning on training problems. The shipped countdown model stopped after 400 of 700
+steps, so that its arithmetic is still unreliable and its search inefficient: that leaves reinforcement learning
+something to improve.
 """
 
 from __future__ import annotations
 
-import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from ulorl.common.progress import ProgressBars
-from ulorl.data import countdown
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
+from ulorl.data.task_lookup import find_task, task_problems
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.evaluation.avg_at_k import Evaluation, EvaluationSettings, evaluate
 from ulorl.rewards.scorer import Scorer
-from ulorl.rewards.tasks import CountdownReward
+from ulorl.rewards.tasks import TaskReward
 from ulorl.rng import Stream, generator
-from ulorl.types import Problem, Sampling
-from ulorl.warmup.countdown_tokenizer import EOS, build_tokenizer
-
-STEPS = 400  # of the shipped model
-SCHEDULE = 700  # steps of the whole warm-up, at whose end the learning rates are at their floor
-CONTEXT = 1024  # tokens
-LONGEST_OUTPUT = 512  # tokens; longer traces are left out of the warm-up
-BATCH_TOKENS = 2048  # of one step, padding included
-CHUNK = 512  # traces that are sorted by length together, so that batches contain little padding
-MUON_LR, ADAMW_LR = 6e-3, 3e-3  # matrices; embedding and norms
-RISE, FLOOR = 20, 0.1  # the rates rise over RISE steps and fall linearly to the share FLOOR
-IGNORED = -100  # label of a token that is not trained on
-
-Example = tuple[Tensor, Tensor]  # tokens and labels, [T] each
+from ulorl.types import Sampling
+from ulorl.warmup.batched_muon import BatchedMuon
+from ulorl.warmup.demonstrations import IGNORED, PROMPT_END, Example, check_demonstrations, training_batches
+from ulorl.warmup.warm_up_config import WarmUpConfig
+from ulorl.warmup.word_tokenizer import build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -52,96 +39,81 @@ class WarmUpResult:
 
     loss: float  # nats per token, mean of the last tenth of the steps
     tokens: int  # trained on
+    seconds: float  # of the training, by the clock
+    cpu_seconds: float  # of the training, of this process
     evaluation: Evaluation  # on held-out problems, one sample each at temperature 1
 
 
-def make_tiny(
-    out: Path, *, seed: int = 0, steps: int = STEPS, problems: int = 500, max_tokens: int = 384, progress: bool = True
-) -> WarmUpResult:
-    """Train the model for `steps` steps and save it in `out` as a transformers folder.
+def make_tiny(task: str, out: Path, config: WarmUpConfig, *, progress: bool = True) -> WarmUpResult:
+    """Train a model on the task that `data.task_lookup.find_task` finds, and save it in `out` as a transformers folder.
 
-    The same seed, steps and machine give the same weights. At the end `problems` held-out problems are answered with
-    at most `max_tokens` tokens. Raises UserError when `out` exists and is no empty folder, or `steps` is below 1.
+    The same settings and machine give the same weights. At the end held-out problems are answered, as `config` says.
+    Raises UserError when `out` exists and is no empty folder, and for a task that cannot be used.
     """
-    if steps < 1:
-        problem = f"--steps={steps}: at least 1"
-        raise UserError(problem, code=ErrorCode.COMMAND_LINE, key="--steps")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; name a new folder", code=ErrorCode.OUTPUT_EXISTS, file=out)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed)
-    data = training_batches(tokenizer, generator(Stream.WARM_UP, seed))
+    definition = find_task(task)
+    tokenizer = build_tokenizer(definition.words, config.context)
+    check_demonstrations(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
+    model = build_model(tokenizer, config)
+    data = training_batches(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
     with ProgressBars(shown=progress) as bars:
-        bar = bars.add("warm-up", steps)
+        bar = bars.add("warm-up", config.steps)
         losses, tokens = [], 0
-        for loss, count in warm_up(model, data, steps):
+        clock, cpu = time.perf_counter(), time.process_time()
+        for loss, count in warm_up(model, data, config):
             losses.append(loss)
             tokens += count
-            recent = losses[-max(1, steps // 10) :]
+            recent = losses[-max(1, config.steps // 10) :]
             bar.advance()
             bar.show(status=f"loss {sum(recent) / len(recent):.3f}")
+        seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-        bar = bars.add("held-out problems", problems)
-        evaluation = evaluate_held_out(model, tokenizer, problems, max_tokens, bar.advance)
-    Console(stderr=True).print(
-        f"{out}: {model.num_parameters():,} parameters, {tokens:,} tokens trained on; {problems} held-out problems "
-        f"within {max_tokens} tokens: right are {evaluation.interval}"
+        bar = bars.add("held-out problems", config.eval_problems)
+        evaluation = evaluate_held_out(task, model, tokenizer, config, bar.advance)
+    result = WarmUpResult(sum(recent) / len(recent), tokens, seconds, cpu_seconds, evaluation)
+    Console(stderr=True).print(f"{out}: {model.num_parameters():,} parameters, {_summary(result, config)}")
+    return result
+
+
+def _summary(result: WarmUpResult, config: WarmUpConfig) -> str:
+    return (
+        f"{result.tokens:,} tokens trained on in {result.seconds:.0f} s ({result.cpu_seconds:.0f} CPU seconds), loss "
+        f"{result.loss:.3f}; {config.eval_problems} held-out problems within {config.eval_tokens} tokens: right are "
+        f"{result.evaluation.interval}, mean length {result.evaluation.mean_length:.0f}, "
+        f"{result.evaluation.truncated:.1%} truncated"
     )
-    return WarmUpResult(sum(recent) / len(recent), tokens, evaluation)
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
-    """Return the untrained model; its weights depend only on `seed`."""
-    config = Qwen3Config(
+def build_model(tokenizer: PreTrainedTokenizerBase, config: WarmUpConfig) -> Qwen3ForCausalLM:
+    """Return the untrained model; its weights depend only on the seed and the sizes in `config`."""
+    model_config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=CONTEXT,
-        max_window_layers=4,
+        hidden_size=config.hidden,
+        intermediate_size=3 * config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        head_dim=config.hidden // config.heads,
+        max_position_embeddings=config.context,
+        max_window_layers=config.layers,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
+        torch.manual_seed(config.seed)
+        model = Qwen3ForCausalLM(model_config)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
     return model
 
 
-def training_batches(tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> Iterator[Example]:
-    """Yield tokens and labels, [B, T] each, without end. They are padded on the right; only outputs are trained on."""
-    while True:
-        examples = [_example(problem, tokenizer, rng) for problem in countdown.training_stream(CHUNK, rng)]
-        cut: list[list[Example]] = [[]]
-        for example in sorted((e for e in examples if e is not None), key=lambda e: len(e[0])):
-            if (len(cut[-1]) + 1) * len(example[0]) > BATCH_TOKENS:
-                cut.append([])
-            cut[-1].append(example)
-        rng.shuffle(cut)
-        for batch in cut:
-            tokens, labels = ([example[part] for example in batch] for part in (0, 1))
-            yield pad_sequence(tokens, True, tokenizer.pad_token_id), pad_sequence(labels, True, IGNORED)
-
-
-def _example(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> Example | None:
-    prompt_text = countdown.PROMPT_TEMPLATE.replace("{question}", problem.prompt)
-    prompt, output = tokenizer([prompt_text, countdown.search_trace(problem, rng) + EOS])["input_ids"]
-    if len(output) > LONGEST_OUTPUT:
-        return None
-    return torch.tensor(prompt + output), torch.tensor([IGNORED] * len(prompt) + output)
-
-
-def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], steps: int) -> Iterator[tuple[float, int]]:
-    """Train on `steps` batches; yield each step's mean loss (nats per token) and its number of trained tokens.
+def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], config: WarmUpConfig) -> Iterator[tuple[float, int]]:
+    """Train on `config.steps` batches; yield each step's mean loss (nats per token) and its number of trained tokens.
 
     Muon (Jordan 2024) trains the matrices of the layers and AdamW the rest: AdamW alone learns far less in the time.
     """
@@ -149,16 +121,12 @@ def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], steps: int) -> Ite
     layered = set(map(id, matrices))
     rest = [p for p in model.parameters() if id(p) not in layered]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=ADAMW_LR, betas=(0.9, 0.95), weight_decay=0.0),
+        BatchedMuon(matrices, lr=config.muon_lr),
+        torch.optim.AdamW(rest, lr=config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-
-    def rate(step: int) -> float:
-        return min(1.0, (step + 1) / RISE, max(FLOOR, 1 - (1 - FLOOR) * step / SCHEDULE))
-
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate) for optimizer in optimizers]
     model.train()
-    for _ in range(steps):
+    for _ in range(config.steps):
         tokens, labels = next(data)
         # Padding is on the right, which causal attention does not see: it needs no mask.
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
@@ -172,24 +140,23 @@ def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], steps: int) -> Ite
 
 
 def evaluate_held_out(
+    task: str,
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    size: int,
-    max_tokens: int,
+    config: WarmUpConfig,
     on_answer: Callable[[], None] = lambda: None,
     *,
     temperature: float = 1.0,
 ) -> Evaluation:
-    """Measure the accuracy on `size` held-out problems, one sample each, cut at `max_tokens`."""
-    problems = countdown.problems(size, seed=0, held_out=True)
-    prompts = encode_prompts(
-        problems, tokenizer, PromptFormat(countdown.PROMPT_TEMPLATE), PromptLimits(context=CONTEXT)
-    )
+    """Measure the accuracy on held-out problems, one sample each."""
+    problems = task_problems(task, config.eval_problems, seed=0, settings=config.settings, held_out=True)
+    limits = PromptLimits(context=config.context, max_tokens=config.eval_tokens)
+    prompts = encode_prompts(problems, tokenizer, PromptFormat("{question}" + PROMPT_END), limits)
     engine = TorchEngine(model, eos_ids=[tokenizer.eos_token_id], slots=128, prefill_tokens=8192)
     return evaluate(
         engine,
-        Scorer(CountdownReward(), tokenizer),
+        Scorer(TaskReward(), tokenizer),
         list(zip(problems, prompts, strict=True)),
-        EvaluationSettings(samples=1, sampling=Sampling(temperature), max_tokens=max_tokens, seed=0),
+        EvaluationSettings(samples=1, sampling=Sampling(temperature), max_tokens=config.eval_tokens, seed=0),
         on_answer=on_answer,
     )

@@ -9,16 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ulorl.warmup import countdown_tokenizer
+from refusals import refused
+from ulorl.data.countdown import Countdown
+from ulorl.error_codes import ErrorCode
+from ulorl.warmup.word_tokenizer import build_tokenizer
 
-TOKENIZER = countdown_tokenizer.build_tokenizer()
+TOKENIZER = build_tokenizer(Countdown.words)
 _PIECES = [*"+-*=,<>\n", *map(str, range(100))]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
-    countdown_tokenizer.build_tokenizer().save_pretrained(folder)
+    build_tokenizer(Countdown.words).save_pretrained(folder)
     loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return loaded
 
@@ -59,3 +62,13 @@ def test_anything_is_encoded(text: str) -> None:
 @pytest.mark.parametrize("foreign", ["100", "007", "x", " ", "é", "７"])
 def test_what_is_foreign_is_unknown(foreign: str) -> None:
     assert TOKENIZER(f"1{'+' if foreign.isdigit() else ''}{foreign}")["input_ids"][-1] == TOKENIZER.unk_token_id
+
+
+def test_a_word_is_listed_once_and_the_newline_belongs_to_all() -> None:
+    assert len(build_tokenizer(["7", "7", "x"])) == 3 + 3
+
+
+@pytest.mark.parametrize("word", ["ab", "", "1x"])
+def test_longer_words_are_refused(word: str) -> None:
+    with refused(ErrorCode.DATA_GENERATOR, key="words"):
+        build_tokenizer(["7", word])

@@ -1,0 +1,104 @@
+"""What a generated task consists of: problems, the words of their texts, demonstrations and a checker.
+
+`ulorl tiny make TASK` trains a tiny model on the demonstrations; `data.kind=task` and `reward.kind=task` train any
+model on its own outputs. A task of yours is a subclass of `DrawnTask` in a file of yours; docs/data.md has an example.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from ulorl.data.problem_keys import is_held_out
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
+from ulorl.rng import Stream, generator
+
+MOST_MISSES = 2000  # draws in a row that give no new problem: then there are too few
+
+
+class TaskDefinition(ABC):
+    """A generated task. Problems are texts without the newline that ends a prompt."""
+
+    words: Sequence[str]  # every word of the problems and outputs: numbers, and single characters that are no digits
+
+    @abstractmethod
+    def problems(self, size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[str]:
+        """Return `size` distinct problems of one side, the same for the same arguments.
+
+        Training and held-out problems never overlap. Raises UserError for an unknown or impossible setting, and when
+        there are fewer than `size` problems.
+        """
+
+    @abstractmethod
+    def training_problems(self, size: int, rng: random.Random, **settings: Any) -> list[str]:
+        """Return `size` problems of the training side, drawn with replacement, for the warm-up of a model."""
+
+    @abstractmethod
+    def demonstrate(self, problem: str, rng: random.Random) -> str:
+        """Return an output that answers the problem correctly: what supervised training imitates."""
+
+    @abstractmethod
+    def check(self, problem: str, output: str) -> bool:
+        """Return whether the output, any text without special tokens, answers the problem correctly."""
+
+
+class DrawnTask(TaskDefinition):
+    """A task whose problems are drawn one at a time. A subclass has `words`, `draw`, `demonstrate` and `check`."""
+
+    @abstractmethod
+    def draw(self, rng: random.Random, *_: Any, **settings: Any) -> str:
+        """Return a random problem. Keyword arguments are the keys of `data.settings`; ValueError refuses a value."""
+
+    def key(self, problem: str) -> str:
+        """Return a text that is equal for problems that a model should not see on both sides. Default: the problem."""
+        return problem
+
+    def problems(self, size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[str]:
+        """Return `size` distinct problems of one side, in the order in which they are drawn."""
+        rng = generator(Stream.TASK, seed)
+        found: dict[str, None] = {}
+        misses = 0
+        for problem in self._drawn(rng, held_out, settings):
+            misses = misses + 1 if problem in found else 0
+            found[problem] = None
+            if len(found) >= size:
+                break
+            if misses == MOST_MISSES:
+                text = f"size={size}: {MOST_MISSES} draws in a row gave no new problem, after {len(found)} of this side"
+                raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.size")
+        return list(found)
+
+    def training_problems(self, size: int, rng: random.Random, **settings: Any) -> list[str]:
+        """Return `size` problems of the training side, drawn with replacement."""
+        return list(islice(self._drawn(rng, False, settings), size))
+
+    def _drawn(self, rng: random.Random, held_out: bool, settings: Mapping[str, Any]) -> Iterator[str]:
+        """Yield problems of one side without end."""
+        _check_names(self, settings)
+        misses = 0
+        while misses < MOST_MISSES:
+            try:
+                problem = self.draw(rng, **settings)
+            except ValueError as error:
+                text = f"{type(self).__name__} refuses its settings: {error}"
+                raise UserError(text, code=ErrorCode.DATA_GENERATOR, key="data.settings") from error
+            misses += 1
+            if is_held_out(self.key(problem)) == held_out:
+                misses = 0
+                yield problem
+        side = "held-out" if held_out else "training"
+        text = f"{type(self).__name__}: {MOST_MISSES} draws in a row gave no {side} problem; widen data.settings"
+        raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.settings")
+
+
+def _check_names(task: DrawnTask, settings: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(task.draw).parameters)[1:]
+    for name in settings:
+        if name not in known:
+            text = f"{type(task).__name__}: unknown setting {name}; it has {', '.join(known) or 'none'}"
+            raise UserError(text, code=ErrorCode.DATA_GENERATOR, key=f"data.settings.{name}")

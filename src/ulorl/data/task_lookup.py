@@ -1,0 +1,96 @@
+"""Finds a task by its name: one of the package, or a class of the user's in a module or a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ulorl.common.importing import imported_attribute
+from ulorl.data.task_definition import TaskDefinition
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
+from ulorl.types import Problem
+
+BUILT_IN = {
+    "countdown": "ulorl.data.countdown:Countdown",
+    "sorting": "ulorl.data.sorting:Sorting",
+    "maze": "ulorl.data.maze:Maze",
+}
+
+
+@lru_cache
+def find_task(name: str) -> TaskDefinition:
+    """Return the task that `name` names: one of BUILT_IN, `module:Class`, `file.py:Class`, or `file.py` with one task.
+
+    Raises UserError when there is none.
+    """
+    try:
+        found = _found(name)
+        task = found() if isinstance(found, type) and issubclass(found, TaskDefinition) else found
+    except LookupError as error:
+        raise _refusal(name, str(error)) from None
+    except TypeError as error:  # an abstract class
+        raise _refusal(name, str(error)) from error
+    if not isinstance(task, TaskDefinition):
+        raise _refusal(
+            name, f"is a {type(task).__name__}, not a class derived from ulorl.data.task_definition.DrawnTask"
+        )
+    return task
+
+
+def task_problems(
+    name: str, size: int, seed: int, settings: dict[str, Any], *, held_out: bool = False
+) -> list[Problem]:
+    """Return `size` distinct problems of a task, from which `reward.kind=task` finds the task again.
+
+    Raises UserError for an unknown task or setting, and when there are fewer problems.
+    """
+    texts = find_task(name).problems(size, seed, held_out=held_out, **settings)
+    return [Problem(id=f"{name}-{text}", prompt=text, meta={"task": name}) for text in texts]
+
+
+def _found(name: str) -> Any:
+    if name in BUILT_IN:
+        return imported_attribute(BUILT_IN[name])
+    place, _, attribute = name.partition(":")
+    if place.endswith(".py"):
+        members = _members(Path(place))
+        if attribute in members:
+            return members[attribute]
+        tasks = [value for key, value in members.items() if _is_task(value, Path(place).stem)]
+        if attribute or len(tasks) != 1:
+            raise LookupError(f"it has {len(tasks)} tasks; name one of them as {place}:Class")
+        return tasks[0]
+    if not (place and attribute):
+        raise LookupError(f"expected {', '.join(BUILT_IN)}, module:Class, or a Python file")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # an installed command does not look into the folder it is started in
+    return imported_attribute(name)
+
+
+def _members(path: Path) -> dict[str, Any]:
+    """The names that a Python file defines or imports."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise LookupError("no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except FileNotFoundError:
+        raise LookupError("no such file") from None
+    except (Exception, SystemExit) as error:
+        raise LookupError(f"cannot be imported ({type(error).__name__}: {error})") from error
+    return vars(module)
+
+
+def _is_task(value: Any, module: str) -> bool:
+    """Whether a class is a task that the file defines itself, not one that it imports."""
+    return isinstance(value, type) and issubclass(value, TaskDefinition) and value.__module__ == module
+
+
+def _refusal(name: str, why: str) -> UserError:
+    return UserError(f"task {name!r}: {why}", code=ErrorCode.DATA_GENERATOR, key="data.task")
