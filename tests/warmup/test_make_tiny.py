@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_weights(made: tuple[WarmUpResult, Path], t
 
 @pytest.mark.slow
 def test_countdown_is_demonstrated_as_it_was_to_the_shipped_model() -> None:
-    """The digest of the first 100 batches is that of the commit that made the shipped model (1bf752d)."""
+    """The digest of the first 100 batches was recorded at commit 1bf752d, where countdown was the only task."""
     task = find_task("countdown")
     data = training_batches(task, build_tokenizer(task.words), WarmUpConfig(), random.Random(0))
     digest = hashlib.sha256()
@@ -111,7 +111,7 @@ def test_prompts_and_padding_are_not_trained_on(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_users_task_is_learnt_and_then_trained_by_its_checker(tmp_path: Path) -> None:
-    """Copying eight letters: supervised training learns most of it, and a run with data and reward of the task starts."""
+    """Copying eight letters is learnt in part, and a run with the data and the reward of the task starts."""
     (tmp_path / "echo.py").write_text(USERS)
     settings = ["steps=60", "hidden=64", "layers=2", "eval_problems=40", "eval_tokens=12", "settings.length=8"]
     config = load_class(WarmUpConfig, [], settings)
