@@ -135,6 +135,8 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    pass\n"
         "def lonely(text):\n"
         "    return 1\n"
+        "def at_least(problem, text, length=1, count=()):\n"
+        "    return len(text) >= length and all(part in text for part in count)\n"
         "table = {}\n",
         encoding="utf-8",
     )
@@ -163,6 +165,16 @@ def test_a_function_that_cannot_be_used_is_refused(path: str) -> None:
     with refused(ErrorCode.REWARD_FUNCTION, key="reward.function") as caught:
         make_reward(FunctionRewardConfig(function=path))
     assert path in str(caught.value)
+
+
+def test_keyword_arguments_of_the_recipe(functions: str) -> None:
+    path = f"{functions}:at_least"
+    reward = make_reward(FunctionRewardConfig(function=path, arguments={"length": 3, "count": ["a", "b"]}))
+    assert [reward(Problem("p", "?", "7"), text).reward for text in ("ab", "abc", "b---")] == [0.0, 1.0, 0.0]
+    assert make_reward(FunctionRewardConfig(function=path))(Problem("p", "?", "7"), "x").reward == 1.0
+    with refused(ErrorCode.REWARD_FUNCTION, key="reward.function") as caught:
+        make_reward(FunctionRewardConfig(function=path, arguments={"lenght": 3}))
+    assert "unexpected keyword argument 'lenght'" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["half", "nothing"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from ulorl.config.client_config import EndpointClientConfig, EngineClientConfig
 from ulorl.config.fields import MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, StrictConfig
@@ -189,6 +189,9 @@ class FunctionRewardConfig(BaseRewardConfig):
 
     kind: Literal["function"] = "function"
     function: str = Field(min_length=1, description="module:name of a function f(problem, text) that returns 0 or 1")
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, description="keyword arguments that the function is called with as well"
+    )
 
 
 class GenerativeRewardConfig(AnswerRewardConfig):

@@ -43,7 +43,7 @@ def make_reward(settings: RewardConfig, cache: Path | None = None) -> Reward:
         case kinds.TaskRewardConfig():
             return tasks.TaskReward()
         case kinds.FunctionRewardConfig():
-            return tasks.FunctionReward(settings.function, settings.timeout)
+            return tasks.FunctionReward(settings.function, settings.timeout, settings.arguments)
         case kinds.GenerativeRewardConfig():
             return _generative(settings, cache)
 

@@ -32,9 +32,17 @@ class Sandbox:
     ends with this one, because its input ends.
     """
 
-    def __init__(self, kind: Kind | Literal["function"], seconds: float = SECONDS, function: str = "") -> None:
-        """seconds: that a request may take by the clock. function: `module:name`, for kind "function"."""
+    def __init__(
+        self,
+        kind: Kind | Literal["function"],
+        seconds: float = SECONDS,
+        function: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """seconds: that a request may take by the clock. function, arguments: `module:name` and its keyword arguments,
+        for kind "function"."""
         self._kind, self._seconds, self._function = kind, seconds, function
+        self._arguments = json.dumps(dict(arguments or {}))
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
@@ -89,7 +97,8 @@ class Sandbox:
             self._close()  # it ended between two requests: the cause was no answer
         if self._process is None:
             # -P: our folder hides no module
-            command = [sys.executable, "-P", str(Path(sandbox_worker.__file__)), self._kind, self._function]
+            script = str(Path(sandbox_worker.__file__))
+            command = [sys.executable, "-P", script, self._kind, self._function, self._arguments]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
             try:
                 with suppress(BrokenPipeError):

@@ -18,9 +18,9 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 CPU_SECONDS = 4  # of a request, in this process's own time: a loaded machine judges as an idle one does
@@ -73,21 +73,22 @@ def limited() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def user_function(path: str) -> Callable[[Any, str], Any]:
-    """Return the function that `module:name` names. Raises LookupError when there is none of two arguments."""
+def user_function(path: str, arguments: Mapping[str, Any]) -> Callable[[Any, str], Any]:
+    """Return the function that `module:name` names, with these keyword arguments bound to it. Raises LookupError when
+    there is none that takes them and two arguments."""
     from ulorl.common.importing import imported_attribute
 
     found = imported_attribute(path)
     if not callable(found):
         raise LookupError(f"is a {type(found).__name__}, not a function of (problem, text)")
     try:
-        inspect.signature(found).bind(None, "")
-    except TypeError:
-        raise LookupError("must take two arguments, (problem, text)") from None
+        inspect.signature(found).bind(None, "", **arguments)
+    except TypeError as error:
+        names = ", ".join(["problem", "text", *arguments])
+        raise LookupError(f"must take the arguments ({names}), the last ones from reward.arguments: {error}") from None
     except ValueError:
         pass  # a builtin without a signature
-    function: Callable[[Any, str], Any] = found
-    return function
+    return partial(found, **arguments)
 
 
 def function_answer(function: Callable[[Any, str], Any], problem: Any, text: str) -> dict[str, Any]:
@@ -116,12 +117,12 @@ def limited_answer(score: Callable[..., float | str], request: dict[str, str]) -
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def answerer(kind: str, function: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def answerer(kind: str, function: str, arguments: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return the function that answers requests. Imports and compiles here, outside the first request's time limit."""
     if kind == "function":
         from ulorl.types import Problem
 
-        found = user_function(function)
+        found = user_function(function, json.loads(arguments))
         return lambda request: function_answer(found, Problem(**request["problem"]), request["text"])
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from ulorl.answers.extraction import Found, locate
 from ulorl.config.reward_config import AnswerConfig
@@ -103,13 +105,15 @@ class TaskReward(Reward):
 
 
 class FunctionReward(Reward):
-    """The user's function `module:name`, called with the problem and the text; what it returns must be 0 or 1.
+    """The user's function `module:name`, called with the problem, the text and the keyword arguments of the recipe;
+    what it returns must be 0 or 1.
 
     The function runs in a process of its own, with this one's import path and working folder.
     """
 
-    def __init__(self, path: str, timeout: float = SECONDS) -> None:
-        """Start the process. Raises UserError when the module or the function does not exist."""
+    def __init__(self, path: str, timeout: float = SECONDS, arguments: Mapping[str, Any] | None = None) -> None:
+        """Start the process. arguments: keyword arguments, JSON only. Raises UserError when the module or the function
+        does not exist, or does not take the arguments."""
         module, colon, name = path.partition(":")
         if not (colon and module and name):
             raise _bad_function(path, "expected module:name, for example my_rewards:exact")
@@ -117,7 +121,7 @@ class FunctionReward(Reward):
             raise _bad_function(path, "runs in another process; put it into a module of its own")
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)  # an installed command does not look into the folder it is started in
-        self._sandbox = Sandbox("function", timeout, path)
+        self._sandbox = Sandbox("function", timeout, path, arguments)
         try:
             self._sandbox.start()
         except RewardError as error:
