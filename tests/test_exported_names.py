@@ -9,9 +9,11 @@ import pytest
 EXPORTED = {
     "ulorl": ["Config", "Result", "UserError", "build", "load", "resume", "train"],
     "ulorl.objective": [
-        "LossSums", "Mismatch", "clipped_objective_sum", "engine_weights", "group_advantages", "is_informative",
-        "logprob_mismatch", "masked_tokens", "mpt_tokens", "old_logprobs", "ratios", "sample_mean",
-        "soft_overlong_penalty",
+        "LossSums", "Mismatch", "adapted_coefficient", "cispo_objective_sum", "clip_cov_tokens",
+        "clipped_objective_sum", "covariances", "engine_kept", "engine_weights", "entropy_bonus", "group_advantages",
+        "gspo_objective_sum", "is_informative", "kl_cov_penalty_sum", "kl_cov_tokens", "logprob_mismatch",
+        "masked_tokens", "mpt_tokens", "old_logprobs", "ratios", "sample_mean", "smallest_prefix_ratio",
+        "soft_overlong_penalty", "top_entropy_tokens",
     ],
     "ulorl.rollout": [
         "ExperiencePool", "OpenGroup", "OversubscribeSchedule", "RefillSchedule", "Schedule", "Scheduler",

@@ -7,7 +7,7 @@ schedules than the paper's, a segment also ends (unfinished) with the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,8 +53,12 @@ def ulorl_step(
     learner: Trainer,
     problems: Iterable[Prompted],
     cancel: CancelToken = NEVER,
+    record: Callable[[Sequence[Sample], CancelToken], Iterable[Sample]] | None = None,
 ) -> Step:
     """Make one step of Algorithm 1. problems: with their encoded prompts; the schedule decides how many enter.
+
+    record: returns the samples with what the update must know of their new tokens under the weights that drew them
+    (`learner.behaviour.record_behaviour`); None: nothing.
 
     Raises Cancelled as long as the weights have not changed; the pools then hold a half-finished step.
     """
@@ -73,6 +77,8 @@ def ulorl_step(
         finished.append(scored)
         scheduler.experience.add(scored)
     engine.sleep()
+    if record:
+        scheduler.replace(record(segments, cancel))
     groups = scheduler.release()  # groups whose samples are all finished
     update = learner.update(groups, cancel)  # on the experience that is ready                                      11
     if update.steps:

@@ -88,19 +88,29 @@ class Request:
 
 @_value
 class Segment:
-    """The result of one request: the new tokens, each with its log-prob and the version that generated it."""
+    """The result of one request: the new tokens, each with its log-prob and the version that generated it.
+
+    `learner_logprobs` are the learner's log-probs of the tokens under that version, which only the decoupled objective
+    needs; None: not recorded.
+    """
 
     sample_id: int
     tokens: Tokens
     logprobs: LogProbs
     versions: Versions
     finish: Finish
+    learner_logprobs: LogProbs | None = None
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.logprobs) == len(self.versions):
             raise ValueError(
                 f"segment of sample {self.sample_id}: {len(self.tokens)} tokens, {len(self.logprobs)} log-probs, "
                 f"{len(self.versions)} versions; the three must have one length"
+            )
+        if self.learner_logprobs is not None and len(self.learner_logprobs) != len(self.tokens):
+            raise ValueError(
+                f"segment of sample {self.sample_id}: {len(self.tokens)} tokens, but {len(self.learner_logprobs)} "
+                "log-probs of the learner"
             )
 
     def __len__(self) -> int:
@@ -139,6 +149,19 @@ class Sample:
     def versions(self) -> Versions:
         """Return the version that generated each output token, [T]."""
         return _joined([s.versions for s in self.segments], np.int32)
+
+    @property
+    def learner_logprobs(self) -> LogProbs | None:
+        """Return the learner's log-prob of each output token under the version that generated it, [T]; None when a
+        segment lacks them."""
+        recorded = [s.learner_logprobs for s in self.segments if s.learner_logprobs is not None]
+        return _joined(recorded, np.float32) if len(recorded) == len(self.segments) else None
+
+    def with_learner_logprobs(self, logprobs: LogProbs) -> Sample:
+        """Return the sample with the learner's log-probs of its latest segment."""
+        *before, last = self.segments
+        last = Segment(last.sample_id, last.tokens, last.logprobs, last.versions, last.finish, logprobs)
+        return Sample(self.id, self.group_id, self.prompt, (*before, last), self.status)
 
     @property
     def version_count(self) -> int:

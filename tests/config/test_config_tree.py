@@ -323,6 +323,16 @@ def test_gpu_recipes_keep_the_papers_values(name: str, gpus: int, heads: int) ->
         ("engine.kind=vllm rollout.temperature=0.85 rollout.top_p=0.9", CONFLICT, "engine.kind"),
         ("engine.kind=vllm rollout.temperature=0.85 rollout.top_k=9", CONFLICT, "engine.kind"),
         ("objective.tis_cap=2 objective.importance=sais", CONFLICT, "objective.tis_cap"),
+        ("objective.engine_mask.level=token objective.importance=sais", CONFLICT, "objective.engine_mask.level"),
+        ("objective.engine_mask.low=6", CONFLICT, "objective.engine_mask.low"),
+        ("objective.min_prefix=true", CONFLICT, "objective.min_prefix"),
+        ("objective.importance=decoupled rollout.overlap=true", CONFLICT, "rollout.overlap"),
+        ("objective.min_prefix=true objective.importance=sais objective.loss=gspo", CONFLICT, "objective.min_prefix"),
+        ("objective.entropy.kind=kl_cov", CONFLICT, "objective.entropy.kind"),
+        ("objective.entropy.kind=clip_cov objective.entropy.low=5", CONFLICT, "objective.entropy.low"),
+        ("objective.entropy.kind=bonus objective.entropy.step=0", CONFLICT, "objective.entropy.step"),
+        ("objective.entropy.kind=bonus objective.entropy.coefficient=2", CONFLICT, "objective.entropy.coefficient"),
+        ("objective.entropy.kind=clip_cov objective.entropy.target=1", UNKNOWN, "objective.entropy.target"),
         ("engine.kind=vllm engine.vllm.tensor_paralel=2", UNKNOWN, "engine.vllm.tensor_paralel"),
         ("optim.autocast=bfloat16 model.dtype=bfloat16", CONFLICT, "optim.autocast"),
         ("optim.layout=packed optim.microbatch_tokens=20000", CONFLICT, "optim.layout"),
@@ -331,6 +341,22 @@ def test_gpu_recipes_keep_the_papers_values(name: str, gpus: int, heads: int) ->
 def test_impossible_engine_and_learner_settings_are_refused(overrides: str, code: ErrorCode, key: str) -> None:
     with refused(code, key=key):
         load([ROOT / "recipes" / "quickstart.toml"], overrides.split())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "objective.loss=cispo objective.clip_low=1.0",
+        "objective.loss=gspo objective.tis_cap=2 objective.engine_mask.level=sequence_mean",
+        "objective.importance=sais objective.min_prefix=true objective.entropy.kind=kl_cov",
+        "objective.entropy.kind=kl_cov optim.minibatches=2 objective.mpt.mask=off",
+        "objective.entropy.kind=bonus objective.loss=gspo",
+        "objective.importance=decoupled objective.tis_cap=2 objective.min_prefix=true",
+        "objective.entropy.kind=top_entropy objective.importance=sais",
+    ],
+)
+def test_entries_of_the_objective_menu_that_compose(overrides: str) -> None:
+    load([ROOT / "recipes" / "quickstart.toml"], overrides.split())
 
 
 def test_all_impossible_combinations_are_reported_at_once() -> None:

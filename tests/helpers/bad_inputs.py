@@ -252,6 +252,8 @@ COMBINATIONS = [  # on quickstart: overrides, and what must be said
         "rollout.schedule.batch_tokens: goes with rollout.schedule.kind=oversubscribe or refill only",
     ),
     ("objective.importance=sais objective.tis_cap=2.0", "objective.tis_cap"),
+    ("objective.entropy.kind=kl_cov", "objective.entropy.kind: kl_cov has no effect with objective.importance=pois"),
+    ("objective.min_prefix=true", "objective.min_prefix: goes with objective.importance=sais, tois or decoupled"),
     ("engine.kind=vllm rollout.temperature=0.5 rollout.top_k=5", "engine.kind: vllm with rollout.temperature=0.5"),
     ("engine.kind=vllm rollout.temperature=2.0 rollout.top_p=0.9", "rollout.top_p=1"),
     ("model.dtype=bfloat16 optim.autocast=bfloat16", "optim.autocast: bfloat16"),

@@ -20,6 +20,7 @@ from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.learner.experience import prepare
 from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
 from ulorl.learner.update_result import UpdateSums
+from ulorl.learner.update_start import UpdateStart
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status
 
 V = 31
@@ -95,5 +96,5 @@ def gradient(of: PolicyLearner) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of GROUPS as one mini-batch, and its gradient before clipping."""
     experience, _ = prepare(GROUPS, of.spec.objective, of.spec.max_tokens)
     sums = UpdateSums()
-    assert isinstance(of._gradient(experience, None, sums), float)
+    assert isinstance(of._gradient(experience, UpdateStart(), sums), float)
     return sums.loss, {name: p.grad.clone() for name, p in of.model.named_parameters()}

@@ -14,10 +14,12 @@ import torch
 
 from tiny_learner import GROUPS, MODELS, gradient, group, learner, sample, weights
 from ulorl.config.training_config import ObjectiveConfig
+from ulorl.learner.age_names import AGES
 from ulorl.learner.experience import minibatches, prepare
 from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.policy_learner import PolicyLearner
-from ulorl.learner.update_result import AGES, Skipped, UpdateSums
+from ulorl.learner.update_result import Skipped, UpdateSums
+from ulorl.learner.update_start import UpdateStart
 from ulorl.models.head import Head
 from ulorl.types import Group, Problem, Scored, Status
 
@@ -68,7 +70,7 @@ def test_pois_with_several_gradient_updates_starts_at_one_and_moves() -> None:
 
     alone = learner({"minibatches": 1}, {"importance": "pois", "mpt": {"mask": "off"}})
     start, _ = alone.score(parts[1])
-    alone._gradient(parts[0], None, UpdateSums())
+    alone._gradient(parts[0], UpdateStart(), UpdateSums())
     alone.optimizer.step()
     moved, _ = alone.score(parts[1])
     ratios = np.concatenate([np.exp(m - s) for m, s in zip(moved, start, strict=True)])

@@ -23,10 +23,12 @@ from ulorl.learner.make_learner import make_learner, make_rank_learner
 from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.learner.ranks import MeshRanks
 from ulorl.learner.update_result import UpdateSums
+from ulorl.learner.update_start import UpdateStart
 
 pytestmark = pytest.mark.slow
 
 BATCH_GATE = {"mpt": {"tau": 0.02, "sigma": 3.0, "gate": "batch"}}
+BONUS = {"kind": "bonus", "coefficient": 0.1, "target": 9.0}
 TWO = [
     Case(2, 1), Case(1, 2), Case(2, 1, "untied", {"recompute": True}), Case(1, 2, "untied", {"layout": "packed"}),
     Case(2, 1, "moe", {"minibatches": 2}), Case(1, 2, "moe", {"recompute": True}, BATCH_GATE),
@@ -34,6 +36,9 @@ TWO = [
     Case(1, 2, "tied", {"minibatches": 2, "recompute": True}, groups="many"),
     Case(2, 1, groups="one sample each", objective={"dynamic_sampling": False, "importance": "sais", "tis_cap": 1.5}),
     Case(2, 1, groups="none"), Case(1, 2, "tied", {"minibatches": 3}, {**BATCH_GATE, "tis_cap": 2.0}, "many"),
+    Case(2, 1, "tied", {"minibatches": 2}, {"loss": "gspo", "entropy": BONUS}, "many"),
+    Case(1, 2, "untied", {}, {"loss": "cispo", "entropy": BONUS}),
+    Case(2, 1, "untied", {"minibatches": 2}, {"entropy": {"kind": "clip_cov", "share": 0.2, "low": 0.0}}, "many"),
 ]  # fmt: skip
 FOUR = [
     Case(2, 2, "tied", {"minibatches": 2}, groups="many"), Case(1, 4, "untied", {"layout": "packed"}),
@@ -180,7 +185,7 @@ def disturbed(case: Case, folder: Path) -> str:
     expected = one_process(case, folder).update(groups).means["train/loss"]
     if abs(learner.update(groups).means["train/loss"] - expected) > 1e-5:
         problems.append("the next update is another one")
-    norm = learner._gradient(prepare(groups, learner.spec.objective, 16)[0], None, UpdateSums())
+    norm = learner._gradient(prepare(groups, learner.spec.objective, 16)[0], UpdateStart(), UpdateSums())
     squares = sum(float(p.grad.full_tensor().square().sum()) for p in learner.model.parameters())
     if not isinstance(norm, float) or norm < 0.02 or abs(squares**0.5 / 0.01 - 1) > 1e-4:
         problems.append(f"the gradient of norm {norm} was clipped to {squares**0.5}")

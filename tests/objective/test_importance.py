@@ -46,5 +46,5 @@ def test_all_kinds_agree_when_the_recorded_are_the_current() -> None:
 
 
 def test_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="tois, sais or pois, found 'gspo'"):
+    with pytest.raises(ValueError, match="tois, sais, pois or decoupled, found 'gspo'"):
         old_logprobs("gspo", RECORDED, None, NOW)  # type: ignore[arg-type]

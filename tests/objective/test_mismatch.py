@@ -17,7 +17,7 @@ from ulorl.engines.thread_worker import ThreadWorker
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.policy_learner import LearnerSpec, PolicyLearner, one_device_learner
-from ulorl.objective.importance import engine_weights
+from ulorl.objective.corrections import engine_weights
 from ulorl.objective.mismatch import Mismatch, logprob_mismatch
 from ulorl.training.weight_check import SEGMENT_TOKENS, WeightCheck
 from ulorl.types import Finish, Group, Problem, Request, Sample, Sampling, Scored, Segment, Tokens

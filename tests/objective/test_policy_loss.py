@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ulorl.objective.importance import old_logprobs
-from ulorl.objective.policy_loss import LossSums, clipped_objective_sum
+from ulorl.objective.policy_loss import (
+    LossSums,
+    cispo_objective_sum,
+    clipped_objective_sum,
+    gspo_objective_sum,
+)
 
 # ratio   1.5   1.1   0.5   1.5   0.5   1.0   1.5
 # A       2     2     2    -1    -1     0     2
@@ -160,3 +165,73 @@ def test_tois_sais_and_pois_agree_when_the_recorded_are_the_current() -> None:
         loss.backward()
         gradients.append((loss.item(), sums.clipped.item(), now.grad.tolist()))
     assert gradients[0] == gradients[1] == gradients[2]
+
+
+def test_cispo_by_hand() -> None:
+    # ratio   1.5   1.1   0.5   1.5   0.5   1.0   masked, bounds .8 and 1.2: weights 1.2 1.1 .8 1.2 .8 1
+    # gradient of the loss by log p: -weight * A = -2.4 -2.2 -1.6 1.2 .8 0, also where PPO's is cut to 0
+    logprobs = torch.tensor(RATIOS).log().requires_grad_()
+    loss, sums = cispo_objective_sum(logprobs, torch.zeros(7), ADVANTAGES, KEPT, clip_low=0.2, clip_high=0.2)
+    loss.backward()
+    torch.testing.assert_close(logprobs.grad, torch.tensor([-2.4, -2.2, -1.6, 1.2, 0.8, 0.0, 0.0]))
+    assert loss.item() == pytest.approx(
+        -2.4 * math.log(1.5) - 2.2 * math.log(1.1) - 1.6 * math.log(0.5) + 1.2 * math.log(1.5) + 0.8 * math.log(0.5)
+    )
+    assert (sums.clipped.item(), sums.tokens.item()) == (4, 6)
+    assert sums.ratio.item() == pytest.approx(6.1, rel=1e-6)
+
+
+def test_cispo_without_a_lower_bound() -> None:
+    """clip_low=1, as in MiniMax-M1: the third token keeps its ratio .5."""
+    logprobs = torch.tensor(RATIOS).log().requires_grad_()
+    cispo_objective_sum(logprobs, torch.zeros(7), ADVANTAGES, KEPT, clip_low=1.0, clip_high=0.2)[0].backward()
+    torch.testing.assert_close(logprobs.grad, torch.tensor([-2.4, -2.2, -1.0, 1.2, 0.5, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 1e30, -1e30])
+def test_cispo_ignores_what_left_out_tokens_hold(bad: float) -> None:
+    logprobs = torch.tensor([-1.0, bad], requires_grad=True)
+    kept = torch.tensor([True, False])
+    loss, _ = cispo_objective_sum(logprobs, torch.full((2,), -1.0), torch.ones(2), kept, clip_low=0.2, clip_high=0.2)
+    loss.backward()
+    assert loss.item() == 1.0
+    assert logprobs.grad.tolist() == [-1.0, 0.0]
+
+
+# Two samples. The first has ratios 2 and 8, geometric mean s = 4, A = 1; the second ratios .5, .5, .5, s = .5, A = -2.
+SEQUENCE_RATIOS, SEQUENCE_OF = [2.0, 8.0, 0.5, 0.5, 0.5], torch.tensor([0, 0, 1, 1, 1])
+SEQUENCE_ADVANTAGES = torch.tensor([1.0, 1.0, -2.0, -2.0, -2.0])
+
+
+def gspo(kept: list[bool], low: float, high: float) -> tuple[Tensor, LossSums, list[float]]:
+    logprobs = torch.tensor(SEQUENCE_RATIOS).log().requires_grad_()
+    loss, sums = gspo_objective_sum(
+        logprobs, torch.zeros(5), SEQUENCE_ADVANTAGES, torch.tensor(kept), SEQUENCE_OF, 2, clip_low=low, clip_high=high
+    )
+    loss.backward()
+    return loss, sums, logprobs.grad.tolist()
+
+
+def test_gspo_by_hand() -> None:
+    """-(4 * 1 + .5 * -2) = -3. The gradient by the log-prob of a token is -s A / |o|: -4 / 2 and .5 * 2 / 3."""
+    loss, sums, gradient = gspo([True] * 5, 0.9, 9.0)
+    assert loss.item() == pytest.approx(-3.0, rel=1e-6)
+    assert gradient == pytest.approx([-2.0, -2.0, 1 / 3, 1 / 3, 1 / 3], rel=1e-6)
+    assert sums.ratio.item() == pytest.approx(4 + 4 + 0.5 * 3, rel=1e-6)
+    assert sums.clipped.item() == 0
+
+
+def test_gspo_clips_whole_samples() -> None:
+    """min(4, 1.2) * 1 + max(.5, .8) * -2 = -.4: both are clipped, and nothing has a gradient."""
+    loss, sums, gradient = gspo([True] * 5, 0.2, 0.2)
+    assert loss.item() == pytest.approx(-(1.2 - 1.6), rel=1e-6)
+    assert gradient == [0.0] * 5
+    assert sums.clipped.item() == 5
+
+
+def test_gspo_counts_left_out_tokens_in_ratio_and_length() -> None:
+    """Without the second token the first sample's term is half of 4, and its gradient is the first token's."""
+    loss, sums, gradient = gspo([True, False, True, True, True], 0.9, 9.0)
+    assert loss.item() == pytest.approx(-(2.0 - 1.0), rel=1e-6)
+    assert gradient == pytest.approx([-2.0, 0.0, 1 / 3, 1 / 3, 1 / 3], rel=1e-6)
+    assert sums.tokens.item() == 4

@@ -76,6 +76,22 @@ def test_what_is_dumped_is_read_again(unfinished: list[list[int]], finished: lis
             read(meta, {**arrays, "tokens": np.append(arrays["tokens"], np.int32(7))}, 2)
 
 
+def test_the_learners_log_probs_are_dumped_where_all_segments_have_them() -> None:
+    samples = [make_sample(id, [2, 3], Status.UNFINISHED) for id in (1, 3)]
+    recorded = []
+    for one in samples:
+        segments = [Sample(one.id, 0, one.prompt, (s,)).with_learner_logprobs(s.logprobs - 1) for s in one.segments]
+        recorded.append(Sample(one.id, one.group_id, one.prompt, tuple(s.segments[0] for s in segments), one.status))
+    meta, arrays = dump(Pools(UnfinishedPool(recorded), ExperiencePool(2)))
+    for found, expected in zip(read(meta, arrays, 2).unfinished, samples, strict=True):
+        assert found.learner_logprobs is not None
+        assert found.learner_logprobs.tolist() == (expected.logprobs - 1).tolist()
+    for mixed in (samples, [recorded[0], samples[1]]):
+        meta, arrays = dump(Pools(UnfinishedPool(mixed), ExperiencePool(2)))
+        assert "learner_logprobs" not in arrays
+        assert [s.learner_logprobs for s in read(meta, arrays, 2).unfinished] == [None, None]
+
+
 def test_a_copy_does_not_change() -> None:
     pools = make_pools([[2]], [[3], [1, 1]], released=1)
     copy = pools.copy()

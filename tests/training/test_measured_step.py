@@ -106,6 +106,8 @@ def test_the_metrics_of_a_schedule() -> None:
         "engine/occupancy": (6 / 8, 2 / 8), "rollout/groups_open": (1, 0), "rollout/groups_waiting": (0, 0),
         "train/batch_growth": (0.5, 0.5), "train/length_mean": (1, 3), "train/versions_mean": (1, 1.5),
         "train/versions_max": (1, 2), "train/length_bias": (1 / 1.5, (2 * KEPT + 6) / (2 * KEPT + 2) / 2),
+        # -log p is (1 + version) / (2 + index): 1/2, 1/2, 1/2 + 1/3; the carried sample 1/2 + 1/3 + 2/4 + 2/5
+        "entropy/finished": ((3 / 2 + 1 / 3) / 4, (1 / 2 + 1 / 3 + 2 / 4 + 2 / 5) / 4),
     }  # fmt: skip
     assert {name: (first[name], second[name]) for name in expected} == {
         k: pytest.approx(v) for k, v in expected.items()

@@ -52,6 +52,27 @@ def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_pat
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+def test_a_decoupled_run_with_an_entropy_bonus_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """Its pools hold the learner's log-probs, and its checkpoints the coefficient. Engine and learner agree here to
+    1e-4, so the truncated weights are 1, and ratios differ from 1 by staleness alone."""
+    settings = [
+        "objective.importance=decoupled", "objective.tis_cap=2", "objective.entropy.kind=bonus",
+        "objective.entropy.target=0.5", "objective.entropy.step=0.01",
+    ]  # fmt: skip
+    straight = ulorl.train(config(tmp_path / "straight", *settings))
+    trained = [m for m in straight.metrics if m.get("train/updates")]
+    assert [m["importance/tis_mean"] for m in trained] == pytest.approx([1.0] * len(trained), abs=1e-3)
+    assert any(m["rollout/staleness_mean"] for m in trained)
+    assert any(m["entropy/bonus"] for m in trained)
+    ulorl.train(config(tmp_path / "cut", "steps=2", *settings))
+    assert lines(ulorl.resume(tmp_path / "cut", ["steps=4"]).dir) == lines(straight.dir)
+    for name in ("model/model.safetensors", "optimizer.safetensors", "pools.safetensors"):
+        ours, theirs = (load_file(checkpoint.latest(tmp_path / run) / name) for run in ("cut", "straight"))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert "entropy_coefficient" in load_file(checkpoint.latest(tmp_path / "cut") / "optimizer.safetensors")
+
+
 def test_the_schedule_may_change_on_resume(tmp_path: Path) -> None:
     """From many samples to fewer places than samples are carried, and to segments: none is lost."""
     few = "eval.problems=2", "eval.samples=1", "eval.every=0", "run.checkpoint_every=1"

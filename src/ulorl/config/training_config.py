@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ulorl.config.entropy_config import EntropyConfig, NoEntropyConfig
 from ulorl.config.fields import MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, Share, StrictConfig
 from ulorl.config.schedule_config import ScheduleConfig, SegmentScheduleConfig
 
@@ -104,15 +105,41 @@ class MptConfig(StrictConfig):
     )
 
 
+class EngineMaskConfig(StrictConfig):
+    """[objective.engine_mask]: tokens whose pi_old / pi_engine is out of bounds are left out of the loss."""
+
+    level: Literal["off", "token", "sequence", "sequence_mean"] = Field(
+        default="off",
+        description="whose pi_old / pi_engine is compared: that of the token, the product over its sample (sequence), "
+        "or the geometric mean over its sample (sequence_mean)",
+    )
+    low: float = Field(default=0.5, ge=0, description="the smallest ratio that is trained; 0: no lower bound")
+    high: float = Field(default=5.0, gt=0, description="the largest ratio that is trained")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.low >= self.high:
+            raise RefusedKeys(Finding("low", f"must be below high={self.high}, found {self.low}"))
+        return self
+
+
 class ObjectiveConfig(StrictConfig):
     """[objective]: the loss of Algorithm 1."""
 
-    importance: Literal["tois", "sais", "pois"] = Field(
+    loss: Literal["ppo", "cispo", "gspo"] = Field(
+        default="ppo",
+        description="the policy loss: ppo: clipped, mean over tokens (eqs. 7 and 10); cispo: clipped ratios weight the "
+        "gradient (MiniMax-M1); gspo: one ratio for each sample, mean over samples",
+    )
+    importance: Literal["tois", "sais", "pois", "decoupled"] = Field(
         default="pois",
         description="the old policy of the importance ratio (section 3.1): tois and sais: the version that generated "
-        "the token (tois: of the whole sample); pois: the newest version",
+        "the token (tois: of the whole sample); pois: the newest version; decoupled: the version that generated the "
+        "token, with the learner's own log-probs, which one more forward pass in each step records",
     )
-    clip_low: float = Field(default=0.2, gt=0, lt=1, description="importance ratios are clipped below 1 - clip_low")
+    clip_low: float = Field(
+        default=0.2, gt=0, le=1, description="importance ratios are clipped below 1 - clip_low; 1: no lower bound"
+    )
     clip_high: float = Field(default=0.2, gt=0, description="importance ratios are clipped above 1 + clip_high")
     dynamic_sampling: bool = Field(default=True, description="skip groups whose samples are all right or all wrong")
     overlong: Literal["wrong", "filter", "soft"] = Field(
@@ -128,7 +155,13 @@ class ObjectiveConfig(StrictConfig):
         ge=0,
         description="truncated importance sampling: tokens are weighted by min(pi_old / pi_engine, tis_cap); 0: off",
     )
+    engine_mask: EngineMaskConfig = EngineMaskConfig()
+    min_prefix: bool = Field(
+        default=False,
+        description="MinPRO: a token's ratio is multiplied by the smallest ratio of the tokens before it in its sample",
+    )
     mpt: MptConfig = MptConfig()
+    entropy: EntropyConfig = NoEntropyConfig()
 
 
 class OptimConfig(StrictConfig):

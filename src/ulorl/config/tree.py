@@ -48,11 +48,12 @@ class Config(StrictConfig):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if found := [*self._impossible_engine(), *self._impossible_learner(), *self._impossible_problems()]:
+        found = [*self._impossible_objective(), *self._impossible_engine(), *self._impossible_learner()]
+        if found := [*found, *self._impossible_problems()]:
             raise RefusedKeys(*found)
         return self
 
-    def _impossible_engine(self) -> Iterator[Finding]:
+    def _impossible_objective(self) -> Iterator[Finding]:
         rollout, objective = self.rollout, self.objective
         kind = rollout.schedule.kind
         if objective.importance == "tois" and (rollout.segments > 1 or kind != "segment"):
@@ -62,12 +63,31 @@ class Config(StrictConfig):
                 f"tois needs rollout.segments=1 with rollout.schedule.kind=segment (found {found}): otherwise the "
                 "tokens of a sample come from several versions; use pois or sais",
             )
-        if objective.tis_cap and objective.importance != "pois":
+        engines = objective.importance in ("tois", "sais")
+        corrections = {"tis_cap": objective.tis_cap, "engine_mask.level": objective.engine_mask.level != "off"}
+        for key in (key for key, used in corrections.items() if used and engines):
             yield Finding(
-                "objective.tis_cap",
-                f"goes with objective.importance=pois only: the old policy of {objective.importance} is that of the "
-                "engine, so its ratio would count twice",
+                f"objective.{key}",
+                "goes with objective.importance=pois or decoupled only: the old policy of "
+                f"{objective.importance} is that of the engine, so this ratio is in the loss already",
             )
+        newest = objective.importance == "pois"
+        if objective.min_prefix and (newest or objective.loss == "gspo"):
+            yield Finding(
+                "objective.min_prefix",
+                f"goes with objective.importance=sais, tois or decoupled and objective.loss=ppo or cispo (found "
+                f"{objective.importance} and {objective.loss}): the prefix is weighted by the policies that drew it, "
+                "and gspo has one ratio for a whole sample",
+            )
+        if objective.entropy.kind == "kl_cov" and newest and self.optim.minibatches == 1:
+            yield Finding(
+                "objective.entropy.kind",
+                "kl_cov has no effect with objective.importance=pois and optim.minibatches=1: the old policy is the "
+                "one that trains, so the penalty and its gradient are 0; use sais, or more mini-batches",
+            )
+
+    def _impossible_engine(self) -> Iterator[Finding]:
+        rollout = self.rollout
         yield from self._impossible_ray()
         truncated = rollout.top_p < 1 or rollout.top_k > 0
         if self.engine.kind == "vllm" and truncated and rollout.temperature != 1:
@@ -75,6 +95,12 @@ class Config(StrictConfig):
                 "engine.kind",
                 f"vllm with rollout.temperature={rollout.temperature} needs rollout.top_p=1 and rollout.top_k=0: vLLM "
                 "gives log-probs either before temperature or after top-p and top-k, and training needs those between",
+            )
+        if rollout.overlap and self.objective.importance == "decoupled":
+            yield Finding(
+                "rollout.overlap",
+                "does not go with objective.importance=decoupled: the learner trains while the engine decodes, so it "
+                "cannot compute log-probs under the weights of the engine; use false",
             )
         sleeps = self.engine.kind == "vllm" and self.engine.vllm.sleep
         if rollout.overlap and (sleeps or (self.backend.kind == "ray" and self.backend.colocate)):

@@ -31,6 +31,7 @@ class Row:
     tokens: Tokens  # output, at least one token
     logprobs: LogProbs  # of each output token, as recorded when it was generated
     versions: Versions  # the version that generated each output token
+    learner_logprobs: LogProbs | None = None  # of the learner under that version, where they were recorded
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.logprobs) == len(self.versions):
@@ -64,6 +65,7 @@ class Batch:
     sample_N: Tensor  # int64 [N]: the sample of this batch each token belongs to
     recorded_N: Tensor  # float32 [N]: log-probs recorded at generation
     versions_N: Tensor  # int64 [N]: the version that generated the token
+    learner_N: Tensor | None  # float32 [N]: log-probs of the learner under that version; None: not recorded for all
 
 
 def microbatches(lengths: Sequence[int], budget: int, layout: Layout = "padded") -> list[list[int]]:
@@ -170,6 +172,8 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str, layout
         input_ids[start : start + len(row)] = np.concatenate([row.prompt, row.tokens])
     sources = [start + np.arange(len(row.prompt), len(row)) - 1 for start, row in zip(starts, rows, strict=True)]
 
+    learner = [row.learner_logprobs for row in rows if row.learner_logprobs is not None]
+
     def tensor(array: NDArray[np.generic], dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
 
@@ -181,4 +185,5 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str, layout
         sample_N=tensor(np.repeat(np.arange(len(rows)), [len(row.tokens) for row in rows])),
         recorded_N=tensor(np.concatenate([row.logprobs for row in rows]), torch.float32),
         versions_N=tensor(np.concatenate([row.versions for row in rows])),
+        learner_N=tensor(np.concatenate(learner), torch.float32) if len(learner) == len(rows) else None,
     )

@@ -15,7 +15,7 @@ from ulorl.learner.batching import Row
 from ulorl.objective.advantage import group_advantages, is_informative
 from ulorl.objective.overlong import soft_overlong_penalty
 from ulorl.rng import Stream, sample_seed
-from ulorl.types import Group, Status
+from ulorl.types import Group, Sample, Status
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,13 @@ def prepare(groups: Sequence[Group], objective: ObjectiveConfig, max_tokens: int
             if objective.overlong == "filter" and member.sample.status is Status.TRUNCATED:
                 continue
             sample = member.sample
-            row = Row(sample.prompt, sample.tokens, sample.logprobs, sample.versions)
-            rows.append(Experience(row, sample.id, advantage, correct=member.reward == 1.0))
+            rows.append(Experience(row_of(sample), sample.id, advantage, correct=member.reward == 1.0))
     return rows, dropped
+
+
+def row_of(sample: Sample) -> Row:
+    """Return a sample with output tokens as a row of a batch."""
+    return Row(sample.prompt, sample.tokens, sample.logprobs, sample.versions, sample.learner_logprobs)
 
 
 def minibatches(sample_ids: Sequence[int], number: int, seed: int) -> list[NDArray[np.int64]]:

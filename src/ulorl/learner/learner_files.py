@@ -2,7 +2,7 @@
 
 model/                  a transformers folder; of a sharded learner without the weights
 adapters.safetensors    with LoRA only; model/ is then without them, as it was loaded
-optimizer.safetensors   AdamW's moments by parameter name
+optimizer.safetensors   AdamW's moments by parameter name; with an entropy bonus its coefficient too
 """
 
 from __future__ import annotations
@@ -32,17 +32,21 @@ from ulorl.models.weight_conversion import WeightConversion
 from ulorl.models.weight_headers import WEIGHTS
 
 MOMENTS, SHARDS = "optimizer.safetensors", "shards"
+COEFFICIENT = "entropy_coefficient"
 Tensors = dict[str, Tensor]
 
 
-def writer(model: PreTrainedModel, optimizer: Optimizer, *, copy: bool) -> Callable[[Path], None]:
+def writer(
+    model: PreTrainedModel, optimizer: Optimizer, coefficient: float | None = None, *, copy: bool
+) -> Callable[[Path], None]:
     """Return a function that writes the weights and moments of now, which this process holds whole, into a folder.
 
-    copy: copy them into the memory of the CPU, so that an update may follow before they are written.
+    coefficient: of the entropy bonus; None: there is none. copy: copy them into the memory of the CPU, so that an
+    update may follow before they are written.
     """
     copied: Callable[[Tensors], Tensors] = _copies if copy else dict
     weights, adapters = map(copied, exact_state(model))
-    moments = copied(optimizer.state())
+    moments = copied(_state(optimizer, coefficient))
 
     def write(folder: Path) -> None:
         save_exact(model, folder, (weights, adapters))
@@ -52,14 +56,20 @@ def writer(model: PreTrainedModel, optimizer: Optimizer, *, copy: bool) -> Calla
 
 
 def sharded_writer(
-    model: PreTrainedModel, optimizer: Optimizer, group: dist.ProcessGroup, *, copy: bool
+    model: PreTrainedModel,
+    optimizer: Optimizer,
+    group: dist.ProcessGroup,
+    coefficient: float | None = None,
+    *,
+    copy: bool,
 ) -> Callable[[Path], None]:
     """Return a function that writes this rank's shards of weights and moments into a folder that all ranks share.
 
-    group: all ranks, for this function only: it may run in a thread. The function raises an error of one rank on all of
-    them: OSError, or UserError when they do not share the folder.
+    coefficient: of the entropy bonus; None: there is none. group: all ranks, for this function only: it may run in a
+    thread. The function raises an error of one rank on all of them: OSError, or UserError when they do not share the
+    folder.
     """
-    tensors = {**saved_tensors(model), **optimizer.state()}
+    tensors = {**saved_tensors(model), **_state(optimizer, coefficient)}
     if copy:
         tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
 
@@ -99,13 +109,31 @@ def load_weights(model: PreTrainedModel, folder: Path, source: ModelSource) -> N
 def load_moments(optimizer: Optimizer, folder: Path) -> None:
     """Load AdamW's moments and the count of updates from a checkpoint, whole or sharded."""
     if not is_sharded(folder) and not dist.is_initialized():
-        optimizer.load_state(load_file(folder / MOMENTS))
+        tensors = load_file(folder / MOMENTS)
+        optimizer.load_state({name: tensor for name, tensor in tensors.items() if name != COEFFICIENT})
         return
-    where, updates = folder / SHARDS if is_sharded(folder) else folder, torch.tensor(0)
+    where, updates = _state_folder(folder), torch.tensor(0)
     load_sharded(where, {"updates": updates})
     moments = _with_moments(optimizer.empty_state(), saved_names(where)) if updates else {}
     load_sharded(where, moments)
     optimizer.load_state({**moments, "updates": updates})
+
+
+def load_coefficient(folder: Path) -> float:
+    """Return the coefficient of the entropy bonus from a checkpoint, whole or sharded."""
+    coefficient = torch.zeros(1, dtype=torch.float64)
+    load_sharded(_state_folder(folder), {COEFFICIENT: coefficient})
+    return float(coefficient)
+
+
+def _state(optimizer: Optimizer, coefficient: float | None) -> Tensors:
+    if coefficient is None:
+        return optimizer.state()
+    return {**optimizer.state(), COEFFICIENT: torch.tensor([coefficient], dtype=torch.float64)}
+
+
+def _state_folder(folder: Path) -> Path:
+    return folder / SHARDS if is_sharded(folder) else folder
 
 
 def saved_tensors(model: PreTrainedModel) -> Tensors:

@@ -44,10 +44,12 @@ def token_logprobs(
     chunk_tokens: int | None = None,
     chunk_words: int | None = None,
     cpu_kernels: bool = True,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return each target's log-prob under softmax(logits / temperature), and that distribution's entropy.
 
-    Gradients reach `hidden_NH` and the head's weight and bias, from the log-probs only.
+    Gradients reach `hidden_NH` and the head's weight and bias, from the log-probs; from the entropies only with
+    `entropy_gradient`.
 
     Args:
         hidden_NH: final hidden states, each at the position before its target [N, H].
@@ -56,10 +58,13 @@ def token_logprobs(
         temperature: above 0.
         chunk_tokens, chunk_words: the tile of logits that exists at once; None: `TILE_CPU` or `TILE_GPU` logits.
         cpu_kernels: multiply through oneDNN where that is faster on a CPU; False: always through torch.mm.
+        entropy_gradient: whether the entropies have a gradient, at the price of one more product with each tile's
+            probabilities in the backward pass.
 
     Returns:
-        log-probs [N] with gradient, and entropies in nats over the full vocabulary [N], detached; both float32
-        (float64 for float64 inputs). bf16 inputs are multiplied with float32 accumulation into float32 logits.
+        log-probs [N] with gradient, and entropies in nats over the full vocabulary [N], without gradient unless asked
+        for; both float32 (float64 for float64 inputs). bf16 inputs are multiplied with float32 accumulation into
+        float32 logits.
 
     Raises:
         ValueError: a temperature not above 0, another number of targets than hidden states, or a target that is no
@@ -75,7 +80,7 @@ def token_logprobs(
     tile = TILE_CPU if hidden_NH.device.type == "cpu" else TILE_GPU
     words = chunk_words or min(V, math.isqrt(tile))  # 1,024 tokens x 1,024 words on a CPU
     tokens = chunk_tokens or tile // max(words, 256)  # of a small vocabulary no more hidden states than stay in cache
-    options = _Options(head.softcap, head.scale, temperature, tokens, words, cpu_kernels)
+    options = _Options(head.softcap, head.scale, temperature, tokens, words, cpu_kernels, entropy_gradient)
     logprobs_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden_NH, head.weight_VH, head.bias_V, targets_N, options
     )
@@ -130,10 +135,21 @@ class _Projection:
 
     def excess(self, z_Cv: Tensor, lse_C: Tensor, targets_C: Tensor, words: slice) -> Tensor:
         """softmax - onehot(target), times the soft-cap's slope 1 - tanh^2 [C, v]; overwrites the logits z, in bits."""
-        slope_Cv = None if self.head.softcap is None else 1 - (z_Cv / self.outer).square_()
+        slope_Cv = self._slope(z_Cv)
         columns_C1, inside_C1 = _locate(targets_C, words)
         excess_Cv = z_Cv.sub_(lse_C[:, None]).exp2_().scatter_add_(1, columns_C1, -inside_C1.to(z_Cv.dtype))
         return excess_Cv if slope_Cv is None else excess_Cv.mul_(slope_Cv)
+
+    def entropy_excess(self, z_Cv: Tensor, lse_C: Tensor, entropy_C: Tensor) -> Tensor:
+        """p (log p + H), minus the derivative of the entropy H by the logits in nats, times the soft-cap's slope [C,
+        v]; z: logits in bits."""
+        slope_Cv = self._slope(z_Cv)
+        bits_Cv = (z_Cv - lse_C[:, None]).clamp_(min=_LEAST)
+        excess_Cv = bits_Cv.exp2().mul_(bits_Cv.mul_(LN2).add_(entropy_C[:, None]))
+        return excess_Cv if slope_Cv is None else excess_Cv.mul_(slope_Cv)
+
+    def _slope(self, z_Cv: Tensor) -> Tensor | None:
+        return None if self.head.softcap is None else 1 - (z_Cv / self.outer).square_()
 
     def product(self, a_MK: Tensor, b_NK: Tensor, out_MN: Tensor | None = None) -> Tensor:
         """a @ b.T [M, N], added up in float32 (float64 for float64), by torch.mm into `out_MN` where there is one."""
@@ -152,11 +168,11 @@ def _slices(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def _blocks(grad_N: Tensor, size: int) -> Sequence[slice | Tensor]:
+def _blocks(active_N: Tensor, size: int) -> Sequence[slice | Tensor]:
     """Tokens with a gradient, at most `size` in a block."""
-    active = grad_N.nonzero().squeeze(1)
-    if len(active) == len(grad_N):  # slices are views, indices copies
-        return list(_slices(len(grad_N), size))
+    active = active_N.nonzero().squeeze(1)
+    if len(active) == len(active_N):  # slices are views, indices copies
+        return list(_slices(len(active_N), size))
     return torch.split(active, size) if len(active) else ()
 
 
@@ -212,6 +228,7 @@ class _Options:
     tokens: int
     words: int
     cpu_kernels: bool
+    entropy_gradient: bool
 
     def projection(self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> _Projection:
         """To logits in bits."""
@@ -237,21 +254,23 @@ class _TokenLogprobs(torch.autograd.Function):
                     kept.append(z_Cv.clone())
                 sums.add(z_Cv, rows, targets_N[rows], words)
         logprobs_N, entropy_N, lse_N = sums.results()
-        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, lse_N, *kept)
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, lse_N, entropy_N, *kept)
         ctx.options = options
-        ctx.mark_non_differentiable(entropy_N)
+        if not options.entropy_gradient:
+            ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_NH, weight_VH, bias_V, targets_N, lse_N, *kept = ctx.saved_tensors
+    def backward(ctx: Any, grad_N: Tensor, to_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_NH, weight_VH, bias_V, targets_N, lse_N, entropy_N, *kept = ctx.saved_tensors
         options: _Options = ctx.options
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         projection = options.projection(hidden_NH, weight_VH, bias_V)
         # d log-prob / d (weight @ hidden + bias) = this * excess
         grad_N = grad_N * (-options.scale / options.temperature)
-        blocks = _blocks(grad_N, options.tokens)
+        to_entropy_N = to_entropy_N * (-options.scale / options.temperature)  # 0 without options.entropy_gradient
+        blocks = _blocks((grad_N != 0) | (to_entropy_N != 0), options.tokens)
         to_blocks: list[Tensor | None] = [None] * len(blocks)
         grad_VH = (torch.empty_like if blocks else torch.zeros_like)(weight_VH) if to_weight else None
         grad_V = torch.zeros_like(bias_V, dtype=projection.dtype) if to_bias else None
@@ -264,7 +283,12 @@ class _TokenLogprobs(torch.autograd.Function):
                     z_Cv = projection.logits(projection.hidden_NH[rows], weight_vH, bias_v)
                 else:  # a copy, because a retained graph comes here again
                     z_Cv = kept[index][rows].clone() if isinstance(rows, slice) else kept[index][rows]
+                entropy_Cv: Tensor | None = None
+                if options.entropy_gradient:  # first: `excess` overwrites z
+                    entropy_Cv = projection.entropy_excess(z_Cv, lse_N[rows], entropy_N[rows])
                 grad_Cv = projection.excess(z_Cv, lse_N[rows], targets_N[rows], words).mul_(grad_N[rows, None])
+                if entropy_Cv is not None:
+                    grad_Cv.addcmul_(entropy_Cv, to_entropy_N[rows, None])
                 if to_hidden:
                     to_blocks[i] = _plus(to_blocks[i], projection.product(grad_Cv, weight_vH.T))
                 if grad_VH is not None:

@@ -86,7 +86,14 @@ def make_rank_learner(build: LearnerBuild, device: torch.device, ranks: MeshRank
     if optim.recompute:
         recompute_activations(model)
     # FSDP2 casts the gathered weights itself, so torch.autocast stays off.
-    policy = Policy(model, build.spec.temperature, autocast=False, cpu_kernels=build.spec.cpu_kernels, shards=shards)
+    policy = Policy(
+        model,
+        build.spec.temperature,
+        autocast=False,
+        cpu_kernels=build.spec.cpu_kernels,
+        shards=shards,
+        entropy_gradient=build.spec.objective.entropy.kind == "bonus",
+    )
     shard_policy(policy, ranks.shard_mesh, autocast=optim.autocast == "bfloat16")
     register_fsdp_forward_method(policy, "check_head")
     policy.to_empty(device=device)

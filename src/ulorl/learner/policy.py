@@ -27,7 +27,8 @@ class Policy(nn.Module):
 
     temperature: log-probs and entropies are those of softmax(logits / temperature). autocast: multiply in bfloat16 with
     float32 weights. cpu_kernels: multiply through oneDNN where that is faster on a CPU. shards: splits sequences over
-    the ranks that share them; None: this rank computes whole ones.
+    the ranks that share them; None: this rank computes whole ones. entropy_gradient: whether the entropies have a
+    gradient too.
     """
 
     def __init__(
@@ -38,14 +39,19 @@ class Policy(nn.Module):
         autocast: bool,
         cpu_kernels: bool,
         shards: SequenceShards | None = None,
+        entropy_gradient: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.shards = model, shards
         self.temperature, self.autocast, self.cpu_kernels = temperature, autocast, cpu_kernels
+        self.entropy_gradient = entropy_gradient
         self.training = False  # of this module only: dropout is off, and recomputed layers have their own setting
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return log-probs (with gradient) and entropies of the micro-batch's output tokens, [N] each."""
+        """Return log-probs (with gradient) and entropies of the micro-batch's output tokens, [N] each.
+
+        The entropies have a gradient only with `entropy_gradient`: otherwise nothing is computed for it.
+        """
         if self.shards is None:
             return self._token_logprobs(batch)
         part = self.shards.split(batch)
@@ -60,7 +66,10 @@ class Policy(nn.Module):
         hidden_NH, head = hidden_BSH.flatten(0, 1)[batch.source_N], head_of(self.model)
         if self.autocast:  # the last norm gives float32: the head, a tenth of a model's arithmetic, would be too
             hidden_NH, head = hidden_NH.bfloat16(), replace(head, weight_VH=head.weight_VH.bfloat16())
-        return token_logprobs(hidden_NH, head, batch.targets_N, self.temperature, cpu_kernels=self.cpu_kernels)
+        return token_logprobs(
+            hidden_NH, head, batch.targets_N, self.temperature,
+            cpu_kernels=self.cpu_kernels, entropy_gradient=self.entropy_gradient,
+        )  # fmt: skip
 
     def check_head(self) -> None:
         """Check that the head gives the model's own logits (`model_checks.check_head`)."""

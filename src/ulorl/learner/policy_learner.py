@@ -17,26 +17,28 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ulorl.cancellation import NEVER, Cancelled, CancelToken
+from ulorl.config.entropy_config import EntropyBonusConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.learner import learner_files
 from ulorl.learner.batching import PLACEHOLDER, Batch, collate, share_of_microbatches
 from ulorl.learner.experience import Experience, minibatches, prepare
 from ulorl.learner.learner import Weights
+from ulorl.learner.microbatch_loss import microbatch_loss
 from ulorl.learner.optimizer import Optimizer, gradient_norm
 from ulorl.learner.policy import Policy
 from ulorl.learner.ranks import ONE_RANK, Ranks
-from ulorl.learner.update_result import AGES, Skipped, Update, UpdateSums
+from ulorl.learner.update_result import Skipped, Update, UpdateSums
+from ulorl.learner.update_start import TokenScores, UpdateStart, at_update_start
 from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.lora import CopiedWeights, PlainWeights, save_merged, whole
 from ulorl.models.model_loading import recompute_activations
 from ulorl.models.streamed_export import export_streamed
-from ulorl.objective.importance import engine_weights, old_logprobs
-from ulorl.objective.mpt import masked_tokens, mpt_tokens
-from ulorl.objective.policy_loss import clipped_objective_sum
+from ulorl.objective.entropy_control import adapted_coefficient, entropy_bonus
 from ulorl.types import Group, LogProbs
 
 
@@ -80,6 +82,8 @@ class PolicyLearner:
     ) -> None:
         self.policy, self.spec, self.ranks = policy, spec, ranks
         self.version, self.skipped_in_row = version, skipped_in_row
+        control = spec.objective.entropy
+        self.entropy_coefficient = control.coefficient if isinstance(control, EntropyBonusConfig) else None
         self._named = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         self.optimizer = Optimizer(self._named, spec.optim)
         self._threads = ThreadPoolExecutor(2, "learner")  # an update, and what is being written
@@ -106,13 +110,13 @@ class PolicyLearner:
         experience, dropped = prepare(scored, self.spec.objective, self.spec.max_tokens)
         if not experience:
             return Update(groups_dropped=dropped, groups_unscored=unscored)
-        start, entropy = self._at_start(experience, cancel)
+        start = self._at_start(experience, cancel)
+        bonus, next_coefficient = self._bonus(start.entropy)
         sums, norms, skipped = UpdateSums(), list[float](), list[Skipped]()
         samples, lr = 0, 0.0
         for part in minibatches([e.sample_id for e in experience], self.spec.optim.minibatches, self.spec.seed):
             chosen, before = [experience[i] for i in part], replace(sums, newest=[*sums.newest])
-            at_start = [start[i] for i in part] if start else None
-            norm = self._gradient(chosen, at_start, sums, entropy, NEVER if norms else cancel)
+            norm = self._gradient(chosen, start.of(part.tolist()), sums, NEVER if norms else cancel, bonus)
             if isinstance(norm, Skipped):
                 sums = before
                 skipped.append(norm)
@@ -129,60 +133,72 @@ class PolicyLearner:
         if not norms:
             return Update(groups_dropped=dropped, groups_unscored=unscored, skipped=tuple(skipped))
         self.version += 1
+        self.entropy_coefficient = next_coefficient
         sums = UpdateSums.total(self.ranks.gather_shares(sums))
         means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
+        if next_coefficient is not None:
+            means["entropy/bonus"] = bonus
         return Update(len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped))
 
-    def _at_start(
-        self, experience: Sequence[Experience], cancel: CancelToken
-    ) -> tuple[Sequence[LogProbs] | None, float | None]:
-        """Return log-probs and mean token entropy under the weights at the update's start, each if the objective needs
-        it. POIS with several gradient updates takes these weights as the old policy; `gate="batch"` compares the
-        entropy of the whole update with sigma, the same number for every mini-batch."""
-        mpt = self.spec.objective.mpt
-        old_policy = self.spec.optim.minibatches > 1 and self.spec.objective.importance == "pois"
-        gate = mpt.mask == "dynamic" and mpt.gate == "batch"
-        if not (old_policy or gate):
-            return None, None
-        logprobs, entropy = self.score(experience, cancel)
-        return logprobs if old_policy else None, entropy if gate else None
+    def _at_start(self, experience: Sequence[Experience], cancel: CancelToken) -> UpdateStart:
+        """Return what the objective needs from a pass under the weights at the update's start, if it needs one."""
+        return at_update_start(
+            self.spec.objective,
+            experience,
+            lambda: self._scores(experience, cancel),
+            minibatches=self.spec.optim.minibatches,
+            seed=self.spec.seed,
+        )
 
-    @torch.no_grad()
+    def _bonus(self, entropy: float | None) -> tuple[float, float | None]:
+        """Return the factor of the mean token entropy in this update's objective, and the coefficient of the next
+        update. entropy: the update's mean, in nats."""
+        control, coefficient = self.spec.objective.entropy, self.entropy_coefficient
+        if not isinstance(control, EntropyBonusConfig) or coefficient is None or entropy is None:
+            return 0.0, None
+        following = adapted_coefficient(
+            coefficient, entropy, target=control.target, step=control.step, highest=control.highest
+        )
+        return entropy_bonus(coefficient, entropy, control.target), following
+
     def score(self, experience: Sequence[Experience], cancel: CancelToken = NEVER) -> tuple[list[LogProbs], float]:
         """Return the log-probs of every row's tokens under the present weights, [T] each, and the mean token entropy.
         Raises Cancelled before a micro-batch."""
-        own: dict[int, LogProbs] = {}
-        entropy = 0.0
+        scores = self._scores(experience, cancel)
+        return list(scores.logprobs), scores.mean_entropy
+
+    @torch.no_grad()
+    def _scores(self, experience: Sequence[Experience], cancel: CancelToken) -> TokenScores:
+        own: dict[int, tuple[LogProbs, NDArray[np.float32]]] = {}
         for indices, batch in self._batches(experience, cancel):
             logprobs_N, entropy_N = self.policy(batch)
             self.policy.free_gathered()
-            if not indices:
-                continue
-            entropy += float(entropy_N.double().sum())
             lengths = [len(experience[i].row.tokens) for i in indices]
-            for i, part in zip(indices, torch.split(logprobs_N.cpu(), lengths), strict=True):
-                own[i] = part.numpy()
-        parts = self.ranks.gather_shares((own, entropy))
-        logprobs = {i: row for rows, _ in parts for i, row in rows.items()}
-        tokens = sum(len(e.row.tokens) for e in experience)
-        return [logprobs[i] for i in range(len(experience))], sum(part for _, part in parts) / tokens
+            if indices:
+                parts = (torch.split(values_N.cpu(), lengths) for values_N in (logprobs_N, entropy_N))
+                own |= {i: (p.numpy(), h.numpy()) for i, p, h in zip(indices, *parts, strict=True)}
+        found = {i: values for rows in self.ranks.gather_shares(own) for i, values in rows.items()}
+        logprobs, entropies = zip(*(found[i] for i in range(len(experience))), strict=True)
+        return TokenScores(logprobs, entropies)
 
     def _gradient(
         self,
         experience: Sequence[Experience],
-        start: Sequence[LogProbs] | None,
+        start: UpdateStart,
         sums: UpdateSums,
-        update_entropy: float | None = None,
         cancel: CancelToken = NEVER,
+        bonus: float = 0.0,
     ) -> float | Skipped:
-        """Compute the clipped gradient of one mini-batch. Return its norm before clipping, or what was not finite."""
+        """Compute the clipped gradient of one mini-batch. Return its norm before clipping, or what was not finite.
+
+        start: the values of its samples at the update's start. bonus: the factor of the mean token entropy.
+        """
         total = sum(len(e.row.tokens) for e in experience)  # eq. 10: all tokens, masked ones included
         self.optimizer.zero_grad()
         for indices, batch in self._batches(experience, cancel):
-            start_N = np.concatenate([start[i] for i in indices]) if start and indices else None
             together = [experience[i] for i in indices]
             if indices:
-                loss_sum = self._loss_sum(batch, together, start_N, update_entropy, sums)
+                loss_sum = self._loss_sum(batch, together, start.of(indices), total / len(experience), bonus, sums)
             else:  # nothing to add, but the other ranks wait for this one in every layer
                 loss_sum = 0.0 * self.policy(batch)[0].sum()
             finite = bool(loss_sum.isfinite())
@@ -201,48 +217,18 @@ class PolicyLearner:
         self,
         batch: Batch,
         experience: Sequence[Experience],
-        start_N: LogProbs | None,
-        update_entropy: float | None,
+        start: UpdateStart,
+        mean_length: float,
+        bonus: float,
         sums: UpdateSums,
     ) -> Tensor:
-        """Return the objective's token sum over one micro-batch (eq. 10), and add its numbers to `sums`."""
-        device, objective, mpt = batch.input_ids.device, self.spec.objective, self.spec.objective.mpt
-        logprobs_N, entropy_N = self.policy(batch)
-        correct_B = torch.tensor([e.correct for e in experience], device=device)
-        at_start_N = torch.from_numpy(start_N).to(device) if start_N is not None else None
-        old_N = old_logprobs(
-            objective.importance, recorded_N=batch.recorded_N, update_start_N=at_start_N, current_N=logprobs_N
+        """Return the objective's token sum over one micro-batch (`microbatch_loss`), and add its numbers to `sums`."""
+        scored = self.policy(batch)
+        loss = microbatch_loss(
+            self.spec.objective, batch, experience, start, scored, mean_length=mean_length, bonus=bonus
         )
-        advantages_N = torch.tensor([e.advantage for e in experience], device=device)[batch.sample_N]
-        weights_N = engine_weights(old_N, batch.recorded_N, objective.tis_cap) if objective.tis_cap else None
-        if weights_N is not None:
-            advantages_N = advantages_N * weights_N
-        left_out_N = masked_tokens(
-            logprobs_N, entropy_N, batch.sample_N, correct_B,
-            mask=mpt.mask, tau=mpt.tau, sigma=mpt.sigma, batch_entropy=update_entropy,
-        )  # fmt: skip
-        loss_sum, seen = clipped_objective_sum(
-            logprobs_N, old_N, advantages_N, ~left_out_N,
-            clip_low=objective.clip_low, clip_high=objective.clip_high,
-        )  # fmt: skip
-        sums.tokens += len(logprobs_N)
-        sums.kept += int(seen.tokens)
-        sums.loss += float(loss_sum.detach())
-        sums.entropy += float(entropy_N.double().sum())
-        sums.mpts += int(mpt_tokens(logprobs_N, correct_B[batch.sample_N], mpt.tau).sum())
-        sums.masked += int(left_out_N.sum())
-        age_N = (self.version - batch.versions_N).cpu().numpy()
-        sums.staleness += int(age_N.sum())
-        sums.ages = sums.ages + np.bincount(np.clip(age_N, 0, len(AGES) - 1), minlength=len(AGES))
-        sums.ratio += float(seen.ratio)
-        sums.clipped += int(seen.clipped)
-        if weights_N is not None:
-            sums.tis = (sums.tis or 0.0) + float(weights_N[~left_out_N].double().sum())
-        if at_start_N is not None or not sums.updates:
-            newest_N = batch.versions_N == self.version
-            learned_N = (at_start_N if at_start_N is not None else logprobs_N.detach())[newest_N]
-            sums.newest.append((batch.recorded_N[newest_N].cpu().numpy(), learned_N.cpu().numpy()))
-        return loss_sum
+        sums.add(batch, loss, scored[0].detach(), self.version)
+        return loss.loss_sum
 
     def _batches(self, experience: Sequence[Experience], cancel: CancelToken) -> Iterator[tuple[list[int], Batch]]:
         """Yield this rank's micro-batches and the indices of their samples. Every rank yields the same number; one
@@ -274,9 +260,10 @@ class PolicyLearner:
     def save(self, folder: Path, *, background: bool = False) -> Future[None]:
         """Write weights and moments into a folder; in the background, from a copy of now."""
         if self._files is None:
-            write = learner_files.writer(self.model, self.optimizer, copy=background)
+            write = learner_files.writer(self.model, self.optimizer, self.entropy_coefficient, copy=background)
         else:
-            write = learner_files.sharded_writer(self.model, self.optimizer, self._files, copy=background)
+            state = (self.model, self.optimizer, self._files, self.entropy_coefficient)
+            write = learner_files.sharded_writer(*state, copy=background)
         if background:
             return self._threads.submit(write, folder)
         done: Future[None] = Future()
@@ -289,8 +276,11 @@ class PolicyLearner:
         return done
 
     def load(self, folder: Path) -> None:
-        """Load the moments that `save` wrote; the weights are loaded with the model."""
+        """Load the moments that `save` wrote, and the coefficient of the entropy bonus; the weights are loaded with the
+        model."""
         learner_files.load_moments(self.optimizer, folder)
+        if self.entropy_coefficient is not None:
+            self.entropy_coefficient = learner_files.load_coefficient(folder)
 
     def export(self, folder: Path) -> None:
         """Write a transformers folder; LoRA adapters are merged into the weights."""
@@ -322,7 +312,13 @@ def make_policy(model: PreTrainedModel, spec: LearnerSpec) -> Policy:
     if spec.optim.recompute:
         recompute_activations(model)
     autocast = spec.optim.autocast == "bfloat16"
-    return Policy(model, spec.temperature, autocast=autocast, cpu_kernels=spec.cpu_kernels)
+    return Policy(
+        model,
+        spec.temperature,
+        autocast=autocast,
+        cpu_kernels=spec.cpu_kernels,
+        entropy_gradient=spec.objective.entropy.kind == "bonus",
+    )
 
 
 def _infinite(loss_sum: Tensor, ids: tuple[int, ...]) -> Skipped | None:

@@ -90,7 +90,8 @@ class SequenceShards:
         )
 
     def gather(self, part: BatchPart, logprobs_N: Tensor, entropy_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probs (with gradient) and entropies of all N tokens of a batch, in its order.
+        """Return the log-probs and entropies of all N tokens of a batch, in its order, with gradient where they have
+        one.
 
         logprobs_N, entropy_N: those of this part's tokens [n]. The gradient that returns to them is the slice of the
         whole one, not the sum over the processes, each of which computes the loss of the whole batch.
@@ -209,11 +210,12 @@ class _Gather(torch.autograd.Function):
         ctx.save_for_backward(index_N)
         gathered_N, entropies_N = both_2N.unbind()
         entropies_N = entropies_N.clone()
-        ctx.mark_non_differentiable(entropies_N)
+        if not ctx.needs_input_grad[1]:
+            ctx.mark_non_differentiable(entropies_N)
         return gathered_N.clone(), entropies_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_N: Tensor, to_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
         (index_N,) = ctx.saved_tensors
-        return grad_N[index_N], None, None, None, None
+        return grad_N[index_N], to_entropy_N[index_N] if ctx.needs_input_grad[1] else None, None, None, None

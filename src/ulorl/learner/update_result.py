@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
+from ulorl.learner.age_sums import AgeSums
+from ulorl.learner.batching import Batch
+from ulorl.learner.microbatch_loss import MicrobatchLoss
 from ulorl.objective.mismatch import logprob_mismatch
 from ulorl.types import LogProbs
-
-AGES = ("age/0", "age/1", "age/2", "age/3", "age/4_or_more")  # shares of the trained tokens, by their age in versions
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,49 @@ class UpdateSums:
     loss: float = 0.0
     entropy: float = 0.0
     mpts: int = 0
+    mpt_entropy: float = 0.0
     masked: int = 0
+    rejected: int | None = None  # by the engine mask, when there is one
+    chosen: int | None = None  # by the entropy control, when it chooses
     staleness: int = 0  # the sum of all ages: versions between a token's and the update's start
-    ages: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(AGES), np.int64))  # tokens of each of AGES
+    ages: AgeSums = field(default_factory=AgeSums)
     ratio: float = 0.0
     clipped: int = 0
     tis: float | None = None  # of truncated importance weights, when they are used
     updates: int = 0  # gradient updates made so far
     newest: list[tuple[LogProbs, LogProbs]] = field(default_factory=list)  # engine's and learner's, same weights
+
+    def add(self, batch: Batch, loss: MicrobatchLoss, logprobs_N: Tensor, version: int) -> None:
+        """Add a micro-batch. logprobs_N: detached, under the weights that train. version: at the update's start."""
+        self.tokens += len(logprobs_N)
+        self.kept += int(loss.seen.tokens)
+        self.loss += float(loss.loss_sum.detach())
+        self.entropy += float(loss.entropy_N.double().sum())
+        self.mpts += int(loss.mpt_N.sum())
+        self.mpt_entropy += float(loss.entropy_N[loss.mpt_N].double().sum())
+        self.masked += int(loss.masked_N.sum())
+        self.ratio += float(loss.seen.ratio)
+        self.clipped += int(loss.seen.clipped)
+        if loss.rejected_N is not None:
+            self.rejected = (self.rejected or 0) + int(loss.rejected_N.sum())
+        if loss.chosen_N is not None:
+            self.chosen = (self.chosen or 0) + int(loss.chosen_N.sum())
+        if loss.weights_N is not None:
+            self.tis = (self.tis or 0.0) + float(loss.weights_N[loss.kept_N].double().sum())
+        age_N, apart_N = version - batch.versions_N, None
+        if loss.at_start_N is not None or not self.updates:
+            learned_N = logprobs_N if loss.at_start_N is None else loss.at_start_N
+            newest_N, apart_N = age_N == 0, (learned_N - batch.recorded_N).abs()
+            self.newest.append((batch.recorded_N[newest_N].cpu().numpy(), learned_N[newest_N].cpu().numpy()))
+        self.staleness += int(age_N.sum())
+        self.ages = self.ages + AgeSums.of(
+            age_N,
+            entropy=loss.entropy_N,
+            kept=loss.kept_N,
+            ratio=loss.seen.ratio_N,
+            clipped=loss.seen.clipped_N,
+            apart=apart_N,
+        )
 
     @classmethod
     def total(cls, parts: Sequence[UpdateSums]) -> UpdateSums:
@@ -63,9 +99,15 @@ class UpdateSums:
         if len(parts) == 1:
             return parts[0]
         summed = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(cls) if f.name in _ADDED}
-        weights = [part.tis for part in parts if part.tis is not None]
-        newest = [pair for part in parts for pair in part.newest]
-        return cls(**summed, tis=sum(weights) if weights else None, updates=parts[0].updates, newest=newest)
+        optional = {name: [getattr(part, name) for part in parts] for name in ("tis", "rejected", "chosen")}
+        present = {name: [value for value in values if value is not None] for name, values in optional.items()}
+        return cls(
+            **summed,
+            **{name: sum(values) for name, values in present.items() if values},
+            ages=sum((part.ages for part in parts), AgeSums()),
+            updates=parts[0].updates,
+            newest=[pair for part in parts for pair in part.newest],
+        )
 
     def means(self) -> dict[str, float]:
         """Return the means by metric name. Those of the importance ratio are over the tokens in the loss, those of the
@@ -76,8 +118,14 @@ class UpdateSums:
             "mpt/fraction": self.mpts / self.tokens,
             "mpt/masked_fraction": self.masked / self.tokens,
             "rollout/staleness_mean": self.staleness / self.tokens,
-            **dict(zip(AGES, (self.ages / self.tokens).tolist(), strict=True)),
+            **self.ages.means(),
         }
+        if self.entropy:
+            means["mpt/entropy_share"] = self.mpt_entropy / self.entropy
+        if self.rejected is not None:
+            means["importance/rejected_fraction"] = self.rejected / self.tokens
+        if self.chosen is not None:
+            means["entropy/chosen_fraction"] = self.chosen / self.tokens
         if self.kept:
             means |= {
                 "importance/ratio_mean": self.ratio / self.kept,
@@ -91,7 +139,9 @@ class UpdateSums:
         return means
 
 
-_ADDED = ("tokens", "kept", "loss", "entropy", "mpts", "masked", "staleness", "ages", "ratio", "clipped")
+_ADDED = (
+    "tokens", "kept", "loss", "entropy", "mpts", "mpt_entropy", "masked", "staleness", "ratio", "clipped",
+)  # fmt: skip
 
 
 def _ranges(ids: Sequence[int]) -> str:

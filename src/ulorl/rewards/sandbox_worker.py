@@ -85,7 +85,8 @@ def user_function(path: str, arguments: Mapping[str, Any]) -> Callable[[Any, str
         inspect.signature(found).bind(None, "", **arguments)
     except TypeError as error:
         names = ", ".join(["problem", "text", *arguments])
-        raise LookupError(f"must take the arguments ({names}), the last ones from reward.arguments: {error}") from None
+        given = " as reward.arguments says" if arguments else ""
+        raise LookupError(f"must take the arguments ({names}){given}: {error}") from None
     except ValueError:
         pass  # a builtin without a signature
     return partial(found, **arguments)

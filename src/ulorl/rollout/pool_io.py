@@ -50,6 +50,9 @@ def dump(pools: Pools) -> tuple[dict[str, Any], Arrays]:
         "logprobs": _joined((s.logprobs for s in segments), np.float32),
         "versions": _joined((s.versions for s in segments), np.int32),
     }
+    learner = [s.learner_logprobs for s in segments if s.learner_logprobs is not None]
+    if learner and len(learner) == len(segments):  # recorded for every segment, or for none
+        arrays["learner_logprobs"] = _joined(learner, np.float32)
     meta: dict[str, Any] = {
         "samples": [
             {
@@ -104,7 +107,8 @@ def _read_samples(metas: Iterable[dict[str, Any]], arrays: Arrays) -> Iterable[S
         for length, finish in meta["segments"]:
             part = slice(token_at, token_at + length)
             tokens, logprobs, versions = (arrays[name][part].copy() for name in ("tokens", "logprobs", "versions"))
-            segments.append(Segment(meta["id"], tokens, logprobs, versions, Finish(finish)))
+            learner = arrays["learner_logprobs"][part].copy() if "learner_logprobs" in arrays else None
+            segments.append(Segment(meta["id"], tokens, logprobs, versions, Finish(finish), learner))
             token_at += length
         prompt = arrays["prompts"][prompt_at : prompt_at + meta["prompt"]].copy()
         prompt_at += meta["prompt"]

@@ -27,6 +27,10 @@ class UnfinishedPool:
             raise ValueError(f"sample {sample.id} is in the unfinished pool already")
         self._samples[sample.id] = sample
 
+    def replace(self, sample: Sample) -> None:
+        """Put a sample in the place of the one with its id. Raises KeyError when there is none."""
+        self._samples[self._samples[sample.id].id] = sample
+
     def take_all(self) -> list[Sample]:
         """Remove and return all samples, in the order of their ids."""
         taken = list(self)
@@ -88,6 +92,13 @@ class ExperiencePool:
             raise ValueError(f"sample {sample.id} is in the experience pool already")
         group.members[sample.id] = scored
         group.tokens += len(sample)
+
+    def replace(self, sample: Sample) -> None:
+        """Put a finished sample in the place of the one with its id; its reward stays. Raises KeyError when there is
+        none."""
+        members = self._groups[sample.group_id].members
+        scored = members[sample.id]
+        members[sample.id] = Scored(sample, scored.reward, scored.text, scored.error, scored.answer)
 
     @property
     def finished_groups(self) -> dict[int, int]:

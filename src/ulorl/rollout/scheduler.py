@@ -129,6 +129,13 @@ class Scheduler:
             self.unfinished.put(sample)
         return sample
 
+    def replace(self, samples: Iterable[Sample]) -> None:
+        """Put samples of the step, which hold more about their tokens, in the place of those with their ids: in the
+        unfinished pool, or in the experience pool. Raises KeyError for a sample that is in neither."""
+        for sample in samples:
+            pool = self.unfinished if sample.status is _UNFINISHED else self.experience
+            pool.replace(sample)
+
     def release(self) -> list[Group]:
         """Remove and return the groups to train, in the order of their ids: of those whose samples are all finished, as
         many as the schedule trains in a step."""

@@ -16,6 +16,7 @@ from ulorl.engines.engine import Engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import Diverged, UserError
 from ulorl.evaluation.avg_at_k import Evaluation, evaluate
+from ulorl.learner.behaviour import record_behaviour
 from ulorl.learner.update_result import Skipped
 from ulorl.rollout.length_bias import LengthBias
 from ulorl.rollout.pool_io import Pools
@@ -111,7 +112,9 @@ class Loop:
     def _algorithm_step(self, number: int, engine: Engine) -> Step:
         parts, cancel = self.components, self.interrupts.cancel
         if not parts.config.rollout.overlap:
-            return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, parts.stream, cancel)
+            decoupled = parts.config.objective.importance == "decoupled"
+            record = partial(record_behaviour, parts.learner) if decoupled else None
+            return ulorl_step(parts.scheduler, engine, parts.inputs.scorer, parts.learner, parts.stream, cancel, record)
         late = (
             f"step {number}: its update has changed the weights already, so the step is finished before the run stops; "
             "a second signal ends the process at once"

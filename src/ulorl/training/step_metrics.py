@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ulorl.types import Group, Metrics, Status
+from ulorl.learner.age_names import AGE_MEANS, AGES
+from ulorl.types import Group, Metrics, Sample, Status
 
 if TYPE_CHECKING:
     from ulorl.evaluation.avg_at_k import Evaluation
@@ -46,6 +47,7 @@ def step_metrics(
         "rollout/multi_segment_fraction": _mean([len(sample.segments) > 1 for sample in finished]),
         "rollout/groups_open": len(scheduler.experience.open_groups),
         "rollout/groups_waiting": len(scheduler.experience.finished_groups),
+        "entropy/finished": _drawn_entropy(finished),
         "rollout/decode_steps": work.decode_steps,
         "rollout/prefill_tokens": work.prefill_tokens,
         "rollout/tokens_per_second": decoded / measured.rollout_seconds,
@@ -70,6 +72,17 @@ def step_metrics(
     }
 
 
+def _drawn_entropy(samples: Sequence[Sample]) -> float | None:
+    """Return the mean of -log p over the samples' tokens, as recorded when they were drawn.
+
+    It estimates the mean token entropy of the policies that drew them, in nats, without a forward pass, and without
+    bias when tokens are drawn from the whole distribution (no top-p or top-k).
+    """
+    tokens = sum(map(len, samples))
+    drawn = sum(float(segment.logprobs.sum(dtype=np.float64)) for sample in samples for segment in sample.segments)
+    return -drawn / tokens if tokens else None
+
+
 def _batch_metrics(groups: Sequence[Group], prompts: int) -> Metrics:
     """Return the metrics of the groups that a step trains. prompts: N."""
     trained = [scored.sample for group in groups for scored in group.members]
@@ -85,17 +98,18 @@ def _batch_metrics(groups: Sequence[Group], prompts: int) -> Metrics:
 
 UPDATE_MEANS = (
     "rollout/staleness_mean",
-    "age/0",
-    "age/1",
-    "age/2",
-    "age/3",
-    "age/4_or_more",
+    *AGES,
+    *(f"{age}/{name}" for age in AGES for name in AGE_MEANS),
     "entropy/mean",
+    "entropy/bonus",
+    "entropy/chosen_fraction",
     "mpt/fraction",
     "mpt/masked_fraction",
+    "mpt/entropy_share",
     "importance/ratio_mean",
     "importance/clip_fraction",
     "importance/tis_mean",
+    "importance/rejected_fraction",
     "mismatch/mean",
     "mismatch/max",
     "mismatch/kl",
