@@ -251,6 +251,11 @@ class ErrorCode(StrEnum):
         "The folder does not exist, or is not a run folder.",
         "Give the `run.dir` of a run.",
     )
+    EVALUATION_TAKEN = (
+        "evaluation-taken",
+        "The folder of an evaluation, under `--out`, holds another evaluation, or its settings.json cannot be read.",
+        "Give another `--out`, or replace the evaluation with `--overwrite`.",
+    )
     RUN_FOLDER_TAKEN = (
         "run-folder-taken",
         "`run.dir` holds another run, a finished run, or files that are not a run.",

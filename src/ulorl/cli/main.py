@@ -7,29 +7,24 @@ hung in this process, so give the same command again; 130 or 143 interrupted, ev
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
-from ulorl.cli.output_options import check_output_file
+from ulorl.cli.eval_commands import evaluate
 from ulorl.cli.plan_commands import app as plan
 from ulorl.cli.reproduce_commands import app as reproduce
 from ulorl.cli.reward_commands import app as reward
 from ulorl.cli.verifier_commands import app as verifier
-from ulorl.config.loading import load, load_saved, with_overrides
+from ulorl.config.loading import load
 from ulorl.config.training_config import RolloutConfig
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
-
-if TYPE_CHECKING:
-    from ulorl.evaluation.avg_at_k import Evaluation
 
 app = typer.Typer(
     help="UloRL: reinforcement learning for language models that reason in ultra-long outputs.\n\n"
@@ -132,42 +127,7 @@ def _schedule(rollout: RolloutConfig) -> str:
     return f"schedule {schedule.kind} with {schedule.factor:g} x {rollout.prompts} problems in progress"
 
 
-@app.command("eval")
-def evaluate(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN | RECIPE... [key=value]...", help="the folder of a run, or TOML recipes; then overrides"
-        ),
-    ],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="write the result into this file")
-    ] = None,
-) -> None:
-    """Measure avg@k on the held-out problems.
-
-    The model is the trained one of a run, or that of a recipe.
-
-    ulorl eval runs/quickstart eval.samples=8
-
-    ulorl eval recipes/gsm8k.toml model.path=models/mine
-    """
-    config = _run_or_config(arguments)
-    check_output_file("--json", json_file)
-    from ulorl.training.run import evaluate_config
-
-    result = evaluate_config(config)
-    interval = result.interval
-    measured = "no answer could be scored"
-    if interval:
-        measured = f"{interval.value:.2%} (95%: {interval.low:.2%} to {interval.high:.2%})"
-    print(f"avg@{result.samples} on {len(result.by_problem)} problems: {measured}")
-    print(f"mean output {result.mean_length:.0f} tokens, {result.truncated:.1%} truncated")
-    if result.unscored:
-        print(f"{result.unscored} of {len(result.scored)} answers could not be scored and are left out")
-    if json_file:
-        text = json.dumps(_as_json(config.model.path, result), indent=2)
-        json_file.write_text(text + "\n", encoding="utf-8")
+app.command("eval")(evaluate)
 
 
 @app.command()
@@ -248,22 +208,6 @@ def import_gguf(
     print(out)
 
 
-def _as_json(model_path: str, result: Evaluation) -> dict[str, Any]:
-    interval = result.interval
-    return {
-        "model": model_path,
-        "accuracy": interval and interval.value,
-        "interval": interval and [interval.low, interval.high],
-        "stderr": result.stderr if len(result.shares) > 1 else None,
-        "problems": len(result.by_problem),
-        "samples": result.samples,
-        "mean_length": result.mean_length,
-        "truncated": result.truncated,
-        "unscored": result.unscored,
-        "by_problem": result.by_problem,
-    }
-
-
 def _config(arguments: list[str]) -> Config:
     """Return the configuration of recipes and overrides. An override has an equals sign."""
     if not arguments:
@@ -271,18 +215,3 @@ def _config(arguments: list[str]) -> Config:
             "give a recipe, for example recipes/quickstart.toml, or --resume RUN", code=ErrorCode.COMMAND_LINE
         )
     return load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])
-
-
-def _run_or_config(arguments: list[str]) -> Config:
-    """Return the configuration of recipes, or of a run's folder together with its trained model."""
-    run_dir = Path(arguments[0])
-    if not os.path.exists(run_dir / "config.json"):  # Path.exists raises for names that are too long
-        return _config(arguments)
-    saved = load_saved(run_dir / "config.json")
-    trained = saved.model_copy(update={"model": saved.model.model_copy(update={"path": str(run_dir / "model")})})
-    return with_overrides(
-        trained,
-        arguments[1:],
-        allowed=("eval", "model", "engine", "seed"),
-        purpose="the evaluation of a run",
-    )

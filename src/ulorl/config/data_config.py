@@ -61,6 +61,7 @@ class HubDataConfig(RecordsDataConfig):
     path: str = Field(min_length=1, description="the name of the dataset")
     split: str = Field(default="train", description="the split of the dataset")
     subset: str = Field(default="", description="the configuration of the dataset; empty: the default one")
+    revision: str = Field(default="", description="the commit, tag or branch of the dataset; empty: the newest one")
 
 
 class GeneratorDataConfig(BaseDataConfig):

@@ -56,6 +56,27 @@ def load_class(config_class: Any, recipes: Sequence[str | Path], overrides: Sequ
     return _checked(config_class, layers, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
 
 
+def load_sections(
+    base: Mapping[str, Any],
+    recipes: Sequence[str | Path],
+    above: Sequence[Mapping[str, Any]],
+    overrides: Sequence[str],
+    keep: Sequence[str],
+) -> Config:
+    """Return a configuration for another purpose than the runs that recipes describe: `base`, over it the sections
+    `keep` of the recipes, over these the trees `above`, then the overrides.
+
+    base, above: trees of plain values. Raises UserError naming the file or the key.
+    """
+    layers = [_Layer([base])]
+    for recipe in recipes:
+        tree = _read_toml(Path(recipe))
+        layers.append(_Layer([{name: section for name, section in tree.items() if name in keep}], str(recipe)))
+    layers += [_Layer([tree]) for tree in above]
+    layers.append(_Layer([parse_override(override) for override in overrides]))
+    return _checked(Config, layers, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
+
+
 def build(tree: Mapping[str, Any], source: str = "the configuration") -> Config:
     """Check a tree of plain values. Raises UserError with one part for each wrong key.
 

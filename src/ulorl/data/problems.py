@@ -53,8 +53,10 @@ def load_located(data: DataConfig, *, held_out: bool = False) -> tuple[list[Prob
 
         return list(generate_problems(data, held_out=held_out)), {}
     if isinstance(data, HubDataConfig):
-        fix = "check data.path, data.subset and data.split and the network, or use data.kind=files"
-        records: Iterable[Record | UserError] = read_hub(data.path, data.subset, data.split, key="data.path", fix=fix)
+        fix = "check data.path, data.subset, data.split, data.revision and the network, or use data.kind=files"
+        records: Iterable[Record | UserError] = read_hub(
+            data.path, data.subset, data.split, data.revision, key="data.path", fix=fix
+        )
     else:
         records = chain.from_iterable(map(read_records, expand_pattern(data.path, "data.path")))
     return _first_good(records, data)

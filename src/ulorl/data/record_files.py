@@ -210,16 +210,17 @@ def _record(place: str, value: Any) -> Record | UserError:
     )
 
 
-def read_hub(path: str, subset: str, split: str, *, key: str, fix: str) -> Iterator[Record]:
+def read_hub(path: str, subset: str, split: str, revision: str = "", *, key: str, fix: str) -> Iterator[Record]:
     """Yield the records of a hub dataset.
 
-    key: the configuration key that names the dataset. Raises UserError, ending with `fix`, when it cannot be loaded.
+    revision: a commit, tag or branch; "": the newest. key: the configuration key that names the dataset. Raises
+    UserError, ending with `fix`, when it cannot be loaded.
     """
     import datasets
 
     name = f"{path} ({subset + ', ' if subset else ''}{split})"
     try:
-        rows = datasets.load_dataset(path, subset or None, split=split)
+        rows = datasets.load_dataset(path, subset or None, split=split, revision=revision or None)
     except Exception as error:  # anything that the network, the hub or a dataset's own files raise
         text = f"{name}: cannot be loaded from the hub: {first_line(error)}; {fix}"
         raise UserError(text, code=ErrorCode.DATA_NOT_FOUND, key=key) from error

@@ -62,9 +62,12 @@ class Inputs:
 
     def longest(self, cfg: Config) -> int:
         """Return the tokens of the longest prompt with the longest output that a run or an evaluation can need."""
-        rollout = max(len(prompt) for _, prompt in self.problems) + max(cfg.rollout.max_tokens, CHECK_TOKENS)
         held_out = max((len(prompt) for _, prompt in self.held_out), default=0)
-        return max(rollout, held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens))
+        evaluation = held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens)
+        if not self.problems:  # an evaluation without training
+            return evaluation
+        rollout = max(len(prompt) for _, prompt in self.problems) + max(cfg.rollout.max_tokens, CHECK_TOKENS)
+        return max(rollout, evaluation)
 
 
 def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
@@ -90,15 +93,52 @@ def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
         with files:
             tokenizer = source.tokenizer
     files.raise_errors()
-    _check_ids(cfg, source, model)
+    _check_ids(source, model)
+    _check_lengths(source, {"rollout": cfg.rollout.max_tokens, "eval": cfg.eval.max_tokens if cfg.eval.data else 0})
     with prompts:
         prompted = _prompted(problems, places, tokenizer, cfg.data, model, cfg.rollout.max_tokens)
     with prompts, _of_held_out():
-        longest = cfg.eval.max_tokens or cfg.rollout.max_tokens
-        held_out = held_out[: cfg.eval.problems]
-        asked = _prompted(held_out, held_out_places, tokenizer, cfg.eval_data(), model, longest)
+        asked = _asked(cfg, held_out, held_out_places, tokenizer, model)
     prompts.raise_errors()
     return Inputs(source, without_held_out(prompted, asked), asked, _scorer(cfg, reward, tokenizer))
+
+
+def load_evaluation(cfg: Config) -> Inputs:
+    """Check what an evaluation without training needs, as `load_inputs` does. The result has no problems to train on.
+
+    Raises UserError.
+    """
+    if not cfg.eval.data:
+        raise UserError(
+            "eval.data is missing: it says which problems are held out, for example eval.data.split=test",
+            code=ErrorCode.CONFIG_MISSING_KEY,
+            key="eval.data",
+        )
+    source = model_source(cfg)
+    disable_progress_bar()
+    reward, files = _check_settings(cfg), ErrorCollector()
+    with files, _of_held_out():
+        held_out, places = load_located(cfg.eval_data(), held_out=True)
+    with files:
+        model, tokenizer = _check_model(cfg, source, weights=True), source.tokenizer
+    files.raise_errors()
+    _check_ids(source, model)
+    _check_lengths(source, {"eval": cfg.eval.max_tokens or cfg.rollout.max_tokens})
+    with _of_held_out():
+        asked = _asked(cfg, held_out, places, tokenizer, model)
+    return Inputs(source, (), asked, _scorer(cfg, reward, tokenizer))
+
+
+def _asked(
+    cfg: Config,
+    held_out: Sequence[Problem],
+    places: Mapping[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+) -> list[Prompted]:
+    """Return the held-out problems that are used, with their prompts."""
+    longest = cfg.eval.max_tokens or cfg.rollout.max_tokens
+    return _prompted(held_out[: cfg.eval.problems], places, tokenizer, cfg.eval_data(), model, longest)
 
 
 def _check_settings(cfg: Config) -> Reward:
@@ -230,9 +270,8 @@ def _check_model(cfg: Config, source: ModelSource, *, weights: bool) -> PreTrain
     return model
 
 
-def _check_ids(cfg: Config, source: ModelSource, model: PreTrainedModel) -> None:
-    """Raise UserError when the tokenizer belongs to another model, or outputs of the longest length do not fit the
-    model's context with any prompt."""
+def _check_ids(source: ModelSource, model: PreTrainedModel) -> None:
+    """Raise UserError when the tokenizer belongs to another model."""
     _ = source.eos_ids  # raises when there are none
     vocabulary, pad = model.get_input_embeddings().weight.shape[0], source.tokenizer.pad_token_id
     if pad is not None and pad >= vocabulary:
@@ -242,8 +281,13 @@ def _check_ids(cfg: Config, source: ModelSource, model: PreTrainedModel) -> None
             code=ErrorCode.MODEL_TOKENIZER,
             file=source.path,
         )
+
+
+def _check_lengths(source: ModelSource, longest_outputs: Mapping[str, int]) -> None:
+    """Raise UserError when outputs of the longest length, by section, do not fit the model's context with any
+    prompt."""
     context = source.context_length or sys.maxsize
-    for key, longest in (("rollout", cfg.rollout.max_tokens), ("eval", cfg.eval.max_tokens if cfg.eval.data else 0)):
+    for key, longest in longest_outputs.items():
         if longest >= context:
             raise UserError(
                 f"{key}.max_tokens={longest}: a prompt and so long an output do not fit the model's context of "

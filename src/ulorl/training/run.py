@@ -31,7 +31,7 @@ from ulorl.training.checkpoint import CheckpointWriter, Counters
 from ulorl.training.interrupts import Interrupted, catching_signals
 from ulorl.training.learner_restarts import LearnerRestarts, beginning, continuation
 from ulorl.training.loop import Loop
-from ulorl.training.preflight import load_inputs
+from ulorl.training.preflight import load_evaluation, load_inputs
 from ulorl.training.specifications import evaluation_settings
 from ulorl.types import Metrics
 
@@ -105,15 +105,11 @@ def _serve(run_dir: Path) -> Result:
 
 
 def evaluate_config(cfg: Config) -> Evaluation:
-    """Measure avg@k of `model.path` on the held-out problems of a configuration, without training."""
-    if not cfg.eval.data:
-        raise UserError(
-            "eval.data is missing: it says which problems are held out, for example eval.data.split=test",
-            code=ErrorCode.CONFIG_MISSING_KEY,
-            key="eval.data",
-        )
+    """Measure avg@k of `model.path` on the held-out problems of a configuration, without training.
+
+    Raises UserError."""
     merged = cfg.model.model_copy(update={"lora": LoraConfig()})  # a trained model has its adapters merged in
-    inputs = load_inputs(cfg.model_copy(update={"model": merged}))
+    inputs = load_evaluation(cfg.model_copy(update={"model": merged}))
     set_threads(cfg.model.threads)
     with opened_backend(cfg, learner=False) as backend, closing(evaluation_engine(cfg, inputs, backend)) as engine:
         return evaluate(engine, inputs.scorer, inputs.held_out, evaluation_settings(cfg))

@@ -134,7 +134,7 @@ def count_step(bias: LengthBias, measured: MeasuredStep) -> Metrics:
 
 def evaluation_metrics(evaluation: Evaluation, seconds: float) -> Metrics:
     """Return the metrics of an evaluation that took `seconds`."""
-    interval = evaluation.interval
+    interval, summary = evaluation.interval, evaluation.summary
     return {
         "eval/accuracy": interval.value if interval else None,
         "eval/accuracy_low": interval.low if interval else None,
@@ -145,7 +145,13 @@ def evaluation_metrics(evaluation: Evaluation, seconds: float) -> Metrics:
         "eval/unscored": evaluation.unscored,
         "eval/no_answer": evaluation.no_answer,
         "eval/engine_faults": evaluation.faults,
-        "eval/length_mean": evaluation.mean_length,
+        "eval/pass_at_k": summary.pass_at.get(summary.samples),  # with k = eval/samples
+        "eval/majority": summary.majority,
+        "eval/repetitive": summary.repetitive,
+        "eval/length_mean": summary.lengths.mean,
+        "eval/length_p50": summary.lengths.p50,
+        "eval/length_p90": summary.lengths.p90,
+        "eval/length_p99": summary.lengths.p99,
         "eval/truncated": evaluation.truncated,
         "time/eval": seconds,
     }

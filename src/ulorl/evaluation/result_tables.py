@@ -1,0 +1,140 @@
+"""Writes the results of evaluations as Markdown tables and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ulorl.common.markdown import table
+from ulorl.evaluation.paired_difference import Difference, paired_difference
+from ulorl.evaluation.summary import Summary
+from ulorl.evaluation.token_entropy import EntropyFigures
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """The result of one model on one suite, at one output length."""
+
+    model: str  # with its model.rope
+    suite: str
+    max_tokens: int
+    summary: Summary
+    entropy: EntropyFigures | None  # None: not measured
+    problems: str  # a hash of the suite's problems: results with the same one are paired
+
+    @property
+    def name(self) -> str:
+        """The model with the output length."""
+        return f"{self.model}, {self.max_tokens}"
+
+
+def accuracy_table(results: Sequence[SuiteResult]) -> str:
+    """Return the accuracies as table 3 of the paper has them: a row for each model and output length, a column for each
+    suite, avg@k in percent with its standard error over problems."""
+    suites = {result.suite: result.summary.samples for result in results}
+    rows = dict.fromkeys((result.model, result.max_tokens) for result in results)
+    cells = {(result.model, result.max_tokens, result.suite): _accuracy(result.summary) for result in results}
+    return table(
+        ["model", "output length", *(f"{suite}, avg@{samples}" for suite, samples in suites.items())],
+        [(model, length, *(cells.get((model, length, suite), "") for suite in suites)) for model, length in rows],
+        numbers_from=1,
+    )
+
+
+def figures_table(results: Sequence[SuiteResult]) -> str:
+    """Return every figure of the results of one suite, a column for each result."""
+    columns = [dict(_figures(result)) for result in results]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [(name, *(column.get(name, "") for column in columns)) for name in names]
+    return table([results[0].suite, *(result.name for result in results)], rows, numbers_from=1)
+
+
+def differences(results: Sequence[SuiteResult]) -> list[tuple[SuiteResult, SuiteResult, Difference | None]]:
+    """Return each result with the first one of its suite, output length and problems, and how they differ."""
+    first: dict[tuple[object, ...], SuiteResult] = {}
+    found = []
+    for result in results:
+        baseline = first.setdefault((result.suite, result.max_tokens, result.problems), result)
+        if baseline is not result:
+            difference = paired_difference(result.summary.by_problem, baseline.summary.by_problem)
+            found.append((result, baseline, difference))
+    return found
+
+
+def difference_lines(results: Sequence[SuiteResult]) -> list[str]:
+    """Return the differences as sentences."""
+    return [
+        f"{result.suite}, {result.max_tokens} tokens: {result.model} - {baseline.model} = "
+        + (
+            f"{difference.value * 100:+.1f} points (95%: {difference.low * 100:+.1f} to {difference.high * 100:+.1f}, "
+            f"paired over {difference.problems} problems)"
+            if difference
+            else "no interval: the difference is the same on every problem"
+        )
+        for result, baseline, difference in differences(results)
+    ]
+
+
+def as_json(results: Sequence[SuiteResult]) -> dict[str, Any]:
+    """Return results and differences as JSON values."""
+    return {
+        "results": [
+            {
+                "model": result.model,
+                "suite": result.suite,
+                "max_tokens": result.max_tokens,
+                **_json_values(asdict(result.summary)),
+                "interval": interval and [interval.low, interval.high],
+                "entropy": result.entropy and asdict(result.entropy),
+                "problems": result.problems,
+            }
+            for result in results
+            for interval in [result.summary.interval]
+        ],
+        "differences": [
+            {
+                "suite": result.suite,
+                "max_tokens": result.max_tokens,
+                "model": result.model,
+                "baseline": baseline.model,
+                "difference": difference and asdict(difference),
+            }
+            for result, baseline, difference in differences(results)
+        ],
+    }
+
+
+def _json_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in tree.items()}
+
+
+def _figures(result: SuiteResult) -> Iterator[tuple[str, str]]:
+    summary, lengths, interval = result.summary, result.summary.lengths, result.summary.interval
+    yield "problems", str(len(summary.by_problem))
+    yield f"avg@{summary.samples} ± standard error", _accuracy(summary)
+    yield "95% interval", f"{interval.low:.1%} to {interval.high:.1%}" if interval else "-"
+    for k, value in summary.pass_at.items():
+        if k > 1:
+            yield f"pass@{k}", f"{value:.1%}"
+    if summary.samples > 1:
+        yield f"maj@{summary.samples}", "-" if summary.majority is None else f"{summary.majority:.1%}"
+    yield "output tokens: mean", f"{lengths.mean:.0f}"
+    yield "output tokens: p50 / p90 / p99", f"{lengths.p50} / {lengths.p90} / {lengths.p99}"
+    yield "truncated", f"{summary.truncated:.1%}"
+    yield "no answer", f"{summary.no_answer / summary.answers:.1%}"
+    yield "repetitive", f"{summary.repetitive:.1%}"
+    if summary.unscored:
+        yield "unscored answers", str(summary.unscored)
+    if entropy := result.entropy:
+        yield "mean token entropy (nats)", f"{entropy.mean:.3f}"
+        yield "MPTs, of all tokens", f"{entropy.mpts:.1%}"
+        yield "entropy of MPTs, of all", "-" if entropy.mpt_entropy is None else f"{entropy.mpt_entropy:.2%}"
+
+
+def _accuracy(summary: Summary) -> str:
+    if math.isnan(summary.accuracy):
+        return "-"
+    error = "" if math.isnan(summary.stderr) else f" ± {summary.stderr * 100:.1f}"
+    return f"{summary.accuracy * 100:.1f}{error}"
