@@ -17,7 +17,15 @@ from ulorl.planning.group_lengths import log_normal_lengths
 from ulorl.planning.latency_profile import SOURCED, LatencyProfile, TokenTable, Workload, linear_decode, write_profile
 from ulorl.planning.schedule_figures import figures_of
 from ulorl.planning.schedule_inputs import choices_of, lengths_source, read_inputs, workload_of
-from ulorl.planning.schedule_plan import CHOICES, Choice, PlanSetting, SchedulePlan, plan_schedules
+from ulorl.planning.schedule_plan import (
+    CHOICES,
+    Choice,
+    LengthFacts,
+    PlanSetting,
+    SchedulePlan,
+    bound_of,
+    plan_schedules,
+)
 from ulorl.planning.schedule_plan_text import recipe_lines, schedule_plan_text
 from ulorl.planning.simulated_engine import EngineFigures
 from ulorl.planning.simulated_step import Samples, SimulatedStep
@@ -100,6 +108,26 @@ def test_no_schedule_is_faster_than_the_bound(plan: SchedulePlan) -> None:
     assert max(shares.values()) < 1
     assert plan.of_bound(plan.fastest.figures) == max(shares.values()) > 0.6
     assert plan.speed(plan.baseline) == plan.rollout_speed(plan.baseline) == 1
+
+
+def test_bounds_by_hand() -> None:
+    """400 tokens a step on 2 engines, 10 ms + .2 ms a row, .05 ms a prefilled token, 1 prompt of 19 tokens to prefill.
+
+    32 rows: 400 x (10 / 32 + .2) = 205 ms, prompt .95 ms, of which an engine has half: 102.975 ms. Carried samples add
+    70 tokens x .05 = 3.5 ms a row: 2000 / r + 40 + 3.5 r has its least value at r = sqrt(2000 / 3.5) = 23.9. At 24, it
+    is 83.333 + 40 + 84 = 207.333 ms, and the prompt adds .475 ms.
+    """
+    decode = linear_decode(10e-3, 2e-4, 0.0, rows=32, context=1024)
+    prefill = TokenTable(tokens=(100, 200), seconds=(5e-3, 10e-3))
+    profile = SMALL.model_copy(update={"decode": decode, "prefill": prefill, "kv_tokens": 0})
+    one = setting(profile=profile, prompts=1, group=4)
+    lengths = LengthFacts(mean=100, p95=100, cut=0, context=70)
+    free, carried = (bound_of(one, lengths, carried=carried) for carried in (False, True))
+    assert (free.rows, carried.rows) == (32, 24)
+    assert free.rollout_groups_a_second == pytest.approx(1 / 0.102975)
+    assert carried.rollout_groups_a_second == pytest.approx(1 / 0.207808, rel=1e-5)
+    update_and_sync = 0.1 + 0.2
+    assert free.groups_a_second == pytest.approx(1 / (0.102975 + update_and_sync))
 
 
 def test_the_recommendation_keeps_the_limits(plan: SchedulePlan) -> None:

@@ -101,8 +101,13 @@ class LengthFacts:
 
 @dataclass(frozen=True)
 class Bound:
-    """What no schedule exceeds: every engine always decodes `rows` rows; each sample is prefilled once, with its
-    siblings; update and weight sync stay. Groups a second, with and without these two."""
+    """Every engine always decodes `rows` rows; each sample is prefilled once, with its siblings; update and weight sync
+    stay. Groups a second, with and without these two.
+
+    No schedule is faster than that. For the bound of carried samples, all samples in flight are prefilled again at each
+    step, with their output so far, because new weights need new keys and values. That is what a schedule of constantly
+    many rows can reach. One that lets rows end before a step does carries fewer samples, so it may exceed this one.
+    """
 
     rows: int
     groups_a_second: float
@@ -126,6 +131,7 @@ class SchedulePlan:
     planned: tuple[Planned, ...]
     lengths: LengthFacts
     bound: Bound
+    carried_bound: Bound
 
     @property
     def baseline(self) -> ScheduleFigures:
@@ -151,6 +157,11 @@ class SchedulePlan:
     def bound_speed(self) -> float:
         """The bound over one segment, of groups a second."""
         return self.bound.groups_a_second / self.baseline.groups_a_second
+
+    @property
+    def carried_bound_speed(self) -> float:
+        """The bound of carried samples over one segment, of groups a second."""
+        return self.carried_bound.groups_a_second / self.baseline.groups_a_second
 
     def of_bound(self, figures: ScheduleFigures) -> float:
         """Return completed groups a second as a share of the bound."""
@@ -181,7 +192,8 @@ def plan_schedules(
             planned.append(Planned(choice, figures, tuple(_reasons(figures, setting))))
             on_choice(choice)
     lengths = length_facts(setting)
-    return SchedulePlan(setting, tuple(planned), lengths, bound_of(setting, lengths))
+    bounds = (bound_of(setting, lengths, carried=carried) for carried in (False, True))
+    return SchedulePlan(setting, tuple(planned), lengths, *bounds)
 
 
 def check_setting(setting: PlanSetting) -> None:
@@ -213,16 +225,22 @@ def length_facts(setting: PlanSetting) -> LengthFacts:
     return LengthFacts(float(lengths.mean()), float(np.quantile(lengths, 0.95)), cut, context)
 
 
-def bound_of(setting: PlanSetting, lengths: LengthFacts) -> Bound:
-    """Return the bound: of all numbers of rows that the slots, and the keys and values at the mean context, allow, the
-    one with the least time a token counts."""
+def bound_of(setting: PlanSetting, lengths: LengthFacts, *, carried: bool) -> Bound:
+    """Return a bound: of all numbers of rows that the slots, and the keys and values at the mean context, allow, the
+    one with the least rollout time counts. carried: whether samples in flight are prefilled again at each step. Their
+    mean context is that of the drawn tokens, as every row draws one token in a decode step."""
     profile = setting.profile
     fit = int(profile.kv_tokens / lengths.context) if profile.kv_tokens else profile.slots
-    counts = _row_counts(max(1, min(profile.slots, fit)))
-    token, rows = min((decode_times(profile.decode, r).seconds(lengths.context, 1) / r, r) for r in counts)
     tokens = setting.prompts * setting.group * lengths.mean
     prompt = profile.prefill_seconds([setting.prompt_tokens - 1]) - profile.prefill_overhead
-    rollout = (tokens * token + setting.prompts * max(0.0, prompt)) / profile.engines
+    prompts = setting.prompts * max(0.0, prompt)
+
+    def rollout_seconds(rows: int) -> float:
+        decode = tokens * decode_times(profile.decode, rows).seconds(lengths.context, 1) / rows
+        again = profile.prefill_seconds([round(lengths.context)] * rows) if carried else 0.0
+        return (decode + prompts) / profile.engines + again
+
+    rollout, rows = min((rollout_seconds(rows), rows) for rows in _row_counts(max(1, min(profile.slots, fit))))
     whole = rollout + profile.learner.at(tokens) + profile.sync_seconds
     return Bound(rows, setting.prompts / whole, setting.prompts / rollout)
 

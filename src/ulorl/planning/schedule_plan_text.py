@@ -37,6 +37,7 @@ def schedule_plan_json(plan: SchedulePlan) -> dict[str, Any]:
         | {"steps": setting.played_steps},
         "lengths": asdict(plan.lengths),
         "bound": asdict(plan.bound) | {"speed": plan.bound_speed},
+        "carried_bound": asdict(plan.carried_bound) | {"speed": plan.carried_bound_speed},
         "schedules": [
             {"name": one.choice.name, **asdict(one.choice), **asdict(one.figures)}
             | {"speed": plan.speed(one.figures), "rollout_speed": plan.rollout_speed(one.figures)}
@@ -89,7 +90,8 @@ def _setting(plan: SchedulePlan) -> Iterator[str]:
     )
     yield (
         f"bound: {plan.bound_speed:.2f} x one segment, if every engine always decodes {plan.bound.rows} rows, and "
-        "update and weight sync stay"
+        f"update and weight sync stay; {plan.carried_bound_speed:.2f} x at {plan.carried_bound.rows} rows, if all "
+        "samples in flight are computed again at each step, as new weights need it"
     )
 
 
