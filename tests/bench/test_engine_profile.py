@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from refusals import refused
-from ulorl.bench.engine_profile import Grid, _step_seconds, grid
+from ulorl.bench.engine_profile import _step_seconds, Grid, grid, request_share
 from ulorl.cli.main import app
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
@@ -43,6 +43,11 @@ def test_the_grid() -> None:
     """Powers of 2, halves between them, and the slots; contexts are an eighth to a half of the tokens."""
     assert grid(24, 512) == Grid([1, 2, 3, 4, 6, 8, 12, 16, 24], [64, 128, 256], [64, 128, 256], rounds=3)
     assert grid(20, 512, quick=True) == Grid([1, 2, 4, 8, 16, 20], [64, 256], [64, 128, 256], rounds=2)
+
+
+def test_the_share_of_a_request() -> None:
+    """Overhead 3, share 2: one request takes 5, and 7 requests in 3 passes take 3 x 3 + 7 x 2 = 23."""
+    assert request_share(5, 23, requests=7, passes=3) == (23 - 3 * 5) / (7 - 3) == 2
 
 
 def test_a_step_counts_when_all_rows_draw_a_token() -> None:

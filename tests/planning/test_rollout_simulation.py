@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, repeat
 from math import inf
 
@@ -17,7 +18,7 @@ from ulorl.engines.scripted import ScriptedEngine
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.planning.decode_times import decode_times
 from ulorl.planning.group_lengths import DrawnLengths, log_normal_lengths
-from ulorl.planning.latency_profile import SOURCED, LatencyProfile, TokenTable, linear_decode
+from ulorl.planning.latency_profile import SOURCED, DecodeTable, LatencyProfile, TokenTable, linear_decode
 from ulorl.planning.rollout_simulation import RolloutSimulation, Setting
 from ulorl.planning.simulated_engine import Row, SimulatedEngine
 from ulorl.planning.simulated_step import SimulatedStep
@@ -192,7 +193,7 @@ def test_a_request_enters_after_the_decode_step_in_progress(entering: float) -> 
             "prefill": TokenTable(tokens=(1,), seconds=(0.1,)),
         }
     )
-    engine = SimulatedEngine(machine, lambda rows: decode_times(machine.decode, rows))
+    engine = SimulatedEngine(machine, partial(decode_times, machine.decode))
     engine.add(Row(0, 0, 1, 0, 100, 0, draws=5))
     assert engine.schedule(0.0) == pytest.approx(5)
     engine.add(Row(1, 1, 3, 0, 100, 0, draws=9))
@@ -203,11 +204,31 @@ def test_a_request_enters_after_the_decode_step_in_progress(entering: float) -> 
     assert [(row.sample_id, row.drawn) for row in engine.abort(6.2)] == [(1, 2)]
 
 
+def test_rows_decode_as_fast_as_their_lengths_are_alike() -> None:
+    """1 s a decode step of two rows that are equally long, 2 s with lengths from 0 to twice the mean.
+
+    Rows of 12 and 4 tokens: mean 8, deviation 4, that of lengths from 0 to 16 is 8 / sqrt(3): 4 sqrt(3) / 8 = .87, to
+    eighths 7/8. Their first 4 steps take 1 + 7/8 s each. With 16 and 8 tokens, the deviation is 4 of a mean of 12: .58,
+    to eighths 5/8.
+    """
+    table = DecodeTable(rows=(1, 2), contexts=(1, 100), seconds=((1, 1), (2, 2)), alike=((1, 1), (1, 1)))
+    machine = profile(slots=2).model_copy(update={"decode": table, "prefill": TokenTable(tokens=(1,), seconds=(0,))})
+    engine = SimulatedEngine(machine, partial(decode_times, table))
+    engine.add(Row(0, 0, 12, 0, 100, 0, draws=9))
+    engine.add(Row(1, 1, 4, 0, 100, 0, draws=4))
+    assert engine.schedule(0.0) == pytest.approx(4 * (1 + 7 / 8))
+    assert [row.sample_id for row in engine.advance()] == [1]
+    engine.add(Row(2, 2, 8, 0, 100, 0, draws=2))
+    assert engine.schedule(engine.time) == pytest.approx(4 * (1 + 7 / 8) + 2 * (1 + 5 / 8))
+    assert [row.sample_id for row in engine.advance()] == [2]
+    assert engine.schedule(engine.time) == pytest.approx(4 * (1 + 7 / 8) + 2 * (1 + 5 / 8) + 3)
+
+
 def test_the_newest_row_is_computed_again_when_keys_and_values_are_full() -> None:
     """Two rows with 3 + 3 tokens and 2 more a step: 12 do not fit into 10 before the fourth step. The second leaves
     with 3 of its 5 tokens, and enters when the first has drawn its last 2: 3 + 2 + 2 steps, and 3 + 3 - 1 tokens that
     were computed before."""
-    engine = SimulatedEngine(profile(slots=2, kv_tokens=10), lambda rows: decode_times(profile(slots=2).decode, rows))
+    engine = SimulatedEngine(profile(slots=2, kv_tokens=10), partial(decode_times, profile(slots=2).decode))
     for sample in range(2):
         engine.add(Row(sample, sample, 3, 0, 100, 0, draws=5))
     ended, time = [], 0.0

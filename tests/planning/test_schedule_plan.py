@@ -119,14 +119,15 @@ def test_bounds_by_hand() -> None:
     """
     decode = linear_decode(10e-3, 2e-4, 0.0, rows=32, context=1024)
     prefill = TokenTable(tokens=(100, 200), seconds=(5e-3, 10e-3))
-    profile = SMALL.model_copy(update={"decode": decode, "prefill": prefill, "kv_tokens": 0})
+    changes = {"decode": decode.model_dump(), "prefill": prefill.model_dump(), "kv_tokens": 0}
+    profile = LatencyProfile(**(SMALL.model_dump() | changes))
     one = setting(profile=profile, prompts=1, group=4)
     lengths = LengthFacts(mean=100, p95=100, cut=0, context=70)
     free, carried = (bound_of(one, lengths, carried=carried) for carried in (False, True))
     assert (free.rows, carried.rows) == (32, 24)
     assert free.rollout_groups_a_second == pytest.approx(1 / 0.102975)
     assert carried.rollout_groups_a_second == pytest.approx(1 / 0.207808, rel=1e-5)
-    update_and_sync = 0.1 + 0.2
+    update_and_sync = 0.1 * 400 / 1000 + 0.2
     assert free.groups_a_second == pytest.approx(1 / (0.102975 + update_and_sync))
 
 

@@ -1,11 +1,13 @@
 """Measures a latency profile of an engine, from which the rollout planner predicts steps: seconds of a decode step by
 rows and context, of a prefill by tokens, and of giving it new weights.
 
-Rows and requests have lengths from half of the stated ones to one and a half times as much, as samples have in
-training: attention reads, and a prefill pass computes, as much for a short row as for a longer neighbour. In a decode
-step they have 4 different prompts, so that the embedded engine prefills each once and copies its keys and values. The
-step in which requests enter is not counted. A prefill is measured with one request and, where several fit into a pass,
-with as many: carried samples share passes, and a token of a full pass costs more than one that is added to a short one.
+Attention reads, and a prefill pass computes, as much for a short row as for a longer neighbour. So a decode step is
+measured twice: with rows that are equally long, as those of one segment are, and with lengths from 0 to twice their
+mean, as carried samples have. They share up to 16 prompts, as the embedded engine prefills each of these once and
+copies its keys and values. The step in which requests enter is not counted. A prefill is measured with one request and,
+where several fit into a pass, with 3 passes of them, from half of their mean length to one and a half times as long:
+carried samples share passes with others of about their length, and a token of a full pass costs more than one that is
+added to a short one.
 Each point is measured once in a round over all of them, so that a slow minute of the machine
 meets all points alike, and each number is a median over the rounds.
 """
@@ -34,7 +36,8 @@ from ulorl.planning.latency_profile import ASSUMPTION, DecodeTable, LatencyProfi
 from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
 
-_LENGTHS = 4  # of rows that decode together
+_LENGTHS = 16  # of rows that decode together, at most
+_PASSES = 3  # of a prefill of many requests
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class ProfileMeter:
 
     def __init__(self, subject: Subject, grid: Grid, about: dict[str, Any]) -> None:
         self._subject, self._grid, self._about = subject, grid, about
-        self._decode: dict[tuple[int, int], list[float]] = {at: [] for at in product(grid.rows, grid.contexts)}
+        points = product(grid.rows, grid.contexts, (False, True))
+        self._decode: dict[tuple[int, int, bool], list[float]] = {at: [] for at in points if at[0] > 1 or not at[2]}
         self._prefill: dict[tuple[int, int], list[float]] = {
             (tokens, requests): [] for tokens in grid.prefill for requests in {1, _requests(subject, tokens)}
         }
@@ -116,7 +120,7 @@ class ProfileMeter:
     def warm_up(self) -> None:
         """Let the engine make what it makes once for each number of rows, and for prefills."""
         for rows in self._grid.rows:
-            _decode_seconds(self._subject, rows, min(self._grid.contexts), steps=2)
+            _decode_seconds(self._subject, rows, min(self._grid.contexts), alike=False, steps=2)
         _prefill_seconds(self._subject, min(self._grid.prefill), 1)
 
     def measure(self, seconds: float = 0.0) -> None:
@@ -130,8 +134,8 @@ class ProfileMeter:
     def round(self) -> None:
         """Measure every point once more."""
         began = time.perf_counter()
-        for (rows, context), seconds in self._decode.items():
-            seconds += _decode_seconds(self._subject, rows, context, self._grid.steps)
+        for (rows, context, alike), seconds in self._decode.items():
+            seconds += _decode_seconds(self._subject, rows, context, alike=alike, steps=self._grid.steps)
         for (tokens, requests), times in self._prefill.items():
             times.append(_prefill_seconds(self._subject, tokens, requests))
         started = time.perf_counter()
@@ -142,11 +146,15 @@ class ProfileMeter:
     def profile(self) -> LatencyProfile:
         """Return the medians of all rounds. The update is not measured: the profile says that it takes no time."""
         grid, subject, about = self._grid, self._subject, self._about
-        table = [[_rounded(median(self._decode[rows, context])) for context in grid.contexts] for rows in grid.rows]
         where = f"{about['processor']} ({about['capability']}), {about['threads']} threads"
         return LatencyProfile(
             name=f"{subject.name}, {where}",
-            decode=DecodeTable(rows=tuple(grid.rows), contexts=tuple(grid.contexts), seconds=tuple(map(tuple, table))),
+            decode=DecodeTable(
+                rows=tuple(grid.rows),
+                contexts=tuple(grid.contexts),
+                seconds=self._decode_table(alike=False),
+                alike=self._decode_table(alike=True),
+            ),
             prefill=self._prefill_table(),
             prefill_pass_tokens=subject.prefill_tokens,
             sync_seconds=_rounded(median(self._sync)),
@@ -160,44 +168,57 @@ class ProfileMeter:
             },
         )
 
+    def _decode_table(self, *, alike: bool) -> tuple[tuple[float, ...], ...]:
+        points = [[(rows, context, alike and rows > 1) for context in self._grid.contexts] for rows in self._grid.rows]
+        return tuple(tuple(_rounded(median(self._decode[point])) for point in line) for line in points)
+
     def _prefill_table(self) -> TokenTable:
-        """Return the seconds of a single request: the overhead of a pass and its share of a full one."""
+        """Return the seconds of a single request: the overhead of a pass and its share of full ones."""
         single = {tokens: median(self._prefill[tokens, 1]) for tokens in self._grid.prefill}
         share = {}
         for tokens, requests in self._prefill:
             if requests > 1:
-                full = median(self._prefill[tokens, requests])
-                share[tokens] = max(0.0, full - single[tokens]) / (requests - 1)
+                passes = -(-requests * tokens // self._subject.prefill_tokens)
+                many = median(self._prefill[tokens, requests])
+                share[tokens] = request_share(single[tokens], many, requests, passes)
         shortest = min(single)
         overhead = max(0.0, single[shortest] - share[shortest]) if shortest in share else 0.0
         seconds = {tokens: overhead + share[tokens] if tokens in share else single[tokens] for tokens in single}
         return TokenTable(tokens=tuple(seconds), seconds=tuple(map(_rounded, seconds.values())))
 
 
-def _decode_seconds(subject: Subject, rows: int, context: int, steps: int) -> list[float]:
+def request_share(single: float, many: float, requests: int, passes: int) -> float:
+    """Return the seconds of a request without the overhead of a pass, from those of a single one, which are overhead +
+    share, and of `requests` in `passes` passes, which are passes x overhead + requests x share."""
+    return max(0.0, many - passes * single) / (requests - passes)
+
+
+def _decode_seconds(subject: Subject, rows: int, context: int, *, alike: bool, steps: int) -> list[float]:
     """Return the seconds of `steps` decode steps of `rows` rows with `context` tokens in the mean."""
-    lengths = _spread(max(1, context - (steps + 1) // 2), min(rows, _LENGTHS))
+    lengths = _spread(max(1, context - (steps + 1) // 2), 1 if alike else min(rows, _LENGTHS), share=1.0)
     prompts = [_prompt(subject, length) for length in lengths]
     return _step_seconds(subject.engine, [prompts[row * len(prompts) // rows] for row in range(rows)], steps)[1:]
 
 
 def _requests(subject: Subject, tokens: int) -> int:
-    """Return how many requests of so many tokens fit into a prefill pass; their lengths must differ."""
-    return max(1, min(subject.slots, subject.prefill_tokens // tokens, tokens))
+    """Return how many requests of so many tokens are prefilled together, 1 where a pass holds only one; their lengths
+    must differ."""
+    fit = subject.prefill_tokens // tokens
+    return max(1, min(subject.slots, _PASSES * fit, tokens)) if fit > 1 else 1
 
 
 def _prefill_seconds(subject: Subject, tokens: int, requests: int) -> float:
     """Return the seconds to prefill requests of so many tokens in the mean that enter together, without the decode step
     of that step."""
-    prompts = [_prompt(subject, length + 1, requests) for length in _spread(tokens, requests)]
+    prompts = [_prompt(subject, length + 1, requests) for length in _spread(tokens, requests, share=0.5)]
     subject.engine.sleep()  # as before a rollout, whose first prefill allocates keys and values
     first, *rest = _step_seconds(subject.engine, prompts, steps=3)
     return max(0.0, first - median(rest))
 
 
-def _spread(mean: int, count: int) -> list[int]:
-    """Return `count` lengths, evenly spread from half of their mean to one and a half times as much."""
-    return [max(1, round(mean * (0.5 + (index + 0.5) / count))) for index in range(count)]
+def _spread(mean: int, count: int, *, share: float) -> list[int]:
+    """Return `count` lengths, evenly spread from (1 - share) of their mean to (1 + share) of it."""
+    return [max(1, round(mean * (1 - share + 2 * share * (index + 0.5) / count))) for index in range(count)]
 
 
 def _step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int) -> list[float]:

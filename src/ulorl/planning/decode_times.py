@@ -50,10 +50,12 @@ class DecodeTimes:
         return self.areas[i] + width * (self.values[i] + self.slopes[i] * width / 2)
 
 
-def decode_times(table: DecodeTable, rows: int) -> DecodeTimes:
-    """Return the times at `rows` rows: the table is interpolated in rows and in context, extended beyond its last
-    points, and nowhere below 0."""
-    columns = zip(*table.seconds, strict=True)
+def decode_times(table: DecodeTable, rows: int, spread: float = 1.0) -> DecodeTimes:
+    """Return the times at `rows` rows whose lengths are spread so much (`DecodeTable.spread`).
+
+    The table is interpolated in rows and in context, extended beyond its last points, and nowhere below 0.
+    """
+    columns = zip(*table.spread(spread), strict=True)
     seconds = [max(0.0, interpolate(table.rows, column, rows)) for column in columns]
     points = list(zip(map(float, table.contexts), seconds, strict=True))
     first, last = _slope(*points[:2]), _slope(*points[-2:])

@@ -4,7 +4,7 @@ A profile is a JSON file, measured by `ulorl bench engine --profile FILE`, or on
 
     {
       "name": "what was measured, where",
-      "decode": {"rows": [1, 8, 32], "contexts": [128, 512, 2048], "seconds": [[...], [...], [...]]},
+      "decode": {"rows": [1, 8, 32], "contexts": [128, 512, 2048], "seconds": [[...], [...], [...]], "alike": [...]},
       "prefill": {"tokens": [128, 1024, 4096], "seconds": [...]},
       "prefill_pass_tokens": 8192,
       "sync_seconds": 1.5,
@@ -18,8 +18,10 @@ A profile is a JSON file, measured by `ulorl bench engine --profile FILE`, or on
     }
 
 decode: seconds of a decode step, a line for each number of rows, a column for each context: the mean tokens of a row,
-prompt and output so far, its input token included. prefill: seconds of a forward pass over a single request of so many
-tokens. prefill_pass_tokens: the most tokens of such a pass; requests that enter together share passes; 0: no limit.
+prompt and output so far, its input token included. The rows have lengths that are evenly spread from 0 to twice their
+mean; alike: the same of rows that are equally long, for an engine that pads attention; absent: the same times.
+prefill: seconds of a forward pass over a single request of so many tokens. prefill_pass_tokens: the most tokens of such
+a pass; requests that enter together share passes; 0: no limit.
 sync_seconds: to give new weights to the engines. learner: seconds of an update on so many output tokens; no points: the
 update takes no time. slots: rows that an engine decodes at once. engines: their number. kv_tokens: tokens whose keys
 and values fit into an engine; 0: as many as there are. workload: what is decoded where nothing else is asked for; may
@@ -63,15 +65,25 @@ class DecodeTable(StrictConfig):
     rows: Counts
     contexts: Counts
     seconds: Annotated[tuple[Times, ...], Field(strict=False)]  # [rows][contexts]
+    alike: Annotated[tuple[Times, ...], Field(strict=False)] = ()  # the same, or empty
 
     @model_validator(mode="after")
     def _check(self) -> DecodeTable:
         findings = [*_order("rows", self.rows, 1), *_order("contexts", self.contexts, 1)]
-        if [len(line) for line in self.seconds] != [len(self.contexts)] * len(self.rows):
-            text = f"needs a line for each of {len(self.rows)} rows, with {len(self.contexts)} contexts each"
-            findings.append(Finding("seconds", text, ErrorCode.CONFIG_BAD_VALUE))
+        for name, lines in (("seconds", self.seconds), ("alike", self.alike or self.seconds)):
+            if [len(line) for line in lines] != [len(self.contexts)] * len(self.rows):
+                text = f"needs a line for each of {len(self.rows)} rows, with {len(self.contexts)} contexts each"
+                findings.append(Finding(name, text, ErrorCode.CONFIG_BAD_VALUE))
         _refuse(findings)
         return self
+
+    def spread(self, spread: float) -> Sequence[Times]:
+        """Return the seconds of rows whose lengths are spread so much: 0 equally long, 1 evenly from 0 to twice their
+        mean, straight lines between."""
+        if not self.alike:
+            return self.seconds
+        pairs = (zip(*lines, strict=True) for lines in zip(self.alike, self.seconds, strict=True))
+        return [tuple(alike + spread * (mixed - alike) for alike, mixed in line) for line in pairs]
 
 
 class TokenTable(StrictConfig):

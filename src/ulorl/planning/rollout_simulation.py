@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from heapq import heappop, heappush
 from math import ceil
 
@@ -58,7 +58,7 @@ class RolloutSimulation:
 
     def __init__(self, schedule: Schedule, setting: Setting, stays: list[Stay] | None = None) -> None:
         profile = setting.profile
-        times = cache(lambda rows: decode_times(profile.decode, rows))
+        times = cache(partial(decode_times, profile.decode))
         self.version = 0
         self.seconds = 0.0
         self._schedule, self._setting, self._stays = schedule, setting, stays

@@ -233,10 +233,10 @@ def bound_of(setting: PlanSetting, lengths: LengthFacts, *, carried: bool) -> Bo
     fit = int(profile.kv_tokens / lengths.context) if profile.kv_tokens else profile.slots
     tokens = setting.prompts * setting.group * lengths.mean
     prompt = profile.prefill_seconds([setting.prompt_tokens - 1]) - profile.prefill_overhead
-    prompts = setting.prompts * max(0.0, prompt)
+    prompts, spread = setting.prompts * max(0.0, prompt), 1.0 if carried else 0.0
 
     def rollout_seconds(rows: int) -> float:
-        decode = tokens * decode_times(profile.decode, rows).seconds(lengths.context, 1) / rows
+        decode = tokens * decode_times(profile.decode, rows, spread).seconds(lengths.context, 1) / rows
         again = profile.prefill_seconds([round(lengths.context)] * rows) if carried else 0.0
         return (decode + prompts) / profile.engines + again
 

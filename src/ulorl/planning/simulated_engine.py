@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from math import ceil, inf
+from math import ceil, inf, sqrt
 
 from ulorl.planning.decode_times import DecodeTimes
 from ulorl.planning.latency_profile import LatencyProfile
@@ -59,13 +59,13 @@ class EngineFigures:
 
 
 class SimulatedEngine:
-    """An engine of `profile`. times: of decode steps, by the number of rows.
+    """An engine of `profile`. times: of decode steps, by the number of rows and the spread of their lengths.
 
     `time` is the end of the last decode step that was made, and `event` when something happens next: rows end, keys and
     values are full, or rows can enter after the step in progress.
     """
 
-    def __init__(self, profile: LatencyProfile, times: Callable[[int], DecodeTimes]) -> None:
+    def __init__(self, profile: LatencyProfile, times: Callable[[int, float], DecodeTimes]) -> None:
         self.figures = EngineFigures()
         self.time = 0.0
         self.event = inf
@@ -76,6 +76,7 @@ class SimulatedEngine:
         self._ends: list[tuple[int, int]] = []  # these numbers and the ids; a heap, with entries of rows that have left
         self._step = 0
         self._context = 0  # tokens of all rows, with the inputs of the next step
+        self._squares = 0  # the sum of their squares
         self._start = 0.0  # of the next decode step: `time`, and the prefill before it
         self._planned = 0  # steps until the event
 
@@ -140,6 +141,7 @@ class SimulatedEngine:
             self._rows[row.sample_id] = row, end
             heappush(self._ends, (end, row.sample_id))
             self._context += context
+            self._squares += context * context
             if row.output or row.drawn:
                 self.figures.again_tokens += context - 1
             elif row.group in prompts:
@@ -167,7 +169,7 @@ class SimulatedEngine:
     def _steps_until(self, time: float) -> int:
         """Return the steps that have begun by `time`, at least 1."""
         rows = len(self._rows)
-        steps = self._times(rows).steps(self._context / rows, max(0.0, time - self._start))
+        steps = self._decode_times().steps(self._context / rows, max(0.0, time - self._start))
         return max(1, ceil(min(steps, self._planned) - _ROUNDING))
 
     def _decode(self, steps: int) -> None:
@@ -176,6 +178,7 @@ class SimulatedEngine:
         rows, seconds, figures = len(self._rows), self._seconds(steps), self.figures
         self.time = self._start = self._start + seconds
         self._step += steps
+        self._squares += (2 * self._context + rows * steps) * steps  # (c + s)^2 = c^2 + 2 c s + s^2
         self._context += rows * steps
         figures.decode_steps += steps
         figures.decode_tokens += rows * steps
@@ -184,13 +187,22 @@ class SimulatedEngine:
         figures.context_peak = max(figures.context_peak, self._context - rows)
 
     def _seconds(self, steps: int) -> float:
+        return self._decode_times().seconds(self._context / len(self._rows), steps)
+
+    def _decode_times(self) -> DecodeTimes:
+        """Return the times of the rows. Their lengths spread as much as their deviation is of that of lengths that are
+        even from 0 to twice the mean, in eighths: each other spread costs a table."""
         rows = len(self._rows)
-        return self._times(rows).seconds(self._context / rows, steps)
+        if not self._profile.decode.alike:
+            return self._times(rows, 1.0)
+        ratio = max(0.0, rows * self._squares / (self._context * self._context) - 1)  # of variance and squared mean
+        return self._times(rows, min(1.0, round(8 * sqrt(3 * ratio)) / 8))
 
     def _leave(self, sample: int) -> Row:
         row, end = self._rows.pop(sample)
         row.drawn = row.draws - (end - self._step)
         self._context -= row.context
+        self._squares -= row.context * row.context
         return row
 
     def _stale(self, entry: tuple[int, int]) -> bool:
