@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from refusals import refused
-from ulorl.bench.engine_profile import _step_seconds, Grid, grid, request_share
+from ulorl.bench.engine_profile import Grid, _step_seconds, grid, request_share
 from ulorl.cli.main import app
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode

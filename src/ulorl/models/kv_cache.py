@@ -130,10 +130,11 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._shared.place = place
         return self
 
-    def reserve(self, rows: int, length: int) -> None:
+    def reserve(self, rows: int, length: int, most: int) -> None:
         """Provide memory for `length` entries in each of the first `rows` rows, which are all that are in use.
 
-        Sizes double, so that growing costs a constant time for each token.
+        most: entries of the longest row when all rows have ended, if none ends early. Lengths double up to it, so that
+        growing costs a constant time for each token.
         """
         shared = self._shared
         if rows <= shared.rows and length <= shared.capacity:
@@ -143,7 +144,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         elif 2 * rows <= shared.rows:
             shared.rows = rows  # few outputs grow long: the memory of the others is freed
         if length > shared.capacity:
-            shared.capacity = -(-max(length, 2 * shared.capacity) // _ROUND) * _ROUND + _SKEW
+            length = max(length, min(2 * shared.capacity, most))
+            shared.capacity = -(-length // _ROUND) * _ROUND + _SKEW
         for layer in self.layers:
             layer.grow()
 

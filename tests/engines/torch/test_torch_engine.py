@@ -493,15 +493,42 @@ def test_rows_are_sorted_while_they_decode(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_prefill_pass_pads_little() -> None:
-    """Lengths without the last token: 10, 20, 30, 90, 100. Three of 30 pad 30 tokens; a fourth of 90 would pad 4 x 90 -
-    150 = 210. With 100, a pass of 90 would have 2 x 100 = 200 tokens, which fits into 200 but not into 199."""
-    requests = [Request(n, np.ones(n + 1, np.int32), n + 1, 1, Sampling(), n) for n in (10, 20, 30, 90, 100)]
+    """Lengths without the last token: 100, 90, 30, 20, 10. Two of 100 have 200 tokens, which fits into 200 but not into
+    199, and pad 10. Three of 30 pad 90 - 60 = 30, and with one of 90, 180 - 120 = 60."""
+    requests = [Request(n, np.ones(n + 1, np.int32), n + 1, 1, Sampling(), n) for n in (100, 90, 30, 20, 10)]
 
     def lengths(tokens: int, padding: int) -> list[list[int]]:
         return [[request.sample_id for request in batch] for batch in _prefill_batches(requests, tokens, padding)]
 
-    assert lengths(200, 30) == [[10, 20, 30], [90, 100]]
-    assert lengths(199, 30) == [[10, 20, 30], [90], [100]]
-    assert lengths(200, 29) == [[10, 20], [30], [90, 100]]
-    assert lengths(1000, 1000) == [[10, 20, 30, 90, 100]]
-    assert lengths(5, 0) == [[10], [20], [30], [90], [100]]
+    assert lengths(200, 30) == [[100, 90], [30, 20, 10]]
+    assert lengths(199, 30) == [[100], [90], [30, 20, 10]]
+    assert lengths(200, 29) == [[100, 90], [30, 20], [10]]
+    assert lengths(1000, 1000) == [[100, 90, 30, 20, 10]]
+    assert lengths(5, 0) == [[100], [90], [30], [20], [10]]
+
+
+def test_keys_and_values_grow_to_the_end_of_the_budget() -> None:
+    """40 tokens and 30 more need 69 entries, which are there at once: capacities are a multiple of 64, plus 16. With
+    200 more, 80 are there at first, then twice the 144, cut at 239."""
+    capacities = []
+    for budget in (30, 200):
+        engine = engine_of(make(), slots=2)
+        engine.add(request(0, np.arange(40, dtype=np.int32), budget, Sampling()))
+        found = []
+        while engine.pending:
+            engine.step()
+            found.append(engine._cache.capacity)
+        capacities.append(sorted(set(found)))
+    assert capacities == [[144], [144, 272]]
+
+
+def test_the_shortest_row_takes_the_place_of_an_ended_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 15 to 1 times 10 tokens; that of 30 ends. With the longest last, a short block would get a long row."""
+    monkeypatch.setattr("ulorl.models.cpu.fused_decode._SPLIT", 150)
+    engine = engine_of(make(), slots=15)
+    for length in range(10, 160, 10):
+        engine.add(request(length, np.arange(length, dtype=np.int32) % V, 1 if length == 30 else 9, Sampling()))
+    assert [segment.sample_id for segment in engine.step()] == [30]
+    positions = engine._rows["position"][:14]
+    assert positions.tolist() == [*range(150, 30, -10), 10, 20]
+    assert entries_read(positions) < entries_read(np.array([10, 20, 150, *range(40, 150, 10)]))

@@ -174,16 +174,19 @@ class TorchEngine:
         self._cache.clear()
 
     def _admit(self) -> None:
-        """Move waiting requests into free slots, shortest first, so that a prefill pass pads little.
+        """Move waiting requests into free slots, longest first, so that a prefill pass pads little.
 
         The samples of a group start with the same prompt: it is prefilled once, and its keys and values are copied.
         """
         free = self._slots - len(self._requests)
         new = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        if not new:
+            return
         families: dict[bytes, list[Request]] = {}
-        for request in sorted(new, key=lambda request: len(request.tokens)):
+        for request in sorted(new, key=lambda request: -len(request.tokens)):
             families.setdefault(request.tokens.tobytes(), []).append(request)
         distinct = [family[0] for family in families.values()]
+        self._reserve(new)
         padding = _CPU_PADDING if self._model.device.type == "cpu" else _GPU_PADDING
         for batch in _prefill_batches(distinct, self._prefill_tokens, padding):
             first = len(self._requests)
@@ -191,7 +194,6 @@ class TorchEngine:
                 self._enter(request)
             self._prefill(first, [request.tokens[:-1] for request in batch])
         first = len(self._requests) - len(distinct)
-        self._cache.reserve(len(self._requests) + len(new) - len(distinct), self._cache.capacity)
         for row, family in enumerate(families.values(), start=first):
             if siblings := family[1:]:
                 targets = torch.arange(len(self._requests), len(self._requests) + len(siblings))
@@ -199,6 +201,17 @@ class TorchEngine:
                     self._enter(request)
                 sources = torch.full_like(targets, row)
                 self._cache.copy(self._to(sources), self._to(targets), len(family[0].tokens) - 1)
+
+    def _reserve(self, new: Sequence[Request]) -> None:
+        """Provide memory for new rows at once: for all their tokens if they are few, else for as many again."""
+        longest = max(len(request.tokens) for request in new)
+        most = max(len(request.tokens) + request.max_new_tokens - 1 for request in new)
+        self._cache.reserve(len(self._requests) + len(new), min(2 * longest, most), max(most, self._most_entries()))
+
+    def _most_entries(self) -> int:
+        """Return the entries of the longest row when all rows have ended, if none ends early."""
+        rows = self._rows[: len(self._requests)]
+        return int((rows["position"] + rows["budget"] - rows["drawn"]).max(initial=0))
 
     def _enter(self, request: Request) -> None:
         """Make a request the next row."""
@@ -219,7 +232,7 @@ class TorchEngine:
         padded = np.zeros((len(sequences), longest), dtype=np.int64)
         for row, sequence in zip(padded, sequences, strict=True):
             row[: len(sequence)] = sequence
-        self._cache.reserve(first + len(sequences), longest)
+        self._cache.reserve(first + len(sequences), longest, longest)
         start = 0
         while start < longest:
             chunk = max(1, self._prefill_tokens // len(sequences))
@@ -241,7 +254,8 @@ class TorchEngine:
     def _decode(self, tokens: np.ndarray, positions: np.ndarray) -> torch.Tensor:
         """Logits after one more token for rows 0..n-1, [n, V]."""
         n, longest = len(tokens), int(positions.max()) + 1
-        self._cache.reserve(n, longest)
+        if longest > self._cache.capacity:
+            self._cache.reserve(n, longest, self._most_entries())
         if self._fused:
             return self._fused(tokens, positions)
         length = min(-(-longest // _READ_ROUND) * _READ_ROUND, self._cache.capacity)
@@ -292,10 +306,13 @@ class TorchEngine:
         return Segment(self._requests[row].sample_id, tokens, logprobs, versions, finish)
 
     def _sort(self) -> None:
-        """Order the rows by length if attention then reads a tenth fewer entries."""
+        """Order the rows by length if attention then reads a tenth fewer entries.
+
+        Longest first: the row that takes the place of an ended one is the last, so it hardly makes its block longer.
+        """
         n = len(self._requests)
         positions = self._rows["position"][:n]
-        order = np.argsort(positions, kind="stable")
+        order = np.argsort(-positions, kind="stable")
         if n and entries_read(positions) > 1.1 * entries_read(positions[order]):
             moved = np.flatnonzero(order != np.arange(n))
             self._move(order[moved], moved)
@@ -324,17 +341,17 @@ class TorchEngine:
 
 
 def _prefill_batches(requests: Sequence[Request], tokens: int, padding: int) -> Iterator[list[Request]]:
-    """Batches of consecutive requests, sorted by length, of at most `tokens` tokens with padding, and at most `padding`
+    """Batches of consecutive requests, longest first, of at most `tokens` tokens with padding, and at most `padding`
     tokens of it; a longer request is alone."""
     batch: list[Request] = []
     real = 0
     for request in requests:
-        longest = len(request.tokens) - 1
-        padded = (len(batch) + 1) * longest
-        if batch and (padded > tokens or padded - real - longest > padding):
+        length = len(request.tokens) - 1
+        padded = (len(batch) + 1) * (len(batch[0].tokens) - 1 if batch else length)
+        if batch and (padded > tokens or padded - real - length > padding):
             yield batch
             batch, real = [], 0
         batch.append(request)
-        real += longest
+        real += length
     if batch:
         yield batch
