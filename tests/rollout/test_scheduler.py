@@ -111,3 +111,23 @@ def test_pools_refuse_what_does_not_belong() -> None:
     (group,) = experience.release([0])
     assert [m.sample.id for m in group.members] == [0, 1]  # by id, not by arrival
     assert dict(experience.open_groups) == {}
+
+
+def test_samples_of_a_step_are_replaced_where_they_are() -> None:
+    """Sample 0 ended, and waits in the experience pool for its sibling, which is carried over: both get the learner's
+    log-probs of their new tokens, and nothing else changes."""
+    engine = ScriptedEngine({0: [EOS], 1: [1, 1, 1, EOS]}, eos_id=EOS)
+    scheduler = Scheduler(SegmentSchedule(prompts=1, group=2, tokens=2), max_tokens=6, sampling=Sampling(), seed=0)
+    scheduler.begin_step([(Problem("p", "?"), PROMPT)])
+    samples = [scheduler.end_segment(segment) for segment in scheduled_rollout(engine, scheduler.next_requests)]
+    (finished,) = (sample for sample in samples if sample.status is Status.COMPLETE)
+    scheduler.experience.add(Scored(finished, 1.0, "text", answer="7"))
+    scheduler.replace(sample.with_learner_logprobs(np.full(len(sample), -0.5, np.float32)) for sample in samples)
+    (carried,) = scheduler.unfinished
+    (waiting,) = scheduler.experience.open_groups[0].members.values()
+    assert carried.learner_logprobs is not None
+    assert carried.learner_logprobs.tolist() == [-0.5, -0.5]
+    assert waiting.sample.learner_logprobs is not None
+    assert (waiting.sample.learner_logprobs.tolist(), waiting.reward, waiting.answer) == ([-0.5], 1.0, "7")
+    with pytest.raises(KeyError):
+        scheduler.replace([Sample(9, 0, PROMPT)])
