@@ -5,6 +5,7 @@ It holds ids and lengths, no tokens, so that the planner plays millions of sampl
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -63,12 +64,12 @@ class StepDispatch:
         if longest_first:
             self._waiting = LongestFirst(self._expected_length, max_tokens, schedule.group)
         self._first: deque[int] = deque()  # of those that wait, the samples that enter before all others
-        self._places = min(schedule.places or inf, slots or inf)
+        self._places = min(schedule.places or sys.maxsize, slots or sys.maxsize)
         for sample in carried:
             if must_finish := schedule.max_versions > 0 and sample.versions >= schedule.max_versions - 1:
                 self._must_finish.add(sample.id)
             late = sample.id // schedule.group < next_group - schedule.prompts
-            self._enter(sample.id, sample.tokens, first=longest_first and (must_finish or late))
+            self._carry(sample.id, sample.tokens, first=longest_first and (must_finish or late))
         self.counts.must_finish = len(self._must_finish)
         self._outstanding = deque(sorted(self._left))  # by age; groups that are finished by now are removed lazily
         self._finished = [group for group in open_groups if group not in self._left]  # not ready; a heap
@@ -86,24 +87,26 @@ class StepDispatch:
 
     def open(self, group: int) -> None:
         """Open a group; its id must be greater than that of all earlier groups."""
+        size = self._schedule.group
         self._outstanding.append(group)
         self._group_tokens[group] = 0
+        self._left[group] = size
         self.counts.open += 1
-        for sample in range(group * self._schedule.group, (group + 1) * self._schedule.group):
-            self._enter(sample, 0, first=False)
+        self.counts.waiting += size
+        for sample in range(group * size, (group + 1) * size):
+            self._lengths[sample] = 0
+            self._waiting.put(sample, 0)
 
     def admit(self) -> list[tuple[int, int]]:
         """Return the ids and budgets in tokens of the samples to send to the engine now."""
-        counts = self.counts
-        admitted = []
-        while counts.waiting and counts.in_flight < self._places:
-            sample = self._first.popleft() if self._first else self._waiting.take()
-            counts.waiting -= 1
-            counts.in_flight += 1
-            admitted.append((sample, self._budget(sample)))
+        counts, first, take = self.counts, self._first, self._waiting.take
+        number = max(0, min(counts.waiting, self._places - counts.in_flight))
+        samples = [first.popleft() if first else take() for _ in range(number)]
+        counts.waiting -= number
+        counts.in_flight += number
         counts.beginning = False
         self._nothing_left = not counts.in_flight
-        return admitted
+        return [(sample, self._budget(sample)) for sample in samples]
 
     def expected_tokens(self, sample: int) -> float:
         """Return the tokens that an unfinished sample is expected to lack until it is finished."""
@@ -133,11 +136,9 @@ class StepDispatch:
         finished = self._schedule.group - self._left[group]
         return expected_length(self._group_tokens[group], finished, self._visited(group), self._max_tokens)
 
-    def _enter(self, sample: int, tokens: int, *, first: bool) -> None:
+    def _carry(self, sample: int, tokens: int, *, first: bool) -> None:
         group = sample // self._schedule.group
-        if group not in self._left:
-            self._left[group] = 0
-        self._left[group] += 1
+        self._left[group] = self._left.get(group, 0) + 1
         self._lengths[sample] = tokens
         if first:
             self._first.append(sample)
@@ -146,9 +147,8 @@ class StepDispatch:
         self.counts.waiting += 1
 
     def _budget(self, sample: int) -> int:
-        left = self._max_tokens - self._lengths[sample]
-        segment = self._schedule.segment_tokens
-        return left if not segment or sample in self._must_finish else min(segment, left)
+        left, segment = self._max_tokens - self._lengths[sample], self._schedule.segment_tokens
+        return left if not segment or left < segment or sample in self._must_finish else segment
 
     def _count_ready(self) -> None:
         """Count the finished groups that the window lets train."""
