@@ -12,41 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dense_heads import HEADS, leaves, make, naive
 from ulorl.learner.logprobs import head_logits, token_logprobs
 from ulorl.models.head import Head
-
-HEADS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "bias": {"bias": True},
-    "softcap": {"softcap": 3.0},
-    "scale": {"scale": 0.25},
-    "all": {"bias": True, "softcap": 3.0, "scale": 1.7},
-}
-
-
-def make(
-    N: int, H: int, V: int, dtype: torch.dtype = torch.float32, *, bias: bool = False, **settings: float
-) -> tuple[Tensor, Head, Tensor]:
-    rng = torch.Generator().manual_seed(N * 1_000_003 + H * 1009 + V)
-    hidden = torch.randn(N, H, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
-    weight = torch.randn(V, H, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
-    bias_V = torch.randn(V, generator=rng, dtype=torch.float64).to(dtype).requires_grad_() if bias else None
-    return hidden, Head(weight, bias_V, **settings), torch.randint(V, (N,), generator=rng)
-
-
-def naive(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = hidden @ head.weight_VH.T
-    if head.bias_V is not None:
-        logits = logits + head.bias_V
-    logits = logits * head.scale
-    if head.softcap is not None:
-        logits = head.softcap * torch.tanh(logits / head.softcap)
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)
-    return logprobs.gather(1, targets[:, None]).squeeze(1), -(logprobs.exp() * logprobs).sum(-1)
-
-
-def leaves(hidden: Tensor, head: Head) -> list[Tensor]:
-    return [hidden, head.weight_VH] + ([] if head.bias_V is None else [head.bias_V])
 
 
 def test_by_hand() -> None:
@@ -108,42 +76,6 @@ def test_gradcheck_in_float64(kind: str, tokens: int, words: int) -> None:
         return token_logprobs(hidden, inner, targets, 0.85, chunk_tokens=tokens, chunk_words=words)[0]
 
     assert torch.autograd.gradcheck(f, leaves(hidden, head))
-
-
-def test_the_gradient_of_the_entropy_by_hand() -> None:
-    """Logits (ln 2, 0, ln 5), p = .25 .125 .625, H = .900256: dH / d logit = -p (log p + H) = .121510 .147398 -.268908,
-    which add up to 0; times the hidden state 1 they are the gradient of the weight."""
-    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[math.log(2)], [0.0], [math.log(5)]], requires_grad=True)
-    _, entropy = token_logprobs(hidden, Head(weight), torch.tensor([0]), 1.0, entropy_gradient=True)
-    entropy.sum().backward()
-    assert weight.grad is not None
-    assert weight.grad.squeeze(1).tolist() == pytest.approx([0.121510, 0.147398, -0.268908], abs=1e-5)
-
-
-@pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("kept", [0, 6 * 9])
-@pytest.mark.parametrize(("tokens", "words"), [(6, 9), (4, 4), (1, 2)])
-def test_the_gradient_of_the_entropy_equals_the_dense_one(
-    kind: str, kept: int, tokens: int, words: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In float64, of log-probs and entropies together; some tokens have a gradient of one of the two only."""
-    monkeypatch.setattr("ulorl.learner.logprobs.KEPT", kept)
-    hidden, head, targets = make(6, 5, 9, torch.float64, **HEADS[kind])
-    to_logprob, to_entropy = torch.tensor([[1.0, 0, -2, 0, 0.5, 0], [0.3, 1, 0, 0, -1, 0]], dtype=torch.float64)
-    found = token_logprobs(hidden, head, targets, 0.7, chunk_tokens=tokens, chunk_words=words, entropy_gradient=True)
-    expected = naive(hidden, head, targets, 0.7)
-    ours, theirs = (
-        torch.autograd.grad((lp * to_logprob + h * to_entropy).sum(), leaves(hidden, head))
-        for lp, h in (found, expected)
-    )
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-
-
-def test_entropies_have_a_gradient_only_on_request() -> None:
-    hidden, head, targets = make(3, 4, 5)
-    assert not token_logprobs(hidden, head, targets, 1.0)[1].requires_grad
-    assert token_logprobs(hidden, head, targets, 1.0, entropy_gradient=True)[1].requires_grad
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -371,11 +303,15 @@ def test_no_gradient_at_all_is_zeros() -> None:
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_tensor_is_tokens_times_vocabulary(kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("entropies", [False, True])
+def test_no_tensor_is_tokens_times_vocabulary(kind: str, dtype: torch.dtype, entropies: bool) -> None:
     """Of 600,000 logits 4,000 exist at once; hidden is 1,200 and the weight 2,000, so nothing hides behind them."""
     hidden, head, targets = make(600, 2, 1000, dtype, **HEADS[kind])
     with Largest() as largest:
-        token_logprobs(hidden, head, targets, 0.85, chunk_tokens=32, chunk_words=125)[0].sum().backward()
+        found = token_logprobs(
+            hidden, head, targets, 0.85, chunk_tokens=32, chunk_words=125, entropy_gradient=entropies
+        )
+        sum(part.sum() for part in found if part.requires_grad).backward()
     assert largest.numel == 32 * 125
     assert hidden.grad is not None
 
