@@ -60,14 +60,13 @@ class DrawnTask(TaskDefinition):
 
     def problems(self, size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[str]:
         """Return `size` distinct problems of one side, in the order in which they are drawn."""
-        rng = generator(Stream.TASK, seed)
+        drawn = self._drawn(generator(Stream.TASK, seed), held_out, settings)
         found: dict[str, None] = {}
         misses = 0
-        for problem in self._drawn(rng, held_out, settings):
+        while len(found) < size:
+            problem = next(drawn)
             misses = misses + 1 if problem in found else 0
             found[problem] = None
-            if len(found) >= size:
-                break
             if misses == MOST_MISSES:
                 text = f"size={size}: {MOST_MISSES} draws in a row gave no new problem, after {len(found)} of this side"
                 raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.size")
