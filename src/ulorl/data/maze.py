@@ -46,7 +46,7 @@ class Maze(DrawnTask):
 
     words = (*map(str, range(LARGEST_SIDE**2)), *":>#,UDLR\n")
 
-    def draw(self, rng: random.Random, side: int = 7, walls: int = 10) -> str:
+    def draw(self, rng: random.Random, side: int = 6, walls: int = 4) -> str:
         """Return a random maze. side: 2..9 cells. walls: how many cells are walls; two cells at least are free."""
         if not (isinstance(side, int) and 2 <= side <= LARGEST_SIDE):
             message = f"side must be within 2..{LARGEST_SIDE}, found {side!r}"
