@@ -52,6 +52,13 @@ def test_links_have_targets(document: Path) -> None:
     assert not dead
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_row_belongs_to_a_table_with_a_header(document: Path) -> None:
+    lines = ["", *document.read_text(encoding="utf-8").splitlines(), ""]
+    first = [i for i in range(1, len(lines)) if lines[i].startswith("|") and not lines[i - 1].startswith("|")]
+    assert not [lines[i] for i in first if not re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", lines[i + 1])]
+
+
 @pytest.mark.parametrize("document", [*DOCUMENTS, *COMMENTED], ids=lambda document: document.name)
 def test_named_files_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_a_users_task_is_found(named: str, tmp_path: Path) -> None:
     find_task.cache_clear()
     task = find_task(named)
     assert task.training_problems(2, random.Random(0), length=5)[0].strip("ab") == ""
+
+
+def test_the_file_of_a_task_may_have_dataclasses(tmp_path: Path) -> None:
+    """They look up the module of a class by its name. A module of the same name stays what it was."""
+    head = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    state = "\n@dataclass\nclass State:\n    letter: str\n"
+    (tmp_path / "random.py").write_text(head + USERS + state)
+    find_task.cache_clear()
+    assert find_task("random.py").training_problems(1, random.Random(0))
+    assert sys.modules["random"] is random
 
 
 def test_the_example_of_the_documents_is_a_task(tmp_path: Path) -> None:

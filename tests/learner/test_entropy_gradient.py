@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dense_heads import HEADS, leaves, make, naive
-from ulorl.learner.logprobs import token_logprobs
+from ulorl.learner.logprobs import _Projection, token_logprobs
 from ulorl.models.head import Head
 
 
@@ -46,3 +46,14 @@ def test_entropies_have_a_gradient_only_on_request() -> None:
     hidden, head, targets = make(3, 4, 5)
     assert not token_logprobs(hidden, head, targets, 1.0)[1].requires_grad
     assert token_logprobs(hidden, head, targets, 1.0, entropy_gradient=True)[1].requires_grad
+
+
+def test_the_gradient_of_the_entropy_costs_nothing_where_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the updates of an entropy bonus whose factor is 0."""
+    hidden, head, targets = make(3, 4, 5)
+    monkeypatch.setattr(_Projection, "entropy_excess", None)  # a call would fail
+    logprobs, _ = token_logprobs(hidden, head, targets, 1.0, entropy_gradient=True)
+    ours = torch.autograd.grad(logprobs.sum(), leaves(hidden, head))
+    theirs = torch.autograd.grad(naive(hidden, head, targets, 1.0)[0].sum(), leaves(hidden, head))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)

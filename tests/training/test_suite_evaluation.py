@@ -13,7 +13,7 @@ from ulorl.cancellation import NEVER, Cancelled, CancelToken
 from ulorl.cli.suite_plan import plan_evaluations
 from ulorl.config.loading import build
 from ulorl.error_codes import ErrorCode
-from ulorl.evaluation.result_tables import SuiteResult
+from ulorl.evaluation.result_tables import SuiteResult, differences
 from ulorl.training.suite_evaluation import SuiteEvaluation
 
 # 10 problems x 2 answers in blocks of 4 x 2 slots / 2 answers = 4 problems
@@ -78,6 +78,16 @@ def test_what_is_stored_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest
     assert replace(scored[0], entropy=None) == first[0]
     with refused(ErrorCode.EVALUATION_TAKEN, key="eval.temperature"):
         evaluated(planned(tmp_path, "eval.temperature=0.7"))
+
+
+def test_models_are_compared_on_the_same_problems_whatever_their_prompts(tmp_path: Path) -> None:
+    """Another template stands for another tokenizer: other token ids, the same problems."""
+    few, other = ("data.size=3", "eval.samples=1"), 'data.template="{question}\\n\\n"'
+    (one,) = evaluated(planned(tmp_path / "one", *few, entropy=False))
+    (two,) = evaluated(planned(tmp_path / "two", *few, other, entropy=False))
+    assert len(differences([one, two])) == 1
+    with refused(ErrorCode.EVALUATION_TAKEN, key="problems"):
+        evaluated(planned(tmp_path / "one", *few, other, entropy=False))
 
 
 def test_a_shorter_length_is_read_off_the_longer_outputs(tmp_path: Path) -> None:

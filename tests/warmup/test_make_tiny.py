@@ -152,6 +152,14 @@ def test_wrong_demonstrations_are_refused(line: str, instead: str, longest: int,
     assert not (tmp_path / "new").exists()
 
 
+def test_too_few_held_out_problems_are_refused_before_the_training(tmp_path: Path) -> None:
+    """There are 32 words of five letters, some of them to train on."""
+    (tmp_path / "few.py").write_text(USERS.replace("length=6", "length=5"))
+    with refused(ErrorCode.DATA_TOO_FEW, key="eval_problems"):
+        make_tiny("few.py", tmp_path / "new", SMALL.model_copy(update={"eval_problems": 32}), progress=False)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("override", "key"),
     [

@@ -61,7 +61,7 @@ def _found(name: str) -> Any:
         members = _members(Path(place))
         if attribute in members:
             return members[attribute]
-        tasks = [value for key, value in members.items() if _is_task(value, Path(place).stem)]
+        tasks = [value for value in members.values() if _is_task(value, members["__name__"])]
         if attribute or len(tasks) != 1:
             raise LookupError(f"it has {len(tasks)} tasks; name one of them as {place}:Class")
         return tasks[0]
@@ -74,10 +74,11 @@ def _found(name: str) -> Any:
 
 def _members(path: Path) -> dict[str, Any]:
     """The names that a Python file defines or imports."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = str(path)  # no name of a module that is imported elsewhere
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LookupError("no Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except FileNotFoundError:

@@ -71,7 +71,7 @@ def difference_lines(results: Sequence[SuiteResult]) -> list[str]:
             f"{difference.value * 100:+.1f} points (95%: {difference.low * 100:+.1f} to {difference.high * 100:+.1f}, "
             f"paired over {difference.problems} problems)"
             if difference
-            else "no interval: the difference is the same on every problem"
+            else "no interval: the difference is the same on every problem, or fewer than two problems are paired"
         )
         for result, baseline, difference in differences(results)
     ]

@@ -269,7 +269,8 @@ class _TokenLogprobs(torch.autograd.Function):
         projection = options.projection(hidden_NH, weight_VH, bias_V)
         # d log-prob / d (weight @ hidden + bias) = this * excess
         grad_N = grad_N * (-options.scale / options.temperature)
-        to_entropy_N = to_entropy_N * (-options.scale / options.temperature)  # 0 without options.entropy_gradient
+        to_entropy_N = to_entropy_N * (-options.scale / options.temperature)
+        of_entropy = bool(to_entropy_N.any())  # False without options.entropy_gradient, and where a bonus is 0
         blocks = _blocks((grad_N != 0) | (to_entropy_N != 0), options.tokens)
         to_blocks: list[Tensor | None] = [None] * len(blocks)
         grad_VH = (torch.empty_like if blocks else torch.zeros_like)(weight_VH) if to_weight else None
@@ -284,7 +285,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 else:  # a copy, because a retained graph comes here again
                     z_Cv = kept[index][rows].clone() if isinstance(rows, slice) else kept[index][rows]
                 entropy_Cv: Tensor | None = None
-                if options.entropy_gradient:  # first: `excess` overwrites z
+                if of_entropy:  # first: `excess` overwrites z
                     entropy_Cv = projection.entropy_excess(z_Cv, lse_N[rows], entropy_N[rows])
                 grad_Cv = projection.excess(z_Cv, lse_N[rows], targets_N[rows], words).mul_(grad_N[rows, None])
                 if entropy_Cv is not None:

@@ -65,16 +65,17 @@ class SuiteEvaluation:
         samples = cfg.eval.samples
         at_once = cfg.engine.slots * cfg.engine_count
         stored = StoredEvaluation(self.folder, len(problems), samples, block=-(-_BATCHES * at_once // samples))
-        hashed = _hash([(problem.id, problem.answer, prompt.tolist()) for problem, prompt in problems])
-        stored.open(self._settings(inputs, hashed, stored.block))
+        stored.open(self._settings(inputs, stored.block))
         set_threads(cfg.model.threads)
         self._answer(inputs, stored, bars, cancel)
         answers = stored.answers()
         if self.entropy:
             self._score(inputs, stored, answers, bars, cancel)
-        return [self._result(stored, answers, length, hashed) for length in self.lengths]
+        # Without the prompts, because models with other tokenizers are compared on the same problems too.
+        same = _hash([(problem.id, problem.prompt, problem.answer) for problem, _ in problems])
+        return [self._result(stored, answers, length, same) for length in self.lengths]
 
-    def _settings(self, inputs: Inputs, problems: str, block: int) -> dict[str, Any]:
+    def _settings(self, inputs: Inputs, block: int) -> dict[str, Any]:
         """Return what decides the answers."""
         keys = flatten(self.config.model_dump(mode="json"))
         chosen = {key: value for key, value in keys.items() if key.startswith(_ANSWER_KEYS) and not may_change(key)}
@@ -82,7 +83,7 @@ class SuiteEvaluation:
         max_tokens = evaluation_settings(self.config).max_tokens
         return {
             "suite": self.suite,
-            "problems": problems,
+            "problems": _hash([(problem.id, problem.answer, prompt.tolist()) for problem, prompt in inputs.held_out]),
             "max_tokens": max_tokens,
             "block": block,
             "weights": weights,

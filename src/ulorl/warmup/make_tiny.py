@@ -26,7 +26,7 @@ from ulorl.evaluation.avg_at_k import Evaluation, EvaluationSettings, evaluate
 from ulorl.rewards.scorer import Scorer
 from ulorl.rewards.tasks import TaskReward
 from ulorl.rng import Stream, generator
-from ulorl.types import Sampling
+from ulorl.types import Problem, Sampling
 from ulorl.warmup.batched_muon import BatchedMuon
 from ulorl.warmup.demonstrations import IGNORED, PROMPT_END, Example, check_demonstrations, training_batches
 from ulorl.warmup.warm_up_config import WarmUpConfig
@@ -55,6 +55,7 @@ def make_tiny(task: str, out: Path, config: WarmUpConfig, *, progress: bool = Tr
     definition = find_task(task)
     tokenizer = build_tokenizer(definition.words, config.context)
     check_demonstrations(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
+    held_out_problems(task, config)  # raises before the training
     model = build_model(tokenizer, config)
     data = training_batches(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
     with ProgressBars(shown=progress) as bars:
@@ -139,6 +140,17 @@ def warm_up(model: Qwen3ForCausalLM, data: Iterator[Example], config: WarmUpConf
         yield loss.item(), int((labels != IGNORED).sum())
 
 
+def held_out_problems(task: str, config: WarmUpConfig) -> list[Problem]:
+    """Return the held-out problems that are answered at the end. Raises UserError when the task has fewer."""
+    try:
+        return task_problems(task, config.eval_problems, seed=0, settings=config.settings, held_out=True)
+    except UserError as error:
+        if error.key != "data.size":
+            raise
+        text = f"eval_problems={config.eval_problems}: the task has fewer held-out problems ({error}); ask for fewer"
+        raise UserError(text, code=error.code, key="eval_problems") from error
+
+
 def evaluate_held_out(
     task: str,
     model: Qwen3ForCausalLM,
@@ -149,7 +161,7 @@ def evaluate_held_out(
     temperature: float = 1.0,
 ) -> Evaluation:
     """Measure the accuracy on held-out problems, one sample each."""
-    problems = task_problems(task, config.eval_problems, seed=0, settings=config.settings, held_out=True)
+    problems = held_out_problems(task, config)
     limits = PromptLimits(context=config.context, max_tokens=config.eval_tokens)
     prompts = encode_prompts(problems, tokenizer, PromptFormat("{question}" + PROMPT_END), limits)
     engine = TorchEngine(model, eos_ids=[tokenizer.eos_token_id], slots=128, prefill_tokens=8192)
