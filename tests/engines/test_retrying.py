@@ -495,7 +495,7 @@ RECIPE = QUICKSTART
 def config(run_dir: Path, *overrides: str) -> ulorl.Config:
     small = [
         "steps=3", "rollout.prompts=6", "rollout.group=2", "rollout.max_tokens=60", "rollout.segments=3",
-        "data.size=20", "eval.data={}", "run.checkpoint_every=1", "model.threads=1",
+        "data.size=20", "eval.data={}", "run.checkpoint_every=1", "model.threads=1", "log.report=false",
     ]  # fmt: skip
     return ulorl.load([RECIPE], [*small, f"run.dir={run_dir}", *overrides])
 

@@ -38,6 +38,7 @@ RUN = [
     f"steps={STEPS}", f"rollout.prompts={PROMPTS}", f"rollout.group={GROUP}", "rollout.max_tokens=96",
     "rollout.segments=3", "data.size=40", "eval.problems=4", "eval.samples=1", "eval.every=2",
     "objective.dynamic_sampling=false", "run.checkpoint_every=1", "model.threads=1", "log.progress=false",
+    "log.report=false",  # else most kills would hit the run while it draws figures
 ]  # fmt: skip
 OVERSUBSCRIBE = ["rollout.schedule={kind='oversubscribe',factor=2.5,max_versions=3,order='longest'}", "engine.slots=8"]
 REFILL = [f"rollout.schedule={{kind='refill',window={2 * PROMPTS}}}"]

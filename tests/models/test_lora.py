@@ -160,6 +160,7 @@ def recipe(run_dir: Path, *overrides: str) -> ulorl.Config:
     small = [
         "steps=4", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3",
         "data.size=40", "eval.data={}", "run.checkpoint_every=2", "model.threads=1", "optim.lr=1e-2",
+        "log.report=false",
         'model.lora={rank=4, alpha=8, targets=["q_proj", "down_proj"]}',
     ]  # fmt: skip
     return ulorl.load([RECIPE], [*small, f"run.dir={run_dir}", *overrides])

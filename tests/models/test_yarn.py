@@ -180,7 +180,7 @@ def test_a_run_trains_resumes_and_evaluates_beyond_the_models_own_length(tmp_pat
     tree = [
         "model.rope={type='yarn', factor=2, original_max_position_embeddings=1024}", "rollout.max_tokens=1500",
         "rollout.segments=50", "rollout.prompts=2", "rollout.group=2", "data.size=20", "eval.problems=2",
-        "eval.max_tokens=8", "model.threads=1", f"run.dir={tmp_path / 'run'}",
+        "eval.max_tokens=8", "model.threads=1", "log.report=false", f"run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     with refused(ErrorCode.MODEL_CONTEXT, key="rollout.max_tokens"):
         load_inputs(ulorl.load([RECIPE], [*tree, "model.rope={}"]))

@@ -279,7 +279,7 @@ def test_an_answer_that_is_too_long_is_wrong(tmp_path: Path) -> None:
 TRAIN = [
     "steps=2", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=192", "rollout.segments=2", "data.size=20",
     "eval.data={}", "run.checkpoint_every=0", "model.threads=1", "objective.dynamic_sampling=false",
-    "reward.kind=generative", "log.progress=false",
+    "reward.kind=generative", "log.progress=false", "log.report=false",
 ]  # fmt: skip
 SERVER = ["reward.verifier.name=m", "reward.verifier.api_key_env=TEST_KEY", "reward.verifier.timeout=20"]
 

@@ -26,7 +26,7 @@ RECIPE = QUICKSTART
 SMALL = [
     "steps=3", "rollout.prompts=6", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=4", "eval.samples=1", "eval.every=2", "run.checkpoint_every=0", "model.threads=1",
-    "optim.microbatch_tokens=400", "optim.minibatches=2", "objective.dynamic_sampling=false",
+    "log.report=false", "optim.microbatch_tokens=400", "optim.minibatches=2", "objective.dynamic_sampling=false",
 ]  # fmt: skip
 CLOCK = ("time/", "checkpoint/", "rollout/tokens_per_second")
 

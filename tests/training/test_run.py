@@ -18,6 +18,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.models.tiny import model_path
+from ulorl.report.html_report import write_report
 from ulorl.training import checkpoint, run
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> run.Result:
-    return ulorl.train(config(tmp_path_factory.mktemp("runs") / "straight"))
+    return ulorl.train(config(tmp_path_factory.mktemp("runs") / "straight", "log.report=true"))
 
 
 def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
@@ -52,6 +53,13 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
     )
     assert model.num_parameters() > 500_000
     assert tokenizer("7,2,7,2>10\n")["input_ids"]
+
+
+def test_a_run_without_report_can_have_it_later(tmp_path: Path) -> None:
+    quiet = ulorl.train(config(tmp_path / "r", "steps=1", "log.report=false"))
+    assert (quiet.dir / "finished.json").exists()
+    assert not (quiet.dir / "report.html").exists()
+    assert "<svg" in write_report(quiet.dir).read_text()
 
 
 def test_nothing_is_lost(finished: run.Result) -> None:

@@ -230,11 +230,15 @@ class EvalConfig(StrictConfig):
 
 
 class LogConfig(StrictConfig):
-    """[log]: progress bars and trackers."""
+    """[log]: progress bars, the report and trackers."""
 
     progress: bool = Field(default=True, description="draw progress bars if the output is a terminal")
     timeline: bool = Field(
         default=True, description="record in timeline.jsonl when each sample was decoded, for the report"
+    )
+    report: bool = Field(
+        default=True,
+        description="write report.html at the end, which takes seconds; `ulorl report` writes it later too",
     )
     wandb: bool = Field(default=False, description="also log to Weights & Biases (extra wandb)")
     trackio: bool = Field(default=False, description="also log to trackio (extra trackio)")

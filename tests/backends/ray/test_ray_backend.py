@@ -51,7 +51,7 @@ pytestmark = [
 SMALL = [
     "steps=6", "rollout.prompts=6", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=4", "eval.samples=1", "eval.every=3", "objective.dynamic_sampling=false", "run.checkpoint_every=1",
-    "model.threads=1", "model.device=cpu", "log.progress=false",
+    "model.threads=1", "model.device=cpu", "log.progress=false", "log.report=false",
 ]  # fmt: skip
 RAY = ["backend.kind=ray", "backend.ranks=2", "backend.engines=2", "engine.slots=4"]
 DEADLINE = 4.0
