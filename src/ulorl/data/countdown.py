@@ -83,16 +83,12 @@ def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -
     may have (default both, in equal shares). Raises UserError for an unknown or impossible setting, and when there are
     fewer than `size` problems.
     """
-    pool = _prompts(_counts(settings), held_out)
-    if not 0 <= size <= len(pool):
-        text = f"countdown: size={size} is not within 0..{len(pool)}, the number of distinct problems"
+    counts = _counts(settings)
+    available = len(_prompts(counts, held_out))
+    if not 0 <= size <= available:
+        text = f"countdown: size={size} is not within 0..{available}, the number of distinct problems"
         raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.size")
-    rng = generator(Stream.COUNTDOWN, seed)
-    # Efraimidis and Spirakis 2006: the smallest of these keys are a weighted draw without replacement.
-    keys = {prompt: rng.expovariate(1) / weight for prompt, weight in pool.items()}
-    drawn = heapq.nsmallest(size, keys, key=keys.__getitem__)
-    rng.shuffle(drawn)  # the draw has the common problems first
-    return [_problem(prompt) for prompt in drawn]
+    return [_problem(prompt) for prompt in _drawn(counts, held_out, size, seed)]
 
 
 def score(problem: Problem, text: str) -> float:
@@ -185,6 +181,16 @@ def _prompts(counts: tuple[int, ...], held_out: bool) -> dict[str, float]:
             for order in orders:
                 pool[f"{order}>{target}"] = n / len(orders) / total
     return pool
+
+
+@lru_cache(maxsize=4)
+def _drawn(counts: tuple[int, ...], held_out: bool, size: int, seed: int) -> tuple[str, ...]:
+    rng = generator(Stream.COUNTDOWN, seed)
+    # Efraimidis and Spirakis 2006: the smallest of these keys are a weighted draw without replacement.
+    keys = {prompt: rng.expovariate(1) / weight for prompt, weight in _prompts(counts, held_out).items()}
+    drawn = heapq.nsmallest(size, keys, key=keys.__getitem__)
+    rng.shuffle(drawn)  # the draw has the common problems first
+    return tuple(drawn)
 
 
 @lru_cache(maxsize=1024)
