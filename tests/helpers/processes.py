@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # The fork server imports these once, which saves every process several seconds.
-PRELOAD = ["torch", "torch.distributed", "transformers", "transformers.modeling_utils"]
+PRELOAD = ["torch", "torch.distributed", "transformers", "transformers.modeling_utils", "ulorl.learner.make_learner"]
 
 
 def run_processes(function: Callable[..., Any], world: int, *args: Any, timeout: float = 120) -> list[Any]:

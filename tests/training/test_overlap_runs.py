@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 import ulorl
 from refusals import refused
-from small_runs import config, lines, samples
+from small_runs import config, killed_copy, lines, samples
 from ulorl.config.training_config import EvalConfig
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
@@ -101,13 +100,7 @@ def test_the_result_does_not_depend_on_when_the_update_runs(
 
 @pytest.mark.parametrize("boundary", [1, 3])  # at 2 the interrupted and the failing run resume
 def test_a_killed_run_resumes_at_every_boundary(straight: ulorl.Result, tmp_path: Path, boundary: int) -> None:
-    """What a kill leaves behind: the checkpoints so far, and logs that are ahead of them."""
-    target = tmp_path / "r"
-    shutil.copytree(straight.dir, target)
-    (target / "finished.json").unlink()
-    shutil.rmtree(target / "model")
-    for step in range(boundary + 1, 5):
-        shutil.rmtree(checkpoint.folder(target, step))
+    target = killed_copy(straight.dir, tmp_path / "r", boundary)
     resumed = ulorl.resume(target)
     assert [path.name for path in (target / "checkpoints").iterdir() if checkpoint.step_of(path) > boundary]
     assert facts(resumed.dir) == facts(straight.dir)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import ulorl
 from faults import lost_and_duplicated
 from refusals import refused
-from small_runs import RECIPE, SMALL, config, lines, samples, timeline
+from small_runs import RECIPE, SMALL, config, killed_copy, lines, samples, timeline
 from ulorl.error_codes import ErrorCode
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
@@ -64,8 +64,8 @@ def test_a_decoupled_run_with_an_entropy_bonus_resumes_bit_for_bit(tmp_path: Pat
     assert [m["importance/tis_mean"] for m in trained] == pytest.approx([1.0] * len(trained), abs=1e-3)
     assert any(m["rollout/staleness_mean"] for m in trained)
     assert any(m["entropy/bonus"] for m in trained)
-    ulorl.train(config(tmp_path / "cut", "steps=2", *settings))
-    assert lines(ulorl.resume(tmp_path / "cut", ["steps=4"]).dir) == lines(straight.dir)
+    killed_copy(straight.dir, tmp_path / "cut", step=2)
+    assert lines(ulorl.resume(tmp_path / "cut").dir) == lines(straight.dir)
     for name in ("model/model.safetensors", "optimizer.safetensors", "pools.safetensors"):
         ours, theirs = (load_file(checkpoint.latest(tmp_path / run) / name) for run in ("cut", "straight"))
         assert ours.keys() == theirs.keys()
@@ -154,14 +154,13 @@ def test_a_disk_that_takes_no_more_ends_with_code_2_and_everything_before_it(
     finished: run.Result, tmp_path: Path
 ) -> None:
     """The system refuses files of more than a megabyte: the first checkpoint of the resumed process fails for real."""
-    target = tmp_path / "r"
-    ulorl.train(config(target, "steps=2"))
+    target = killed_copy(finished.dir, tmp_path / "r", step=2)
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
         "from ulorl.cli.main import main; main()"
     )
     for beside in ("false", "true"):
-        command = [sys.executable, "-c", script, "train", "--resume", str(target), "steps=4", "run.checkpoint_every=1",
+        command = [sys.executable, "-c", script, "train", "--resume", str(target), "run.checkpoint_every=1",
                    f"run.async_checkpoint={beside}"]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stdout + done.stderr
@@ -172,7 +171,7 @@ def test_a_disk_that_takes_no_more_ends_with_code_2_and_everything_before_it(
             in (done.stderr)
         )
         assert [path.name for path in (target / "checkpoints").iterdir()] == ["step_000002"]
-    resumed = ulorl.resume(target, ["steps=4"])
+    resumed = ulorl.resume(target)
     assert lines(resumed.dir) == lines(finished.dir)
     assert samples(resumed.dir) == samples(finished.dir)
     assert timeline(resumed.dir) == timeline(finished.dir)
@@ -181,16 +180,14 @@ def test_a_disk_that_takes_no_more_ends_with_code_2_and_everything_before_it(
 def test_a_run_folder_can_be_moved_before_it_is_resumed(tmp_path: Path) -> None:
     """Also with SAIS and several gradient updates a step, the resumed run is the run that never stopped."""
     overrides = ["objective.importance=sais", "optim.minibatches=2", "eval.every=0"]
-    straight = ulorl.train(config(tmp_path / "straight", *overrides))
-    ulorl.train(config(tmp_path / "old", *overrides, "steps=2"))
-    (tmp_path / "old").rename(tmp_path / "new")
-    resumed = ulorl.resume(tmp_path / "new", ["steps=4"])
+    straight = ulorl.train(config(tmp_path / "old", *overrides)).dir.rename(tmp_path / "moved")
+    resumed = ulorl.resume(killed_copy(straight, tmp_path / "new", step=2))
     assert resumed.dir == tmp_path / "new"
     assert not (tmp_path / "old").exists()
     ours = load_file(checkpoint.latest(resumed.dir) / "model" / "model.safetensors")
-    theirs = load_file(checkpoint.latest(straight.dir) / "model" / "model.safetensors")
+    theirs = load_file(checkpoint.latest(straight) / "model" / "model.safetensors")
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    assert samples(resumed.dir) == samples(straight.dir)
+    assert samples(resumed.dir) == samples(straight)
 
 
 def test_problems_must_be_those_the_run_began_with(tmp_path: Path) -> None:
