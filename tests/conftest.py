@@ -31,6 +31,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["VLLM_CACHE_ROOT"] = _home.name  # vLLM looks into a kind of model in a process of its own: once
     os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, nor waits for its time-outs
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else vLLM binds the processes of two tests to one core
 for _name in ("COLUMNS", "LINES"):  # GNU readline, once imported, hands them to every process that is started
     os.environ.pop(_name, None)
 

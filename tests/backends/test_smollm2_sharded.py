@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 import ulorl
-from paths import ROOT
+from paths import ROOT, SMOLLM2
 from small_runs import lines
 
-SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct")).absolute()
 SMALL = [
     "steps=2", f"model.path={SMOLLM2}", "rollout.prompts=2", "rollout.group=2", "rollout.max_tokens=16",
     "rollout.segments=1",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "recipes" / "quickstart.toml"
 FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT / "../shared/data"  # not part of the project: tests that need it skip without it
+# A pretrained model, for the tests that `make test-engines` adds.
+SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct")).absolute()

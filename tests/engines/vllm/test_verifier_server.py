@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import ulorl
-from paths import ROOT
+from paths import ROOT, SMOLLM2
 from refusals import refused
 from ulorl.clients.engine_client import EngineClient
 from ulorl.clients.server_client import ServerClient
@@ -28,7 +28,6 @@ from ulorl.rewards.verdict_policy import AnswerPair
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
 
-SMOLLM2 = Path(os.environ.get("ULORL_SMOLLM2", ROOT / "models" / "smollm2-135m-instruct")).absolute()
 START_SECONDS = 300
 PROMPT = "Are the two answers equal? Reply with exactly one word: yes or no.\nFirst: {reference}\nSecond: {answer}"
 ASKED = [
