@@ -60,18 +60,18 @@ def test_report_and_compare_are_written_again(run_dir: Path, tmp_path: Path) -> 
     page = run_dir / "report.html"
     before = page.read_text()
     page.unlink()
-    assert ulorl("report", str(run_dir)).returncode == 0
+    assert run(["report", str(run_dir)])[0] == 0
     assert page.read_text() == before
-    done = ulorl("compare", str(run_dir), "--out", str(tmp_path / "f.svg"))
-    assert done.returncode == 0, done.stderr
+    code, _, err = run(["compare", str(run_dir), "--out", str(tmp_path / "f.svg")])
+    assert code == 0, err
     assert (tmp_path / "f.svg").read_text().startswith("<?xml")
 
 
 def test_check_says_what_would_run() -> None:
-    done = ulorl("check", RECIPE, *TINY)
-    assert done.returncode == 0, done.stderr
-    assert "2 steps of 2 problems x 2 samples" in done.stdout
-    assert "20 to train on, 4 held out" in done.stdout
+    code, out, err = run(["check", RECIPE, *TINY])
+    assert code == 0, err
+    assert "2 steps of 2 problems x 2 samples" in out
+    assert "20 to train on, 4 held out" in out
 
 
 def test_help_teaches() -> None:

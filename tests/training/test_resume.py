@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import ulorl
+from bad_inputs import run as command_line
 from faults import lost_and_duplicated
 from refusals import refused
 from small_runs import RECIPE, SMALL, config, killed_copy, lines, samples, timeline
@@ -150,25 +154,32 @@ def test_the_same_command_resumes(
         ulorl.resume(target, ["steps=9"])
 
 
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let the system refuse to write more bytes into a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_disk_that_takes_no_more_ends_with_code_2_and_everything_before_it(
     finished: run.Result, tmp_path: Path
 ) -> None:
-    """The system refuses files of more than a megabyte: the first checkpoint of the resumed process fails for real."""
+    """The system refuses files of more than a megabyte: the first checkpoint of the resumed run fails for real."""
     target = killed_copy(finished.dir, tmp_path / "r", step=2)
-    script = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
-        "from ulorl.cli.main import main; main()"
-    )
     for beside in ("false", "true"):
-        command = [sys.executable, "-c", script, "train", "--resume", str(target), "run.checkpoint_every=1",
-                   f"run.async_checkpoint={beside}"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        assert "step_000003.partial: cannot be written: File too large" in done.stderr
+        command = ["train", "--resume", str(target), "run.checkpoint_every=1", f"run.async_checkpoint={beside}"]
+        with largest_file(1 << 20):
+            code, out, err = command_line(command)
+        assert code == 2, out + err
+        assert "Traceback" not in err
+        assert "step_000003.partial: cannot be written: File too large" in err
         assert (
             f"step_000002 is complete. Free space or give permission, then resume with: ulorl train --resume {target}"
-            in (done.stderr)
+            in err
         )
         assert [path.name for path in (target / "checkpoints").iterdir()] == ["step_000002"]
     resumed = ulorl.resume(target)
