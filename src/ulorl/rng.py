@@ -30,7 +30,7 @@ class Stream(Enum):
     COMPLETIONS = 4  # outputs of models that answer prompts
     MINIBATCHES = 5  # the order of samples in an update
     LENGTHS = 6  # output lengths that the rollout planner draws
-    CLIP_COV = 7  # the tokens that Clip-Cov leaves out
+    COVARIANCE = 7  # which tokens Clip-Cov leaves out, and which of equal ones KL-Cov penalises
     COUNTDOWN = "countdown problems"
     TASK = "task problems"  # of tasks that draw their problems one at a time
     WARM_UP = "warm-up"  # batches of the tiny model's warm-up

@@ -55,10 +55,20 @@ def test_clip_cov_by_hand(share: float, low: float, high: float, expected: list[
 
 
 def test_kl_cov_by_hand() -> None:
-    cov = torch.tensor([0.1, 0.4, -2.0, 0.3])
-    assert kl_cov_tokens(cov, 0.5).tolist() == [False, True, False, True]
-    assert kl_cov_tokens(cov, 0.01).tolist() == [False, True, False, False]  # at least one
-    assert kl_cov_tokens(COV, 0.25).tolist() == [True, False, False, True]  # a tie
+    cov, draws = torch.tensor([0.1, 0.4, -2.0, 0.3]), torch.tensor([0.9, 0.1, 0.2, 0.3])
+    assert kl_cov_tokens(cov, draws, 0.5).tolist() == [False, True, False, True]
+    assert kl_cov_tokens(cov, draws, 0.01).tolist() == [False, True, False, False]  # at least one
+    assert kl_cov_tokens(COV, draws, 0.25).tolist() == [False, False, False, True]  # of two, that with the lower draw
+
+
+def test_kl_cov_chooses_its_share_among_tokens_that_are_equally_likely() -> None:
+    """300 of 1,000 tokens have the log-prob 0 and the advantage 3, the highest covariance; 10 are chosen, of these."""
+    logprobs, advantages = torch.full((1000,), -2.0), torch.full((1000,), -1.0)
+    logprobs[:300], advantages[:300] = 0.0, 3.0
+    draws = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    chosen = kl_cov_tokens(covariances(logprobs, advantages), draws, 0.01)
+    assert int(chosen.sum()) == 10
+    assert chosen.nonzero().squeeze(1).tolist() == sorted(draws[:300].argsort()[:10].tolist())
 
 
 def test_the_penalty_of_kl_cov_by_hand() -> None:

@@ -90,6 +90,14 @@ def test_models_are_compared_on_the_same_problems_whatever_their_prompts(tmp_pat
         evaluated(planned(tmp_path / "one", *few, other, entropy=False))
 
 
+def test_a_reward_that_fails_gives_no_advice_to_resume_training(tmp_path: Path) -> None:
+    (tmp_path / "broken_of_suites.py").write_text("def f(problem, text):\n    raise ValueError('no')\n")
+    reward = ["reward.kind=function", "reward.function=broken_of_suites:f", "reward.retries=0", "reward.max_unscored=1"]
+    with refused(ErrorCode.REWARD_FAILED) as caught:
+        evaluated(planned(tmp_path / "out", *reward, entropy=False))
+    assert "ulorl train" not in str(caught.value)
+
+
 def test_a_shorter_length_is_read_off_the_longer_outputs(tmp_path: Path) -> None:
     """Outputs at 24 tokens are the first 24 tokens of those at 48: what an evaluation at 24 tokens draws itself."""
     short, long = evaluated(planned(tmp_path / "both", lengths=(48, 24)))

@@ -67,7 +67,7 @@ def at_update_start(
     - `mpt.gate="batch"` and the entropy bonus compare the entropy of the whole update with a target.
     - Clip-Cov, KL-Cov and top-entropy tokens compare the tokens of the whole update with each other.
 
-    seed: the run's, for the draws of Clip-Cov.
+    seed: the run's, for the draws of Clip-Cov and KL-Cov.
     """
     mpt = objective.mpt
     old_policy = minibatches > 1 and objective.importance == "pois"
@@ -97,11 +97,11 @@ def _chosen(
             torch.from_numpy(np.concatenate(scores.logprobs)),
             torch.tensor(np.repeat([e.advantage for e in experience], lengths)),
         )
+        draws_N = _draws([e.sample_id for e in experience], lengths, seed)
         if isinstance(control, ClipCovConfig):
-            draws_N = _draws([e.sample_id for e in experience], lengths, seed)
             chosen_N = clip_cov_tokens(cov_N, draws_N, share=control.share, low=control.low, high=control.high)
         elif isinstance(control, KlCovConfig):
-            chosen_N = kl_cov_tokens(cov_N, control.share)
+            chosen_N = kl_cov_tokens(cov_N, draws_N, control.share)
         else:
             raise ValueError(f"objective.entropy.kind={control.kind} chooses no tokens")
     return [part.numpy() for part in torch.split(chosen_N, lengths)]
@@ -109,6 +109,6 @@ def _chosen(
 
 def _draws(sample_ids: Sequence[int], lengths: Sequence[int], seed: int) -> Tensor:
     """Return a number in [0, 1) for each token [N]: a function of (run seed, sample id, position)."""
-    seeds = np.array(sample_seeds(seed, sample_ids, Stream.CLIP_COV), dtype=np.uint64)
+    seeds = np.array(sample_seeds(seed, sample_ids, Stream.COVARIANCE), dtype=np.uint64)
     positions = np.concatenate([np.arange(length) for length in lengths])
     return torch.from_numpy(uniforms(np.repeat(seeds, lengths), positions))

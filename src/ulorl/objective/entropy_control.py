@@ -51,18 +51,26 @@ def clip_cov_tokens(cov_N: Tensor, draws_N: Tensor, *, share: float, low: float,
     return candidate_N & _highest(torch.where(candidate_N, -draws_N, -math.inf), number)
 
 
-def kl_cov_tokens(cov_N: Tensor, share: float) -> Tensor:
-    """Return the tokens that KL-Cov penalises: `share` of all tokens, at least one, with the highest covariance (arXiv
-    2505.22617). Tokens as high as the last of them are chosen too.
+def kl_cov_tokens(cov_N: Tensor, draws_N: Tensor, share: float) -> Tensor:
+    """Return the tokens that KL-Cov penalises: `share` of all N tokens, rounded down, but at least one, with the
+    highest covariance (arXiv 2505.22617).
+
+    Ties are common: log-probs of certain tokens are 0 in float32, and those of the samples with the highest advantage
+    are all the highest. Among equal ones those with the lowest draws are chosen.
 
     Args:
         cov_N: what `covariances` returned [N].
+        draws_N: a random number for each token [N].
         share: of all tokens, in (0, 1].
 
     Returns:
         bool [N].
     """
-    return _highest(cov_N, max(int(share * len(cov_N)), 1))
+    by_draw_N = draws_N.argsort()
+    order_N = by_draw_N[cov_N[by_draw_N].argsort(descending=True, stable=True)]
+    chosen_N = torch.zeros_like(cov_N, dtype=torch.bool)
+    chosen_N[order_N[: max(int(share * len(cov_N)), 1)]] = True
+    return chosen_N
 
 
 def kl_cov_penalty_sum(logprobs_N: Tensor, old_N: Tensor, penalised_N: Tensor) -> Tensor:

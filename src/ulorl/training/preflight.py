@@ -100,7 +100,8 @@ def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
     with prompts, _of_held_out():
         asked = _asked(cfg, held_out, held_out_places, tokenizer, model)
     prompts.raise_errors()
-    return Inputs(source, without_held_out(prompted, asked), asked, _scorer(cfg, reward, tokenizer))
+    scorer = _scorer(cfg, reward, tokenizer, resume=resume_command(Path(cfg.run.dir)))
+    return Inputs(source, without_held_out(prompted, asked), asked, scorer)
 
 
 def load_evaluation(cfg: Config) -> Inputs:
@@ -126,7 +127,7 @@ def load_evaluation(cfg: Config) -> Inputs:
     _check_lengths(source, {"eval": cfg.eval.max_tokens or cfg.rollout.max_tokens})
     with _of_held_out():
         asked = _asked(cfg, held_out, places, tokenizer, model)
-    return Inputs(source, (), asked, _scorer(cfg, reward, tokenizer))
+    return Inputs(source, (), asked, _scorer(cfg, reward, tokenizer, resume=""))
 
 
 def _asked(
@@ -158,13 +159,13 @@ def _check_settings(cfg: Config) -> Reward:
     return reward
 
 
-def _scorer(cfg: Config, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+def _scorer(cfg: Config, reward: Reward, tokenizer: PreTrainedTokenizerBase, *, resume: str) -> Scorer:
     return Scorer(
         reward,
         tokenizer,
         retries=cfg.reward.retries,
         max_unscored=cfg.reward.max_unscored,
-        resume=resume_command(Path(cfg.run.dir)),
+        resume=resume,
     )
 
 
