@@ -62,6 +62,7 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
         (["ulorl:tiny", "--suite", "countdown", "steps=3"], "steps"),
         (["ulorl:tiny", "--suite", "countdown"], "eval.max_tokens=131072"),  # more than the model's context
         (["recipes/quickstart.toml", "--rope", "none"], "--rope goes with --suite"),
+        (["recipes/quickstart.toml", "--no-entropy"], "--no-entropy goes with --suite"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def evaluate(
                 shutil.rmtree(evaluation.folder, ignore_errors=True)
         _evaluate_suites(planned, out, json_file)
         return
-    for option, given in (("--max-tokens", max_tokens), ("--rope", rope), ("--overwrite", overwrite)):
+    options = {"--max-tokens": max_tokens, "--rope": rope, "--overwrite": overwrite, "--no-entropy": not entropy}
+    for option, given in options.items():
         if given:
             raise UserError(f"{option} goes with --suite", code=ErrorCode.COMMAND_LINE, key=option)
     _evaluate_held_out(_run_or_config(arguments), json_file)
