@@ -17,7 +17,7 @@ SMALL = [
     "steps=2", f"model.path={SMOLLM2}", "rollout.prompts=2", "rollout.group=2", "rollout.max_tokens=16",
     "rollout.segments=1",
     "objective.dynamic_sampling=false", "eval.problems=1", "eval.samples=1", "optim.microbatch_tokens=128",
-    "model.threads=1", "run.checkpoint_every=0", "log.progress=false",
+    "model.threads=1", "run.checkpoint_every=0", "log.progress=false", "log.report=false",
 ]  # fmt: skip
 
 

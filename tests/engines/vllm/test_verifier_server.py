@@ -136,6 +136,7 @@ def test_training(server: str, tmp_path: Path) -> None:
     small = [
         "steps=3", "rollout.prompts=6", "rollout.group=2", "rollout.max_tokens=192", "rollout.segments=2",
         "data.size=40", "eval.data={}", "run.checkpoint_every=0", "model.threads=1", "log.progress=false",
+        "log.report=false",
         "reward.kind=generative", "reward.verifier.name=judge", f"reward.verifier.base_url={server}",
         "reward.verifier.api_key_env=LOOPBACK_KEY", f"reward.verifier.prompt={prompt}", "reward.max_unscored=1000",
         "reward.verifier.max_tokens=24", "reward.verifier.rules_first=true", f"run.dir={tmp_path / 'run'}",
