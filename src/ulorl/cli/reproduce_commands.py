@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ulorl.cli.output_options import check_output_file
+from ulorl.config.loading import load
 
 app = typer.Typer(
     help="Measure on this machine what the paper reports.",
@@ -32,11 +33,6 @@ class EngineKind(StrEnum):
 
     TORCH = "torch"
     VLLM = "vllm"
-
-
-@app.callback()
-def reproduce() -> None:
-    """Keep `table1` a subcommand: typer runs the only command of a group without its name."""
 
 
 @app.command()
@@ -108,3 +104,44 @@ def table1(
     print(tables(figures))
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def screen(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ulorl:tiny, a model folder or a hub name")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="of the recipe")] = None,
+    *,
+    recipe: Annotated[list[Path], typer.Option(metavar="FILE", help="TOML recipe: task, reward, sampling; repeatable")],
+    tau: Annotated[
+        list[float] | None,
+        typer.Option(min=0.001, max=1, help="an MPT has at least this probability; repeatable; default .8, .95, .99"),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every figure here")] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="write the change of each class here")
+    ] = None,
+) -> None:
+    """Predict, before any training, whether masking MPTs can raise entropy, as figure 4 of the paper shows.
+
+    Two steps' prompts are answered. The change of the entropy of one half's outputs by a small step on the other half
+    is attributed to MPTs, other tokens of right samples and tokens of wrong samples, to first order. Masking can only
+    raise entropy where all tokens but MPTs do not lower it by themselves. Nothing is trained.
+
+    ulorl reproduce screen ulorl:tiny --recipe recipes/quickstart.toml --json screen.json
+
+    ulorl reproduce screen my/model --recipe mine.toml rollout.prompts=16 rollout.max_tokens=128
+    """
+    check_output_file("--json", json_file)
+    check_output_file("--csv", csv_file)
+    config = load(recipe, [*(overrides or []), f"model.path={model}"])  # before anything slow is imported
+    from ulorl.common.progress import ProgressBars
+    from ulorl.reproduce import screen as screening
+    from ulorl.reproduce.screen_tables import as_csv, page
+
+    with ProgressBars() as bars:
+        figures = screening.run(config, tau or screening.TAUS, bars)
+    print(page(figures))
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if csv_file:
+        csv_file.write_text(as_csv(figures), encoding="utf-8")
