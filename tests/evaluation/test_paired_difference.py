@@ -36,6 +36,7 @@ def test_pairing_takes_out_the_difficulty_of_the_problems() -> None:
 def test_equal_differences_have_no_interval() -> None:
     assert paired_difference([0.5, 0.5], [0.5, 0.5]) is None
     assert paired_difference([1.0], [0.0]) is None
+    assert paired_difference([0.3, 0.1], [0.2, 0.0]) is None  # equal but for rounding
     with pytest.raises(ValueError, match="3 and 2 problems"):
         paired_difference([0.0] * 3, [0.0] * 2)
 

@@ -16,6 +16,8 @@ import numpy as np
 from ulorl.common.intervals import student
 from ulorl.evaluation.estimators import mean_with_error
 
+ROUNDING = 1e-12  # equal differences of shares are so far apart at most: 0.3 - 0.2 is not 0.1
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -48,7 +50,7 @@ def paired_difference(shares: Sequence[float | None], baseline: Sequence[float |
         raise ValueError(f"{len(shares)} and {len(baseline)} problems cannot be paired")
     differences = [one - other for one, other in zip(shares, baseline, strict=True) if None not in (one, other)]  # type: ignore[operator]
     n = len(differences)
-    if n < 2 or np.ptp(differences) == 0:
+    if n < 2 or np.ptp(differences) < ROUNDING:
         return None
     mean, error = mean_with_error(differences)
     half = student(n - 1) * error
