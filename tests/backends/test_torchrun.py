@@ -22,7 +22,7 @@ from ulorl.training import checkpoint, run
 pytestmark = pytest.mark.slow
 
 LIMIT = 150.0  # seconds
-OWN = ("mismatch/", "train/", "entropy/", "importance/", "mpt/")  # sums in another order
+OWN = ("age/", "mismatch/", "train/", "entropy/", "importance/", "mpt/")  # sums in another order
 
 
 def torchrun(ranks: int, *arguments: str) -> list[str]:

@@ -327,8 +327,8 @@ def test_hub_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     result = run(tmp_path / "out", "someone/large-set", config=config)
     assert asked == [
-        (("someone/large-set", None), {"split": "train"}),
-        (("someone/small-set", "easy"), {"split": "train[:9]"}),
+        (("someone/large-set", None), {"split": "train", "revision": None}),
+        (("someone/small-set", "easy"), {"split": "train[:9]", "revision": None}),
     ]
     assert [item.id for item in result.kept] == ["someone/large-set/1"]
     assert result.dropped[0].drop.detail == "of someone/large-set/1"
