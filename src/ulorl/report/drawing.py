@@ -85,6 +85,28 @@ def plot_curve(axes: Any, curve: Curve) -> None:
     )
 
 
+def plot_stack(
+    axes: Any,
+    steps: Sequence[int],
+    parts: Sequence[Sequence[float]],
+    labels: Sequence[str],
+    colors: Sequence[tuple[str, float]],
+) -> None:
+    """Draw the parts of a whole on one another; those that are 0 everywhere are left out. colors: with their alpha."""
+    bottom = np.zeros(len(steps))
+    for values, label, (color, alpha) in zip(parts, labels, colors, strict=True):
+        if not any(values):
+            continue
+        top = bottom + values
+        look = {"color": color, "alpha": alpha, "linewidth": 0, "label": label}
+        if len(steps) <= FEW_POINTS:
+            axes.bar(steps, values, 0.8, bottom=bottom, **look)
+        else:
+            axes.fill_between(steps, bottom, top, step="mid", **look)
+        bottom = top
+    axes.grid(axis="x", visible=False)
+
+
 def as_percent(value: float, _: object) -> str:
     """Return an axis label in percent."""
     return f"{100 * value:.4g}%"
@@ -123,6 +145,28 @@ def draw_figure(
         out = io.StringIO()
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Figure(title, note, _themed(out.getvalue(), f"{title}. {alt}"), alt, wide)
+
+
+def curve_figure(
+    title: str, note: str, curves: Sequence[Curve], *, percent: bool = False, floor: float = 0
+) -> Figure | None:
+    """Return one figure with all curves that have values, None without one. percent: the values are shares."""
+    curves = [curve for curve in curves if curve.values]
+    if not curves:
+        return None
+
+    def draw(axes: Any) -> None:
+        for curve in curves:
+            plot_curve(axes, curve)
+        top = max(max(curve.values) for curve in curves)
+        axes.set_ylim(floor, floor + max(1.15 * (top - floor), 1e-3 if percent else 0.1))
+        if percent:
+            axes.yaxis.set_major_formatter(as_percent)
+        add_legend(axes)
+
+    spec = ".1%" if percent else ".4g"
+    alt = "; ".join(description(curve.label.capitalize() or title, curve.steps, curve.values, spec) for curve in curves)
+    return draw_figure(title, note, draw, alt)
 
 
 def _themed(svg: str, label: str) -> str:

@@ -10,7 +10,6 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from ulorl.report.drawing import (
     BLUE,
-    FEW_POINTS,
     GREEN,
     INK,
     ORANGE,
@@ -19,9 +18,11 @@ from ulorl.report.drawing import (
     Figure,
     add_legend,
     as_percent,
+    curve_figure,
     description,
     draw_figure,
     plot_curve,
+    plot_stack,
 )
 from ulorl.runs.saved_run import SavedRun
 from ulorl.runs.summary import accuracies
@@ -214,7 +215,7 @@ def _age(record: SavedRun) -> Figure | None:
         upper.set_ylim(0, max(1.2 * max(mean.values), 0.1))
         upper.yaxis.set_major_locator(MaxNLocator(3))
         colors = [(BLUE, alpha) for alpha in (0.16, 0.34, 0.54, 0.76, 1.0)]
-        _stack(lower, shares[0][0], [values for _, values in shares], labels, colors)
+        plot_stack(lower, shares[0][0], [values for _, values in shares], labels, colors)
         lower.set_ylim(0, 1)
         lower.yaxis.set_major_formatter(as_percent)
         for axes in (upper, lower):
@@ -249,7 +250,7 @@ def _occupancy(record: SavedRun) -> Figure | None:
     curves = [curve for curve in curves if curve.values]
     note = "Mean share of an engine's slots that decode while it has samples"
     note += "; and of the time for which an engine has none." if steps else "."
-    return _curve_figure("Occupancy", note, curves, percent=True)
+    return curve_figure("Occupancy", note, curves, percent=True)
 
 
 def _samples(record: SavedRun) -> Figure | None:
@@ -354,35 +355,13 @@ def _time(record: SavedRun) -> Figure | None:
 
     def draw(axes: Any) -> None:
         colors = ((BLUE, 1), (ORANGE, 1), (INK, 1))
-        _stack(axes, steps, (rollout, update, other), ("rollout", "update", "other"), colors)
+        plot_stack(axes, steps, (rollout, update, other), ("rollout", "update", "other"), colors)
         axes.set_ylim(0)
         add_legend(axes)
 
     shares = [sum(values) / max(sum(whole.values()), 1e-9) for values in (rollout, update, other)]
     alt = "Seconds a step: rollout {:.0%}, update {:.0%}, other {:.0%} of the time".format(*shares)
     return draw_figure("Time", "Seconds a step.", draw, alt)
-
-
-def _stack(
-    axes: Any,
-    steps: Sequence[int],
-    parts: Sequence[Sequence[float]],
-    labels: Sequence[str],
-    colors: Sequence[tuple[str, float]],
-) -> None:
-    """Draw the parts of a whole on one another; those that are 0 everywhere are left out. colors: with their alpha."""
-    bottom = np.zeros(len(steps))
-    for values, label, (color, alpha) in zip(parts, labels, colors, strict=True):
-        if not any(values):
-            continue
-        top = bottom + values
-        look = {"color": color, "alpha": alpha, "linewidth": 0, "label": label}
-        if len(steps) <= FEW_POINTS:
-            axes.bar(steps, values, 0.8, bottom=bottom, **look)
-        else:
-            axes.fill_between(steps, bottom, top, step="mid", **look)
-        bottom = top
-    axes.grid(axis="x", visible=False)
 
 
 def _curves(
@@ -396,25 +375,4 @@ def _curves(
 ) -> Figure | None:
     """Return one figure with a curve for each (label, metric, colour)."""
     curves = [Curve(label, *record.series(key), color) for label, key, color in keys]
-    return _curve_figure(title, note, curves, percent=percent, floor=floor)
-
-
-def _curve_figure(
-    title: str, note: str, curves: Sequence[Curve], *, percent: bool = False, floor: float = 0
-) -> Figure | None:
-    curves = [curve for curve in curves if curve.values]
-    if not curves:
-        return None
-
-    def draw(axes: Any) -> None:
-        for curve in curves:
-            plot_curve(axes, curve)
-        top = max(max(curve.values) for curve in curves)
-        axes.set_ylim(floor, floor + max(1.15 * (top - floor), 1e-3 if percent else 0.1))
-        if percent:
-            axes.yaxis.set_major_formatter(as_percent)
-        add_legend(axes)
-
-    spec = ".1%" if percent else ".4g"
-    alt = "; ".join(description(curve.label.capitalize() or title, curve.steps, curve.values, spec) for curve in curves)
-    return draw_figure(title, note, draw, alt)
+    return curve_figure(title, note, curves, percent=percent, floor=floor)
