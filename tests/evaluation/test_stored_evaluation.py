@@ -10,7 +10,7 @@ import pytest
 
 from refusals import refused
 from ulorl.error_codes import ErrorCode
-from ulorl.evaluation.stored_evaluation import SAMPLES, StoredEvaluation, TokenScores
+from ulorl.evaluation.stored_evaluation import SAMPLES, AnswerScores, StoredEvaluation
 from ulorl.types import Finish, Problem, Sample, Scored, Segment, Status
 
 SETTINGS = {"suite": "s", "eval": {"temperature": 0.85}}
@@ -77,7 +77,7 @@ def test_another_evaluation_is_refused(tmp_path: Path) -> None:
 
 def test_scores_read_back(tmp_path: Path) -> None:
     stored, rng = opened(tmp_path), np.random.default_rng(0)
-    scores = [TokenScores(rng.random(n).astype(np.float32), rng.random(n).astype(np.float32)) for n in (1, 2, 3, 1)]
+    scores = [AnswerScores(rng.random(n).astype(np.float32), rng.random(n).astype(np.float32)) for n in (1, 2, 3, 1)]
     assert stored.scored_blocks() == set()
     stored.store_scores(range(2, 4), scores)
     assert stored.scored_blocks() == {2}

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tiny_learner import V, tiny_model
-from ulorl.evaluation.stored_evaluation import TokenScores
+from ulorl.evaluation.stored_evaluation import AnswerScores
 from ulorl.evaluation.token_entropy import entropy_figures, score_tokens
 from ulorl.learner.policy import Policy
 
 
-def scores(probabilities: list[float], entropies: list[float]) -> TokenScores:
-    return TokenScores(np.log(np.array(probabilities, np.float32)), np.array(entropies, np.float32))
+def scores(probabilities: list[float], entropies: list[float]) -> AnswerScores:
+    return AnswerScores(np.log(np.array(probabilities, np.float32)), np.array(entropies, np.float32))
 
 
 RIGHT = scores([1.0, 0.5, 0.995, 0.2], [0.0, 0.75, 0.25, 1.0])

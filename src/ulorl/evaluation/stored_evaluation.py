@@ -31,7 +31,7 @@ SETTINGS, SAMPLES, ENTROPIES = "settings.json", "samples.jsonl", "entropies"
 
 
 @dataclass(frozen=True, eq=False)
-class TokenScores:
+class AnswerScores:
     """What the model says of each output token of one answer, under softmax(logits / temperature): [T] each."""
 
     logprobs: LogProbs
@@ -111,7 +111,7 @@ class StoredEvaluation:
         """Return the first problems of the blocks whose tokens are scored."""
         return {int(path.stem) for path in (self.folder / ENTROPIES).glob("*.npz")}
 
-    def store_scores(self, problems: range, scores: Sequence[TokenScores]) -> None:
+    def store_scores(self, problems: range, scores: Sequence[AnswerScores]) -> None:
         """Store the scores of a block's answers."""
         path = self._scores_of(problems)
         path.parent.mkdir(exist_ok=True)
@@ -123,12 +123,12 @@ class StoredEvaluation:
                 entropies=np.concatenate([one.entropies for one in scores]),
             )
 
-    def scores(self, problems: range) -> list[TokenScores]:
+    def scores(self, problems: range) -> list[AnswerScores]:
         """Return the scores of a block's answers."""
         with np.load(self._scores_of(problems)) as file:
             ends = np.cumsum(file["lengths"])[:-1]
             pairs = zip(np.split(file["logprobs"], ends), np.split(file["entropies"], ends), strict=True)
-            return [TokenScores(logprobs, entropies) for logprobs, entropies in pairs]
+            return [AnswerScores(logprobs, entropies) for logprobs, entropies in pairs]
 
     def _scores_of(self, problems: range) -> Path:
         return self.folder / ENTROPIES / f"{problems.start:06d}.npz"

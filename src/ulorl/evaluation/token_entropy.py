@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ulorl.cancellation import NEVER, CancelToken
-from ulorl.evaluation.stored_evaluation import TokenScores
+from ulorl.evaluation.stored_evaluation import AnswerScores
 from ulorl.learner.batching import Row, collate, microbatches
 from ulorl.learner.policy import Policy
 from ulorl.types import Tokens
@@ -32,7 +32,7 @@ class EntropyFigures:
     mpt_entropy: float | None  # share of the sum of all entropies that the MPTs carry; None: that sum is 0
 
 
-def entropy_figures(answers: Iterable[tuple[TokenScores, int, bool]], tau: float) -> EntropyFigures:
+def entropy_figures(answers: Iterable[tuple[AnswerScores, int, bool]], tau: float) -> EntropyFigures:
     """Return the figures of answers with at least one token together.
 
     Args:
@@ -58,21 +58,21 @@ def score_tokens(
     pad_id: int,
     microbatch_tokens: int,
     cancel: CancelToken = NEVER,
-) -> list[TokenScores]:
+) -> list[AnswerScores]:
     """Return what a policy says of the tokens of each output, at the policy's temperature.
 
     outputs: prompt and output, of at least one token each. microbatch_tokens: the most tokens of one forward pass,
     padding included. Raises Cancelled before a micro-batch.
     """
     rows = [_row(prompt, tokens) for prompt, tokens in outputs]
-    found: dict[int, TokenScores] = {}
+    found: dict[int, AnswerScores] = {}
     for indices in microbatches(list(map(len, rows)), microbatch_tokens):
         cancel.check()
         logprobs_N, entropy_N = policy(collate([rows[i] for i in indices], pad_id, policy.device))
         lengths = [len(rows[i].tokens) for i in indices]
         pairs = zip(logprobs_N.float().cpu().split(lengths), entropy_N.float().cpu().split(lengths), strict=True)
         for i, (logprobs_T, entropy_T) in zip(indices, pairs, strict=True):
-            found[i] = TokenScores(logprobs_T.numpy(), entropy_T.numpy())
+            found[i] = AnswerScores(logprobs_T.numpy(), entropy_T.numpy())
     return [found[i] for i in range(len(rows))]
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ulorl.evaluation.stored_evaluation import TokenScores
+from ulorl.evaluation.stored_evaluation import AnswerScores
 from ulorl.learner.batching import Batch, Row, collate, microbatches
 from ulorl.learner.experience import Experience
 
@@ -45,21 +45,21 @@ class EntropyDerivatives:
         self._weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         self._device = next(policy.parameters()).device
 
-    def of_entropy(self, rows: Sequence[Row]) -> tuple[Direction, list[TokenScores]]:
+    def of_entropy(self, rows: Sequence[Row]) -> tuple[Direction, list[AnswerScores]]:
         """Return the gradient of the mean entropy over all output tokens of `rows`, and each row's log-probs and
         entropies in nats.
 
         The prefixes are those of `rows`: that an update also changes which prefixes are drawn is left out.
         """
         total = sum(len(row.tokens) for row in rows)
-        scores: dict[int, TokenScores] = {}
+        scores: dict[int, AnswerScores] = {}
         for indices, batch in self._batches(rows):
             logprobs_N, entropy_N = self._policy(batch)
             (entropy_N.sum(dtype=torch.float64) / total).backward()
             lengths = [len(rows[i].tokens) for i in indices]
             parts = (values_N.detach().float().cpu().split(lengths) for values_N in (logprobs_N, entropy_N))
             for i, logprobs_T, entropy_T in zip(indices, *parts, strict=True):
-                scores[i] = TokenScores(logprobs_T.numpy(), entropy_T.numpy())
+                scores[i] = AnswerScores(logprobs_T.numpy(), entropy_T.numpy())
         return self._taken_gradient(), [scores[i] for i in range(len(rows))]
 
     def of_objective(self, groups: Sequence[Sequence[Experience]]) -> tuple[Direction, Direction]:

@@ -33,7 +33,7 @@ from ulorl.engines.factory import pick_device
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.evaluation.avg_at_k import EvaluationSettings, answer_problems
-from ulorl.evaluation.stored_evaluation import TokenScores
+from ulorl.evaluation.stored_evaluation import AnswerScores
 from ulorl.evaluation.token_entropy import entropy_figures
 from ulorl.learner.experience import Experience, prepare, row_of
 from ulorl.learner.policy import Policy
@@ -83,7 +83,7 @@ def run(cfg: Config, taus: Sequence[float] = TAUS, bars: ProgressBars = SILENT) 
     }
 
 
-def _figures_at(tau: float, tokens: TrainedTokens, answers: Sequence[tuple[TokenScores, int, bool]]) -> dict[str, Any]:
+def _figures_at(tau: float, tokens: TrainedTokens, answers: Sequence[tuple[AnswerScores, int, bool]]) -> dict[str, Any]:
     """Return what is found with one threshold. answers: as `entropy_figures` takes them."""
     shares, found = entropy_figures(answers, tau), {step: tokens.attribution(step, tau) for step in STEPS}
     return {
@@ -128,7 +128,7 @@ def _derivatives(cfg: Config, inputs: Inputs) -> EntropyDerivatives:
 
 def _trained_tokens(
     derivatives: EntropyDerivatives, groups: Sequence[Group], cfg: Config
-) -> tuple[TrainedTokens, dict[int, TokenScores]]:
+) -> tuple[TrainedTokens, dict[int, AnswerScores]]:
     """Return the tokens that both halves train on with what they add, and the scores of every sample by its id."""
     halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
     trained = [_trained_groups(half, cfg.objective, cfg.rollout.max_tokens) for half in halves]
@@ -139,7 +139,7 @@ def _trained_tokens(
             code=ErrorCode.BENCH_INPUT,
             key="rollout.prompts",
         )
-    scores: dict[int, TokenScores] = {}
+    scores: dict[int, AnswerScores] = {}
     gradients = list[Direction]()
     for half in halves:
         samples = [member.sample for group in half for member in group.members]
@@ -174,7 +174,7 @@ def _trained_groups(groups: Sequence[Group], objective: ObjectiveConfig, max_tok
 
 def _joined(
     experience: Sequence[Experience],
-    scores: Mapping[int, TokenScores],
+    scores: Mapping[int, AnswerScores],
     changes: Mapping[str, Sequence[NDArray[np.float64]]],
     groups: Sequence[Group],
 ) -> TrainedTokens:
