@@ -59,7 +59,7 @@ def grid(slots: int, max_tokens: int, *, quick: bool = False) -> Grid:
     rows = {min(slots, number) for power in range(slots.bit_length() + 1) for number in (2**power, 3 * 2**power)}
     if quick:
         rows = {min(slots, 2**power) for power in range(slots.bit_length() + 1)}
-    lengths = [max_tokens // part for part in (8, 4, 2)]  # rows of half as much again must fit
+    lengths = [max_tokens // part for part in (8, 4, 2)]  # rows of twice as much must fit
     return Grid(sorted(rows), lengths[:: 2 if quick else 1], lengths, rounds=2 if quick else 3)
 
 
