@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,9 @@ def result(model: str, suite: str, max_tokens: int, *right: str, entropy: bool =
     tokens = np.arange(4, dtype=np.int32)
     answers = [Answer(tokens, digit == "0", float(digit), digit) for of_one in right for digit in of_one]
     figures = EntropyFigures(0.25, 0.5, 0.125) if entropy else None
-    return SuiteResult(model, suite, max_tokens, summarise(answers, len(right[0])), figures, "hash")
+    return SuiteResult(
+        model, suite, max_tokens, summarise(answers, len(right[0])), figures, tuple("abcdef"[: len(right)])
+    )
 
 
 RESULTS = [
@@ -50,10 +53,21 @@ def test_differences_are_with_the_first_model_at_the_same_length() -> None:
     (line,) = difference_lines(RESULTS)
     assert line.startswith("aime25, 32 tokens: ours - base = +33.3 points (95%: -3")
     assert line.endswith("paired over 3 problems)")
-    other = SuiteResult(**{**vars(RESULTS[2]), "problems": "another hash"})
-    assert not difference_lines([RESULTS[0], other])
     (unresolved,) = difference_lines([RESULTS[0], again()])
     assert unresolved.endswith("the same on every problem, or fewer than two problems are paired")
+
+
+def test_models_with_other_problems_are_paired_on_those_that_both_have() -> None:
+    """Of the first model b is left out, of the second a. On c, d and e: 1 - 1, 1 - 1/2, 1/2 - 0."""
+    first = replace(result("base", "aime25", 32, "00", "11", "10", "00"), problems=tuple("acde"))
+    second = replace(result("ours", "aime25", 32, "11", "11", "11", "10"), problems=tuple("bcde"))
+    (line,) = difference_lines([first, second])
+    (same,) = difference_lines([RESULTS[0], RESULTS[2]])
+    assert line == f"{same}; ours has 4 problems and base 4, of which 3 are the same"
+    (found,) = as_json([first, second])["differences"]
+    assert (found["common_problems"], found["difference"]["problems"]) == (3, 3)
+    (line,) = difference_lines([first, replace(second, problems=tuple("wxyz"))])
+    assert line.endswith("; ours has 4 problems and base 4, of which 0 are the same")
 
 
 def again() -> SuiteResult:

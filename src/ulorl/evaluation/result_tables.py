@@ -22,7 +22,7 @@ class SuiteResult:
     max_tokens: int
     summary: Summary
     entropy: EntropyFigures | None  # None: not measured
-    problems: str  # a hash of the suite's problems: results with the same one are paired
+    problems: tuple[str, ...]  # a hash for each of `summary.by_problem`: problems with the same one are paired
 
     @property
     def name(self) -> str:
@@ -52,14 +52,14 @@ def figures_table(results: Sequence[SuiteResult]) -> str:
 
 
 def differences(results: Sequence[SuiteResult]) -> list[tuple[SuiteResult, SuiteResult, Difference | None]]:
-    """Return each result with the first one of its suite, output length and problems, and how they differ."""
+    """Return each result with the first one of its suite and output length, and how they differ on the problems that
+    both have."""
     first: dict[tuple[object, ...], SuiteResult] = {}
     found = []
     for result in results:
-        baseline = first.setdefault((result.suite, result.max_tokens, result.problems), result)
+        baseline = first.setdefault((result.suite, result.max_tokens), result)
         if baseline is not result:
-            difference = paired_difference(result.summary.by_problem, baseline.summary.by_problem)
-            found.append((result, baseline, difference))
+            found.append((result, baseline, _difference(result, baseline)))
     return found
 
 
@@ -73,6 +73,7 @@ def difference_lines(results: Sequence[SuiteResult]) -> list[str]:
             if difference
             else "no interval: the difference is the same on every problem, or fewer than two problems are paired"
         )
+        + _other_problems(result, baseline)
         for result, baseline, difference in differences(results)
     ]
 
@@ -88,7 +89,7 @@ def as_json(results: Sequence[SuiteResult]) -> dict[str, Any]:
                 **_json_values(asdict(result.summary)),
                 "interval": interval and [interval.low, interval.high],
                 "entropy": result.entropy and asdict(result.entropy),
-                "problems": result.problems,
+                "problems": list(result.problems),
             }
             for result in results
             for interval in [result.summary.interval]
@@ -99,11 +100,35 @@ def as_json(results: Sequence[SuiteResult]) -> dict[str, Any]:
                 "max_tokens": result.max_tokens,
                 "model": result.model,
                 "baseline": baseline.model,
+                "common_problems": len(_common(result, baseline)),
                 "difference": difference and asdict(difference),
             }
             for result, baseline, difference in differences(results)
         ],
     }
+
+
+def _common(result: SuiteResult, baseline: SuiteResult) -> list[str]:
+    """Return the problems that both results have. A prompt that is too long for one model is left out of its own
+    problems only."""
+    theirs = set(baseline.problems)
+    return [problem for problem in result.problems if problem in theirs]
+
+
+def _difference(result: SuiteResult, baseline: SuiteResult) -> Difference | None:
+    both = _common(result, baseline)
+    one, other = (dict(zip(of.problems, of.summary.by_problem, strict=True)) for of in (result, baseline))
+    return paired_difference([one[problem] for problem in both], [other[problem] for problem in both])
+
+
+def _other_problems(result: SuiteResult, baseline: SuiteResult) -> str:
+    """Return how many problems each of two results has, for the end of a sentence; "" when they are the same."""
+    if result.problems == baseline.problems:
+        return ""
+    return (
+        f"; {result.model} has {len(result.problems)} problems and {baseline.model} {len(baseline.problems)}, of which "
+        f"{len(_common(result, baseline))} are the same"
+    )
 
 
 def _json_values(tree: Mapping[str, Any]) -> dict[str, Any]:

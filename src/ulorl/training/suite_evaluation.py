@@ -58,8 +58,9 @@ class SuiteEvaluation:
     def run(self, inputs: Inputs, bars: ProgressBars = SILENT, cancel: CancelToken = NEVER) -> list[SuiteResult]:
         """Answer the problems that are not answered yet, and return the result at each length.
 
-        inputs: what `check` returned. Raises UserError when the folder holds another evaluation, and Cancelled: whole
-        blocks are stored then.
+        inputs: what `check` returned. The caller holds the lock of the folder (`stored_evaluation.locked`) from before
+        the first call until it has the results. Raises UserError when the folder holds another evaluation, and
+        Cancelled: whole blocks are stored then.
         """
         cfg, problems = self.config, inputs.held_out
         samples = cfg.eval.samples
@@ -71,9 +72,9 @@ class SuiteEvaluation:
         answers = stored.answers()
         if self.entropy:
             self._score(inputs, stored, answers, bars, cancel)
-        # Without the prompts, because models with other tokenizers are compared on the same problems too.
-        same = _hash([(problem.id, problem.prompt, problem.answer) for problem, _ in problems])
-        return [self._result(stored, answers, length, same) for length in self.lengths]
+        # Without the token ids, because models with other tokenizers are compared on the same problems too.
+        keys = tuple(_hash((problem.id, problem.prompt, problem.answer)) for problem, _ in problems)
+        return [self._result(stored, answers, length, keys) for length in self.lengths]
 
     def _settings(self, inputs: Inputs, block: int) -> dict[str, Any]:
         """Return what decides the answers."""
@@ -141,7 +142,9 @@ class SuiteEvaluation:
             bar.advance()
         bar.remove()
 
-    def _result(self, stored: StoredEvaluation, answers: Sequence[Answer], length: int, problems: str) -> SuiteResult:
+    def _result(
+        self, stored: StoredEvaluation, answers: Sequence[Answer], length: int, problems: tuple[str, ...]
+    ) -> SuiteResult:
         cut = [cut_at(answer, length) for answer in answers]
         entropy = self._entropy(stored, cut) if self.entropy else None
         return SuiteResult(self.model, self.suite, length, summarise(cut, stored.samples), entropy, problems)
