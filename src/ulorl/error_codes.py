@@ -110,7 +110,8 @@ class ErrorCode(StrEnum):
     DATA_GENERATOR = (
         "data-generator",
         "A problem generator does not know a task or a setting, or refuses its value.",
-        "Correct `data.task` or `data.settings`; `docs/tasks.md` lists the tasks.",
+        "Correct `data.task` or `data.settings` (of `ulorl tiny make`: TASK or `settings`); `docs/tasks.md` lists the "
+        "tasks of reasoning-gym.",
     )
     DATA_HELD_OUT = (
         "data-held-out",
@@ -255,6 +256,11 @@ class ErrorCode(StrEnum):
         "evaluation-taken",
         "The folder of an evaluation, under `--out`, holds another evaluation, or its settings.json cannot be read.",
         "Give another `--out`, or replace the evaluation with `--overwrite`.",
+    )
+    EVALUATION_LOCKED = (
+        "evaluation-locked",
+        "Another process writes the evaluation of this model and suite, under the same `--out`.",
+        "Wait for it to end, or give another `--out`.",
     )
     RUN_FOLDER_TAKEN = (
         "run-folder-taken",

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bad_inputs import run
+from paths import QUICKSTART
+from ulorl.evaluation.stored_evaluation import locked
 from ulorl.models.tiny import model_path
 
 SMALL = ["data.size=8", "eval.samples=2", "engine.slots=4", "model.threads=1"]
@@ -53,6 +55,26 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
     assert "entropy" not in again
 
 
+def test_one_command_at_a_time_writes_an_evaluation(tmp_path: Path) -> None:
+    """Refused before anything is decoded or removed. Another model may be evaluated into the same --out meanwhile."""
+    out, other = tmp_path / "out", changed_model(tmp_path / "other")
+    options = ["--suite", "countdown", "--max-tokens", "16", "--no-entropy", *SMALL, "--out", str(out)]
+    assert run(["eval", "ulorl:tiny", *options])[0] == 0
+    folder = out / "ulorl_tiny" / "countdown"
+    samples = (folder / "samples.jsonl").read_bytes()
+    with locked(folder):
+        for more in ([], ["--overwrite"], [str(other)]):
+            code, printed, err = run(["eval", "ulorl:tiny", *more, *options])
+            assert (code, printed) == (2, "")
+            assert f"{folder}: another process writes this evaluation" in err
+            assert "(evaluation-locked; docs/errors.md)" in err
+        assert run(["eval", str(other), *options])[0] == 0
+    assert (folder / "samples.jsonl").read_bytes() == samples
+    code, _, err = run(["eval", "ulorl:tiny", *options, "--overwrite"])
+    assert code == 0, err
+    assert (folder / "samples.jsonl").read_bytes() == samples  # the same evaluation, made again
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -63,6 +85,7 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
         (["ulorl:tiny", "--suite", "countdown"], "eval.max_tokens=131072"),  # more than the model's context
         (["recipes/quickstart.toml", "--rope", "none"], "--rope goes with --suite"),
         (["recipes/quickstart.toml", "--no-entropy"], "--no-entropy goes with --suite"),
+        ([str(QUICKSTART)], "--out goes with --suite"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from refusals import refused
 from ulorl.error_codes import ErrorCode
-from ulorl.evaluation.stored_evaluation import SAMPLES, AnswerScores, StoredEvaluation
+from ulorl.evaluation import stored_evaluation
+from ulorl.evaluation.stored_evaluation import ENTROPIES, LOCK, SAMPLES, AnswerScores, StoredEvaluation, clear, locked
 from ulorl.types import Finish, Problem, Sample, Scored, Segment, Status
 
 SETTINGS = {"suite": "s", "eval": {"temperature": 0.85}}
@@ -84,3 +86,32 @@ def test_scores_read_back(tmp_path: Path) -> None:
     for one, other in zip(stored.scores(range(2, 4)), scores, strict=True):
         assert (one.logprobs == other.logprobs).all()
         assert (one.entropies == other.entropies).all()
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "left"),
+    [
+        (SAMPLES, {LOCK, SAMPLES, stored_evaluation.SETTINGS}),
+        (stored_evaluation.SETTINGS, {LOCK, stored_evaluation.SETTINGS}),
+        ("", {LOCK}),
+    ],
+)
+def test_a_kill_while_an_evaluation_is_removed_leaves_no_answers_without_settings(
+    killed_at: str, left: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, unlink = tmp_path / "e", Path.unlink
+    append(opened(folder), range(2))
+    (folder / ENTROPIES).mkdir()
+
+    def killed(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == killed_at:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    with locked(folder):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) if killed_at else nullcontext():
+            patched.setattr(Path, "unlink", killed)
+            clear(folder)
+        assert {path.name for path in folder.iterdir()} == left
+        with refused(ErrorCode.EVALUATION_LOCKED, file=folder), locked(folder):
+            pass

@@ -15,6 +15,7 @@ import pytest
 import ulorl
 from paths import QUICKSTART
 from refusals import refused
+from ulorl.common import folder_lock
 from ulorl.error_codes import ErrorCode
 from ulorl.runs import run_folder
 
@@ -120,7 +121,7 @@ def test_a_file_system_without_locks_stops_no_run(tmp_path: Path, monkeypatch: p
     def unsupported(*_: object, **__: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "no locks here")
 
-    monkeypatch.setattr(run_folder.FileLock, "acquire", unsupported)
+    monkeypatch.setattr(folder_lock.FileLock, "acquire", unsupported)
     with run_folder.locked(tmp_path):
         pass
 
@@ -131,7 +132,7 @@ def test_a_lock_that_cannot_be_taken_is_no_missing_lock(tmp_path: Path, monkeypa
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "permission denied", str(tmp_path / run_folder.LOCK))
 
-    monkeypatch.setattr(run_folder.FileLock, "acquire", denied)
+    monkeypatch.setattr(folder_lock.FileLock, "acquire", denied)
     with refused(ErrorCode.FILE_NOT_WRITABLE, file=tmp_path / run_folder.LOCK), run_folder.locked(tmp_path):
         pass
 
@@ -140,11 +141,11 @@ def test_a_refused_start_removes_its_folder_while_it_holds_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[bool] = []
-    remove = run_folder._remove_empty
-    release = run_folder.FileLock.release
+    remove = folder_lock._remove_empty
+    release = folder_lock.FileLock.release
     released: list[bool] = []
-    monkeypatch.setattr(run_folder, "_remove_empty", lambda made: (held.append(not released), remove(made)))
-    monkeypatch.setattr(run_folder.FileLock, "release", lambda self: (released.append(True), release(self)))
+    monkeypatch.setattr(folder_lock, "_remove_empty", lambda *found: (held.append(not released), remove(*found)))
+    monkeypatch.setattr(folder_lock.FileLock, "release", lambda self: (released.append(True), release(self)))
     with pytest.raises(KeyError), run_folder.locked(tmp_path / "new" / "run"):
         raise KeyError
     assert held == [True]

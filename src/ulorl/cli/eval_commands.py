@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from ulorl.evaluation.avg_at_k import Evaluation
     from ulorl.evaluation.result_tables import SuiteResult
+    from ulorl.training.preflight import Inputs
     from ulorl.training.suite_evaluation import SuiteEvaluation
+
+_OUT = Path("evaluations")
 
 
 def evaluate(
@@ -48,7 +51,10 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="FACTORxLENGTH", help="YaRN, for example 1.5x95232, or none; repeatable"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="with --suite: the folder of all outputs and tables")] = Path("evaluations"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="with --suite: the folder of all outputs and tables", show_default=str(_OUT)),
+    ] = None,
     entropy: Annotated[bool, typer.Option("--entropy/--no-entropy", help="measure the token entropy and MPTs")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace evaluations that --out holds")] = False,
     json_file: Annotated[
@@ -71,30 +77,40 @@ def evaluate(
     if suite:
         from ulorl.cli.suite_plan import plan_evaluations
 
-        planned = plan_evaluations(arguments, suite, max_tokens or [], rope or [], out, entropy=entropy)
-        if overwrite:
-            for evaluation in planned:
-                shutil.rmtree(evaluation.folder, ignore_errors=True)
-        _evaluate_suites(planned, out, json_file)
+        planned = plan_evaluations(arguments, suite, max_tokens or [], rope or [], out or _OUT, entropy=entropy)
+        _evaluate_suites(planned, out or _OUT, json_file, overwrite=overwrite)
         return
     options = {"--max-tokens": max_tokens, "--rope": rope, "--overwrite": overwrite, "--no-entropy": not entropy}
-    for option, given in options.items():
+    for option, given in {**options, "--out": out}.items():
         if given:
             raise UserError(f"{option} goes with --suite", code=ErrorCode.COMMAND_LINE, key=option)
     _evaluate_held_out(_run_or_config(arguments), json_file)
 
 
-def _evaluate_suites(planned: Sequence[SuiteEvaluation], out: Path, json_file: Path | None) -> None:
-    """Check all evaluations, then make them, and write their tables."""
+def _evaluate_suites(planned: Sequence[SuiteEvaluation], out: Path, json_file: Path | None, *, overwrite: bool) -> None:
+    """Lock and check all evaluations, then make them, and write their tables."""
+    from ulorl.evaluation.stored_evaluation import clear, locked
+
+    with ExitStack() as locks:
+        for evaluation in planned:
+            locks.enter_context(locked(evaluation.folder))
+        errors, inputs = ErrorCollector(), []
+        for evaluation in planned:
+            with errors:
+                inputs.append(evaluation.check())
+        errors.raise_errors()
+        if overwrite:
+            for evaluation in planned:
+                clear(evaluation.folder)
+        _write(_results(planned, inputs, out), out, json_file)
+
+
+def _results(planned: Sequence[SuiteEvaluation], inputs: Sequence[Inputs], out: Path) -> list[SuiteResult]:
+    """Make the evaluations. After a signal the process ends; the same command continues then."""
     from ulorl.cancellation import Cancelled
     from ulorl.common.progress import ProgressBars
     from ulorl.training.interrupts import catching_signals
 
-    errors, inputs = ErrorCollector(), []
-    for evaluation in planned:
-        with errors:
-            inputs.append(evaluation.check())
-    errors.raise_errors()
     results: list[SuiteResult] = []
     with catching_signals() as interrupts:
         try:
@@ -104,7 +120,7 @@ def _evaluate_suites(planned: Sequence[SuiteEvaluation], out: Path, json_file: P
         except Cancelled:
             print(f"\nstopped; {out} holds what is finished. The same command continues", file=sys.stderr)
             sys.exit(128 + interrupts.received)
-    _write(results, out, json_file)
+    return results
 
 
 def _write(results: Sequence[SuiteResult], out: Path, json_file: Path | None) -> None:

@@ -1,6 +1,7 @@
 """The folder of one evaluation, which a killed evaluation continues.
 
 settings.json    what is evaluated and how; a folder holds one evaluation
+evaluation.lock  empty; the operating system knows which process writes here
 samples.jsonl    the answers, one JSON object a line, by problem and run
 entropies/       a file for each block of problems: log-probs and entropies of all output tokens
 
@@ -14,13 +15,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ulorl.common import atomic_files
+from ulorl.common import atomic_files, folder_lock
 from ulorl.common.key_paths import flatten
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -28,6 +30,7 @@ from ulorl.evaluation.summary import Answer
 from ulorl.types import LogProbs, Problem, Scored, Status
 
 SETTINGS, SAMPLES, ENTROPIES = "settings.json", "samples.jsonl", "entropies"
+LOCK = "evaluation.lock"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,25 @@ class AnswerScores:
 
     logprobs: LogProbs
     entropies: LogProbs  # in nats, over the full vocabulary
+
+
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock of the folder of an evaluation, as `folder_lock.locked` does. Raises UserError when another process
+    has it, or the folder cannot be created."""
+    busy = UserError(
+        f"{folder}: another process writes this evaluation; wait for it, or choose another --out",
+        code=ErrorCode.EVALUATION_LOCKED,
+        file=folder,
+    )
+    return folder_lock.locked(folder / LOCK, busy=busy, fix="Choose another --out, or give permission")
+
+
+def clear(folder: Path) -> None:
+    """Remove the evaluation that a folder holds, but not its lock. The settings go last: a kill meanwhile leaves the
+    old evaluation with less in it, never answers without the settings that decided them."""
+    atomic_files.remove(folder / ENTROPIES)
+    (folder / SAMPLES).unlink(missing_ok=True)
+    (folder / SETTINGS).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
-
-from ulorl.common import atomic_files
+from ulorl.common import atomic_files, folder_lock
 from ulorl.common.key_paths import flatten
 from ulorl.config.data_config import FilesDataConfig, HubDataConfig
 from ulorl.config.loading import load_saved
@@ -27,8 +24,6 @@ LOCK = "run.lock"  # empty; the operating system knows who holds it
 VERDICTS = "verifier.sqlite"  # the generative verifier's verdicts, which may have cost money: --overwrite keeps them
 _SECTIONS = {"run", "rollout", "objective", "optim"}  # that the config.json of a run has, in every version
 
-
-_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of a file system that has none
 _BEGINNING = {LOCK, CONFIG + atomic_files.PARTIAL}  # what a run that was killed in its first moments leaves
 
 
@@ -116,46 +111,15 @@ def clear(run_dir: Path) -> None:
             path.unlink()
 
 
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of a run folder, which is created if needed. One process has it at a time; it ends with the
-    process, however that ends. Raises UserError when another process has it, or the folder cannot be created.
-    At the end a folder that it created is removed if nothing was put into it."""
-    # No fallback to a marker file: after a kill it would stay, and refuse the run on another host for good.
-    lock = FileLock(run_dir / LOCK, timeout=0, fallback_to_soft=False)
-    with atomic_files.writing(run_dir, lambda: "Choose another run.dir, or give permission"):
-        made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
-        run_dir.mkdir(parents=True, exist_ok=True)
-        _acquire(lock, run_dir)
-    try:
-        yield
-    finally:
-        if made:
-            _remove_empty(made)  # while the lock is held: no other process works in the folder
-        lock.release()
-
-
-def _acquire(lock: BaseFileLock, run_dir: Path) -> None:
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"{run_dir}: another process uses this run folder; wait for it, or choose another run.dir",
-            code=ErrorCode.RUN_LOCKED,
-            file=run_dir,
-        ) from None
-    except OSError as error:
-        if error.errno not in _WITHOUT_LOCKS:
-            raise
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove a run folder that holds nothing but its lock, and its parents, innermost first."""
-    with suppress(OSError):
-        if {path.name for path in folders[0].iterdir()} <= {LOCK}:
-            (folders[0] / LOCK).unlink(missing_ok=True)
-            for folder in folders:
-                folder.rmdir()
+def locked(run_dir: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a run folder, as `folder_lock.locked` does. Raises UserError when another process has it, or the
+    folder cannot be created."""
+    busy = UserError(
+        f"{run_dir}: another process uses this run folder; wait for it, or choose another run.dir",
+        code=ErrorCode.RUN_LOCKED,
+        file=run_dir,
+    )
+    return folder_lock.locked(run_dir / LOCK, busy=busy, fix="Choose another run.dir, or give permission")
 
 
 def _taken(run_dir: Path, message: str, key: str = "run.dir") -> UserError:
