@@ -269,6 +269,20 @@ def test_clip_cov_draws_other_tokens_for_another_seed() -> None:
     assert any((a != b).any() for a, b in zip(first, second, strict=True))
 
 
+def test_clip_cov_also_draws_tokens_whose_gradient_the_clip_removes() -> None:
+    """verl draws from the others only. With a recorded log-prob 1 lower every ratio is above 1.5 or so, and tokens of
+    positive advantage are clipped, but the draw is the same."""
+    objective = {**SAIS, **NO_MPT, **NARROW, **entropy(kind="clip_cov", share=1.0, low=-9.0, high=9.0)}
+    of = sharp(objective=objective)
+    experience = experience_of(of)
+    clipped = [replace(e, row=replace(e.row, logprobs=e.row.logprobs - 1)) for e in experience]
+    first, second = (of._at_start(rows, NEVER).chosen for rows in (experience, clipped))
+    assert first is not None
+    assert second is not None
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+    assert all(chosen.all() for e, chosen in zip(clipped, second, strict=True) if e.advantage > 0)
+
+
 # The adaptive coefficient
 
 
