@@ -37,7 +37,7 @@ def lengths_of_steps(segments: int) -> list[list[int]]:
     engine = TorchEngine(model, eos_ids=source.eos_ids, slots=768, prefill_tokens=8192)
     schedule = SegmentSchedule(prompts=PROMPTS, group=GROUP, tokens=MAX_TOKENS // segments)
     scheduler = Scheduler(schedule, max_tokens=MAX_TOKENS, sampling=Sampling(1.0), seed=0)
-    asked = problems(PROMPTS * STEPS, seed=0)
+    asked = problems(PROMPTS * STEPS, 0)
     prompts = encode_prompts(asked, source.tokenizer, PromptFormat("{question}\n"), PromptLimits())
     steps = []
     for step in range(STEPS):

@@ -6,6 +6,7 @@ import random
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,46 @@ def test_wrong_settings_are_refused() -> None:
     for numbers in ([], [1], [21], ["3"], 3):
         with refused(GENERATOR, key="data.settings"):
             Sorting().problems(1, 0, numbers=numbers)
+
+
+class AnySettings(Dice):
+    """Takes every keyword argument, `size` and `seed` too, and hands it on."""
+
+    def draw(self, rng: random.Random, **settings: Any) -> str:
+        return super().draw(rng, **{"sides": settings.pop("size", 6) + settings.pop("seed", 0), **settings})
+
+
+class Untaught(Dice):
+    """Is no generator of problems at all."""
+
+    def draw(self) -> str:  # type: ignore[override]
+        return "1"
+
+
+def test_a_setting_of_the_wrong_type_is_refused_with_its_task_value_and_message() -> None:
+    for sides in ("six", [6], None):
+        with refused(GENERATOR, key="data.settings") as caught:
+            Dice().problems(1, 0, sides=sides)
+        assert f"Dice refuses sides={sides!r}: TypeError: '>' not supported between" in str(caught.value)
+        assert "(test_task_definition.py, line " in str(caught.value)
+    with refused(GENERATOR, key="data.settings"):
+        Sorting().training_problems(1, random.Random(0), numbers=[[4]])
+    with refused(GENERATOR, key="data.task") as caught:
+        Untaught().problems(1, 0)
+    assert "Untaught cannot draw a problem: TypeError: " in str(caught.value)
+
+
+def test_a_task_may_take_every_setting() -> None:
+    assert set(AnySettings().problems(2, 0, size=1, seed=2)) <= {"1", "2", "3"}
+    assert len(AnySettings().training_problems(2, random.Random(0), size=6)) == 2
+    with refused(GENERATOR, key="data.settings") as caught:  # `draw` itself refuses the name
+        AnySettings().problems(1, 0, walls=3)
+    assert "unexpected keyword argument 'walls'" in str(caught.value)
+    for task in (Dice(), Countdown()):
+        with refused(GENERATOR, key="data.settings.size"):
+            task.problems(1, 0, size=3)
+    with refused(GENERATOR, key="data.settings.held_out"):
+        task_problems("maze", 1, 0, {"held_out": True})
 
 
 @pytest.mark.parametrize("named", ["mine.py", "mine.py:Echo", "mine:Echo"])

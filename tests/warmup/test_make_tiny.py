@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with refused(ErrorCode.OUTPUT_EXISTS, file=tmp_path):
         make_tiny("countdown", tmp_path, SMALL)
-    with refused(ErrorCode.DATA_GENERATOR, key="data.task"):
+    with refused(ErrorCode.DATA_GENERATOR, key="TASK"):
         make_tiny("none", tmp_path / "new", SMALL)
 
 
@@ -158,6 +159,43 @@ def test_too_few_held_out_problems_are_refused_before_the_training(tmp_path: Pat
     with refused(ErrorCode.DATA_TOO_FEW, key="eval_problems"):
         make_tiny("few.py", tmp_path / "new", SMALL.model_copy(update={"eval_problems": 32}), progress=False)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "settings", "code", "key"),
+    [
+        ("length=6", "length=6", {"length": "six"}, ErrorCode.DATA_GENERATOR, "settings"),
+        ("length=6", "length=6", {"size": 6}, ErrorCode.DATA_GENERATOR, "settings.size"),
+        ("length=6", "length=0", {}, ErrorCode.DATA_TOO_FEW, "settings"),  # only one problem: it is of one side
+        ("(self, rng, length=6)", "(self)", {}, ErrorCode.DATA_GENERATOR, "TASK"),
+        ("length=6", "length=60", {}, ErrorCode.PROMPT_UNUSABLE, "context"),
+        ("length=6", "length=4", {}, ErrorCode.DATA_TOO_FEW, "eval_problems"),
+    ],
+)
+def test_refusals_name_no_key_of_a_recipe(
+    line: str, instead: str, settings: dict[str, object], code: ErrorCode, key: str, tmp_path: Path
+) -> None:
+    """They come before the training: the folder is not made."""
+    (tmp_path / "mine.py").write_text(USERS.replace(line, instead))
+    find_task.cache_clear()
+    config = SMALL.model_copy(update={"context": 130, "eval_tokens": 100, "settings": settings})
+    with refused(code, key=key) as caught:
+        make_tiny("mine.py", tmp_path / "new", config, progress=False)
+    assert not re.search(r"(data|reward|rollout)\.|\bsize=", str(caught.value))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checker_that_fails_is_the_fault_of_the_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It fails on what an untrained model writes, not on the demonstrations."""
+    monkeypatch.setattr("ulorl.rewards.reward.time.sleep", lambda _: None)
+    check = "return output == problem or 1 / (len(output) > 99)"
+    (tmp_path / "fails.py").write_text(USERS.replace("length=6", "length=9").replace("return output == problem", check))
+    find_task.cache_clear()
+    config = SMALL.model_copy(update={"steps": 1, "eval_problems": 40, "eval_tokens": 400})
+    with refused(ErrorCode.REWARD_FAILED, key="TASK") as caught:
+        make_tiny("fails.py", tmp_path / "new", config, progress=False)
+    assert "ZeroDivisionError" in str(caught.value)
+    assert "reward." not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def _step(parts: Components, engine: Engine) -> Step:
 
 def _problem_file(folder: str, prompts: int) -> str:
     path = Path(folder) / "problems.jsonl"
-    lines = [json.dumps({"problem": p.prompt, "answer": "0"}) for p in countdown(prompts, seed=0)]
+    lines = [json.dumps({"problem": p.prompt, "answer": "0"}) for p in countdown(prompts, 0)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 
@@ -218,7 +218,7 @@ def _trl(path: Path, prompts: int, max_tokens: int, repeats: int, before: Callab
         trainer = Timed(
             model=str(path),
             args=_trl_settings(folder, prompts * GROUP, max_tokens, repeats),
-            train_dataset=Dataset.from_list([{"prompt": f"{p.prompt}\n"} for p in countdown(prompts, seed=0)]),
+            train_dataset=Dataset.from_list([{"prompt": f"{p.prompt}\n"} for p in countdown(prompts, 0)]),
             reward_funcs=_even_lengths,
             callbacks=[Steps()],
         )

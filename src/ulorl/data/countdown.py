@@ -58,11 +58,11 @@ class Countdown(TaskDefinition):
     # A product of a value within bounds and a digit can leave the bounds: with numbers up to 99 a model can write it.
     words = (*"+-*=,<>\n", *map(str, range(2 * LARGEST)))
 
-    def problems(self, size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[str]:
+    def problems(self, size: int, seed: int, /, *, held_out: bool = False, **settings: Any) -> list[str]:
         """Return the prompts that the function `problems` returns."""
         return [problem.prompt for problem in problems(size, seed, held_out=held_out, **settings)]
 
-    def training_problems(self, size: int, rng: random.Random, **settings: Any) -> list[str]:
+    def training_problems(self, size: int, rng: random.Random, /, **settings: Any) -> list[str]:
         """Return `size` problems of the training side, drawn with replacement."""
         pool = _prompts(_counts(settings), held_out=False)
         return rng.choices(list(pool), list(pool.values()), k=size)
@@ -76,7 +76,7 @@ class Countdown(TaskDefinition):
         return score(_problem(problem), output) == 1.0
 
 
-def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[Problem]:
+def problems(size: int, seed: int, /, *, held_out: bool = False, **settings: Any) -> list[Problem]:
     """Return `size` distinct problems, the same for the same arguments.
 
     Training and held-out problems never overlap. Settings: `numbers`, a list of 3 and 4, is how many numbers a problem
@@ -86,7 +86,7 @@ def problems(size: int, seed: int, *, held_out: bool = False, **settings: Any) -
     counts = _counts(settings)
     available = len(_prompts(counts, held_out))
     if not 0 <= size <= available:
-        text = f"countdown: size={size} is not within 0..{available}, the number of distinct problems"
+        text = f"countdown: {size} problems were asked for, and there are {available} distinct ones"
         raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.size")
     return [_problem(prompt) for prompt in _drawn(counts, held_out, size, seed)]
 

@@ -11,6 +11,8 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from ulorl.data.problem_keys import is_held_out
@@ -27,7 +29,7 @@ class TaskDefinition(ABC):
     words: Sequence[str]  # every word of the problems and outputs: numbers, and single characters that are no digits
 
     @abstractmethod
-    def problems(self, size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[str]:
+    def problems(self, size: int, seed: int, /, *, held_out: bool = False, **settings: Any) -> list[str]:
         """Return `size` distinct problems of one side, the same for the same arguments.
 
         Training and held-out problems never overlap. Raises UserError for an unknown or impossible setting, and when
@@ -35,7 +37,7 @@ class TaskDefinition(ABC):
         """
 
     @abstractmethod
-    def training_problems(self, size: int, rng: random.Random, **settings: Any) -> list[str]:
+    def training_problems(self, size: int, rng: random.Random, /, **settings: Any) -> list[str]:
         """Return `size` problems of the training side, drawn with replacement, for the warm-up of a model."""
 
     @abstractmethod
@@ -52,13 +54,14 @@ class DrawnTask(TaskDefinition):
 
     @abstractmethod
     def draw(self, rng: random.Random, *_: Any, **settings: Any) -> str:
-        """Return a random problem. Keyword arguments are the keys of `data.settings`; ValueError refuses a value."""
+        """Return a random problem. Keyword arguments are the settings of the task; ValueError or TypeError refuses a
+        value. With `**settings` every name is taken."""
 
     def key(self, problem: str) -> str:
         """Return a text that is equal for problems that a model should not see on both sides. Default: the problem."""
         return problem
 
-    def problems(self, size: int, seed: int, *, held_out: bool = False, **settings: Any) -> list[str]:
+    def problems(self, size: int, seed: int, /, *, held_out: bool = False, **settings: Any) -> list[str]:
         """Return `size` distinct problems of one side, in the order in which they are drawn."""
         drawn = self._drawn(generator(Stream.TASK, seed), held_out, settings)
         found: dict[str, None] = {}
@@ -68,11 +71,15 @@ class DrawnTask(TaskDefinition):
             misses = misses + 1 if problem in found else 0
             found[problem] = None
             if misses == MOST_MISSES:
-                text = f"size={size}: {MOST_MISSES} draws in a row gave no new problem, after {len(found)} of this side"
+                side = "held-out" if held_out else "training"
+                text = (
+                    f"{type(self).__name__}: {size} {side} problems were asked for, but after {len(found)} of them "
+                    f"{MOST_MISSES} draws in a row gave no new one"
+                )
                 raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.size")
         return list(found)
 
-    def training_problems(self, size: int, rng: random.Random, **settings: Any) -> list[str]:
+    def training_problems(self, size: int, rng: random.Random, /, **settings: Any) -> list[str]:
         """Return `size` problems of the training side, drawn with replacement."""
         return list(islice(self._drawn(rng, False, settings), size))
 
@@ -83,21 +90,35 @@ class DrawnTask(TaskDefinition):
         while misses < MOST_MISSES:
             try:
                 problem = self.draw(rng, **settings)
-            except ValueError as error:
-                text = f"{type(self).__name__} refuses its settings: {error}"
-                raise UserError(text, code=ErrorCode.DATA_GENERATOR, key="data.settings") from error
+            except (TypeError, ValueError) as error:
+                raise _refusal(self, settings, error) from error
             misses += 1
             if is_held_out(self.key(problem)) == held_out:
                 misses = 0
                 yield problem
         side = "held-out" if held_out else "training"
-        text = f"{type(self).__name__}: {MOST_MISSES} draws in a row gave no {side} problem; widen data.settings"
+        text = f"{type(self).__name__}: {MOST_MISSES} draws in a row gave no {side} problem; widen its settings"
         raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.settings")
 
 
 def _check_names(task: DrawnTask, settings: Mapping[str, Any]) -> None:
-    known = list(inspect.signature(task.draw).parameters)[1:]
+    parameters = list(inspect.signature(task.draw).parameters.values())[1:]  # the first is the generator
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    known = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     for name in settings:
-        if name not in known:
+        if name not in known and not takes_any:
             text = f"{type(task).__name__}: unknown setting {name}; it has {', '.join(known) or 'none'}"
             raise UserError(text, code=ErrorCode.DATA_GENERATOR, key=f"data.settings.{name}")
+
+
+def _refusal(task: DrawnTask, settings: Mapping[str, Any], error: TypeError | ValueError) -> UserError:
+    """Return what `draw` raised as an error that names the task, its settings and the message. Without settings the
+    task itself is wrong. A TypeError may come from deep inside: the line of `draw` is named too."""
+    name, given = type(task).__name__, ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    text = str(error)
+    if isinstance(error, TypeError):
+        lines = [f" ({Path(at.filename).name}, line {at.lineno})" for at in extract_tb(error.__traceback__)[1:2]]
+        text = f"TypeError: {text}{''.join(lines)}"
+    if given:
+        return UserError(f"{name} refuses {given}: {text}", code=ErrorCode.DATA_GENERATOR, key="data.settings")
+    return UserError(f"{name} cannot draw a problem: {text}", code=ErrorCode.DATA_GENERATOR, key="data.task")

@@ -49,6 +49,9 @@ def task_problems(
 
     Raises UserError for an unknown task or setting, and when there are fewer problems.
     """
+    if "held_out" in settings:  # the name of an argument
+        text = f"task {name!r}: a setting cannot have the name held_out"
+        raise UserError(text, code=ErrorCode.DATA_GENERATOR, key="data.settings.held_out")
     texts = find_task(name).problems(size, seed, held_out=held_out, **settings)
     return [Problem(id=f"{name}-{text}", prompt=text, meta={"task": name}) for text in texts]
 

@@ -94,5 +94,5 @@ class Scorer:
                 code=ErrorCode.REWARD_FAILED,
                 key="reward.max_unscored",
                 record=problem.id,
-            )
+            ) from error
         return Scored(sample, None, text, failure)

@@ -26,9 +26,10 @@ from ulorl.evaluation.avg_at_k import Evaluation, EvaluationSettings, evaluate
 from ulorl.rewards.scorer import Scorer
 from ulorl.rewards.tasks import TaskReward
 from ulorl.rng import Stream, generator
-from ulorl.types import Problem, Sampling
+from ulorl.types import Problem, Prompted, Sampling
 from ulorl.warmup.batched_muon import BatchedMuon
 from ulorl.warmup.demonstrations import IGNORED, PROMPT_END, Example, check_demonstrations, training_batches
+from ulorl.warmup.own_settings import own_settings
 from ulorl.warmup.warm_up_config import WarmUpConfig
 from ulorl.warmup.word_tokenizer import build_tokenizer
 
@@ -52,13 +53,14 @@ def make_tiny(task: str, out: Path, config: WarmUpConfig, *, progress: bool = Tr
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; name a new folder", code=ErrorCode.OUTPUT_EXISTS, file=out)
-    definition = find_task(task)
-    tokenizer = build_tokenizer(definition.words, config.context)
-    check_demonstrations(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
-    held_out_problems(task, config)  # raises before the training
+    with own_settings():
+        definition = find_task(task)
+        tokenizer = build_tokenizer(definition.words, config.context)
+        check_demonstrations(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
+        held_out_prompts(task, tokenizer, config)  # raises before the training
     model = build_model(tokenizer, config)
     data = training_batches(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
-    with ProgressBars(shown=progress) as bars:
+    with own_settings(), ProgressBars(shown=progress) as bars:
         bar = bars.add("warm-up", config.steps)
         losses, tokens = [], 0
         clock, cpu = time.perf_counter(), time.process_time()
@@ -151,6 +153,21 @@ def held_out_problems(task: str, config: WarmUpConfig) -> list[Problem]:
         raise UserError(text, code=error.code, key="eval_problems") from error
 
 
+def held_out_prompts(task: str, tokenizer: PreTrainedTokenizerBase, config: WarmUpConfig) -> list[Prompted]:
+    """Return the held-out problems with their prompts. Raises UserError when the task has too few, and when one does
+    not fit the model."""
+    problems = held_out_problems(task, config)
+    prompts = encode_prompts(problems, tokenizer, PromptFormat("{question}" + PROMPT_END), PromptLimits())
+    longest = max(map(len, prompts))
+    if longest + config.eval_tokens > config.context:
+        text = (
+            f"a held-out problem of {longest} tokens and an answer of eval_tokens={config.eval_tokens} do not fit "
+            f"context={config.context}; raise context, or lower eval_tokens"
+        )
+        raise UserError(text, code=ErrorCode.PROMPT_UNUSABLE, key="context")
+    return list(zip(problems, prompts, strict=True))
+
+
 def evaluate_held_out(
     task: str,
     model: Qwen3ForCausalLM,
@@ -160,15 +177,13 @@ def evaluate_held_out(
     *,
     temperature: float = 1.0,
 ) -> Evaluation:
-    """Measure the accuracy on held-out problems, one sample each."""
-    problems = held_out_problems(task, config)
-    limits = PromptLimits(context=config.context, max_tokens=config.eval_tokens)
-    prompts = encode_prompts(problems, tokenizer, PromptFormat("{question}" + PROMPT_END), limits)
+    """Measure the accuracy on held-out problems, one sample each. Raises UserError when the task's checker fails."""
+    prompted = held_out_prompts(task, tokenizer, config)
     engine = TorchEngine(model, eos_ids=[tokenizer.eos_token_id], slots=128, prefill_tokens=8192)
     return evaluate(
         engine,
         Scorer(TaskReward(), tokenizer),
-        list(zip(problems, prompts, strict=True)),
+        prompted,
         EvaluationSettings(samples=1, sampling=Sampling(temperature), max_tokens=config.eval_tokens, seed=0),
         on_answer=on_answer,
     )

@@ -135,7 +135,7 @@ def test_the_shipped_reasoner_decodes_like_generate() -> None:
     """With its own EOS: some answer at once, some search on to the budget; more requests than slots."""
     model = AutoModelForCausalLM.from_pretrained(model_path()).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_path())
-    questions = [np.array(tokenizer(p.prompt).input_ids, dtype=np.int32) for p in problems(12, seed=3)]
+    questions = [np.array(tokenizer(p.prompt).input_ids, dtype=np.int32) for p in problems(12, 3)]
     engine = engine_of(model, eos=[tokenizer.eos_token_id], slots=5)
     ended = play(engine, [request(i, q, 60, Sampling(0.0)) for i, q in enumerate(questions)])
     for index, question in enumerate(questions):
