@@ -28,7 +28,7 @@ $(READY): pyproject.toml
 
 setup: $(READY) ## create .venv and install UloRL with its development tools
 
-quickstart: $(READY) ## train a tiny model to reason, in minutes, without a GPU
+quickstart: $(READY) ## train a tiny model to walk through mazes, in minutes, without a GPU
 	$(BIN)/ulorl train recipes/quickstart.toml --overwrite $(ARGS)
 
 # The order is new in every run, so that no test depends on another. `make test SEED=N` repeats the order of a failure.

@@ -88,7 +88,7 @@ def train(run_dir: Path, arm: str, seed: int) -> None:
     """Train one run. Its times are seconds of processor time, which other work on the machine hardly changes."""
     overrides = [*SETTINGS, *ARMS[arm], f"seed={seed}", f"run.dir={run_dir}"]
     with patch("time.perf_counter", time.process_time):
-        ulorl.train(ulorl.load([str(ROOT / "recipes" / "quickstart.toml")], overrides))
+        ulorl.train(ulorl.load([str(ROOT / "recipes" / "countdown.toml")], overrides))
 
 
 def train_all(runs: Path) -> None:

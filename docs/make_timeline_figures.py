@@ -1,6 +1,6 @@
 """Draws docs/figures/timeline_segment.svg and timeline_refill.svg, the picture "Samples over time" of report.html.
 
-They are of two runs of the quickstart recipe. `python docs/make_timeline_figures.py` takes a minute on two CPU cores.
+They are of two runs of recipes/countdown.toml. `python docs/make_timeline_figures.py` takes a minute on two CPU cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     for name, overrides in SCHEDULES.items():
         with tempfile.TemporaryDirectory() as folder:
             config = ulorl.load(
-                [DOCS.parent / "recipes" / "quickstart.toml"], [*OVERRIDES, *overrides, f"run.dir={folder}/run"]
+                [DOCS.parent / "recipes" / "countdown.toml"], [*OVERRIDES, *overrides, f"run.dir={folder}/run"]
             )
             ulorl.train(config)
             figure = timeline_figure(read_run(Path(folder) / "run"))

@@ -132,7 +132,7 @@ class ErrorCode(StrEnum):
     MODEL_NOT_FOUND = (
         "model-not-found",
         "`model.path` is neither a transformers folder nor a name that the hub knows.",
-        "Give a folder with config.json and safetensors files, a hub name, or `ulorl:tiny`.",
+        "Give a folder with config.json and safetensors files, a hub name, `ulorl:tiny` or `ulorl:tiny-maze`.",
     )
     MODEL_CONFIG = (
         "model-config",

@@ -17,7 +17,7 @@ from bad_anything import complaint_about
 from bad_files import DATA, FILES_RECIPE, good_data
 from bad_inputs import (
     CONFIGURATIONS,
-    QUICKSTART,
+    COUNTDOWN,
     RECIPES,
     Mutation,
     campaign,
@@ -74,7 +74,7 @@ def test_what_the_mutations_start_from_is_good(tmp_path: Path) -> None:
 def test_a_bad_key_is_found_before_torch_is_imported() -> None:
     code = (
         "import sys; from ulorl.cli.main import main\n"
-        f"sys.argv = ['ulorl', 'check', {str(QUICKSTART)!r}, 'optim.rl=1']\n"
+        f"sys.argv = ['ulorl', 'check', {str(COUNTDOWN)!r}, 'optim.rl=1']\n"
         "try: main()\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
     )
@@ -95,7 +95,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         f"model.path={model}",
         f"run.dir={tmp_path}/run",
     )
-    code, _, err = run(["check", str(QUICKSTART), *given])
+    code, _, err = run(["check", str(COUNTDOWN), *given])
     assert code == 2
     assert err.startswith("error: 5 things are wrong\n")
     for place in ("run is a file", "p.jsonl:1: no field 'answer'", "eval.data: ", "q.jsonl:1: no field 'problem'"):
@@ -107,7 +107,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
 def test_prompts_that_are_too_long_are_bad_records(tmp_path: Path) -> None:
     lines = [{"id": f"p{n}", "problem": "1+" * (300 if n in (1, 4) else 2) + "1", "answer": "2"} for n in range(6)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    given = ["check", str(QUICKSTART), *FILES_RECIPE, f"data.path={tmp_path}/p.jsonl", "data.max_prompt_tokens=100"]
+    given = ["check", str(COUNTDOWN), *FILES_RECIPE, f"data.path={tmp_path}/p.jsonl", "data.max_prompt_tokens=100"]
     code, _, err = run([*given, f"run.dir={tmp_path}/run"])
     assert code == 2
     for n in (1, 4):
@@ -124,7 +124,7 @@ def test_questions_that_occur_twice_are_reported_and_kept(tmp_path: Path) -> Non
     rows = [("1+1", "2"), ("1+1", "2"), ("2+2", "4"), ("2+2", "5"), ("3+3", "6")]
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"problem": q, "answer": a}) for q, a in rows))
     given = [*FILES_RECIPE, f"data.path={tmp_path}/p.jsonl", f"run.dir={tmp_path}/run"]
-    code, out, _ = run(["check", str(QUICKSTART), *given])
+    code, out, _ = run(["check", str(COUNTDOWN), *given])
     assert code == 0
     assert "5 to train on, 0 held out; 2 questions occur more than once, 1 with different answers" in out
 

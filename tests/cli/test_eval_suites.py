@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bad_inputs import run
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from ulorl.evaluation.stored_evaluation import locked
 from ulorl.models.tiny import model_path
 
@@ -85,7 +85,7 @@ def test_one_command_at_a_time_writes_an_evaluation(tmp_path: Path) -> None:
         (["ulorl:tiny", "--suite", "countdown"], "eval.max_tokens=131072"),  # more than the model's context
         (["recipes/quickstart.toml", "--rope", "none"], "--rope goes with --suite"),
         (["recipes/quickstart.toml", "--no-entropy"], "--no-entropy goes with --suite"),
-        ([str(QUICKSTART)], "--out goes with --suite"),
+        ([str(COUNTDOWN)], "--out goes with --suite"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ TINY = [
     "steps=2", "rollout.prompts=2", "rollout.group=2", "rollout.max_tokens=32", "rollout.segments=2", "data.size=20",
     "eval.problems=4", "eval.samples=1", "eval.every=0", "model.threads=1",
 ]  # fmt: skip
+MAZE = "6:7>21#2,9,15,28"
 
 
 def ulorl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -49,10 +50,10 @@ def test_eval_of_a_run_is_the_accuracy_the_run_ended_with(run_dir: Path, tmp_pat
 
 
 def test_chat_answers_what_is_asked_and_what_is_typed(run_dir: Path) -> None:
-    asked = ulorl("chat", str(run_dir), "--problem", "2,3,4>24")
+    asked = ulorl("chat", str(run_dir), "--problem", MAZE)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip()
-    typed = ulorl("chat", str(run_dir), stdin="2,3,4>24\n\n5,5,5>15\n")  # the empty line ends
+    typed = ulorl("chat", str(run_dir), stdin=f"{MAZE}\n\n6:0>1#\n")  # the empty line ends
     assert typed.stdout == asked.stdout  # the same question under the same seed
 
 

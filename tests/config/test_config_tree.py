@@ -231,7 +231,7 @@ def test_held_out_problems_of_another_kind(tmp_path: Path) -> None:
 
 def test_flash_attention_takes_long_packed_rows_and_bfloat16() -> None:
     flash = ["model.attention=flash_attention_2", "optim.layout=packed", "optim.microbatch_tokens=131072"]
-    recipe = ROOT / "recipes" / "quickstart.toml"
+    recipe = ROOT / "recipes" / "countdown.toml"
     assert load([recipe], [*flash, "optim.autocast=bfloat16"]).learner_dtype == "bfloat16"
     assert load([recipe], [*flash, "model.dtype=bfloat16"]).learner_dtype == "bfloat16"
     assert load([recipe]).learner_dtype == "float32"
@@ -340,7 +340,7 @@ def test_gpu_recipes_keep_the_papers_values(name: str, gpus: int, heads: int) ->
 )
 def test_impossible_engine_and_learner_settings_are_refused(overrides: str, code: ErrorCode, key: str) -> None:
     with refused(code, key=key):
-        load([ROOT / "recipes" / "quickstart.toml"], overrides.split())
+        load([ROOT / "recipes" / "countdown.toml"], overrides.split())
 
 
 @pytest.mark.parametrize(
@@ -356,13 +356,13 @@ def test_impossible_engine_and_learner_settings_are_refused(overrides: str, code
     ],
 )
 def test_entries_of_the_objective_menu_that_compose(overrides: str) -> None:
-    load([ROOT / "recipes" / "quickstart.toml"], overrides.split())
+    load([ROOT / "recipes" / "countdown.toml"], overrides.split())
 
 
 def test_all_impossible_combinations_are_reported_at_once() -> None:
     overrides = ["objective.importance=tois", "optim.minibatches=999", "eval.data.size=x", "model.dtype=bfloat16"]
     with pytest.raises(UserError) as caught:
-        load([ROOT / "recipes" / "quickstart.toml"], [*overrides, "optim.autocast=bfloat16", "eval.data.sed=1"])
+        load([ROOT / "recipes" / "countdown.toml"], [*overrides, "optim.autocast=bfloat16", "eval.data.sed=1"])
     keys = ["objective.importance", "optim.autocast", "optim.minibatches", "eval.data.size", "eval.data.sed"]
     assert [error.key for error in caught.value.each()] == keys
     assert [line.split()[0] for line in str(caught.value).splitlines()[1:]] == [f"{key}:" for key in keys]

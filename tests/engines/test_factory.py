@@ -26,7 +26,7 @@ from ulorl.training.specifications import engine_spec
 from ulorl.types import Request, Sampling
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-RECIPE = ROOT / "recipes" / "quickstart.toml"
+RECIPE = ROOT / "recipes" / "countdown.toml"
 
 
 def imports(path: Path) -> set[str]:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.engines.decode import rollout
 from ulorl.engines.retrying import HUNG, RetryingEngine
@@ -489,7 +489,7 @@ def test_the_embedded_engine_draws_the_same_tokens_again(replaced: bool) -> None
 
 # Whole runs
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 
 
 def config(run_dir: Path, *overrides: str) -> ulorl.Config:

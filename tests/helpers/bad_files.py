@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bad_inputs import QUICKSTART, Case, Mutation
+from bad_inputs import COUNTDOWN, Case, Mutation
 
 FILES_RECIPE = ("reward.kind=math", "data.kind=files", "data.size=0", "eval.data={}")
 GOOD = '{"problem": "7+7", "answer": "14"}\n{"problem": "8+8", "answer": "16"}\n'
@@ -27,13 +27,13 @@ def good_records(rng: random.Random) -> list[Record]:
 
 
 def data_case(path: Path | str, *says: str, overrides: tuple[str, ...] = ()) -> Case:
-    return Case(("check", str(QUICKSTART), *FILES_RECIPE, f"data.path={path}", *overrides), says)
+    return Case(("check", str(COUNTDOWN), *FILES_RECIPE, f"data.path={path}", *overrides), says)
 
 
 def good_data(folder: Path) -> tuple[str, ...]:
     """A recipe with two problems of a file, which are soon read."""
     (folder / "good.jsonl").write_text(GOOD)
-    return ("check", str(QUICKSTART), *FILES_RECIPE, f"data.path={folder / 'good.jsonl'}")
+    return ("check", str(COUNTDOWN), *FILES_RECIPE, f"data.path={folder / 'good.jsonl'}")
 
 
 def without(name: str) -> Callable[[Record], str]:
@@ -241,7 +241,7 @@ def bad_reward(rng: random.Random, folder: Path) -> Case:
     (folder / f"{name}.py").write_text(code)
     sys.path.insert(0, str(folder))  # as PYTHONPATH would
     return Case(
-        ("check", str(QUICKSTART), "reward.kind=function", f"reward.function={function}"), ("reward.function", says)
+        ("check", str(COUNTDOWN), "reward.kind=function", f"reward.function={function}"), ("reward.function", says)
     )
 
 
@@ -254,7 +254,7 @@ def bad_generator(rng: random.Random, _: Path) -> Case:
         (("log.wandb=true",), "log.wandb"),
         (("model.device=cuda:99",), "model.device=cuda:99"),
     ])  # fmt: skip
-    return Case(("check", str(QUICKSTART), *overrides), (says,))
+    return Case(("check", str(COUNTDOWN), *overrides), (says,))
 
 
 DATA: list[Mutation] = [

@@ -33,7 +33,7 @@ from ulorl.config.tree import Config
 from ulorl.config.unions import variants_of
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
-QUICKSTART = ROOT / "recipes" / "quickstart.toml"
+COUNTDOWN = ROOT / "recipes" / "countdown.toml"
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def value_is_a_section(rng: random.Random, folder: Path) -> Case:
     return given(rng, folder, f"{key}.deep", 3, (key,))
 
 
-COMBINATIONS = [  # on quickstart: overrides, and what must be said
+COMBINATIONS = [  # on countdown.toml: overrides, and what must be said
     (
         "objective.importance=tois",
         "objective.importance: tois needs rollout.segments=1 with rollout.schedule.kind=segment",
@@ -292,7 +292,7 @@ COMBINATIONS = [  # on quickstart: overrides, and what must be said
 
 def impossible_combination(rng: random.Random, _: Path) -> Case:
     overrides, says = rng.choice(COMBINATIONS)
-    return Case(("check", str(QUICKSTART), f"seed={rng.randrange(100)}", *overrides.split()), (says,))
+    return Case(("check", str(COUNTDOWN), f"seed={rng.randrange(100)}", *overrides.split()), (says,))
 
 
 def segments_that_do_not_divide(rng: random.Random, _: Path) -> Case:
@@ -359,7 +359,7 @@ def recipe_that_is_none(rng: random.Random, folder: Path) -> Case:
 def override_without_value(rng: random.Random, _: Path) -> Case:
     key = rng.choice(list(LEAVES))
     bad = rng.choice([key, f"={key}", f".{key}=1", f"{key}.=1", f"{key}..x=1", f" ={rng.random()}"])
-    return Case(("check", str(QUICKSTART), bad), (bad.strip(),))
+    return Case(("check", str(COUNTDOWN), bad), (bad.strip(),))
 
 
 CONFIGURATIONS: list[Mutation] = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bad_files import good_data, parquet
-from bad_inputs import QUICKSTART, Case, Mutation
+from bad_inputs import COUNTDOWN, Case, Mutation
 from ulorl.config.loading import load
 from ulorl.models.tiny import model_path
 
@@ -182,7 +182,7 @@ def bad_run_dir(rng: random.Random, folder: Path) -> Case:
     (folder / "full").mkdir()
     (folder / "full" / "thesis.tex").write_text("x")
     (folder / "run").mkdir()
-    (folder / "run" / "config.json").write_text(load([QUICKSTART], [f"seed={rng.randrange(1, 9)}"]).model_dump_json())
+    (folder / "run" / "config.json").write_text(load([COUNTDOWN], [f"seed={rng.randrange(1, 9)}"]).model_dump_json())
     (folder / "damaged").mkdir()
     (folder / "damaged" / "config.json").write_text("{")
     name = rng.choice(["file", "file/below", "full", "run", "damaged", "n" * 300])
@@ -191,7 +191,7 @@ def bad_run_dir(rng: random.Random, folder: Path) -> Case:
 
 def bad_run(rng: random.Random, folder: Path) -> Case:
     """Commands that are given a folder that is no run's, or a damaged one's."""
-    whole = load([QUICKSTART]).model_dump_json()
+    whole = load([COUNTDOWN]).model_dump_json()
     saved = rng.choice(
         [None, "", "{", "[]", "3", whole[: rng.randrange(1, len(whole) - 1)], '{"steps": 0}', "[" * 10**5]
     )
@@ -205,7 +205,7 @@ def bad_run(rng: random.Random, folder: Path) -> Case:
 
 def bad_checkpoint(rng: random.Random, folder: Path) -> Case:
     tiny = ("steps=1", "data.size=20", "eval.data={}", "rollout.prompts=1", "rollout.max_tokens=2")
-    (folder / "config.json").write_text(load([QUICKSTART], tiny).model_dump_json())
+    (folder / "config.json").write_text(load([COUNTDOWN], tiny).model_dump_json())
     checkpoint = folder / "checkpoints" / "step_000002"
     checkpoint.mkdir(parents=True)
     for name in ("state.json", "pools.safetensors"):

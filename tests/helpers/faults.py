@@ -30,9 +30,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paths import QUICKSTART
+from paths import COUNTDOWN
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 STEPS, PROMPTS, GROUP, KILLS_A_RUN = 4, 6, 2, 8
 RUN = [
     f"steps={STEPS}", f"rollout.prompts={PROMPTS}", f"rollout.group={GROUP}", "rollout.max_tokens=96",

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = ROOT / "recipes" / "quickstart.toml"
+COUNTDOWN = ROOT / "recipes" / "countdown.toml"
 FIXTURES = ROOT / "tests" / "fixtures"
 SHARED = ROOT / "../shared/data"  # not part of the project: tests that need it skip without it
 # A pretrained model, for the tests that `make test-engines` adds.

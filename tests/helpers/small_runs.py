@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from ulorl.training import checkpoint
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 SMALL = [
     "steps=4", "rollout.prompts=8", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=6", "eval.samples=2", "eval.every=2", "run.checkpoint_every=2", "model.threads=1",

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from ulorl.config.engine_config import VllmConfig, VllmEngineConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.decode import rollout
@@ -116,7 +116,7 @@ def three_versions(engine: Engine) -> PreTrainedModel:
     return trained.model
 
 
-def train(run_dir: Path, *overrides: str, recipe: Path = QUICKSTART, kind: str = "vllm") -> list[dict[str, float]]:
+def train(run_dir: Path, *overrides: str, recipe: Path = COUNTDOWN, kind: str = "vllm") -> list[dict[str, float]]:
     return ulorl.train(
         ulorl.load([recipe], [*ENGINES[kind], "log.report=false", f"run.dir={run_dir}", *overrides])
     ).metrics

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from small_models import V, make
 from ulorl.config.loading import load
@@ -28,7 +28,7 @@ from ulorl.models.tiny import model_path
 from ulorl.training import checkpoint, run
 from ulorl.training.preflight import load_inputs
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 IDS = torch.randint(3, V, (2, 9), generator=torch.Generator().manual_seed(1))
 KINDS = ["Qwen3", "Qwen2", "Llama", "Phi", "Qwen3Moe"]  # Qwen2 is tied, Phi has biases, Qwen3Moe experts and router
 

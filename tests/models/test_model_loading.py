@@ -18,7 +18,7 @@ from ulorl.learner.logprobs import token_logprobs
 from ulorl.learner.model_checks import check_head
 from ulorl.models.head import head_of, hidden_states
 from ulorl.models.model_loading import check_model, load_model
-from ulorl.models.model_source import ModelSource, context_length
+from ulorl.models.model_source import SHIPPED, ModelSource, context_length
 
 
 def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -326,10 +326,18 @@ def test_missing_or_damaged_tokenizer(folder: Path) -> None:
         _ = ModelSource(str(folder)).tokenizer
 
 
-def test_tiny_resolves_to_a_folder(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
-    monkeypatch.setattr("ulorl.models.tiny.model_path", lambda: saved, raising=False)
-    assert ModelSource("ulorl:tiny").location == str(saved)
-    assert load("ulorl:tiny").config.vocab_size == V
+def test_names_of_shipped_models_resolve_to_folders(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    for name, task in SHIPPED.items():
+        folder = Path(ModelSource(name).location)
+        assert (folder.name, (folder / "model.safetensors").is_file()) == (task, True)
+    monkeypatch.setattr("ulorl.models.tiny.model_path", lambda _: saved)
+    assert load("ulorl:tiny-maze").config.vocab_size == V
+
+
+def test_an_unknown_shipped_model_is_refused_with_those_that_there_are() -> None:
+    with refused(ErrorCode.MODEL_NOT_FOUND, file="ulorl:huge") as caught:
+        _ = ModelSource("ulorl:huge").location
+    assert "ulorl:tiny (countdown), ulorl:tiny-maze (maze)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

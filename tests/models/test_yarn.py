@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.config.model_config import RopeConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
@@ -29,7 +29,7 @@ from ulorl.training import run
 from ulorl.training.preflight import load_inputs
 from ulorl.types import Request, Sampling
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 V, ORIGINAL, FACTOR = 60, 64, 4.0
 YARN = RopeConfig(type="yarn", factor=FACTOR, original_max_position_embeddings=ORIGINAL)
 SHAPE = {

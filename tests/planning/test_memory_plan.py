@@ -126,4 +126,4 @@ def test_the_section_in_cluster_md_is_up_to_date() -> None:
 def test_an_unknown_number_of_processes_is_refused() -> None:
     overrides = [f"model.path={CONFIGS / 'qwen3_4b'}", "backend.kind=torchrun"]
     with refused(ErrorCode.CONFIG_MISSING_KEY, key="backend.ranks"):
-        plan_recipe(load([str(ROOT / "recipes" / "quickstart.toml")], overrides), 80)
+        plan_recipe(load([str(ROOT / "recipes" / "countdown.toml")], overrides), 80)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.cli.main import app
 from ulorl.config.loading import load
@@ -155,7 +155,7 @@ def test_every_schedule_keeps_a_limit_on_versions() -> None:
 def test_recipe_lines_choose_the_schedule_that_was_simulated(choice: Choice, tmp_path: Path) -> None:
     file = tmp_path / "schedule.toml"
     file.write_text(recipe_lines(choice, 3))
-    config = load([QUICKSTART, file])
+    config = load([COUNTDOWN, file])
     rollout = config.rollout
     machine = setting(prompts=rollout.prompts, group=rollout.group, max_tokens=rollout.max_tokens, max_versions=3)
     assert rollout_schedule(rollout) == choice.schedule(machine)
@@ -165,7 +165,7 @@ def test_recipe_lines_choose_the_schedule_that_was_simulated(choice: Choice, tmp
 def test_a_recipe_and_changes_of_keys_replace_the_workload(tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     write_profile(SMALL, file)
-    recipe = str(QUICKSTART)
+    recipe = str(COUNTDOWN)
     profile, config = read_inputs(str(file), [recipe, "rollout.prompts=5", "engines=3", "workload.mean=77"])
     assert config
     workload = workload_of(profile)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.cli.main import app
 from ulorl.config.loading import load
@@ -28,7 +28,7 @@ def test_command(tmp_path: Path) -> None:
         "screen",
         "ulorl:tiny",
         "--recipe",
-        str(QUICKSTART),
+        str(COUNTDOWN),
         *SMALL,
         "--tau",
         "0.8",
@@ -59,6 +59,6 @@ def test_command(tmp_path: Path) -> None:
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:
     """Outputs of 4 tokens are all cut, so all wrong."""
-    cfg = load([QUICKSTART], [*SMALL, "rollout.max_tokens=4", "rollout.segments=1", f"run.dir={tmp_path}"])
+    cfg = load([COUNTDOWN], [*SMALL, "rollout.max_tokens=4", "rollout.segments=1", f"run.dir={tmp_path}"])
     with refused(ErrorCode.BENCH_INPUT, key="rollout.prompts"):
         screen.run(cfg)

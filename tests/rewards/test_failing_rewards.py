@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.algorithm import ulorl_step
 from ulorl.config.reward_config import FunctionRewardConfig
@@ -309,7 +309,7 @@ def test_the_learner_leaves_the_whole_group_out(tmp_path: Path) -> None:
     from ulorl.training.build import build
     from ulorl.training.preflight import load_inputs
 
-    recipe = QUICKSTART
+    recipe = COUNTDOWN
     cfg = ulorl.load([recipe], ["model.threads=1", "data.size=4", "eval.data={}", f"run.dir={tmp_path / 'r'}"])
     parts = build(cfg, load_inputs(cfg))
     score = scorer(failing_for("8"), retries=0)

@@ -40,7 +40,7 @@ from ulorl.rewards.verdict_prompt import VerdictPrompt, load_prompt, plain
 from ulorl.training import run
 from ulorl.types import Problem
 
-RECIPE = ROOT / "recipes" / "quickstart.toml"
+RECIPE = ROOT / "recipes" / "countdown.toml"
 KEY = "sk-very-secret"
 P = Problem("p1", "How much is 3 + 4?", "7")
 
@@ -481,7 +481,7 @@ def test_a_run_with_the_verifier_in_its_process(tmp_path: Path) -> None:
 # Configuration
 
 
-@pytest.mark.parametrize("recipe", ["gsm8k", "quickstart"])
+@pytest.mark.parametrize("recipe", ["gsm8k", "countdown"])
 def test_the_layer_of_the_recipes(recipe: str) -> None:
     """Over any recipe, with nothing else to say."""
     cfg = ulorl.load([ROOT / "recipes" / f"{recipe}.toml", ROOT / "recipes" / "rewards" / "generative.toml"])

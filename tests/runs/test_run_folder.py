@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.common import folder_lock
 from ulorl.error_codes import ErrorCode
 from ulorl.runs import run_folder
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 
 
 def config(run_dir: Path, *overrides: str) -> ulorl.Config:

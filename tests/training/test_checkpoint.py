@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.common import atomic_files
 from ulorl.config.training_config import EvalConfig, RunConfig
@@ -28,7 +28,7 @@ from ulorl.training.build import Components, build
 from ulorl.training.checkpoint import Boundary, CheckpointWriter, Counters
 from ulorl.training.preflight import load_inputs
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ CLOSE = [
 
 
 def record(run_dir: Path) -> list[dict[str, float | int | None]]:
-    config = ulorl.load([ROOT / "recipes" / "quickstart.toml"], [*OVERRIDES, f"run.dir={run_dir}"])
+    config = ulorl.load([ROOT / "recipes" / "countdown.toml"], [*OVERRIDES, f"run.dir={run_dir}"])
     metrics = ulorl.train(config).metrics
     return [{name: m[name] for name in ("step", *EXACT, *CLOSE) if name in m} for m in metrics]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.learner.optimizer import Optimizer
 from ulorl.learner.policy import Policy
@@ -22,7 +22,7 @@ from ulorl.training.interrupts import Interrupted, catching_signals
 
 pytestmark = pytest.mark.slow
 
-RECIPE = QUICKSTART
+RECIPE = COUNTDOWN
 SMALL = [
     "steps=3", "rollout.prompts=6", "rollout.group=2", "rollout.max_tokens=96", "rollout.segments=3", "data.size=40",
     "eval.problems=4", "eval.samples=1", "eval.every=2", "run.checkpoint_every=0", "model.threads=1",

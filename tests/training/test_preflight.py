@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.error_codes import ErrorCode
 from ulorl.training.preflight import load_inputs, without_held_out
@@ -41,4 +41,4 @@ def test_sequences_that_cannot_be_shared_are_refused() -> None:
     """The tiny reasoner has 4 attention heads."""
     settings = ["backend.kind=torchrun", "data.size=20", "eval.problems=2"]
     with refused(ErrorCode.MODEL_UNSUPPORTED, key="optim.sequence_parallel"):
-        load_inputs(ulorl.load([QUICKSTART], [*settings, "optim.sequence_parallel=3"]))
+        load_inputs(ulorl.load([COUNTDOWN], [*settings, "optim.sequence_parallel=3"]))

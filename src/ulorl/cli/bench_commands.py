@@ -35,7 +35,7 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write
 
 @app.command()
 def engine(
-    model: Annotated[str, typer.Option(help="ulorl:tiny or a model folder")] = "ulorl:tiny",
+    model: Annotated[str, typer.Option(help="ulorl:tiny, ulorl:tiny-maze or a model folder")] = "ulorl:tiny",
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="rows decoded at once; repeatable; default 32 and 128")
     ] = None,

@@ -108,7 +108,9 @@ def table1(
 
 @app.command()
 def screen(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="ulorl:tiny, a model folder or a hub name")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="ulorl:tiny, ulorl:tiny-maze, a model folder or a hub name")
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="of the recipe")] = None,
     *,
     recipe: Annotated[list[Path], typer.Option(metavar="FILE", help="TOML recipe: task, reward, sampling; repeatable")],
@@ -127,7 +129,7 @@ def screen(
     is attributed to MPTs, other tokens of right samples and tokens of wrong samples, to first order. Masking can only
     raise entropy where all tokens but MPTs do not lower it by themselves. Nothing is trained.
 
-    ulorl reproduce screen ulorl:tiny --recipe recipes/quickstart.toml --json screen.json
+    ulorl reproduce screen ulorl:tiny --recipe recipes/countdown.toml --json screen.json
 
     ulorl reproduce screen my/model --recipe mine.toml rollout.prompts=16 rollout.max_tokens=128
     """

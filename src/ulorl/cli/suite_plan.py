@@ -42,7 +42,7 @@ def plan_evaluations(
     models = [a for a in arguments if a not in overrides and a not in recipes]
     _check_overrides(overrides)
     if not models and not recipes:
-        raise _error("name a model folder, a hub name, ulorl:tiny, the folder of a run, or a recipe")
+        raise _error("name a model folder, a hub name, ulorl:tiny, ulorl:tiny-maze, the folder of a run, or a recipe")
     found = [find_suite(suite) for suite in suites]
     planned = [
         _plan(model, rope, suite, lengths, recipes, overrides, out, entropy)

@@ -82,7 +82,7 @@ class ReasoningGymDataConfig(GeneratorDataConfig):
 
 
 class CountdownDataConfig(GeneratorDataConfig):
-    """Problems of the chain countdown, the task of the shipped tiny reasoner."""
+    """Problems of the chain countdown, the task of the tiny reasoner ulorl:tiny."""
 
     kind: Literal["countdown"] = "countdown"
 

@@ -64,7 +64,7 @@ class ModelConfig(StrictConfig):
     path: str = Field(
         default="ulorl:tiny",
         min_length=1,
-        description="a transformers folder, a hub name, or ulorl:tiny (the shipped tiny reasoner)",
+        description="a transformers folder, a hub name, or a model of the package: ulorl:tiny or ulorl:tiny-maze",
     )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the dtype of the learner's weights")
     device: str = Field(

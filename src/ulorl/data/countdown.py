@@ -1,4 +1,4 @@
-"""Chain countdown, the task of the shipped tiny reasoner: its problems, its scorer, and searches that solve them.
+"""Chain countdown, the task of the tiny reasoner ulorl:tiny: its problems, its scorer, and searches that solve them.
 
 The lengths of the searches are long-tailed, as those of reasoning models are.
 

@@ -18,13 +18,15 @@ from ulorl.models.tokenizer import load_tokenizer, read_eos_ids
 from ulorl.models.yarn import UNSCALED, scale_positions
 
 TINY = "ulorl:tiny"
+TINY_MAZE = "ulorl:tiny-maze"
+SHIPPED = {TINY: "countdown", TINY_MAZE: "maze"}  # the models of the package, each with the task that it is for
 
 
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model comes from and how it is read. Each of its small files is read once, when it is first needed.
 
-    path: a transformers folder, a hub name, or `ulorl:tiny`. trust_remote_code: run Python code found beside the
+    path: a transformers folder, a hub name, or a key of SHIPPED. trust_remote_code: run Python code found beside the
     weights. rope: YaRN, which `config` and every model made from it then carry.
 
     Every property raises UserError, naming `path`, when its files are missing or cannot be used.
@@ -90,10 +92,10 @@ def context_length(of: PreTrainedModel | PreTrainedConfig) -> int | None:
 
 
 def _locate(path: str) -> str:
-    if path == TINY:
+    if path in SHIPPED:
         from ulorl.models.tiny import model_path
 
-        return str(model_path())
+        return str(model_path(SHIPPED[path]))
     folder = os.path.expanduser(path)  # os.path finds nothing where Path raises: names too long, unknown users
     if os.path.isdir(folder):
         if (Path(folder) / "config.json").is_file():
@@ -101,6 +103,9 @@ def _locate(path: str) -> str:
         problem = "no config.json in this folder; a transformers model folder has one"
     elif os.path.exists(folder):
         problem = "is a file; give the folder that holds config.json and the safetensors"
+    elif path.startswith("ulorl:"):
+        names = ", ".join(f"{name} ({task})" for name, task in SHIPPED.items())
+        problem = f"no model of the package has this name; there are {names}"
     elif re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
         return path
     else:

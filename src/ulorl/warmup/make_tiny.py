@@ -1,8 +1,8 @@
 """Makes a tiny model from scratch: a small Qwen3 that supervised training teaches the demonstrations of a task.
 
-The warm-up is plain supervised learning on training problems. The shipped countdown model stopped after 400 of 700
-steps, so that its arithmetic is still unreliable and its search inefficient: that leaves reinforcement learning
-something to improve.
+The warm-up is plain supervised learning on training problems, and so it was for `ulorl:tiny-maze`. The countdown model
+`ulorl:tiny` stopped after 400 of 700 steps, so that its arithmetic is still unreliable and its search inefficient: that
+leaves reinforcement learning something to improve.
 """
 
 from __future__ import annotations

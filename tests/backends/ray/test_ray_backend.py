@@ -20,7 +20,7 @@ import fault_points
 import ulorl
 from actor_faults import differences, disturbed, largest_difference, outcome
 from fault_points import KILL, STOP, Fault
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from small_runs import lines, samples
 from tiny_learner import GROUPS
 from ulorl.backends.ray.ray_preflight import check_ray
@@ -60,7 +60,7 @@ CPU = torch.device("cpu")
 
 
 def config(run_dir: Path, *overrides: str) -> ulorl.Config:
-    return ulorl.load([QUICKSTART], [*SMALL, f"run.dir={run_dir}", *overrides])
+    return ulorl.load([COUNTDOWN], [*SMALL, f"run.dir={run_dir}", *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path: Path) -> None:
     run_dir, output = tmp_path / "run", tmp_path / "out.txt"
     overrides = [*SMALL, *RAY, "steps=1000", f"run.dir={run_dir}"]
     with output.open("w") as file:
-        run = subprocess.Popen([sys.executable, "-m", "ulorl", "train", str(QUICKSTART), *overrides], stdout=file,
+        run = subprocess.Popen([sys.executable, "-m", "ulorl", "train", str(COUNTDOWN), *overrides], stdout=file,
                                stderr=file, start_new_session=True)  # fmt: skip
     until = time.monotonic() + 120
     try:

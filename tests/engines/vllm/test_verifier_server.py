@@ -141,7 +141,7 @@ def test_training(server: str, tmp_path: Path) -> None:
         "reward.verifier.api_key_env=LOOPBACK_KEY", f"reward.verifier.prompt={prompt}", "reward.max_unscored=1000",
         "reward.verifier.max_tokens=24", "reward.verifier.rules_first=true", f"run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
-    result = ulorl.train(ulorl.load([ROOT / "recipes" / "quickstart.toml"], small))
+    result = ulorl.train(ulorl.load([ROOT / "recipes" / "countdown.toml"], small))
     total = {name: sum(line[f"verifier/{name}"] or 0 for line in result.metrics) for name in COUNTS}
     complete = sum((line["rollout/finished"] or 0) - (line["rollout/truncated"] or 0) for line in result.metrics)
     assert total["pairs"] == complete - sum(line["reward/no_answer"] or 0 for line in result.metrics)

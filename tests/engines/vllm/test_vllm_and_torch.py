@@ -1,4 +1,4 @@
-"""vLLM and the embedded engine on the quickstart's model and problems: the same outputs, lengths and rewards."""
+"""vLLM and the embedded engine on the countdown recipe's model and problems: the same outputs, lengths and rewards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from ulorl.engines.engine import Engine
 from ulorl.engines.factory import make_engine
 from ulorl.evaluation.avg_at_k import Evaluation, EvaluationSettings, evaluate
@@ -28,11 +28,11 @@ Asked = tuple[Inputs, dict[str, Engine]]
 
 @pytest.fixture(scope="class")
 def asked() -> Iterator[Asked]:
-    """The quickstart's problems, and an engine of each kind."""
+    """The countdown recipe's problems, and an engine of each kind."""
     engines: dict[str, Engine] = {}
     with ExitStack() as stack:
         for kind, overrides in ENGINES.items():
-            cfg = ulorl.load([QUICKSTART], overrides)
+            cfg = ulorl.load([COUNTDOWN], overrides)
             inputs = load_inputs(cfg)
             engine = make_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)
             engines[kind] = stack.enter_context(closing(engine))
@@ -79,7 +79,7 @@ class TestTheSameQuestions:
             assert abs(a - b) < 3 * np.hypot(a_error, b_error)
 
 
-def test_the_quickstart_learns_as_with_the_embedded_engine(tmp_path: Path) -> None:
+def test_the_countdown_recipe_learns_as_with_the_embedded_engine(tmp_path: Path) -> None:
     seven = ["steps=7", "eval.problems=1", "run.checkpoint_every=0"]
     runs = {kind: train(tmp_path / kind, *seven, kind=kind) for kind in ("vllm", "torch")}
     rewards = {kind: [m["reward/mean"] for m in metrics[2:]] for kind, metrics in runs.items()}

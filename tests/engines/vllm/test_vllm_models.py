@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.engines.factory import make_engine
 from ulorl.error_codes import ErrorCode
@@ -89,7 +89,7 @@ def test_yarn_beyond_the_original_length(where: str, tmp_path: Path) -> None:
     made.save_pretrained(tmp_path)
     ModelSource(TINY).tokenizer.save_pretrained(tmp_path)
     rope = ["model.rope={type='yarn', factor=4, original_max_position_embeddings=64}"] if where == "recipe" else []
-    cfg = ulorl.load([QUICKSTART], [*VLLM, f"model.path={tmp_path}", "rollout.temperature=0.85", *rope])
+    cfg = ulorl.load([COUNTDOWN], [*VLLM, f"model.path={tmp_path}", "rollout.temperature=0.85", *rope])
     theirs = Qwen3ForCausalLM(Qwen3Config(**shape, rope_parameters=dict(yarn))).eval()
     theirs.load_state_dict(made.state_dict())
     with closing(make_engine(engine_spec(cfg, longest=256), model_source(cfg))) as engine:

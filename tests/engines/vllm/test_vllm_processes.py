@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.segment_checks import SegmentChecks
 
@@ -62,7 +62,7 @@ def test_a_killed_process_is_restarted_with_the_weights_that_it_had() -> None:
 def test_an_interrupt_of_the_whole_group_saves_first(tmp_path: Path) -> None:
     """Ctrl-C in a terminal reaches vLLM's processes too; they must not die of it before the run is saved."""
     arguments = [
-        str(QUICKSTART), *VLLM, "engine.vllm.process=true", "steps=20", "rollout.prompts=4", "data.size=40",
+        str(COUNTDOWN), *VLLM, "engine.vllm.process=true", "steps=20", "rollout.prompts=4", "data.size=40",
         "eval.problems=1", f"run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     with subprocess.Popen(

@@ -95,8 +95,8 @@ def test_the_stale_weights_trap_would_fail_the_parity_test(engine: VllmEngine, m
 
 
 def test_the_stale_weights_trap_would_stop_the_run(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check notices it at a change as small as one step of the quickstart makes: AdamW moves each weight by about
-    its rate, 1e-4."""
+    """The check notices it at a change as small as one step of the countdown recipe makes: AdamW moves each weight by
+    about its rate, 1e-4."""
 
     def one_step(model: PreTrainedModel, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import ulorl
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from tiny_learner import GROUPS, learner, weights
 from ulorl.data.countdown import problems
 from ulorl.engines.decode import rollout
@@ -50,7 +50,7 @@ def counted_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def decode(cpu_kernels: bool) -> dict[int, Segment]:
     """Greedy outputs of the shipped reasoner."""
-    cfg = ulorl.load([QUICKSTART], [f"model.cpu_kernels={str(cpu_kernels).lower()}", "engine.slots=5"])
+    cfg = ulorl.load([COUNTDOWN], [f"model.cpu_kernels={str(cpu_kernels).lower()}", "engine.slots=5"])
     source = ModelSource(cfg.model.path)
     engine = make_engine(engine_spec(cfg, longest=128), source)
     assert isinstance(engine, TorchEngine)

@@ -1,14 +1,16 @@
-"""The tiny reasoner, a model of 0.8 million parameters that ships with the package."""
+"""The tiny reasoners, models of 0.8 million parameters that ship with the package: one folder for each task."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def model_path() -> Path:
-    """Return the transformers folder of the shipped model.
+def model_path(task: str = "countdown") -> Path:
+    """Return the transformers folder of the model that ships for a task: `countdown` or `maze`.
 
-    An earlier `ulorl tiny make` made it, as `ulorl tiny make countdown OUT steps=400 schedule=700` would, but with
-    `torch.optim.Muon`, whose bfloat16 rounds differently: that command makes as good a model with other weights.
+    countdown: an earlier `ulorl tiny make` made it, as `ulorl tiny make countdown OUT steps=400 schedule=700` would,
+    but with `torch.optim.Muon`, whose bfloat16 rounds differently: that command makes as good a model with other
+    weights. maze: `ulorl tiny make maze OUT steps=800 batch_tokens=1024 eval_tokens=48` made it; on another processor
+    the same command gives other weights.
     """
-    return Path(__file__).parent / "model"
+    return Path(__file__).parent / task
