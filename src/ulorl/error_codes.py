@@ -318,3 +318,8 @@ class ErrorCode(StrEnum):
         "A benchmark was given lengths, figures or options that it cannot use.",
         "Correct the option or the file that the message names.",
     )
+    REPRODUCE_RUN_FAILED = (
+        "reproduce-run-failed",
+        "One of the runs that `ulorl reproduce` trains ended with an error.",
+        "Remove the cause that the log file gives; the same command continues.",
+    )

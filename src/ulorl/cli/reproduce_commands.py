@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +15,7 @@ import typer
 
 from ulorl.cli.output_options import check_output_file
 from ulorl.config.loading import load
+from ulorl.config.tree import Config
 
 app = typer.Typer(
     help="Measure on this machine what the paper reports.",
@@ -147,3 +151,98 @@ def screen(
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if csv_file:
         csv_file.write_text(as_csv(figures), encoding="utf-8")
+
+
+_FIGURES = {
+    "fig2": "TOIS, POIS, SAIS, decoupled, MinPRO and truncated weights, with several segments and mini-batches.",
+    "fig4": "Entropy with all tokens, with all MPTs masked, and with DMMPTs.",
+    "fig5": "Entropy with DMMPTs at several targets.",
+    "table2": "Accuracy before training, with UloRL, and without DMMPTs.",
+    "table3": "Accuracy against output length: a quarter, half, three quarters and all of the recipe's.",
+    "entropy": "DMMPTs beside Clip-Cov, KL-Cov, clip-higher, an adaptive bonus and top-entropy tokens.",
+}
+_EXPLANATION = """\
+{what}
+
+The recipe and its model are the subject. Each arm is the recipe with one setting changed, trained with the same seeds;
+arms that several figures share are trained once. --out gets {files}, and every run. The same command continues what was
+stopped.
+
+ulorl reproduce {name} --recipe recipes/quickstart.toml --out reproduction
+
+ulorl reproduce {name} --recipe mine.toml --seeds 5 steps=200 objective.mpt.tau=0.9"""
+
+
+def _figure_command(name: str, what: str, names: Sequence[str], files: str) -> Callable[..., None]:
+    """Return the command that trains the arms of the experiments `names`."""
+
+    def command(
+        overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="of the recipe")] = None,
+        *,
+        recipe: Annotated[
+            list[Path], typer.Option(metavar="FILE", help="TOML recipe: model, task, sampling; repeatable")
+        ],
+        out: Annotated[Path, typer.Option(help="the folder of runs, CSV files, pictures and pages")] = Path(
+            "reproduction"
+        ),
+        seeds: Annotated[int, typer.Option(min=1, help="runs of each arm, with the seeds 0, 1, ...")] = 3,
+        jobs: Annotated[
+            int, typer.Option(min=0, help="runs at a time; 0: as many as there are cores for model.threads")
+        ] = 0,
+        sigma: Annotated[
+            list[float] | None,
+            typer.Option(
+                min=0, help="target entropy in nats; repeatable; default: .6, .8 and 1 of the entropy at the start"
+            ),
+        ] = None,
+    ) -> None:
+        config = load(recipe, overrides or [])  # before anything slow is imported
+        _reproduce(names, config, recipe, overrides or [], out, seeds, jobs, sigma or [])
+
+    command.__name__, command.__doc__ = name, _EXPLANATION.format(what=what, name=name, files=files)
+    return command
+
+
+def _reproduce(
+    names: Sequence[str],
+    config: Config,
+    recipes: Sequence[Path],
+    overrides: Sequence[str],
+    out: Path,
+    seeds: int,
+    jobs: int,
+    sigmas: Sequence[float],
+) -> None:
+    from ulorl.cancellation import Cancelled
+    from ulorl.common.progress import ProgressBars
+    from ulorl.reproduce.arm_runs import Trainer
+    from ulorl.reproduce.paper_figures import SUMMARY, PaperFigures
+    from ulorl.training.interrupts import catching_signals
+
+    threads = config.model.threads
+    at_once = jobs or (max(1, (os.cpu_count() or 1) // threads) if threads else 1)
+    trainer = Trainer(tuple(recipes), tuple(overrides), out, seeds, at_once)
+    with catching_signals() as interrupts:
+        try:
+            with ProgressBars() as bars:
+                found = PaperFigures(trainer, tuple(sigmas)).run(names, bars, interrupts.cancel)
+        except Cancelled:
+            print(f"\nstopped; {out} holds what is finished. The same command continues", file=sys.stderr)
+            sys.exit(128 + interrupts.received)
+    for name, claims in found.items():
+        print(f"{out / name}.md")
+        for claim in claims:
+            print(f"- {claim}")
+    print(f"all verdicts: {out / SUMMARY}")
+
+
+for _name, _what in _FIGURES.items():
+    app.command(_name)(_figure_command(_name, _what, [_name], f"{_name}.csv, {_name}.svg and {_name}.md"))
+app.command("all")(
+    _figure_command(
+        "all",
+        f"The screen, and all of {', '.join(_FIGURES)}: 20 arms.",
+        ["screen", *_FIGURES],
+        "a CSV file, a picture and a page for each, and verdicts.md",
+    )
+)

@@ -1,0 +1,66 @@
+"""Reads the finished runs of an arm: curves over steps, and figures for each seed. Shapes: S seeds, T steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ulorl.reproduce.arms import Arm
+from ulorl.runs.saved_run import SavedRun
+
+ENTROPY = "entropy/finished"  # of all finished samples, not only the trained groups, whose population moves
+_START_STEPS = 3
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResults:
+    """The finished runs of an arm, in the order of their seeds."""
+
+    arm: Arm
+    runs: tuple[SavedRun, ...]
+
+    def curve(self, key: str) -> tuple[list[int], Array]:
+        """Return the steps at which every seed has the metric `key`, and its values there, [S, T]."""
+        series = [dict(zip(*run.series(key), strict=True)) for run in self.runs]
+        steps = sorted(step for step in set.intersection(*map(set, series)) if step)
+        return steps, np.array([[one[step] for step in steps] for one in series]).reshape(len(series), -1)
+
+    @property
+    def entropy_start(self) -> Array:
+        """The mean entropy of three steps, from the first one in which samples of any length can finish, [S]: before
+        it, those that finish are the short ones."""
+        return start_entropy(self.runs)
+
+    @property
+    def entropy_end(self) -> Array:
+        """The mean entropy of the last third of the steps, [S]."""
+        return self.last_third(ENTROPY)
+
+    def last_third(self, key: str) -> Array:
+        """Return the mean of a metric over the last third of the steps, [S]; nan where it was never measured."""
+        steps, values_ST = self.curve(key)
+        if not steps:
+            return np.full(len(self.runs), np.nan)
+        last: Array = values_ST[:, len(steps) - max(1, len(steps) // 3) :].mean(axis=1)
+        return last
+
+    def evaluation(self, key: str, *, before: bool = False) -> Array:
+        """Return a metric of the evaluation after training, or before it, [S]; nan where it was not measured."""
+        values = [run.series(key)[1] or [np.nan] for run in self.runs]
+        return np.array([one[0 if before else -1] for one in values])
+
+
+def start_entropy(runs: Sequence[SavedRun]) -> Array:
+    """Return the entropy at the start of each run, as `ArmResults.entropy_start` defines it, [S]."""
+    return np.array([_start_entropy(run) for run in runs])
+
+
+def _start_entropy(run: SavedRun) -> float:
+    first = int(run.setting("rollout.segments") or 1)
+    values = [value for step, value in zip(*run.series(ENTROPY), strict=True) if step >= first]
+    return float(np.mean(values[:_START_STEPS])) if values else float("nan")

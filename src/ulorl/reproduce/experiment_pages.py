@@ -1,0 +1,173 @@
+"""Writes what an experiment found: a CSV of all curves, a picture, and a page with table and verdicts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ulorl.common import atomic_files
+from ulorl.common.markdown import table
+from ulorl.common.plot_style import STYLE
+from ulorl.reproduce.arm_results import ENTROPY, Array
+from ulorl.reproduce.arms import Targets
+from ulorl.reproduce.claims import Claim, as_text, over_seeds
+from ulorl.reproduce.experiments import ACCURACY, PASS, Experiment, Results
+
+CURVES = (ENTROPY, "entropy/mean", "reward/mean", "rollout/length_mean", "mpt/masked_fraction", ACCURACY, PASS)
+_HEAD = (
+    "arm", "entropy at the start", "entropy at the end", "accuracy before", "accuracy after", "less the first arm",
+    "pass@8 after", "output tokens", "masked tokens", "clipped tokens",
+)  # fmt: skip
+_NOTE = """\
+Means over {seeds} seeds ± half their 95% interval (Student's t). Entropy in nats over all samples that finish in a
+step: at the start three steps, at the end the last third. Accuracy: avg@8 on held-out problems at temperature 1 and
+top-p 0.95, before and after training. Masked and clipped tokens: shares over the last third."""
+
+
+def write(
+    out: Path, experiment: Experiment, results: Results, targets: Targets, about: str, commands: Sequence[str]
+) -> list[Claim]:
+    """Write `<name>.csv`, `<name>.svg` and `<name>.md` into folder `out`, and return the judged claims.
+
+    about: machine, recipe and seeds as text. commands: how to train the first seed of each arm.
+    """
+    claims = experiment.claims(results, targets)
+    atomic_files.write_text(out / f"{experiment.name}.csv", as_csv(results))
+    _draw(out / f"{experiment.name}.svg", results, experiment.aims(targets))
+    seeds = len(next(iter(results.values())).runs)
+    parts = [
+        f"# {experiment.title}",
+        f"**The paper.** {experiment.paper}",
+        f"**Here.** {about}",
+        f"![Entropy and reward over the steps, and accuracy after training]({experiment.name}.svg)",
+        "\n".join(f"- {claim}" for claim in claims),
+        table(_HEAD, _rows(results), numbers_from=1),
+        _NOTE.format(seeds=seeds),
+        "The runs, seed 0:\n\n```sh\n" + "\n".join(commands) + "\n```",
+    ]
+    atomic_files.write_text(out / f"{experiment.name}.md", "\n\n".join(parts) + "\n")
+    return claims
+
+
+def as_csv(results: Results) -> str:
+    """Return every curve of every run as CSV: a line for each arm, seed, step and metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("arm", "seed", "step", "metric", "value"))
+    for label, arm in results.items():
+        for run in arm.runs:
+            for key in CURVES:
+                for step, value in zip(*run.series(key), strict=True):
+                    writer.writerow((label, run.setting("seed"), step, key, value))
+    return text.getvalue()
+
+
+def _rows(results: Results) -> list[tuple[str, ...]]:
+    first = next(iter(results.values())).evaluation(ACCURACY)
+    rows: list[tuple[str, ...]] = []
+    for label, arm in results.items():
+        after = arm.evaluation(ACCURACY)
+        rows.append(
+            (
+                label,
+                _cell(arm.entropy_start, "nats"),
+                _cell(arm.entropy_end, "nats"),
+                _cell(arm.evaluation(ACCURACY, before=True), "%"),
+                _cell(after, "%"),
+                "" if not rows else _cell(after - first, "%", sign=True),
+                _cell(arm.evaluation(PASS), "%"),
+                _cell(arm.evaluation("eval/length_mean"), ""),
+                _cell(arm.last_third("mpt/masked_fraction"), "%"),
+                _cell(arm.last_third("importance/clip_fraction"), "%"),
+            )
+        )
+    return rows
+
+
+def _cell(values: Array, unit: str, *, sign: bool = False) -> str:
+    """Return mean ± half of the interval."""
+    if np.isnan(values).any():
+        return "-"
+    found = over_seeds(values)
+    factor, digits = {"%": (100, 1), "nats": (1, 3)}.get(unit, (1, 0))
+    mean = f"{factor * found.value:{'+' if sign else ''}.{digits}f}"
+    half = "" if len(values) == 1 else f" ± {factor * (found.high - found.value):.{digits}f}"
+    return mean + half + ("%" if unit == "%" else "")
+
+
+def _draw(path: Path, results: Results, aims: Sequence[float]) -> None:
+    """Draw entropy and reward over the steps, and the accuracy after training. aims: target entropies."""
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=(11, 3.4), layout="constrained")
+        entropy, reward, accuracy = canvas.subplots(1, 3, width_ratios=(3, 3, 2))
+        colors = {label: f"C{index}" for index, label in enumerate(results)}
+        for axes, key, title in ((entropy, ENTROPY, "entropy, nats"), (reward, "reward/mean", "mean reward")):
+            _draw_curves(axes, results, key, colors)
+            axes.set_ylabel(title)
+            axes.set_xlabel("step")
+            axes.grid(alpha=0.25)
+        for sigma in aims:
+            entropy.axhline(sigma, color="0.4", linestyle=":", linewidth=1)
+        entropy.set_ylim(bottom=0)
+        _draw_accuracy(accuracy, results, colors)
+        canvas.legend(*entropy.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+        canvas.savefig(path, metadata={"Date": None}, facecolor="white")
+
+
+def _draw_curves(axes: Axes, results: Results, key: str, colors: dict[str, str]) -> None:
+    """Draw each arm's mean over seeds inside the range of its seeds, as running means over a tenth of the steps."""
+    for label, arm in results.items():
+        steps, values_ST = arm.curve(key)
+        if not steps:
+            continue
+        smooth_ST = np.array([_running_mean(values, max(1, len(steps) // 10)) for values in values_ST])
+        axes.plot(steps, smooth_ST.mean(axis=0), color=colors[label], label=label, linewidth=1.5)
+        axes.fill_between(steps, smooth_ST.min(axis=0), smooth_ST.max(axis=0), color=colors[label], alpha=0.15)
+
+
+def _running_mean(values: Array, window: int) -> Array:
+    """Return the mean of each value and the `window` - 1 before it, of fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(0, np.arange(1, len(values) + 1) - window)
+    ends = np.arange(1, len(values) + 1)
+    found: Array = (sums[ends] - sums[first]) / (ends - first)
+    return found
+
+
+def _draw_accuracy(axes: Axes, results: Results, colors: dict[str, str]) -> None:
+    """Draw the accuracy of each seed after training, and before it as a line."""
+    before = np.mean([arm.evaluation(ACCURACY, before=True).mean() for arm in results.values()])
+    axes.axvline(100 * float(before), color="0.4", linestyle=":", linewidth=1)
+    for place, (label, arm) in enumerate(results.items()):
+        after = 100 * arm.evaluation(ACCURACY)
+        axes.plot(after, np.full(len(after), place), "o", color=colors[label], markersize=3, alpha=0.6)
+        axes.plot(after.mean(), place, "|", color=colors[label], markersize=14, markeredgewidth=2)
+    axes.set_yticks(range(len(results)), list(results))
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy, % (dotted: before)")
+    axes.grid(alpha=0.25, axis="x")
+
+
+def summary(found: dict[str, list[Claim]], titles: dict[str, str], about: str) -> str:
+    """Return a page with every verdict of several experiments."""
+    rows = [
+        (
+            f"[{titles[name]}]({name}.md)",
+            claim.text,
+            claim.verdict,
+            f"{claim.quantity} {as_text(claim.found, claim.unit)}",
+        )
+        for name, claims in found.items()
+        for claim in claims
+    ]
+    return (
+        "\n\n".join(["# The paper on this model", about, table(("figure", "claim", "verdict", "measured"), rows)])
+        + "\n"
+    )
