@@ -210,7 +210,7 @@ def _requests(subject: Subject, tokens: int) -> int:
 def _prefill_seconds(subject: Subject, tokens: int, requests: int) -> float:
     """Return the seconds to prefill requests of so many tokens in the mean that enter together, without the decode step
     of that step."""
-    prompts = [_prompt(subject, length + 1, requests) for length in _spread(tokens, requests, share=0.5)]
+    prompts = [_prompt(subject, length + 1, requests) for length in _spread(tokens, requests, share=0.4)]
     subject.engine.sleep()  # as before a rollout, whose first prefill allocates keys and values
     first, *rest = _step_seconds(subject.engine, prompts, steps=3)
     return max(0.0, first - median(rest))
