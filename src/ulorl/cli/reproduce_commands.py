@@ -154,7 +154,7 @@ def screen(
 
 
 _FIGURES = {
-    "fig2": "TOIS, POIS, SAIS, decoupled, MinPRO and truncated weights, with several segments and mini-batches.",
+    "fig2": "TOIS, POIS, SAIS, MinPRO and truncated weights, with several segments and mini-batches.",
     "fig4": "Entropy with all tokens, with all MPTs masked, and with DMMPTs.",
     "fig5": "Entropy with DMMPTs at several targets.",
     "table2": "Accuracy before training, with UloRL, and without DMMPTs.",
@@ -164,9 +164,9 @@ _FIGURES = {
 _EXPLANATION = """\
 {what}
 
-The recipe and its model are the subject. Each arm is the recipe with one setting changed, trained with the same seeds;
-arms that several figures share are trained once. --out gets {files}, and every run. The same command continues what was
-stopped.
+The recipe and its model are the subject. Each arm is the paper's objective on this recipe with one setting changed,
+trained with the same seeds; arms that several figures share are trained once. --out gets {files}, and every run. The
+same command continues what was stopped.
 
 ulorl reproduce {name} --recipe recipes/quickstart.toml --out reproduction
 
@@ -187,12 +187,12 @@ def _figure_command(name: str, what: str, names: Sequence[str], files: str) -> C
         ),
         seeds: Annotated[int, typer.Option(min=1, help="runs of each arm, with the seeds 0, 1, ...")] = 3,
         jobs: Annotated[
-            int, typer.Option(min=0, help="runs at a time; 0: as many as there are cores for model.threads")
+            int, typer.Option(min=0, help="runs at a time; 0: cores / model.threads, and one if that is not set")
         ] = 0,
         sigma: Annotated[
             list[float] | None,
             typer.Option(
-                min=0, help="target entropy in nats; repeatable; default: .6, .8 and 1 of the entropy at the start"
+                min=1e-6, help="target entropy in nats; repeatable; default: .8, 1 and 1.2 of that at the start"
             ),
         ] = None,
     ) -> None:
@@ -216,7 +216,7 @@ def _reproduce(
     from ulorl.cancellation import Cancelled
     from ulorl.common.progress import ProgressBars
     from ulorl.reproduce.arm_runs import Trainer
-    from ulorl.reproduce.paper_figures import SUMMARY, PaperFigures
+    from ulorl.reproduce.paper_figures import VERDICTS, PaperFigures
     from ulorl.training.interrupts import catching_signals
 
     threads = config.model.threads
@@ -229,11 +229,11 @@ def _reproduce(
         except Cancelled:
             print(f"\nstopped; {out} holds what is finished. The same command continues", file=sys.stderr)
             sys.exit(128 + interrupts.received)
-    for name, claims in found.items():
-        print(f"{out / name}.md")
+    for experiment, claims in found.items():
+        print(f"{out / experiment.name}.md")
         for claim in claims:
             print(f"- {claim}")
-    print(f"all verdicts: {out / SUMMARY}")
+    print(f"all verdicts: {out / VERDICTS}")
 
 
 for _name, _what in _FIGURES.items():
@@ -241,7 +241,7 @@ for _name, _what in _FIGURES.items():
 app.command("all")(
     _figure_command(
         "all",
-        f"The screen, and all of {', '.join(_FIGURES)}: 20 arms.",
+        f"The screen, and all of {', '.join(_FIGURES)}: 19 arms.",
         ["screen", *_FIGURES],
         "a CSV file, a picture and a page for each, and verdicts.md",
     )

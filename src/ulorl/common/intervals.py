@@ -21,7 +21,7 @@ Z = 1.959963984540054  # of a two-sided 95% interval
 
 @dataclass(frozen=True)
 class Interval:
-    """A share with its 95% confidence interval: 0 <= low <= value <= high <= 1."""
+    """A value with its 95% confidence interval: low <= value <= high. As text: a share in percent."""
 
     value: float
     low: float
@@ -72,6 +72,18 @@ def _of_problems(share: float, parts: NDArray[np.float64], *, least: float, most
         freedom = min(count - 1, 2 * count / (kurtosis - (count - 3) / (count - 1)))
         effective = share * (1 - share) * (count - 1) / (count * total) * (Z / student(freedom)) ** 2
     return wilson(share, min(most, max(least, effective)))
+
+
+def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
+    """Return the mean of independent values with its 95% interval: mean ± t(n - 1) s / sqrt(n).
+
+    The interval is infinite for a single value, and for equal ones, which say nothing of their variance.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    mean, n = float(array.mean()), len(array)
+    spread = float(array.std(ddof=1)) if n > 1 and np.ptp(array) > 0 else math.inf
+    half = student(max(1, n - 1)) * spread / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
 
 
 def student(freedom: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +33,7 @@ class ArmResults:
     def entropy_start(self) -> Array:
         """The mean entropy of three steps, from the first one in which samples of any length can finish, [S]: before
         it, those that finish are the short ones."""
-        return start_entropy(self.runs)
+        return np.array([_start_entropy(run) for run in self.runs])
 
     @property
     def entropy_end(self) -> Array:
@@ -51,13 +50,9 @@ class ArmResults:
 
     def evaluation(self, key: str, *, before: bool = False) -> Array:
         """Return a metric of the evaluation after training, or before it, [S]; nan where it was not measured."""
-        values = [run.series(key)[1] or [np.nan] for run in self.runs]
-        return np.array([one[0 if before else -1] for one in values])
-
-
-def start_entropy(runs: Sequence[SavedRun]) -> Array:
-    """Return the entropy at the start of each run, as `ArmResults.entropy_start` defines it, [S]."""
-    return np.array([_start_entropy(run) for run in runs])
+        at = [dict(zip(*run.series(key), strict=True)) for run in self.runs]
+        steps = [0 if before else int(run.setting("steps") or 0) for run in self.runs]
+        return np.array([one.get(step, np.nan) for one, step in zip(at, steps, strict=True)])
 
 
 def _start_entropy(run: SavedRun) -> float:

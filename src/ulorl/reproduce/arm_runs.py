@@ -3,22 +3,19 @@ are and unfinished ones resume, so the same command continues what was stopped."
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from ulorl.cancellation import NEVER, CancelToken
 from ulorl.common.progress import SILENT, ProgressBars
 from ulorl.config.loading import load
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import ErrorCollector, UserError
 from ulorl.reproduce.arms import Arm
 from ulorl.runs import run_folder
 from ulorl.runs.saved_run import METRICS
@@ -60,17 +57,16 @@ class Trainer:
         for seed in range(self.seeds):
             for arm in arms:
                 cfg = self.config(arm, seed)
-                done = run_folder.finished(Path(cfg.run.dir)) == cfg.steps
-                if run_folder.holds_run(Path(cfg.run.dir)):
-                    _check_settings(cfg, done)
-                if not done:
+                done = run_folder.finished(Path(cfg.run.dir))
+                _check_settings(cfg, done or 0)
+                if done != cfg.steps:
                     todo.append((arm, seed))
         return todo
 
     def train(self, arms: Sequence[Arm], bars: ProgressBars = SILENT, cancel: CancelToken = NEVER) -> None:
-        """Train the runs that are not finished. Raises UserError when one fails, and Cancelled: the runs in progress
-        are saved then."""
-        todo = self.unfinished(arms)
+        """Train the runs that are not finished. Raises UserError when some fail, after all others are finished, and
+        Cancelled: the runs in progress are saved then."""
+        todo, errors = self.unfinished(arms), ErrorCollector()
         bar = bars.add("runs", len(arms) * self.seeds)
         running: list[_Running] = []
         try:
@@ -78,79 +74,88 @@ class Trainer:
                 cancel.check()
                 while todo and len(running) < self.jobs:
                     running.append(self._start(*todo.pop(0)))
-                running = [one for one in running if not one.ended()]
-                done = len(arms) * self.seeds - len(todo) - len(running)
-                bar.show(completed=done, status=", ".join(map(str, running)))
+                ended = [one for one in running if one.ended]
+                running = [one for one in running if one not in ended]
+                for one in ended:
+                    with errors:
+                        one.close()
+                bar.show(completed=len(arms) * self.seeds - len(todo) - len(running), status=_names(running))
                 time.sleep(_POLL_SECONDS if running else 0)
         finally:
             for one in running:
-                one.stop()
+                one.process.terminate()  # as Ctrl-C does: the run saves what it has
+            for one in running:
+                one.process.wait()
             bar.remove()
+        errors.raise_errors()
 
     def _start(self, arm: Arm, seed: int) -> _Running:
         run_dir = self.run_dir(arm, seed)
         log = self.out / "logs" / f"{run_dir.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        stream = log.open("a", encoding="utf-8")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ulorl", *self.command(arm, seed)],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process, which passes it on once
-        )
-        return _Running(run_dir, process, log, stream)
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ulorl", *self.command(arm, seed)],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this process, which passes it on once
+            )
+        return _Running(run_dir, process, log)
 
 
-def _check_settings(cfg: Config, done: bool) -> None:
-    """Refuse the run in `run.dir` when it is another one, or finished with a setting that a resumed run may change.
-    Raises UserError."""
-    differ = {k: v for k, v in run_folder.changes(cfg).items() if not k.startswith(("run.", "log."))}
-    if done and differ:
+def _check_settings(cfg: Config, done: int) -> None:
+    """Refuse the folder of a run that has other settings than `cfg`, also those that a resumed run may change, or that
+    was finished after more steps. Raises UserError."""
+    if not run_folder.holds_run(Path(cfg.run.dir)):
+        return
+    try:
+        found = run_folder.changes(cfg)
+    except UserError as error:
+        found = {error.key or "": (None, None)}
+    keys = [key for key in found if not key.startswith(("run.", "log.")) and (key != "steps" or done > cfg.steps)]
+    if keys:
         raise UserError(
-            f"{cfg.run.dir} holds a finished run with other settings: {run_folder.changes_text(differ)}. Choose "
-            "another --out, or remove that folder",
+            f"{cfg.run.dir} holds a run with other settings ({', '.join(keys)}). Choose another --out, or remove that "
+            "folder",
             code=ErrorCode.RUN_FOLDER_TAKEN,
             file=cfg.run.dir,
-            key=next(iter(differ)),
+            key=keys[0],
         )
+
+
+def _names(running: Sequence[_Running]) -> str:
+    return ", ".join(f"{one.run_dir.name} {one.steps}" for one in running)
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A run in progress. As text: its folder and the steps that it has done."""
+    """A run in progress."""
 
     run_dir: Path
     process: subprocess.Popen[bytes]
     log: Path
-    stream: IO[str]
 
-    def __str__(self) -> str:
+    @property
+    def steps(self) -> int:
+        """The steps that it has done."""
         try:
-            lines = (self.run_dir / METRICS).read_bytes().count(b"\n")
+            return max(0, (self.run_dir / METRICS).read_bytes().count(b"\n") - 1)  # the first line is of step 0
         except OSError:
-            lines = 0
-        return f"{self.run_dir.name} {max(0, lines - 1)}"  # the first line is of step 0
+            return 0
 
+    @property
     def ended(self) -> bool:
-        """Return whether the run has finished. Raises UserError when it failed."""
-        code = self.process.poll()
-        if code is None:
-            return False
-        self.stream.close()
-        if code:
+        """Whether the process has ended."""
+        return self.process.poll() is not None
+
+    def close(self) -> None:
+        """Raise UserError when the run failed."""
+        if self.process.returncode:
             last = " / ".join(self.log.read_text(encoding="utf-8", errors="replace").split("\n")[-4:]).strip(" /")
             raise UserError(
-                f"{self.run_dir}: ulorl train ended with exit code {code}: {last or 'no message'}. All of its output "
-                f"is in {self.log}; the same command continues when the cause is removed",
+                f"{self.run_dir}: ulorl train ended with exit code {self.process.returncode}: {last or 'no message'}. "
+                f"All of its output is in {self.log}; the same command continues when the cause is removed",
                 code=ErrorCode.REPRODUCE_RUN_FAILED,
                 file=self.log,
             )
-        return True
-
-    def stop(self) -> None:
-        """Let the run save what it has, and end."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGINT)
-        self.process.wait()
-        self.stream.close()

@@ -1,22 +1,32 @@
-"""The arms of the paper's figures: a recipe, with one setting changed. Arms with the same name are the same runs, which
-several figures share."""
+"""The arms of the paper's figures: the paper's objective on a recipe, with one setting changed. Arms with the same name
+are the same runs, which several figures share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Every arm is evaluated alike, before and after training: 8 answers, so that there is a pass@8.
-MEASURED = (
+# What all arms have in common, whatever the recipe says; the user's own keys may replace it. They are evaluated alike,
+# before and after training: 8 answers, so that there is a pass@8. Their objective is the paper's without a mask.
+COMMON = (
     "eval.samples=8",
     "eval.temperature=1.0",
     "eval.top_p=0.95",
     "eval.top_k=0",
     "log.progress=false",
     "log.report=false",
+    "objective.loss=ppo",
+    "objective.importance=pois",
+    "objective.clip_low=0.2",
+    "objective.clip_high=0.2",
+    "objective.tis_cap=0",
+    "objective.engine_mask.level=off",
+    "objective.min_prefix=false",
+    "objective.overlong=wrong",
+    "objective.mpt.mask=off",
+    "objective.entropy.kind=off",
 )
 STALE = ("rollout.segments=4", "optim.minibatches=4")  # tokens of several versions, and ratios that are not 1
-_PLAIN = ("objective.mpt.mask=off", "objective.entropy.kind=off")
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Arm:
     which the user's own keys may replace."""
 
     name: str
-    own: tuple[str, ...]
+    own: tuple[str, ...] = ()
     stale: bool = False
 
     @property
@@ -36,12 +46,12 @@ class Arm:
 
     def overrides(self, user: Sequence[str], seed: int, run_dir: str) -> list[str]:
         """Return all keys of one run, in rising priority. user: those of the command line."""
-        base = (*MEASURED, *(STALE if self.stale else ()))
-        return [*base, *user, *self.own, f"seed={seed}", f"run.dir={run_dir}"]
+        common = (*COMMON, *(STALE if self.stale else ()))
+        return [*common, *user, *self.own, f"seed={seed}", f"run.dir={run_dir}"]
 
 
 @dataclass(frozen=True)
-class Targets:
+class Subject:
     """What arms depend on. sigmas: target entropies in nats, rising; the middle one is `sigma`, that of every arm with
     only one. max_tokens, segments: of the recipe."""
 
@@ -55,68 +65,73 @@ class Targets:
         return self.sigmas[len(self.sigmas) // 2]
 
 
-def nothing(*, stale: bool = False) -> Arm:
-    """Return the baseline: all tokens train. Stale, it is also the arm POIS, the paper's default."""
-    return Arm("all tokens", ("objective.importance=pois", *_PLAIN), stale)
+def baseline(*, stale: bool = False) -> Arm:
+    """Return the arm in which all tokens train. Stale, it is also the arm POIS."""
+    return Arm("all tokens", stale=stale)
 
 
 def all_mpts() -> Arm:
     """Return the arm that masks all MPTs (eq. 9)."""
-    return Arm("MPTs masked", ("objective.mpt.mask=all", "objective.entropy.kind=off"))
+    return Arm("MPTs masked", ("objective.mpt.mask=all",))
 
 
 def dmmpts(sigma: float, *, stale: bool = False) -> Arm:
     """Return the arm that masks MPTs below a target entropy (eq. 10)."""
-    own = ("objective.mpt.mask=dynamic", f"objective.mpt.sigma={sigma:g}", "objective.entropy.kind=off")
-    return Arm(f"DMMPTs {sigma:g}", own, stale)
+    return Arm(f"DMMPTs {sigma:g}", ("objective.mpt.mask=dynamic", f"objective.mpt.sigma={sigma:g}"), stale)
 
 
 def old_policies() -> dict[str, Arm]:
-    """Return the arms of figure 2 by the name of their old policy, and what was published since."""
-    sais = ("objective.importance=sais", *_PLAIN)
+    """Return the arms of figure 2 by the name of their old policy, and two corrections.
+
+    `objective.importance=decoupled` is no arm: with an engine in the learner's precision it is SAIS up to rounding.
+    """
+    sais = "objective.importance=sais"
     return {
-        "TOIS": Arm("TOIS", ("objective.importance=tois", "rollout.segments=1", *_PLAIN), stale=True),
-        "POIS": nothing(stale=True),
-        "SAIS": Arm("SAIS", sais, stale=True),
-        "decoupled": Arm("decoupled", ("objective.importance=decoupled", *_PLAIN), stale=True),
-        "SAIS, MinPRO": Arm("MinPRO", (*sais, "objective.min_prefix=true"), stale=True),
-        "POIS, truncated weights": Arm(
-            "truncated weights", ("objective.importance=pois", "objective.tis_cap=2", *_PLAIN), stale=True
-        ),
+        "TOIS": Arm("TOIS", ("objective.importance=tois", "rollout.segments=1"), stale=True),
+        "POIS": baseline(stale=True),
+        "SAIS": Arm("SAIS", (sais,), stale=True),
+        "SAIS, MinPRO": Arm("MinPRO", (sais, "objective.min_prefix=true"), stale=True),
+        "POIS, truncated weights": Arm("truncated weights", ("objective.tis_cap=2",), stale=True),
     }
 
 
-def shorter(targets: Targets) -> dict[str, Arm]:
-    """Return the arms of table 3 by their maximum output length: quarters of the recipe's. The shortest has one
-    segment, as in the paper."""
+def shorter(subject: Subject) -> dict[str, Arm]:
+    """Return the arms of table 3 by their maximum output length: quarters of the recipe's, each evaluated at its own.
+
+    The shortest has one segment, as in the paper; the others as many of the recipe's as divide their length.
+    """
     arms = dict[str, Arm]()
-    full = dmmpts(targets.sigma)
+    full = dmmpts(subject.sigma)
     for quarters in (1, 2, 3):
-        tokens = targets.max_tokens * quarters // 4
-        segments = 1 if quarters == 1 or tokens % targets.segments else targets.segments
-        keys = (f"rollout.max_tokens={tokens}", f"rollout.segments={segments}")
+        tokens = max(1, subject.max_tokens * quarters // 4)
+        most = 1 if quarters == 1 else subject.segments
+        segments = max(count for count in range(1, most + 1) if tokens % count == 0)
+        keys = (f"rollout.max_tokens={tokens}", f"rollout.segments={segments}", "eval.max_tokens=0")
         arms[f"{tokens} tokens"] = Arm(f"{full.name} within {tokens} tokens", (*full.own, *keys))
-    return arms | {f"{targets.max_tokens} tokens": full}
+    return arms | {f"{subject.max_tokens} tokens": full}
 
 
-def entropy_controls(targets: Targets) -> dict[str, Arm]:
-    """Return DMMPTs beside the controls of other frameworks, with the values of their papers. All have several
-    mini-batches: with one, clip-higher and KL-Cov have no effect.
+def entropy_controls(subject: Subject) -> dict[str, Arm]:
+    """Return DMMPTs beside the controls of other frameworks. All have several mini-batches: with one, clip-higher and
+    KL-Cov have no effect.
 
-    Clip-Cov and KL-Cov get the largest share of their paper, because batches are small here: 2e-3.
+    Clip-Cov and KL-Cov choose 2e-3 of an update's tokens, the largest share that KL-Cov's authors use. They use 2e-4
+    for Clip-Cov, which is a single token of an update of 5,000.
     """
 
     def control(name: str, *keys: str) -> Arm:
-        return Arm(name, ("objective.mpt.mask=off", *keys), stale=True)
+        return Arm(name, keys, stale=True)
 
     return {
-        "all tokens": nothing(stale=True),
-        "DMMPTs": dmmpts(targets.sigma, stale=True),
+        "all tokens": baseline(stale=True),
+        "DMMPTs": dmmpts(subject.sigma, stale=True),
         "Clip-Cov": control("Clip-Cov", "objective.entropy={kind='clip_cov', share=2e-3}"),
         "KL-Cov": control(
             "KL-Cov", "objective.entropy={kind='kl_cov', share=2e-3}", "objective.clip_low=1", "objective.clip_high=1e6"
         ),
-        "clip-higher": control("clip-higher", "objective.entropy.kind=off", "objective.clip_high=0.28"),
-        "adaptive bonus": control("adaptive bonus", f"objective.entropy={{kind='bonus', target={targets.sigma:g}}}"),
+        "clip-higher": control("clip-higher", "objective.clip_high=0.28"),
+        "adaptive bonus": control(
+            f"adaptive bonus {subject.sigma:g}", f"objective.entropy={{kind='bonus', target={subject.sigma:g}}}"
+        ),
         "top entropy": control("top entropy", "objective.entropy={kind='top_entropy', share=0.2}"),
     }

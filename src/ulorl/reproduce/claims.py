@@ -1,50 +1,38 @@
-"""Judges the claims of the paper by intervals over seeds. A seed is one run: the unit that could have come out
-differently."""
+"""Judges claims by intervals over seeds. A seed is one run: the unit that could have come out differently."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
+from ulorl.common.intervals import Interval
 
-from ulorl.common.intervals import Interval, student
-
-Verdict = Literal["reproduced", "not reproduced", "not resolved at this scale"]
-
-
-def over_seeds(values: Sequence[float] | NDArray[np.float64]) -> Interval:
-    """Return the mean over seeds with its 95% interval: mean ± t(n - 1) s / sqrt(n). One seed has an infinite one."""
-    array = np.asarray(values, dtype=np.float64)
-    mean, n = float(array.mean()), len(array)
-    half = student(n - 1) * float(array.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Interval(mean, mean - half, mean + half)
+REPRODUCED, NOT_REPRODUCED, NOT_RESOLVED = "reproduced", "not reproduced", "not resolved at this scale"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper about a quantity, and what was measured. unit: "", "%" or "nats"."""
+    """A statement about a quantity, and what was measured. unit: "" (a ratio), "points" (shares are shown in points of
+    percent) or "nats"."""
 
     text: str
     quantity: str
     found: Interval
-    verdict: Verdict
+    verdict: str
     unit: str = ""
 
     def __str__(self) -> str:
-        measured = f"{self.quantity} {as_text(self.found, self.unit)}"
-        return f"{self.text}: **{self.verdict}** ({measured})"
+        return f"{self.text}: **{self.verdict}** ({self.measured})"
 
-
-def as_text(found: Interval, unit: str = "") -> str:
-    """Return a mean with its interval. Shares are shown in percent for unit "%"."""
-    factor, digits = (100, 1) if unit == "%" else (1, 3)
-    value, low, high = (f"{factor * x:.{digits}f}" for x in (found.value, found.low, found.high))
-    suffix = {"": "", "%": "%"}.get(unit, f" {unit}")
-    return f"{value}{suffix}" + ("" if math.isinf(found.high) else f", 95%: {low} to {high}")
+    @property
+    def measured(self) -> str:
+        """What was measured, in words and numbers."""
+        factor, digits, sign = {"points": (100, 1, "+"), "nats": (1, 3, "+")}.get(self.unit, (1, 2, ""))
+        value, low, high = (
+            f"{factor * x:{sign}.{digits}f}" for x in (self.found.value, self.found.low, self.found.high)
+        )
+        interval = "" if math.isinf(self.found.high) else f", 95%: {low} to {high}"
+        return f"{self.quantity} {value}{self.unit and ' ' + self.unit}{interval}"
 
 
 def within(text: str, quantity: str, found: Interval, low: float, high: float, unit: str = "") -> Claim:
@@ -52,12 +40,22 @@ def within(text: str, quantity: str, found: Interval, low: float, high: float, u
 
     It is reproduced when the whole interval is inside, not reproduced when all of it is outside on one side.
     """
-    verdict: Verdict = "not resolved at this scale"
+    verdict = NOT_RESOLVED
     if low <= found.low and found.high <= high:
-        verdict = "reproduced"
-    elif found.high < low or found.low > high:
-        verdict = "not reproduced"
+        verdict = REPRODUCED
+    elif _outside(found, low, high):
+        verdict = NOT_REPRODUCED
     return Claim(text, quantity, found, verdict, unit)
+
+
+def held(text: str, quantity: str, found: Interval, baseline: Interval, low: float, high: float) -> Claim:
+    """Return the claim that something holds the quantity from `low` to `high`. That says nothing unless the quantity of
+    the baseline, which has no such control, lies outside: it is not resolved then."""
+    claim = within(text, f"{quantity}", found, low, high)
+    quantity = f"{quantity} (of all tokens {baseline.value:.2f})"
+    if claim.verdict == REPRODUCED and not _outside(baseline, low, high):
+        return replace(claim, verdict=NOT_RESOLVED, quantity=quantity)
+    return replace(claim, quantity=quantity)
 
 
 def above(text: str, quantity: str, found: Interval, bound: float = 0.0, unit: str = "") -> Claim:
@@ -68,3 +66,13 @@ def above(text: str, quantity: str, found: Interval, bound: float = 0.0, unit: s
 def below(text: str, quantity: str, found: Interval, bound: float = 0.0, unit: str = "") -> Claim:
     """Return the claim that the quantity is below `bound`."""
     return within(text, quantity, found, -math.inf, math.nextafter(bound, -math.inf), unit)
+
+
+def compared(text: str, quantity: str, difference: Interval, unit: str) -> Claim:
+    """Return a comparison that no paper made: the verdict is "higher", "lower" or not resolved."""
+    verdict = "higher" if difference.low > 0 else "lower" if difference.high < 0 else NOT_RESOLVED
+    return Claim(text, quantity, difference, verdict, unit)
+
+
+def _outside(found: Interval, low: float, high: float) -> bool:
+    return found.high < low or found.low > high

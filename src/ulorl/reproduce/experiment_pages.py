@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,35 +14,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ulorl.common import atomic_files
+from ulorl.common.intervals import mean_interval
 from ulorl.common.markdown import table
 from ulorl.common.plot_style import STYLE
-from ulorl.reproduce.arm_results import ENTROPY, Array
-from ulorl.reproduce.arms import Targets
-from ulorl.reproduce.claims import Claim, as_text, over_seeds
+from ulorl.reproduce.arm_results import ENTROPY, ArmResults, Array
+from ulorl.reproduce.arms import Subject
+from ulorl.reproduce.claims import Claim
 from ulorl.reproduce.experiments import ACCURACY, PASS, Experiment, Results
 
-CURVES = (ENTROPY, "entropy/mean", "reward/mean", "rollout/length_mean", "mpt/masked_fraction", ACCURACY, PASS)
+CURVES = (
+    ENTROPY, "entropy/mean", "reward/mean", "rollout/length_mean", "mpt/masked_fraction", "importance/clip_fraction",
+    "rollout/staleness_mean", ACCURACY, PASS, "eval/length_mean",
+)  # fmt: skip
 _HEAD = (
     "arm", "entropy at the start", "entropy at the end", "accuracy before", "accuracy after", "less the first arm",
-    "pass@8 after", "output tokens", "masked tokens", "clipped tokens",
+    "pass@k after", "output tokens", "masked tokens", "clipped tokens", "mean age",
 )  # fmt: skip
 _NOTE = """\
-Means over {seeds} seeds ± half their 95% interval (Student's t). Entropy in nats over all samples that finish in a
-step: at the start three steps, at the end the last third. Accuracy: avg@8 on held-out problems at temperature 1 and
-top-p 0.95, before and after training. Masked and clipped tokens: shares over the last third."""
+Means over {seeds} seeds ± half their 95% interval (Student's t). Entropy in nats, over all samples that finish in a
+step: at the start three steps, from the first in which samples of any length can finish (later with more segments); at
+the end the last third. Accuracy: avg@{k} on {problems} held-out problems at temperature {temperature:g} and top-p
+{top_p:g}, before and after training. Masked and clipped tokens and age (in versions): means over the last third."""
 
 
 def write(
-    out: Path, experiment: Experiment, results: Results, targets: Targets, about: str, commands: Sequence[str]
+    out: Path, experiment: Experiment, results: Results, subject: Subject, about: str, commands: Sequence[str]
 ) -> list[Claim]:
     """Write `<name>.csv`, `<name>.svg` and `<name>.md` into folder `out`, and return the judged claims.
 
     about: machine, recipe and seeds as text. commands: how to train the first seed of each arm.
     """
-    claims = experiment.claims(results, targets)
+    claims = experiment.claims(results, subject)
     atomic_files.write_text(out / f"{experiment.name}.csv", as_csv(results))
-    _draw(out / f"{experiment.name}.svg", results, experiment.aims(targets))
-    seeds = len(next(iter(results.values())).runs)
+    _draw(out / f"{experiment.name}.svg", results, experiment.target_entropies(subject))
     parts = [
         f"# {experiment.title}",
         f"**The paper.** {experiment.paper}",
@@ -49,11 +54,17 @@ def write(
         f"![Entropy and reward over the steps, and accuracy after training]({experiment.name}.svg)",
         "\n".join(f"- {claim}" for claim in claims),
         table(_HEAD, _rows(results), numbers_from=1),
-        _NOTE.format(seeds=seeds),
+        _note(next(iter(results.values()))),
         "The runs, seed 0:\n\n```sh\n" + "\n".join(commands) + "\n```",
     ]
     atomic_files.write_text(out / f"{experiment.name}.md", "\n\n".join(parts) + "\n")
     return claims
+
+
+def _note(arm: ArmResults) -> str:
+    of = arm.runs[0].setting
+    shown = {"problems": arm.runs[0].series("eval/problems")[1][-1], "k": of("eval.samples")}
+    return _NOTE.format(seeds=len(arm.runs), **shown, temperature=of("eval.temperature"), top_p=of("eval.top_p"))
 
 
 def as_csv(results: Results) -> str:
@@ -86,6 +97,7 @@ def _rows(results: Results) -> list[tuple[str, ...]]:
                 _cell(arm.evaluation("eval/length_mean"), ""),
                 _cell(arm.last_third("mpt/masked_fraction"), "%"),
                 _cell(arm.last_third("importance/clip_fraction"), "%"),
+                _cell(arm.last_third("rollout/staleness_mean"), "versions"),
             )
         )
     return rows
@@ -95,15 +107,15 @@ def _cell(values: Array, unit: str, *, sign: bool = False) -> str:
     """Return mean ± half of the interval."""
     if np.isnan(values).any():
         return "-"
-    found = over_seeds(values)
-    factor, digits = {"%": (100, 1), "nats": (1, 3)}.get(unit, (1, 0))
+    found = mean_interval(values)
+    factor, digits = {"%": (100, 1), "nats": (1, 3), "versions": (1, 2)}.get(unit, (1, 0))
     mean = f"{factor * found.value:{'+' if sign else ''}.{digits}f}"
-    half = "" if len(values) == 1 else f" ± {factor * (found.high - found.value):.{digits}f}"
+    half = "" if math.isinf(found.high) else f" ± {factor * (found.high - found.value):.{digits}f}"
     return mean + half + ("%" if unit == "%" else "")
 
 
-def _draw(path: Path, results: Results, aims: Sequence[float]) -> None:
-    """Draw entropy and reward over the steps, and the accuracy after training. aims: target entropies."""
+def _draw(path: Path, results: Results, target_entropies: Sequence[float]) -> None:
+    """Draw entropy and reward over the steps, and the accuracy after training. target_entropies: target entropies."""
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(11, 3.4), layout="constrained")
         entropy, reward, accuracy = canvas.subplots(1, 3, width_ratios=(3, 3, 2))
@@ -113,7 +125,7 @@ def _draw(path: Path, results: Results, aims: Sequence[float]) -> None:
             axes.set_ylabel(title)
             axes.set_xlabel("step")
             axes.grid(alpha=0.25)
-        for sigma in aims:
+        for sigma in target_entropies:
             entropy.axhline(sigma, color="0.4", linestyle=":", linewidth=1)
         entropy.set_ylim(bottom=0)
         _draw_accuracy(accuracy, results, colors)
@@ -142,32 +154,24 @@ def _running_mean(values: Array, window: int) -> Array:
 
 
 def _draw_accuracy(axes: Axes, results: Results, colors: dict[str, str]) -> None:
-    """Draw the accuracy of each seed after training, and before it as a line."""
-    before = np.mean([arm.evaluation(ACCURACY, before=True).mean() for arm in results.values()])
-    axes.axvline(100 * float(before), color="0.4", linestyle=":", linewidth=1)
+    """Draw the accuracy of each seed after training, their mean, and the mean before training."""
     for place, (label, arm) in enumerate(results.items()):
         after = 100 * arm.evaluation(ACCURACY)
+        before = 100 * float(arm.evaluation(ACCURACY, before=True).mean())
+        axes.plot(before, place, "o", color="0.4", markerfacecolor="none", markersize=4)
         axes.plot(after, np.full(len(after), place), "o", color=colors[label], markersize=3, alpha=0.6)
         axes.plot(after.mean(), place, "|", color=colors[label], markersize=14, markeredgewidth=2)
     axes.set_yticks(range(len(results)), list(results))
     axes.invert_yaxis()
-    axes.set_xlabel("accuracy, % (dotted: before)")
+    axes.set_xlabel("accuracy, % (hollow: before)")
     axes.grid(alpha=0.25, axis="x")
 
 
-def summary(found: dict[str, list[Claim]], titles: dict[str, str], about: str) -> str:
+def summary(found: dict[Experiment, list[Claim]], about: str) -> str:
     """Return a page with every verdict of several experiments."""
     rows = [
-        (
-            f"[{titles[name]}]({name}.md)",
-            claim.text,
-            claim.verdict,
-            f"{claim.quantity} {as_text(claim.found, claim.unit)}",
-        )
-        for name, claims in found.items()
+        (f"[{experiment.title}]({experiment.name}.md)", claim.text, claim.verdict, claim.measured)
+        for experiment, claims in found.items()
         for claim in claims
     ]
-    return (
-        "\n\n".join(["# The paper on this model", about, table(("figure", "claim", "verdict", "measured"), rows)])
-        + "\n"
-    )
+    return "\n\n".join(["# Verdicts", about, table(("figure", "claim", "verdict", "measured"), rows)]) + "\n"

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from ulorl.common.intervals import Interval
+from ulorl.common.intervals import Interval, mean_interval
 from ulorl.reproduce import arms
 from ulorl.reproduce.arm_results import ArmResults
-from ulorl.reproduce.arms import Arm, Targets
-from ulorl.reproduce.claims import Claim, above, below, over_seeds, within
+from ulorl.reproduce.arms import Arm, Subject
+from ulorl.reproduce.claims import Claim, above, below, compared, held, within
 
 NEAR = 0.2  # how far from a target, or from another curve, counts as there, as a share of it
 ACCURACY, PASS = "eval/accuracy", "eval/pass_at_k"
@@ -27,136 +28,140 @@ Results = Mapping[str, ArmResults]  # by the label of the arm in the figure
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or a table. paper: what the paper shows there, in words. arms: by their labels. aims: the target
-    entropies that its arms have."""
+    """A figure or a table. paper: what the paper shows there, in words. arms: by their labels. target_entropies: those
+    that its arms have."""
 
     name: str
     title: str
     paper: str
-    arms: Callable[[Targets], dict[str, Arm]]
-    claims: Callable[[Results, Targets], list[Claim]]
-    aims: Callable[[Targets], Sequence[float]] = lambda targets: [targets.sigma]
+    arms: Callable[[Subject], dict[str, Arm]]
+    claims: Callable[[Results, Subject], list[Claim]]
+    target_entropies: Callable[[Subject], Sequence[float]] = lambda subject: [subject.sigma]
 
 
-def _of_fig4(targets: Targets) -> dict[str, Arm]:
-    masks = arms.nothing(), arms.all_mpts(), arms.dmmpts(targets.sigma)
+def _of_fig4(subject: Subject) -> dict[str, Arm]:
+    masks = arms.baseline(), arms.all_mpts(), arms.dmmpts(subject.sigma)
     return dict(zip(("all tokens", "MPTs masked", "DMMPTs"), masks, strict=True))
 
 
-def _of_fig5(targets: Targets) -> dict[str, Arm]:
-    return {"all tokens": arms.nothing()} | {f"DMMPTs, {s:g} nats": arms.dmmpts(s) for s in targets.sigmas}
+def _of_fig5(subject: Subject) -> dict[str, Arm]:
+    return {"all tokens": arms.baseline()} | {_aim(s): arms.dmmpts(s) for s in subject.sigmas}
 
 
-def _of_table2(targets: Targets) -> dict[str, Arm]:
-    return {"without DMMPTs": arms.nothing(), "UloRL": arms.dmmpts(targets.sigma)}
+def _of_table2(subject: Subject) -> dict[str, Arm]:
+    return {"without DMMPTs": arms.baseline(), "UloRL": arms.dmmpts(subject.sigma)}
 
 
-def _fig4_claims(results: Results, targets: Targets) -> list[Claim]:
+def _aim(sigma: float) -> str:
+    return f"DMMPTs, {sigma:g} nats"
+
+
+def _fig4_claims(results: Results, _: Subject) -> list[Claim]:
     plain, masked, dynamic = (results[name] for name in ("all tokens", "MPTs masked", "DMMPTs"))
-    kept = over_seeds(masked.entropy_end - plain.entropy_end)
+    over = "entropy at the end over that at the start"
     return [
-        below("Training on all tokens, entropy falls by at least half", *_end_of_start(plain), bound=0.5),
-        above("With all MPTs masked, entropy rises", *_end_of_start(masked), bound=1.0),
-        above("Masking all MPTs keeps entropy above that of all tokens", "difference at the end", kept, unit="nats"),
-        _held("DMMPTs hold entropy within 20% of the target", dynamic, targets.sigma),
-        above(
-            "DMMPTs reach a higher accuracy than all tokens",
-            "difference after training",
-            over_seeds(dynamic.evaluation(ACCURACY) - plain.evaluation(ACCURACY)),
-            unit="%",
-        ),
+        below("Training on all tokens, entropy falls by at least half", over, _kept(plain), bound=0.5),
+        above("With all MPTs masked, entropy rises", over, _kept(masked), bound=1.0),
+        _higher_entropy("With all MPTs masked, entropy ends higher than with all tokens", masked, plain),
+        _higher_entropy("With DMMPTs, entropy ends higher than with all tokens", dynamic, plain),
     ]
 
 
-def _end_of_start(results: ArmResults) -> tuple[str, Interval]:
-    return "entropy at the end over that at the start", over_seeds(results.entropy_end / results.entropy_start)
+def _kept(results: ArmResults) -> Interval:
+    return mean_interval(results.entropy_end / results.entropy_start)
 
 
-def _held(text: str, results: ArmResults, sigma: float) -> Claim:
-    return within(
-        text, "entropy at the end over the target", over_seeds(results.entropy_end / sigma), 1 - NEAR, 1 + NEAR
-    )
+def _higher_entropy(text: str, one: ArmResults, other: ArmResults) -> Claim:
+    return above(text, "difference at the end", mean_interval(one.entropy_end - other.entropy_end), unit="nats")
 
 
-def _fig5_claims(results: Results, targets: Targets) -> list[Claim]:
-    return [
-        _held(f"DMMPTs hold entropy within 20% of {s:g} nats", results[f"DMMPTs, {s:g} nats"], s)
-        for s in targets.sigmas
+def _held(text: str, results: ArmResults, plain: ArmResults, sigma: float) -> Claim:
+    end, without = (mean_interval(one.entropy_end / sigma) for one in (results, plain))
+    return held(text, "entropy at the end over the target", end, without, 1 - NEAR, 1 + NEAR)
+
+
+def _fig5_claims(results: Results, subject: Subject) -> list[Claim]:
+    plain, sigmas = results["all tokens"], subject.sigmas
+    holds = [_held(f"DMMPTs hold entropy within 20% of {s:g} nats", results[_aim(s)], plain, s) for s in sigmas]
+    return holds + [
+        _higher_entropy(
+            f"A target of {more:g} nats ends higher than {less:g}", results[_aim(more)], results[_aim(less)]
+        )
+        for less, more in pairwise(sigmas)
     ]
 
 
-def _fig2_claims(results: Results, _: Targets) -> list[Claim]:
+def _fig2_claims(results: Results, _: Subject) -> list[Claim]:
     tois, pois, sais = (results[name] for name in ("TOIS", "POIS", "SAIS"))
     near = NEAR * float(np.mean(tois.entropy_end))
-    apart = over_seeds(pois.entropy_end - tois.entropy_end)
-    accuracy = over_seeds(pois.evaluation(ACCURACY) - tois.evaluation(ACCURACY))
+
+    def entropy(one: ArmResults, other: ArmResults) -> Interval:
+        return mean_interval(one.entropy_end - other.entropy_end)
+
     return [
         within(
             "The entropies of POIS and TOIS overlap (within 20%)",
-            "POIS less TOIS at the end", apart, -near, near, unit="nats",
+            "POIS less TOIS at the end", entropy(pois, tois), -near, near, unit="nats",
         ),
         within(
             "POIS is as accurate as TOIS (within 3 points)",
-            "POIS less TOIS", accuracy, -0.03, 0.03, unit="%",
+            "POIS less TOIS", _gain(pois, tois), -0.03, 0.03, unit="points",
         ),
-        below(
-            "SAIS loses entropy faster than POIS",
-            "SAIS less POIS at the end", over_seeds(sais.entropy_end - pois.entropy_end), unit="nats",
-        ),
-        below(
-            "SAIS is less accurate than POIS",
-            "SAIS less POIS", over_seeds(sais.evaluation(ACCURACY) - pois.evaluation(ACCURACY)), unit="%",
-        ),
+        below("SAIS ends with less entropy than POIS", "SAIS less POIS", entropy(sais, pois), unit="nats"),
+        below("SAIS ends with less entropy than TOIS", "SAIS less TOIS", entropy(sais, tois), unit="nats"),
+        below("SAIS is less accurate than POIS", "SAIS less POIS", _gain(sais, pois), unit="points"),
     ]  # fmt: skip
 
 
-def _table2_claims(results: Results, _: Targets) -> list[Claim]:
-    full, without = results["UloRL"].evaluation(ACCURACY), results["without DMMPTs"].evaluation(ACCURACY)
-    start = results["UloRL"].evaluation(ACCURACY, before=True)
+def _gain(one: ArmResults, other: ArmResults) -> Interval:
+    return mean_interval(one.evaluation(ACCURACY) - other.evaluation(ACCURACY))
+
+
+def _table2_claims(results: Results, _: Subject) -> list[Claim]:
+    full, without = results["UloRL"], results["without DMMPTs"]
+    gain = mean_interval(full.evaluation(ACCURACY) - full.evaluation(ACCURACY, before=True))
     return [
-        above("UloRL raises accuracy", "after less before training", over_seeds(full - start), unit="%"),
-        above("DMMPTs raise it further", "with less without", over_seeds(full - without), unit="%"),
+        above("UloRL raises accuracy", "after less before training", gain, unit="points"),
+        above("DMMPTs raise it further", "with less without", _gain(full, without), unit="points"),
     ]
 
 
-def _table3_claims(results: Results, _: Targets) -> list[Claim]:
+def _table3_claims(results: Results, _: Subject) -> list[Claim]:
     labels = list(results)
-    after = [results[label].evaluation(ACCURACY) for label in labels]
     return [
         above(
-            f"Training with {longer} is more accurate than with {shorter}",
+            f"{longer} are more accurate than {shorter}",
             "difference after training",
-            over_seeds(more - less),
-            unit="%",
+            _gain(results[longer], results[shorter]),
+            unit="points",
         )
-        for shorter, longer, less, more in zip(labels, labels[1:], after, after[1:], strict=False)
+        for shorter, longer in pairwise(labels)
     ]
 
 
-def _entropy_claims(results: Results, targets: Targets) -> list[Claim]:
-    plain = results["all tokens"]
+def _entropy_claims(results: Results, subject: Subject) -> list[Claim]:
+    (_, plain), *controls = results.items()
     found = []
-    for name, arm in results.items():
-        if arm is plain:
-            continue
-        more = over_seeds(arm.entropy_end - plain.entropy_end)
-        found.append(above(f"{name} keeps entropy above that of all tokens", "difference", more, unit="nats"))
-    held = [_held(f"{name} holds it within 20% of its target", results[name], targets.sigma) for name in _TARGETED]
-    return [*found, *held]
+    for name, arm in controls:
+        more = mean_interval(arm.entropy_end - plain.entropy_end)
+        found.append(compared(f"{name}, entropy at the end", "less that of all tokens", more, "nats"))
+        found.append(compared(f"{name}, accuracy", "less that of all tokens", _gain(arm, plain), "points"))
+    for name in ("DMMPTs", "adaptive bonus"):
+        found.append(_held(f"{name} holds entropy within 20% of its target", results[name], plain, subject.sigma))
+    return found
 
-
-_TARGETED = ("DMMPTs", "adaptive bonus")
 
 EXPERIMENTS = (
     Experiment(
         "fig2",
         "Figure 2: the old policy of samples from several versions",
         "At 4k, 32k and 64k tokens the curves of POIS and TOIS nearly overlap; SAIS loses entropy fast (0.10 to 0.02 "
-        "within 800 steps at 4k) and ends with a lower accuracy. The decoupled objective and MinPRO were published "
-        "later. Here: 4 segments, and 4 mini-batches a step, so that ratios are not 1; TOIS has one segment.",
+        "within 800 steps at 4k) and ends with a lower accuracy. MinPRO (2601.22718) and truncated weights (AReaL's "
+        "decoupled objective, 2505.24298) are of others. Here: 4 segments, and 4 mini-batches a step, so that ratios "
+        "are not 1; TOIS has one segment.",
         lambda _: arms.old_policies(),
         _fig2_claims,
-        aims=lambda _: [],
+        target_entropies=lambda _: [],
     ),
     Experiment(
         "fig4",
@@ -169,10 +174,11 @@ EXPERIMENTS = (
     Experiment(
         "fig5",
         "Figure 5: DMMPTs hold entropy at its target",
-        "With a target of 0.2 entropy settles at 0.20 to 0.22 on all three models.",
+        "With a target of 0.2, above the 30B model's start of 0.15 to 0.17, entropy settles at 0.20 to 0.22 on all "
+        "three models.",
         _of_fig5,
         _fig5_claims,
-        aims=lambda targets: targets.sigmas,
+        target_entropies=lambda subject: subject.sigmas,
     ),
     Experiment(
         "table2",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-
-import numpy as np
 
 from ulorl.bench.machine_facts import facts
 from ulorl.cancellation import NEVER, CancelToken
@@ -14,48 +15,50 @@ from ulorl.common import atomic_files
 from ulorl.common.progress import SILENT, ProgressBars
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import ErrorCollector, UserError
 from ulorl.reproduce import experiment_pages, screen, screen_tables
-from ulorl.reproduce.arm_results import ArmResults, start_entropy
+from ulorl.reproduce.arm_results import ArmResults
 from ulorl.reproduce.arm_runs import Trainer
-from ulorl.reproduce.arms import Arm, Targets, nothing
+from ulorl.reproduce.arms import Arm, Subject, baseline
 from ulorl.reproduce.claims import Claim
 from ulorl.reproduce.experiments import EXPERIMENTS, Experiment
 from ulorl.runs.saved_run import read_run
 
-TARGET_SHARES = (0.6, 0.8, 1.0)  # of the entropy at the start
-SUMMARY = "verdicts.md"
+TARGET_SHARES = (0.8, 1.0, 1.2)  # of the entropy at the start; the paper's target is above its largest model's start
+TARGETS, VERDICTS = "targets.json", "verdicts.md"
 
 
 @dataclass(frozen=True)
 class PaperFigures:
-    """One recipe as the subject. sigmas: target entropies in nats; none: `TARGET_SHARES` of the baseline's entropy at
-    the start, which are computed from its runs before any other arm is trained."""
+    """One recipe as the subject. sigmas: target entropies in nats, above 0; none: `TARGET_SHARES` of the baseline's
+    entropy at the start, computed once, from its runs, before any arm with a target is trained."""
 
     trainer: Trainer
     sigmas: tuple[float, ...] = ()
 
     def run(
         self, names: Sequence[str], bars: ProgressBars = SILENT, cancel: CancelToken = NEVER
-    ) -> dict[str, list[Claim]]:
-        """Train what is not trained yet, and write the pages of the experiments `names`. Returns their judged claims.
+    ) -> dict[Experiment, list[Claim]]:
+        """Train what is not trained yet, and write the page of each of the experiments `names` as soon as its arms are
+        finished. Returns the judged claims of all experiments whose arms are finished.
 
-        Raises UserError for an unusable recipe, before anything is trained, and when a run fails; Cancelled: the same
-        call continues.
+        Raises UserError for an unusable recipe, before anything is trained, and, after all other experiments, for those
+        with a run that failed; Cancelled: the same call continues.
         """
-        chosen = [experiment for experiment in EXPERIMENTS if experiment.name in names]
-        cfg = self.trainer.config(nothing())
+        chosen, errors = [experiment for experiment in EXPERIMENTS if experiment.name in names], ErrorCollector()
+        cfg = self.trainer.config(baseline())
         self._check(chosen, cfg)
         if "screen" in names:
             self._screen(cfg, bars)
-        targets = self._targets(chosen, cfg, bars, cancel)
-        arms = dict.fromkeys(arm for experiment in chosen for arm in experiment.arms(targets).values())
-        self.trainer.train(list(arms), bars, cancel)
-        claims = {experiment.name: self._write(experiment, targets, cfg) for experiment in chosen}
-        titles = {experiment.name: experiment.title for experiment in chosen}
-        text = experiment_pages.summary(claims, titles, self._about(cfg))
-        atomic_files.write_text(self.trainer.out / SUMMARY, text)
-        return claims
+        for experiment in chosen:
+            with errors:
+                subject = self._subject(experiment, cfg, bars, cancel)
+                self.trainer.train(list(experiment.arms(subject).values()), bars, cancel)
+                self._write(experiment, subject, cfg)
+        found = self._finished(cfg)
+        atomic_files.write_text(self.trainer.out / VERDICTS, experiment_pages.summary(found, self._about(cfg)))
+        errors.raise_errors()
+        return found
 
     def _check(self, chosen: Sequence[Experiment], cfg: Config) -> None:
         """Refuse what would fail only after some runs. Whatever the targets are, the same keys are set."""
@@ -65,10 +68,18 @@ class PaperFigures:
                 code=ErrorCode.BENCH_INPUT,
                 key="eval.data",
             )
-        probe = Targets((0.1, 0.2, 0.3), cfg.rollout.max_tokens, cfg.rollout.segments)
         for experiment in chosen:
-            for arm in experiment.arms(probe).values():
-                self.trainer.config(arm)
+            seen: dict[str, str] = {}
+            for label, arm in experiment.arms(Subject((0.1, 0.2, 0.3), *_lengths(cfg))).items():
+                settings = self.trainer.config(arm).model_dump_json(exclude={"run"})
+                if settings in seen:
+                    raise UserError(
+                        f"{experiment.name}: the arms {seen[settings]} and {label} have the same settings with this "
+                        "recipe and these keys; leave out the key that makes them equal",
+                        code=ErrorCode.BENCH_INPUT,
+                        key=arm.own[-1].partition("=")[0] if arm.own else "",
+                    )
+                seen[settings] = label
 
     def _screen(self, cfg: Config, bars: ProgressBars) -> None:
         """Write the screen of the model and the task, which says before training what figure 4 can show."""
@@ -80,24 +91,48 @@ class PaperFigures:
         atomic_files.write_text(self.trainer.out / "screen.csv", screen_tables.as_csv(figures))
         atomic_files.write_text(page, f"# Can masking MPTs raise entropy?\n\n{screen_tables.page(figures)}\n")
 
-    def _targets(self, chosen: Sequence[Experiment], cfg: Config, bars: ProgressBars, cancel: CancelToken) -> Targets:
-        """Return the target entropies, after training the baseline where they depend on it."""
-        sigmas, lengths = self.sigmas, (cfg.rollout.max_tokens, cfg.rollout.segments)
-        if not sigmas and any(experiment.aims(Targets((0.2,), *lengths)) for experiment in chosen):
-            self.trainer.train([nothing()], bars, cancel)
-            start = float(np.mean(start_entropy(self._results(nothing()).runs)))
-            sigmas = tuple(round(share * start, 3) for share in TARGET_SHARES)
-        return Targets(tuple(sorted(sigmas)) or (0.2,), *lengths)
+    def _subject(self, experiment: Experiment, cfg: Config, bars: ProgressBars, cancel: CancelToken) -> Subject:
+        """Return the subject, after training the baseline where its entropy decides the targets."""
+        sigmas, stored = self.sigmas or self._stored_targets(), self.trainer.out / TARGETS
+        if not sigmas and experiment.target_entropies(Subject((0.2,), *_lengths(cfg))):
+            self.trainer.train([baseline()], bars, cancel)
+            start = self._results(baseline()).entropy_start
+            mean = float(start.mean())
+            if not math.isfinite(mean):
+                message = (
+                    f"{cfg.steps} steps are too few to measure the entropy of the start; set steps, or give --sigma"
+                )
+                raise UserError(message, code=ErrorCode.BENCH_INPUT, key="steps")
+            sigmas = tuple(float(f"{share * mean:.3g}") for share in TARGET_SHARES)
+            atomic_files.write_text(stored, json.dumps({"sigmas": sigmas, "start_by_seed": start.tolist()}) + "\n")
+        return Subject(tuple(sorted(sigmas)) or (0.2,), *_lengths(cfg))
+
+    def _stored_targets(self) -> tuple[float, ...]:
+        """Return the targets that were computed before: more seeds do not move them."""
+        with suppress(FileNotFoundError):
+            return tuple(json.loads((self.trainer.out / TARGETS).read_text(encoding="utf-8"))["sigmas"])
+        return ()
 
     def _results(self, arm: Arm) -> ArmResults:
         seeds = range(self.trainer.seeds)
         return ArmResults(arm, tuple(read_run(self.trainer.run_dir(arm, seed)) for seed in seeds))
 
-    def _write(self, experiment: Experiment, targets: Targets, cfg: Config) -> list[Claim]:
-        arms = experiment.arms(targets)
+    def _write(self, experiment: Experiment, subject: Subject, cfg: Config) -> None:
+        arms = experiment.arms(subject)
         results = {label: self._results(arm) for label, arm in arms.items()}
         commands = [shlex.join(["ulorl", *self.trainer.command(arm, 0)]) for arm in arms.values()]
-        return experiment_pages.write(self.trainer.out, experiment, results, targets, self._about(cfg), commands)
+        experiment_pages.write(self.trainer.out, experiment, results, subject, self._about(cfg), commands)
+
+    def _finished(self, cfg: Config) -> dict[Experiment, list[Claim]]:
+        """Return the claims of every experiment whose arms are all finished, also of earlier calls."""
+        subject, found = Subject(self.sigmas or self._stored_targets() or (0.2,), *_lengths(cfg)), {}
+        for experiment in EXPERIMENTS:
+            arms = experiment.arms(subject)
+            with suppress(UserError):  # a folder with other settings: not of this call
+                if not self.trainer.unfinished(list(arms.values())):
+                    results = {label: self._results(arm) for label, arm in arms.items()}
+                    found[experiment] = experiment.claims(results, subject)
+        return found
 
     def _about(self, cfg: Config) -> str:
         about, trainer = facts(), self.trainer
@@ -105,6 +140,10 @@ class PaperFigures:
         return (
             f"{cfg.model.path} with {recipe}: {cfg.steps} steps of {cfg.rollout.prompts} prompts x "
             f"{cfg.rollout.group} samples within {cfg.rollout.max_tokens} tokens, {trainer.seeds} seeds. "
-            f"{about['cores']} cores of {about['processor']} ({about['capability']}), {about['date']}, "
+            f"Written on {about['cores']} cores of {about['processor']} ({about['capability']}), {about['date']}, "
             f"ulorl {about['versions']['ulorl']}, torch {about['versions']['torch']}."
         )
+
+
+def _lengths(cfg: Config) -> tuple[int, int]:
+    return cfg.rollout.max_tokens, cfg.rollout.segments
