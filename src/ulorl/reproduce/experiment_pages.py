@@ -63,7 +63,7 @@ def write(
 
 def _note(arm: ArmResults) -> str:
     of = arm.runs[0].setting
-    shown = {"problems": arm.runs[0].series("eval/problems")[1][-1], "k": of("eval.samples")}
+    shown = {"problems": int(arm.runs[0].series("eval/problems")[1][-1]), "k": of("eval.samples")}
     return _NOTE.format(seeds=len(arm.runs), **shown, temperature=of("eval.temperature"), top_p=of("eval.top_p"))
 
 
