@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from ulorl.reproduce.arm_results import ArmResults
 from ulorl.reproduce.arm_runs import Trainer
 from ulorl.reproduce.arms import Arm, Subject, all_mpts, baseline
@@ -20,9 +20,9 @@ EVERY_ARM = [arm for experiment in EXPERIMENTS for arm in experiment.arms(SUBJEC
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Trainer:
-    """Of the quickstart's recipe with two keys of a user, one of which is a baseline's."""
+    """Of the recipe of countdown with two keys of a user, one of which is a baseline's."""
     user = ("steps=7", "optim.minibatches=2")
-    return Trainer((QUICKSTART,), user, tmp_path, seeds=2, jobs=1)
+    return Trainer((COUNTDOWN,), user, tmp_path, seeds=2, jobs=1)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from paths import QUICKSTART
+from paths import COUNTDOWN
 from refusals import refused
 from ulorl.cli.main import app
 from ulorl.error_codes import ErrorCode
@@ -35,7 +35,7 @@ SMALL = [
 
 def command(name: str, out: Path, *more: str) -> list[str]:
     """Return a command with one seed."""
-    return ["reproduce", name, "--recipe", str(QUICKSTART), "--out", str(out), "--seeds", "1", *SMALL, *more]
+    return ["reproduce", name, "--recipe", str(COUNTDOWN), "--out", str(out), "--seeds", "1", *SMALL, *more]
 
 
 def test_figures_share_runs(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_stopped_and_continued(tmp_path: Path) -> None:
 def test_a_failed_run_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that fails ends the command with the run's own last lines and the path of its log."""
     monkeypatch.setattr(Trainer, "command", lambda *_: ["train", str(tmp_path / "missing.toml")])
-    trainer = Trainer((QUICKSTART,), (), tmp_path, seeds=1, jobs=1)
+    trainer = Trainer((COUNTDOWN,), (), tmp_path, seeds=1, jobs=1)
     log = tmp_path / "logs" / "all-tokens-seed0.log"
     with refused(ErrorCode.REPRODUCE_RUN_FAILED, file=log) as caught:
         trainer.train([baseline()])
