@@ -17,7 +17,7 @@ from ulorl.common.key_paths import flatten
 from ulorl.common.plot_style import STYLE
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
-from ulorl.runs.saved_run import SavedRun, read_run
+from ulorl.runs.saved_run import SavedRun, common_curve, read_run
 
 PANELS = ("eval/accuracy", "entropy/mean", "reward/mean", "rollout/length_mean")
 _NO_DIFFERENCE = ("seed", "steps", "run.", "log.")  # keys in which runs of one arm may differ
@@ -32,9 +32,7 @@ class Arm:
 
     def curve(self, key: str) -> tuple[list[int], NDArray[np.float64]]:
         """Return the steps at which every seed has the metric `key`, and its values there, [seeds, steps]."""
-        series = [dict(zip(*run.series(key), strict=True)) for run in self.runs]
-        steps = sorted(set.intersection(*(set(s) for s in series)))
-        return steps, np.array([[s[step] for step in steps] for s in series]).reshape(len(series), -1)
+        return common_curve(self.runs, key)
 
 
 def arms(run_dirs: Sequence[Path]) -> list[Arm]:

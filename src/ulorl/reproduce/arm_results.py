@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ulorl.reproduce.arms import Arm
-from ulorl.runs.saved_run import SavedRun
+from ulorl.runs.saved_run import SavedRun, common_curve
 
 ENTROPY = "entropy/finished"  # of all finished samples, not only the trained groups, whose population moves
 _START_STEPS = 3
@@ -25,9 +25,7 @@ class ArmResults:
 
     def curve(self, key: str) -> tuple[list[int], Array]:
         """Return the steps at which every seed has the metric `key`, and its values there, [S, T]."""
-        series = [dict(zip(*run.series(key), strict=True)) for run in self.runs]
-        steps = sorted(step for step in set.intersection(*map(set, series)) if step)
-        return steps, np.array([[one[step] for step in steps] for one in series]).reshape(len(series), -1)
+        return common_curve(self.runs, key)
 
     @property
     def entropy_start(self) -> Array:

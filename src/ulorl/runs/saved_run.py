@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ulorl.common.key_paths import look_up
 from ulorl.error_codes import ErrorCode
@@ -81,6 +84,13 @@ class SavedRun:
                 stats.segments[max(1, len(sample.get("segments") or ()))] += 1
                 stats.lengths.setdefault(step, []).append(int(sample.get("tokens") or 0))
         return stats
+
+
+def common_curve(runs: Sequence[SavedRun], key: str) -> tuple[list[int], NDArray[np.float64]]:
+    """Return the steps at which every run has the metric `key`, and its values there, [runs, steps]."""
+    series = [dict(zip(*run.series(key), strict=True)) for run in runs]
+    steps = sorted(set.intersection(*map(set, series)))
+    return steps, np.array([[one[step] for step in steps] for one in series]).reshape(len(series), -1)
 
 
 def read_run(run_dir: Path) -> SavedRun:
