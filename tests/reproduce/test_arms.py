@@ -9,7 +9,7 @@ import pytest
 from paths import COUNTDOWN
 from ulorl.reproduce.arm_results import ArmResults
 from ulorl.reproduce.arm_runs import Trainer
-from ulorl.reproduce.arms import Arm, Subject, all_mpts, baseline
+from ulorl.reproduce.arms import STALE, Arm, Subject, all_mpts, baseline
 from ulorl.reproduce.experiments import EXPERIMENTS, Experiment
 from ulorl.runs.saved_run import SavedRun
 from ulorl.types import Metrics
@@ -35,17 +35,17 @@ def test_every_arm_is_a_configuration(experiment: Experiment, trainer: Trainer) 
 
 
 def test_equal_names_are_equal_runs() -> None:
-    """Figures 4 and 5 and both tables share their arms; all figures together train 19."""
+    """Figures 4 and 5 and both tables share their arms; all figures together train 20."""
     by_folder: dict[str, Arm] = {}
     for arm in EVERY_ARM:
         assert by_folder.setdefault(arm.folder, arm) == arm
-    assert len(by_folder) == 19
+    assert len(by_folder) == 20
     assert len(EVERY_ARM) == 5 + 3 + 4 + 2 + 4 + 7
 
 
 def test_priority_of_keys(trainer: Trainer) -> None:
     """The user's keys replace those that arms share, and the key that makes an arm wins over all."""
-    stale = trainer.config(baseline(stale=True), seed=1)
+    stale = trainer.config(baseline(STALE), seed=1)
     assert (stale.rollout.segments, stale.optim.minibatches, stale.seed) == (4, 2, 1)
     clipped = Trainer(trainer.recipes, ("objective.clip_high=0.25",), trainer.out, 1, 1).config(all_mpts())
     assert clipped.objective.clip_high == 0.25

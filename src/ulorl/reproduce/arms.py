@@ -26,28 +26,39 @@ COMMON = (
     "objective.mpt.mask=off",
     "objective.entropy.kind=off",
 )
-STALE = ("rollout.segments=4", "optim.minibatches=4")  # tokens of several versions, and ratios that are not 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Keys that all arms of an experiment have besides `COMMON`, and what they add to the names of run folders."""
+
+    suffix: str
+    keys: tuple[str, ...]
+
+
+PLAIN = Setup("", ())
+MINIBATCHES = Setup(" minibatches", ("optim.minibatches=4",))  # ratios that are not 1
+STALE = Setup(" stale", ("rollout.segments=4", "optim.minibatches=4"))  # tokens of several versions too
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a figure. own: the keys that make it, which win over everything else. stale: it has `STALE` too,
-    which the user's own keys may replace."""
+    """One line of a figure. own: the keys that make it, which win over everything else; the user's own keys may replace
+    those of the set-up."""
 
     name: str
     own: tuple[str, ...] = ()
-    stale: bool = False
+    setup: Setup = PLAIN
 
     @property
     def folder(self) -> str:
         """The beginning of the names of its run folders."""
-        name = f"{self.name} stale" if self.stale else self.name
+        name = self.name + self.setup.suffix
         return "".join(c if c.isalnum() or c == "." else "-" for c in name.lower()).replace("--", "-")
 
     def overrides(self, user: Sequence[str], seed: int, run_dir: str) -> list[str]:
         """Return all keys of one run, in rising priority. user: those of the command line."""
-        common = (*COMMON, *(STALE if self.stale else ()))
-        return [*common, *user, *self.own, f"seed={seed}", f"run.dir={run_dir}"]
+        return [*COMMON, *self.setup.keys, *user, *self.own, f"seed={seed}", f"run.dir={run_dir}"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,9 @@ class Subject:
         return self.sigmas[len(self.sigmas) // 2]
 
 
-def baseline(*, stale: bool = False) -> Arm:
-    """Return the arm in which all tokens train. Stale, it is also the arm POIS."""
-    return Arm("all tokens", stale=stale)
+def baseline(setup: Setup = PLAIN) -> Arm:
+    """Return the arm in which all tokens train."""
+    return Arm("all tokens", setup=setup)
 
 
 def all_mpts() -> Arm:
@@ -75,9 +86,9 @@ def all_mpts() -> Arm:
     return Arm("MPTs masked", ("objective.mpt.mask=all",))
 
 
-def dmmpts(sigma: float, *, stale: bool = False) -> Arm:
+def dmmpts(sigma: float, setup: Setup = PLAIN) -> Arm:
     """Return the arm that masks MPTs below a target entropy (eq. 10)."""
-    return Arm(f"DMMPTs {sigma:g}", ("objective.mpt.mask=dynamic", f"objective.mpt.sigma={sigma:g}"), stale)
+    return Arm(f"DMMPTs {sigma:g}", ("objective.mpt.mask=dynamic", f"objective.mpt.sigma={sigma:g}"), setup)
 
 
 def old_policies() -> dict[str, Arm]:
@@ -87,11 +98,11 @@ def old_policies() -> dict[str, Arm]:
     """
     sais = "objective.importance=sais"
     return {
-        "TOIS": Arm("TOIS", ("objective.importance=tois", "rollout.segments=1"), stale=True),
-        "POIS": baseline(stale=True),
-        "SAIS": Arm("SAIS", (sais,), stale=True),
-        "SAIS, MinPRO": Arm("MinPRO", (sais, "objective.min_prefix=true"), stale=True),
-        "POIS, truncated weights": Arm("truncated weights", ("objective.tis_cap=2",), stale=True),
+        "TOIS": Arm("TOIS", ("objective.importance=tois", "rollout.segments=1"), STALE),
+        "POIS": baseline(STALE),
+        "SAIS": Arm("SAIS", (sais,), STALE),
+        "SAIS, MinPRO": Arm("MinPRO", (sais, "objective.min_prefix=true"), STALE),
+        "POIS, truncated weights": Arm("truncated weights", ("objective.tis_cap=2",), STALE),
     }
 
 
@@ -113,18 +124,18 @@ def shorter(subject: Subject) -> dict[str, Arm]:
 
 def entropy_controls(subject: Subject) -> dict[str, Arm]:
     """Return DMMPTs beside the controls of other frameworks. All have several mini-batches: with one, clip-higher and
-    KL-Cov have no effect.
+    KL-Cov have no effect. Their segments are the recipe's, so that age is not what differs.
 
     Clip-Cov and KL-Cov choose 2e-3 of an update's tokens, the largest share that KL-Cov's authors use. They use 2e-4
     for Clip-Cov, which is a single token of an update of 5,000.
     """
 
     def control(name: str, *keys: str) -> Arm:
-        return Arm(name, keys, stale=True)
+        return Arm(name, keys, MINIBATCHES)
 
     return {
-        "all tokens": baseline(stale=True),
-        "DMMPTs": dmmpts(subject.sigma, stale=True),
+        "all tokens": baseline(MINIBATCHES),
+        "DMMPTs": dmmpts(subject.sigma, MINIBATCHES),
         "Clip-Cov": control("Clip-Cov", "objective.entropy={kind='clip_cov', share=2e-3}"),
         "KL-Cov": control(
             "KL-Cov", "objective.entropy={kind='kl_cov', share=2e-3}", "objective.clip_low=1", "objective.clip_high=1e6"

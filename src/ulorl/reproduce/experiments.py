@@ -199,8 +199,8 @@ EXPERIMENTS = (
     Experiment(
         "entropy",
         "DMMPTs beside the entropy controls of other frameworks",
-        "The paper compares with none of them. Here: the same steps, prompts and rate; 4 segments, and 4 mini-batches "
-        "a step, because clip-higher and KL-Cov have no effect on the first update of a step.",
+        "The paper compares with none of them. Here: the same steps, prompts and rate, and 4 mini-batches a step: "
+        "clip-higher and KL-Cov have no effect on the first update of a step.",
         arms.entropy_controls,
         _entropy_claims,
     ),
