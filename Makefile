@@ -13,7 +13,7 @@ LONG := 8192 16384 32768 65536 131072
 # a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup setup-engines quickstart test test-fast test-engines test-gpu faults bad-input check format bench clean
+.PHONY: help setup setup-engines quickstart wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,7 +29,7 @@ $(READY): pyproject.toml
 setup: $(READY) ## create .venv and install UloRL with its development tools
 
 quickstart: $(READY) ## train a tiny model to walk through mazes, in minutes, without a GPU
-	$(BIN)/ulorl train recipes/quickstart.toml --overwrite $(ARGS)
+	$(BIN)/ulorl quickstart --overwrite $(ARGS)
 
 # The order is new in every run, so that no test depends on another. `make test SEED=N` repeats the order of a failure.
 SEED ?= $(shell date +%s)
@@ -63,6 +63,19 @@ setup-engines: $(ENGINES)/.ready ## create .venv-engines and install UloRL with 
 # Two processes, whatever the number of cores: each needs up to 3 GiB.
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## run the tests that need vLLM or a pretrained model, in a separate environment
 	$(ENGINES)/bin/python -m pytest --numprocesses 2 $(PARALLEL) tests/engines/vllm tests/backends/ray/test_vllm_on_ray.py tests/backends/test_smollm2_sharded.py -rs
+
+wheel: $(READY) ## build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+
+# `make test` installs the wheel too, but into an environment that borrows the packages of .venv. This target lets pip
+# install what the wheel asks for.
+WHEEL := .venv-wheel
+
+test-wheel: wheel ## install the wheel into an empty environment, .venv-wheel, and test it there
+	$(PYTHON) -m venv --clear $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet $(TORCH) dist/*.whl
+	ULORL_INSTALLED=$(abspath $(WHEEL)) $(BIN)/python -m pytest tests/test_package.py $(ARGS)
 
 # A GPU machine often has a Python with torch and transformers for its card, and no network: this target uses that
 # Python as it is. WHEELS names a folder of wheels with what it lacks.
@@ -115,4 +128,4 @@ bench: $(VENV)/.ready-bench $(ENGINES)/.ready $(SMOLLM2) ## run all benchmarks, 
 	$(BIN)/ulorl bench page $(FIGURES)/*.json --out docs/benchmarks.md
 
 clean: ## remove environments and caches; keep runs/ and models/
-	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) $(WHEEL) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

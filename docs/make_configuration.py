@@ -18,8 +18,9 @@ from ulorl.warmup.warm_up_config import WarmUpConfig
 HEAD = """# Configuration
 
 A run is configured by one or more TOML recipes and by overrides on the command line:
-`ulorl train a.toml b.toml key.sub=value`. Recipes are layered from left to right, and overrides come last. Unknown keys
-are refused. The defaults are the paper's settings (section 4.1) where the paper gives them.
+`ulorl train a.toml b.toml key.sub=value`. Recipes are layered from left to right, and overrides come last. A recipe may
+also be the name of one of the package (`ulorl train quickstart`), as `ulorl recipes` lists them; a file of that path
+comes first. Unknown keys are refused. The defaults are the paper's settings (section 4.1) where the paper gives them.
 
 Some sections have a `kind`, which decides what keys they have. The column "only with" says which kind a key needs; with
 another kind it is refused. Where a later recipe or an override chooses another kind, the keys of the earlier kind are

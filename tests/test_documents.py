@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from paths import ROOT
+from ulorl.config import shipped_recipes
 from ulorl.config.loading import load
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -79,6 +80,6 @@ def test_recipes_and_overrides_of_commands_load(document: Path, monkeypatch: pyt
     text = re.sub(r"^# ?", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
     for command in COMMAND.findall(text):
         words = shlex.split(re.sub(r"\$\w+", "off", command.replace("$seed", "0")), comments=True)
-        recipes = [word for word in words if word.startswith("recipes/")]
+        recipes = [word for word in words if word.startswith("recipes/") or word in shipped_recipes.names()]
         if recipes:
             load(recipes, [word for word in words if "=" in word and not word.startswith("-")])

@@ -2,7 +2,7 @@
 
     import ulorl
 
-    config = ulorl.load(["recipes/quickstart.toml"], ["steps=20"])
+    config = ulorl.load(["quickstart"], ["steps=20"])
     result = ulorl.train(config)
     print(result.before.accuracy, result.after.accuracy)
 

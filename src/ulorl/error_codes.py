@@ -52,7 +52,7 @@ class ErrorCode(StrEnum):
     RECIPE_NOT_FOUND = (
         "recipe-not-found",
         "A recipe named on the command line does not exist.",
-        "Correct the path; `recipes/` holds the recipes of the project.",
+        "Correct the path, or give the name of a recipe of the package; `ulorl recipes` lists them.",
     )
     RECIPE_UNREADABLE = (
         "recipe-unreadable",
@@ -82,7 +82,7 @@ class ErrorCode(StrEnum):
     )
     OUTPUT_EXISTS = (
         "output-exists",
-        "The output folder of a command is not empty.",
+        "The output folder of a command is not empty, or a file that it would write is there.",
         "Name another folder, or give `--overwrite` where the command has it.",
     )
     # Data.

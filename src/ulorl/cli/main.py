@@ -7,7 +7,10 @@ hung in this process, so give the same command again; 130 or 143 interrupted, ev
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -17,22 +20,24 @@ from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
 from ulorl.cli.eval_commands import evaluate
 from ulorl.cli.plan_commands import app as plan
+from ulorl.cli.recipe_commands import app as recipes
+from ulorl.cli.recipe_commands import complete_recipe
 from ulorl.cli.reproduce_commands import app as reproduce
 from ulorl.cli.reward_commands import app as reward
 from ulorl.cli.verifier_commands import app as verifier
+from ulorl.config import shipped_recipes
 from ulorl.config.loading import load
 from ulorl.config.training_config import RolloutConfig
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import ErrorCollector, UserError
+from ulorl.errors import ErrorCollector, UserError, name_some
 
 app = typer.Typer(
     help="UloRL: reinforcement learning for language models that reason in ultra-long outputs.\n\n"
     "A run is one or more TOML recipes plus key=value overrides: `ulorl check` checks them, `ulorl train` runs them, "
     "and the folder run.dir holds the result.",
-    epilog="Start with: ulorl train recipes/quickstart.toml. All keys: docs/configuration.md. Errors: docs/errors.md.",
+    epilog="Start with: ulorl quickstart. Other recipes: ulorl recipes. All keys: docs/configuration.md.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -40,6 +45,7 @@ tiny = typer.Typer(
     help="Make tiny models of generated tasks, such as the one that ships with the package.", no_args_is_help=True
 )
 model = typer.Typer(help="Convert model folders.", no_args_is_help=True)
+app.add_typer(recipes, name="recipes")
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
 app.add_typer(plan, name="plan")
@@ -49,7 +55,8 @@ app.add_typer(verifier, name="verifier")
 app.add_typer(tiny, name="tiny")
 app.add_typer(model, name="model")
 
-_RECIPES = "TOML recipes, layered from left to right, then overrides"
+_RECIPES = "TOML recipes or names of `ulorl recipes`, layered from left to right, then overrides"
+_ERRORS_PAGE = Path(__file__).parents[3] / "docs" / "errors.md"  # in a clone; a wheel has no documents
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run (its run.dir)")]
 
 
@@ -60,13 +67,49 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         codes = dict.fromkeys(part.code for part in error.each())
-        print(f"({', '.join(codes)}; docs/errors.md)", file=sys.stderr)
+        page = "docs/errors.md" if _ERRORS_PAGE.is_file() else f"ulorl explain {' '.join(codes)}"
+        print(f"({', '.join(codes)}; {page})", file=sys.stderr)
         sys.exit(2)
 
 
 @app.command()
+def quickstart(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="changes of the recipe, such as steps=30")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the run that run.dir holds")] = False,
+) -> None:
+    """Train a tiny model to walk through mazes: minutes, no GPU, no download.
+
+    It is `ulorl train` with the recipe `quickstart` of the package; the same command again resumes it.
+
+    ulorl quickstart steps=30
+    """
+    if recipes := [text for text in overrides or [] if "=" not in text]:
+        message = f"{recipes[0]}: quickstart takes key=value only; `ulorl train` takes recipes"
+        raise UserError(message, code=ErrorCode.COMMAND_LINE)
+    config = load([shipped_recipes.named("quickstart")], overrides or [])
+    print(
+        "A tiny model (0.8 million parameters) has learnt to explore mazes. Rewards now teach it to reach the goal.\n"
+        f"{config.steps} steps, and an evaluation before, between and after; 120 steps took 3 to 4 minutes on two "
+        f"cores. The run is in {config.run.dir}: Ctrl-C saves it, and the same command resumes it.\n",
+        flush=True,
+    )
+    _train(config, overwrite=overwrite)
+    run_dir = shlex.quote(config.run.dir)
+    print(
+        f"\nNow open {Path(config.run.dir) / 'report.html'} in a browser: curves, who decoded when, coloured outputs.\n"
+        f"Ask the model: ulorl chat {run_dir} --problem '6:7>21#2,9,15,28'  (6 x 6 cells, from 7 to 21, 4 walls)\n"
+        "Change the recipe: ulorl recipes copy quickstart, then ulorl train recipes/quickstart.toml"
+    )
+
+
+@app.command()
 def train(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="RECIPE... [key=value]...", help=_RECIPES)] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE... [key=value]...", help=_RECIPES, autocompletion=complete_recipe),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="resume this run from its newest checkpoint")
     ] = None,
@@ -80,15 +123,22 @@ def train(
 
     ulorl train --resume runs/quickstart
     """
-    config = None if resume else _config(arguments or [])  # before anything slow is imported
-    from ulorl.training import run
+    if resume:
+        _train(resume, arguments or [])
+    else:
+        _train(_config(arguments or []), overwrite=overwrite)
+
+
+def _train(run: Path | Config, overrides: Sequence[str] = (), *, overwrite: bool = False) -> None:
+    """Train the run of a configuration, or resume the run of a folder with overrides. A signal ends the process."""
     from ulorl.training.interrupts import Interrupted
+    from ulorl.training.run import resume, train
 
     try:
-        if resume:
-            run.resume(resume, arguments or [])
-        elif config:
-            run.train(config, overwrite=overwrite)
+        if isinstance(run, Path):
+            resume(run, overrides)
+        else:
+            train(run, overwrite=overwrite)
     except Interrupted as stopped:
         print(f"\n{stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
@@ -96,7 +146,9 @@ def train(
 
 @app.command()
 def check(
-    arguments: Annotated[list[str], typer.Argument(metavar="RECIPE... [key=value]...", help=_RECIPES)],
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="RECIPE... [key=value]...", help=_RECIPES, autocompletion=complete_recipe)
+    ],
 ) -> None:
     """Check a recipe without loading a model.
 
@@ -128,6 +180,34 @@ def _schedule(rollout: RolloutConfig) -> str:
 
 
 app.command("eval")(evaluate)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Print versions, devices, extras and what is missing, to paste into an issue. It prints no keys."""
+    from ulorl.cli import doctor as facts
+
+    found = facts.examine()
+    print(facts.as_json(found) if as_json else facts.as_text(found))
+
+
+@app.command()
+def explain(
+    codes: Annotated[
+        list[str], typer.Argument(metavar="CODE...", autocompletion=lambda: list(ErrorCode), help="of error messages")
+    ],
+) -> None:
+    """Say what an error code means, and how to fix its cause. All codes: docs/errors.md.
+
+    ulorl explain config-conflict
+    """
+    known = {code.value: code for code in ErrorCode}
+    for text in codes:
+        if text not in known:
+            near = name_some(get_close_matches(text, known))
+            message = f"{text}: there is no such error code" + (f"; did you mean {near}?" if near else "")
+            raise UserError(message, code=ErrorCode.COMMAND_LINE)
+        print(f"{text}: {known[text].cause}\nFix: {known[text].fix}")
 
 
 @app.command()
@@ -212,6 +292,7 @@ def _config(arguments: list[str]) -> Config:
     """Return the configuration of recipes and overrides. An override has an equals sign."""
     if not arguments:
         raise UserError(
-            "give a recipe, for example recipes/quickstart.toml, or --resume RUN", code=ErrorCode.COMMAND_LINE
+            "give a recipe, for example quickstart, or --resume RUN; `ulorl recipes` lists them",
+            code=ErrorCode.COMMAND_LINE,
         )
     return load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
 
+from ulorl.config import shipped_recipes
 from ulorl.config.fields import Finding, StrictConfig
 from ulorl.config.key_messages import findings_of, short_repr
 from ulorl.config.layering import add_layer, merged
@@ -40,7 +41,8 @@ class _Layer:
 def load(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Read recipes from left to right, then `key.sub=value` overrides, into the configuration of a run.
 
-    Raises UserError naming the file or the key.
+    recipes: paths of files, or names of recipes of the package, such as `quickstart`; a file comes first. Raises
+    UserError naming the file or the key.
     """
     return load_class(Config, recipes, overrides)
 
@@ -51,7 +53,8 @@ def load_class(config_class: type[S], recipes: Sequence[str | Path], overrides: 
 def load_class(config_class: object, recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Any: ...
 def load_class(config_class: Any, recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Any:
     """Read recipes and overrides, as `load` does, into another class of configuration, or a union of classes."""
-    layers = [_Layer([_read_toml(Path(recipe))], str(recipe)) for recipe in recipes]
+    files = [shipped_recipes.find(recipe) for recipe in recipes]
+    layers = [_Layer([_read_toml(file)], str(file)) for file in files]
     layers.append(_Layer([parse_override(override) for override in overrides]))
     return _checked(config_class, layers, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
 
@@ -69,9 +72,9 @@ def load_sections(
     base, above: trees of plain values. Raises UserError naming the file or the key.
     """
     layers = [_Layer([base])]
-    for recipe in recipes:
-        tree = _read_toml(Path(recipe))
-        layers.append(_Layer([{name: section for name, section in tree.items() if name in keep}], str(recipe)))
+    for file in map(shipped_recipes.find, recipes):
+        tree = _read_toml(file)
+        layers.append(_Layer([{name: section for name, section in tree.items() if name in keep}], str(file)))
     layers += [_Layer([tree]) for tree in above]
     layers.append(_Layer([parse_override(override) for override in overrides]))
     return _checked(Config, layers, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
@@ -207,7 +210,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a BOM
     except FileNotFoundError:
-        text, code = "no such recipe; recipes/ holds the recipes of the project", ErrorCode.RECIPE_NOT_FOUND
+        text, code = f"no such recipe; {shipped_recipes.hint(path)}", ErrorCode.RECIPE_NOT_FOUND
     except tomllib.TOMLDecodeError as error:
         text = f"not valid TOML: {error}"
     except UnicodeDecodeError as error:

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from ulorl.bench.gpu.case import Case, Figures, Setting, metered, require
+from ulorl.config import shipped_recipes
 from ulorl.config.loading import load
 from ulorl.training.run import resume, train
 
-RECIPE = Path(__file__).parents[4] / "recipes" / "quickstart.toml"
 SMALL = ("rollout.prompts=4", "rollout.max_tokens=32", "eval.problems=8")
 REDUCED = ("engine.dtype=bfloat16", "optim.autocast=bfloat16", "optim.recompute=true", "optim.offload=true")
 
@@ -36,7 +36,7 @@ def _run(setting: Setting, options: Sequence[str]) -> Figures:
             "log.progress=false", "eval.problems=200", *(SMALL if setting.small else ()), *options,
         ]  # fmt: skip
         with metered(setting) as meter:
-            train(load([str(RECIPE)], overrides))
+            train(load([shipped_recipes.named("quickstart")], overrides))
             result = resume(Path(folder) / "run", [f"steps={more}"])
         metrics = [line for line in result.metrics if line["step"]]
     probes = [found for line in metrics if (found := line.get("mismatch/probe_mean")) is not None]
