@@ -100,7 +100,7 @@ def quickstart(
     print(
         f"\nNow open {Path(config.run.dir) / 'report.html'} in a browser: curves, who decoded when, coloured outputs.\n"
         f"Ask the model: ulorl chat {run_dir} --problem '6:7>21#2,9,15,28'  (6 x 6 cells, from 7 to 21, 4 walls)\n"
-        "Change the recipe: ulorl recipes copy quickstart, then ulorl train recipes/quickstart.toml"
+        "Change the recipe: ulorl recipes copy quickstart --to mine, then ulorl train mine/quickstart.toml"
     )
 
 
