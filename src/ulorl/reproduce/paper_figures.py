@@ -39,7 +39,7 @@ class PaperFigures:
     def run(
         self, names: Sequence[str], bars: ProgressBars = SILENT, cancel: CancelToken = NEVER
     ) -> dict[Experiment, list[Claim]]:
-        """Train what is not trained yet, and write the page of each of the experiments `names` as soon as its arms are
+        """Train what the experiments `names` lack, and write the page of every experiment as soon as its arms are
         finished. Returns the judged claims of all experiments whose arms are finished.
 
         Raises UserError for an unusable recipe, before anything is trained, and, after all other experiments, for those
@@ -50,13 +50,12 @@ class PaperFigures:
         self._check(chosen, cfg)
         if "screen" in names:
             self._screen(cfg, bars)
+        found: dict[Experiment, list[Claim]] = {}
         for experiment in chosen:
             with errors:
                 subject = self._subject(experiment, cfg, bars, cancel)
                 self.trainer.train(list(experiment.arms(subject).values()), bars, cancel)
-                self._write(experiment, subject, cfg)
-        found = self._finished(cfg)
-        atomic_files.write_text(self.trainer.out / VERDICTS, experiment_pages.summary(found, self._about(cfg)))
+                found = self._write_finished(cfg)
         errors.raise_errors()
         return found
 
@@ -117,22 +116,23 @@ class PaperFigures:
         seeds = range(self.trainer.seeds)
         return ArmResults(arm, tuple(read_run(self.trainer.run_dir(arm, seed)) for seed in seeds))
 
-    def _write(self, experiment: Experiment, subject: Subject, cfg: Config) -> None:
+    def _write_finished(self, cfg: Config) -> dict[Experiment, list[Claim]]:
+        """Write the pages of all experiments whose arms are finished, and all their verdicts. Returns the claims."""
+        sigmas = tuple(sorted(self.sigmas)) or self._stored_targets() or (0.2,)
+        subject, about = Subject(sigmas, *_lengths(cfg)), self._about(cfg)
+        found = {}
+        for experiment in EXPERIMENTS:
+            with suppress(UserError):  # a folder with other settings: not of this call
+                if not self.trainer.unfinished(list(experiment.arms(subject).values())):
+                    found[experiment] = self._write(experiment, subject, about)
+        atomic_files.write_text(self.trainer.out / VERDICTS, experiment_pages.summary(found, about))
+        return found
+
+    def _write(self, experiment: Experiment, subject: Subject, about: str) -> list[Claim]:
         arms = experiment.arms(subject)
         results = {label: self._results(arm) for label, arm in arms.items()}
         commands = [shlex.join(["ulorl", *self.trainer.command(arm, 0)]) for arm in arms.values()]
-        experiment_pages.write(self.trainer.out, experiment, results, subject, self._about(cfg), commands)
-
-    def _finished(self, cfg: Config) -> dict[Experiment, list[Claim]]:
-        """Return the claims of every experiment whose arms are all finished, also of earlier calls."""
-        subject, found = Subject(self.sigmas or self._stored_targets() or (0.2,), *_lengths(cfg)), {}
-        for experiment in EXPERIMENTS:
-            arms = experiment.arms(subject)
-            with suppress(UserError):  # a folder with other settings: not of this call
-                if not self.trainer.unfinished(list(arms.values())):
-                    results = {label: self._results(arm) for label, arm in arms.items()}
-                    found[experiment] = experiment.claims(results, subject)
-        return found
+        return experiment_pages.write(self.trainer.out, experiment, results, subject, about, commands)
 
     def _about(self, cfg: Config) -> str:
         about, trainer = facts(), self.trainer
