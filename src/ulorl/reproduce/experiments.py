@@ -147,7 +147,7 @@ def _entropy_claims(results: Results, subject: Subject) -> list[Claim]:
         found.append(compared(f"{name}, entropy at the end", "less that of all tokens", more, "nats"))
         found.append(compared(f"{name}, accuracy", "less that of all tokens", _gain(arm, plain), "points"))
     for name in ("DMMPTs", "adaptive bonus"):
-        found.append(_held(f"{name} holds entropy within 20% of its target", results[name], plain, subject.sigma))
+        found.append(_held(f"{name}, entropy held within 20% of its target", results[name], plain, subject.sigma))
     return found
 
 
