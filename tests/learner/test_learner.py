@@ -30,7 +30,7 @@ def test_any_split_into_microbatches_is_one_big_batch(mask: str, gate: str) -> N
     """The denominator is the token count of the whole update, so splitting changes float noise only. tau and sigma are
     set so that the random model has MPTs: the entropies of right samples are 3.4266, 3.4261 and 3.4271, of the batch
     3.4267, so that DMMPTs mask two of three samples with the one gate and all with the other. AdamW's first step is
-    lr g / (|g| + eps), with lr = 1e-2: eps = 1e-4 makes of float noise of 1e-9 in a gradient, as with AVX-512
+    lr g / (|g| + eps), with lr = 1e-2: eps = 1e-4 makes of float noise of 1e-9 in a gradient, as with AVX-512,
     no more than 1e-7 of its weight (1e-8, the default, would make 1e-3), and shows a gradient of another size,
     which the default hides."""
     objective = {"mpt": {"mask": mask, "gate": gate, "tau": 0.02, "sigma": 3.42685}}
