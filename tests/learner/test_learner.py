@@ -30,17 +30,17 @@ def test_any_split_into_microbatches_is_one_big_batch(mask: str, gate: str) -> N
     """The denominator is the token count of the whole update, so splitting changes float noise only. tau and sigma are
     set so that the random model has MPTs: the entropies of right samples are 3.4266, 3.4261 and 3.4271, of the batch
     3.4267, so that DMMPTs mask two of three samples with the one gate and all with the other. AdamW's first step is
-    lr g / (|g| + eps), with lr = 1e-2: eps = 1e-4 makes of float noise of 1e-9 in a gradient, as with AVX-512,
-    no more than 1e-7 of its weight (1e-8, the default, would make 1e-3), and shows a gradient of another size,
-    which the default hides."""
+    lr g / (|g| + eps), with lr = 1e-2: eps = 1e-3 makes of float noise of 1e-9 in a gradient, as with AVX-512, no more
+    than 1e-8 of its weight (1e-8, the default, would make 1e-3), and shows a gradient of another size, which the
+    default hides."""
     objective = {"mpt": {"mask": mask, "gate": gate, "tau": 0.02, "sigma": 3.42685}}
-    one = learner({"microbatch_tokens": 10_000, "layout": "packed", "eps": 1e-4}, objective)
-    many = learner({"microbatch_tokens": 12, "eps": 1e-4}, objective)
+    one = learner({"microbatch_tokens": 10_000, "layout": "packed", "eps": 1e-3}, objective)
+    many = learner({"microbatch_tokens": 12, "eps": 1e-3}, objective)
     first, second = one.update(GROUPS), many.update(GROUPS)
     assert first.means == pytest.approx(second.means, rel=1e-5)
     assert first.tokens == 3 + 7 + 1 + 12 + 2 + 6 + 5 + 7
     for name, tensor in many.publish().tensors:
-        torch.testing.assert_close(tensor, dict(one.publish().tensors)[name], rtol=1e-4, atol=5e-7)
+        torch.testing.assert_close(tensor, dict(one.publish().tensors)[name], rtol=1e-4, atol=1e-7)
     if mask != "off":
         assert first.means["mpt/masked_fraction"] > 0  # the case is not empty
 

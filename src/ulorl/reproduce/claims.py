@@ -51,7 +51,7 @@ def within(text: str, quantity: str, found: Interval, low: float, high: float, u
 def held(text: str, quantity: str, found: Interval, baseline: Interval, low: float, high: float) -> Claim:
     """Return the claim that something holds the quantity from `low` to `high`. That says nothing unless the quantity of
     the baseline, which has no such control, lies outside: it is not resolved then."""
-    claim = within(text, f"{quantity}", found, low, high)
+    claim = within(text, quantity, found, low, high)
     quantity = f"{quantity} (of all tokens {baseline.value:.2f})"
     if claim.verdict == REPRODUCED and not _outside(baseline, low, high):
         return replace(claim, verdict=NOT_RESOLVED, quantity=quantity)
