@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ConfigDict
 
 from ulorl.cli.output_options import check_output_file
-from ulorl.config.fields import StrictConfig
-from ulorl.config.reward_config import MathRewardConfig, RewardConfig
+from ulorl.config.reward_config import RewardConfig, RewardRecipe
 from ulorl.config.unions import variants_of
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -28,13 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Test a reward on recorded outputs, before you train with it.", no_args_is_help=True)
 _SHOWN = 100  # characters of an answer or a reference in a line
-
-
-class _RewardRecipe(StrictConfig):
-    """The section [reward] of a recipe. The other sections are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
-    reward: RewardConfig = MathRewardConfig()
 
 
 @app.callback()
@@ -132,7 +123,7 @@ def _settings(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> Re
             code=ErrorCode.COMMAND_LINE,
         )
     of_kind = [f'reward.kind="{kind}"'] if kind else []
-    return load_class(_RewardRecipe, recipes, [*of_kind, *overrides]).reward
+    return load_class(RewardRecipe, recipes, [*of_kind, *overrides]).reward
 
 
 def _judged(settings: RewardConfig | None, given: Sequence[Case]) -> list[JudgedCase]:

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
@@ -48,14 +49,35 @@ def load(recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config
 
 
 @overload
-def load_class(config_class: type[S], recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> S: ...
+def load_class(
+    config_class: type[S],
+    recipes: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    table: Mapping[str, Any] = ...,
+) -> S: ...
 @overload
-def load_class(config_class: object, recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Any: ...
-def load_class(config_class: Any, recipes: Sequence[str | Path], overrides: Sequence[str] = ()) -> Any:
-    """Read recipes and overrides, as `load` does, into another class of configuration, or a union of classes."""
+def load_class(
+    config_class: object,
+    recipes: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    table: Mapping[str, Any] = ...,
+) -> Any: ...
+def load_class(
+    config_class: Any,
+    recipes: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    table: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """Read recipes and overrides, as `load` does, into another class of configuration, or a union of classes.
+
+    table: plain values, which count as further overrides.
+    """
     files = [shipped_recipes.find(recipe) for recipe in recipes]
     layers = [_Layer([_read_toml(file)], str(file)) for file in files]
-    layers.append(_Layer([parse_override(override) for override in overrides]))
+    layers.append(_Layer([*(parse_override(override) for override in overrides), table]))
     return _checked(config_class, layers, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from ulorl.config.client_config import EndpointClientConfig, EngineClientConfig
 from ulorl.config.fields import MAY_CHANGE, Finding, Natural, Positive, RefusedKeys, StrictConfig
@@ -217,3 +217,10 @@ RewardConfig: TypeAlias = Annotated[
         "reward.verifier (section 3.3 of the paper)"
     ),
 ]
+
+
+class RewardRecipe(StrictConfig):
+    """The section [reward] of a recipe. The other sections are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
+    reward: RewardConfig = MathRewardConfig()
