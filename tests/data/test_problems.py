@@ -315,6 +315,12 @@ def test_bad_tasks_and_settings_are_refused(
         gym(task, size, settings=settings)
 
 
+def test_countdown_refuses_a_setting_with_the_name_of_an_argument() -> None:
+    for held_out in (False, True):
+        with refused(ErrorCode.DATA_GENERATOR, key="data.settings.held_out"):
+            load_problems(CountdownDataConfig(size=20, settings={"held_out": True}), held_out=held_out)
+
+
 def test_countdown_has_two_sides() -> None:
     data = CountdownDataConfig(size=20, settings={"numbers": [3]})
     train, held_out = load_problems(data), load_problems(data, held_out=True)

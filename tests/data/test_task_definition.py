@@ -134,6 +134,31 @@ def test_a_setting_of_the_wrong_type_is_refused_with_its_task_value_and_message(
     assert "Untaught cannot draw a problem: TypeError: " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "body", "said"),
+    [
+        ("draw", "return None", "returned None; it must return the text of a problem, a str"),
+        ("draw", "return 3", "returned 3; it must return the text of a problem, a str"),
+        ("draw", "return 'a\\0'", "returned a text that holds a NUL character at position 2"),
+        ("draw", "return {}['q']", "raised KeyError: 'q' (mine.py, line 8); it must return"),
+        ("key", "return 4", "returned 4; it must return a text that is equal for problems on the same side, a str"),
+        ("key", "return [][0]", "raised IndexError: list index out of range (mine.py, line 17); it must return"),
+    ],
+)
+def test_a_method_that_fails_is_named_with_its_line_and_what_it_must_return(
+    method: str, body: str, said: str, tmp_path: Path
+) -> None:
+    lines = [*USERS.splitlines(), "", "    def key(self, problem):", "        return problem"]
+    line = {"draw": 7, "key": 16}[method]
+    lines[line] = f"        {body}"
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    find_task.cache_clear()
+    for held_out in (False, True):
+        with refused(GENERATOR, key="data.task", file=tmp_path / "mine.py") as caught:
+            task_problems("mine.py", 3, 0, {}, held_out=held_out)
+        assert f"Echo.{method} (mine.py, line {line}) {said}" in str(caught.value)
+
+
 def test_a_task_may_take_every_setting() -> None:
     assert set(AnySettings().problems(2, 0, size=1, seed=2)) <= {"1", "2", "3"}
     assert len(AnySettings().training_problems(2, random.Random(0), size=6)) == 2
@@ -187,6 +212,7 @@ def test_the_example_of_the_documents_is_a_task(tmp_path: Path) -> None:
         ("named.py:Other", USERS),
         ("number.py:words", "words = 3"),
         ("abstract.py", USERS.replace("def check", "def chek")),
+        ("unmade.py", USERS + "\n    def __init__(self):\n        raise OSError('no word list')\n"),
     ],
 )
 def test_anything_else_is_refused(name: str, content: str | None, tmp_path: Path) -> None:

@@ -155,6 +155,29 @@ def test_wrong_demonstrations_are_refused(line: str, instead: str, longest: int,
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        (
+            "return problem",
+            "return None",
+            "Echo.demonstrate (wrong.py, line 10) returned None; it must return an output",
+        ),
+        ("return problem", "return rng[0]", "Echo.demonstrate (wrong.py, line 10) raised TypeError: "),
+        ("return output == problem", "return ''[3]", "Echo.check (wrong.py, line 13) raised IndexError: "),
+        ("return output == problem", "return 'yes'", "Echo.check (wrong.py, line 13) returned 'yes'; it must return"),
+        ('return "".join', "return print", "Echo.draw (wrong.py, line 7) returned None; it must return the text of a"),
+    ],
+)
+def test_a_method_that_fails_is_refused_with_its_line(line: str, instead: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(USERS.replace(line, instead))
+    find_task.cache_clear()
+    with refused(ErrorCode.DATA_GENERATOR, key="TASK", file=tmp_path / "wrong.py") as caught:
+        make_tiny("wrong.py", tmp_path / "new", SMALL, progress=False)
+    assert said in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
 def test_too_few_held_out_problems_are_refused_before_the_training(tmp_path: Path) -> None:
     """There are 32 words of five letters, some of them to train on."""
     (tmp_path / "few.py").write_text(USERS.replace("length=6", "length=5"))

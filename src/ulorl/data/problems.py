@@ -42,7 +42,9 @@ def load_located(data: DataConfig, *, held_out: bool = False) -> tuple[list[Prob
     """Return the problems as `load_problems` does, and by id the place (file and line) of each that has one."""
     if isinstance(data, CountdownDataConfig):
         from ulorl.data import countdown
+        from ulorl.data.task_definition import refuse_held_out
 
+        refuse_held_out("data.kind=countdown", data.settings)
         return countdown.problems(data.size, data.seed, held_out=held_out, **data.settings), {}
     if isinstance(data, TaskDataConfig):
         from ulorl.data.task_lookup import task_problems

@@ -10,6 +10,7 @@ import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from traceback import extract_tb
@@ -17,7 +18,7 @@ from typing import Any
 
 from ulorl.data.problem_keys import is_held_out
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import UserError, bad_character, one_line
 from ulorl.rng import Stream, generator
 
 MOST_MISSES = 2000  # draws in a row that give no new problem: then there are too few
@@ -88,17 +89,79 @@ class DrawnTask(TaskDefinition):
         _check_names(self, settings)
         misses = 0
         while misses < MOST_MISSES:
-            try:
-                problem = self.draw(rng, **settings)
-            except (TypeError, ValueError) as error:
-                raise _refusal(self, settings, error) from error
+            with calling(self, "draw"):
+                try:
+                    problem = checked_text(self, "draw", self.draw(rng, **settings))
+                except (TypeError, ValueError) as error:
+                    raise _refusal(self, settings, error) from error
+            with calling(self, "key"):
+                key = checked_text(self, "key", self.key(problem))
             misses += 1
-            if is_held_out(self.key(problem)) == held_out:
+            if is_held_out(key) == held_out:
                 misses = 0
                 yield problem
         side = "held-out" if held_out else "training"
         text = f"{type(self).__name__}: {MOST_MISSES} draws in a row gave no {side} problem; widen its settings"
         raise UserError(text, code=ErrorCode.DATA_TOO_FEW, key="data.settings")
+
+
+_RETURNS = {
+    "draw": "the text of a problem, a str",
+    "key": "a text that is equal for problems on the same side, a str",
+    "demonstrate": "an output that answers the problem correctly, a str",
+    "check": "whether the output is right, True or False",
+}
+
+
+@contextmanager
+def calling(task: TaskDefinition, method: str) -> Iterator[None]:
+    """Call a method of a task, which may be the user's code, in the block. What it raises becomes a UserError that
+    names the method, its line and what it should return."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise task_fault(task, method, f"raised {one_line(error)}{_line_of(task, method, error)}") from error
+
+
+def checked_text(task: TaskDefinition, method: str, found: object) -> str:
+    """Return what a method of a task returned. Raises UserError when it is no text, or one that cannot be encoded."""
+    if not isinstance(found, str):
+        raise task_fault(task, method, f"returned {found!r:.100}")
+    if bad := bad_character(found):
+        raise task_fault(task, method, f"returned a text that {bad}")
+    return found
+
+
+def refuse_held_out(source: str, settings: Mapping[str, Any]) -> None:
+    """Raise UserError when `settings` has the name of the argument that chooses a generator's side."""
+    if "held_out" in settings:
+        text = (
+            f"{source}: a setting cannot have the name held_out; training takes the training side, and evaluation the "
+            "held-out side"
+        )
+        raise UserError(text, code=ErrorCode.DATA_GENERATOR, key="data.settings.held_out")
+
+
+def task_fault(task: TaskDefinition, method: str, what: str) -> UserError:
+    """Return the error of a method that did `what`: it names the method, its line and what it should return."""
+    file, line = _place(task, method)
+    text = f"{type(task).__name__}.{method} ({Path(file).name}, line {line}) {what}; it must return {_RETURNS[method]}"
+    return UserError(text, code=ErrorCode.DATA_GENERATOR, file=file, key="data.task")
+
+
+def _place(task: TaskDefinition, method: str) -> tuple[str, int]:
+    """Return the file of a method, and the line at which it begins."""
+    code = inspect.unwrap(getattr(type(task), method)).__code__
+    return code.co_filename, code.co_firstlineno
+
+
+def _line_of(task: TaskDefinition, method: str, error: Exception) -> str:
+    """Return the innermost line of the method's file at which an exception passed; "" when there is none."""
+    file, _ = _place(task, method)
+    lines = [at.lineno for at in extract_tb(error.__traceback__) if at.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if lines else ""
 
 
 def _check_names(task: DrawnTask, settings: Mapping[str, Any]) -> None:
@@ -117,8 +180,7 @@ def _refusal(task: DrawnTask, settings: Mapping[str, Any], error: TypeError | Va
     name, given = type(task).__name__, ", ".join(f"{key}={value!r}" for key, value in settings.items())
     text = str(error)
     if isinstance(error, TypeError):
-        lines = [f" ({Path(at.filename).name}, line {at.lineno})" for at in extract_tb(error.__traceback__)[1:2]]
-        text = f"TypeError: {text}{''.join(lines)}"
+        text = f"TypeError: {text}{_line_of(task, 'draw', error)}"
     if given:
         return UserError(f"{name} refuses {given}: {text}", code=ErrorCode.DATA_GENERATOR, key="data.settings")
     return UserError(f"{name} cannot draw a problem: {text}", code=ErrorCode.DATA_GENERATOR, key="data.task")

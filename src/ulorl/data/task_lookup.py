@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ulorl.common.importing import imported_attribute
-from ulorl.data.task_definition import TaskDefinition
+from ulorl.data.task_definition import TaskDefinition, refuse_held_out
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import UserError, one_line
 from ulorl.types import Problem
 
 BUILT_IN = {
@@ -33,8 +33,9 @@ def find_task(name: str) -> TaskDefinition:
         task = found() if isinstance(found, type) and issubclass(found, TaskDefinition) else found
     except LookupError as error:
         raise _refusal(name, str(error)) from None
-    except TypeError as error:  # an abstract class
-        raise _refusal(name, str(error)) from error
+    except Exception as error:  # a TypeError: an abstract class
+        why = str(error) if isinstance(error, TypeError) else f"its __init__ raised {one_line(error)}"
+        raise _refusal(name, why) from error
     if not isinstance(task, TaskDefinition):
         raise _refusal(
             name, f"is a {type(task).__name__}, not a class derived from ulorl.data.task_definition.DrawnTask"
@@ -49,9 +50,7 @@ def task_problems(
 
     Raises UserError for an unknown task or setting, and when there are fewer problems.
     """
-    if "held_out" in settings:  # the name of an argument
-        text = f"task {name!r}: a setting cannot have the name held_out"
-        raise UserError(text, code=ErrorCode.DATA_GENERATOR, key="data.settings.held_out")
+    refuse_held_out(f"task {name!r}", settings)
     texts = find_task(name).problems(size, seed, held_out=held_out, **settings)
     return [Problem(id=f"{name}-{text}", prompt=text, meta={"task": name}) for text in texts]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from ulorl.data.task_definition import TaskDefinition
+from ulorl.data.task_definition import TaskDefinition, calling, checked_text, task_fault
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.warmup.warm_up_config import WarmUpConfig
@@ -31,14 +31,18 @@ def check_demonstrations(
     task: TaskDefinition, tokenizer: PreTrainedTokenizerBase, config: WarmUpConfig, rng: random.Random
 ) -> None:
     """Check that demonstrations consist of the task's words, that its checker accepts them, and that some are not too
-    long. Raises UserError with the first that is wrong."""
+    long. Raises UserError with the first that is wrong, and when a method of the task fails."""
     too_long = 0
     for problem in task.training_problems(CHECKED, rng, **config.settings):
-        output = task.demonstrate(problem, rng)
+        output = _demonstration(task, problem, rng)
         text = problem + PROMPT_END + output
         if tokenizer.unk_token_id in tokenizer(text)["input_ids"]:
             raise _refusal(f"{text!r} has words that the task does not list")
-        if not task.check(problem, output):
+        with calling(task, "check"):
+            right: object = task.check(problem, output)
+        if not isinstance(right, bool):
+            raise task_fault(task, "check", f"returned {right!r:.100}")
+        if not right:
             raise _refusal(f"its checker refuses its own demonstration {output!r} for {problem!r}")
         too_long += _example(problem, output, tokenizer, config) is None
     if too_long == CHECKED:
@@ -51,7 +55,7 @@ def training_batches(
     """Yield tokens and labels, [B, T] each, without end. They are padded on the right; only outputs are trained on."""
     while True:
         examples = [
-            _example(problem, task.demonstrate(problem, rng), tokenizer, config)
+            _example(problem, _demonstration(task, problem, rng), tokenizer, config)
             for problem in task.training_problems(CHUNK, rng, **config.settings)
         ]
         cut: list[list[Example]] = [[]]
@@ -63,6 +67,11 @@ def training_batches(
         for batch in filter(None, cut):
             tokens, labels = ([example[part] for example in batch] for part in (0, 1))
             yield pad_sequence(tokens, True, tokenizer.pad_token_id), pad_sequence(labels, True, IGNORED)
+
+
+def _demonstration(task: TaskDefinition, problem: str, rng: random.Random) -> str:
+    with calling(task, "demonstrate"):
+        return checked_text(task, "demonstrate", task.demonstrate(problem, rng))
 
 
 def _example(
