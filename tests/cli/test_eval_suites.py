@@ -56,7 +56,8 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
 
 
 def test_one_command_at_a_time_writes_an_evaluation(tmp_path: Path) -> None:
-    """Refused before anything is decoded or removed. Another model may be evaluated into the same --out meanwhile."""
+    """Refused before anything is decoded or removed. Another model may be evaluated into the same --out meanwhile, and
+    the tables have both."""
     out, other = tmp_path / "out", changed_model(tmp_path / "other")
     options = ["--suite", "countdown", "--max-tokens", "16", "--no-entropy", *SMALL, "--out", str(out)]
     assert run(["eval", "ulorl:tiny", *options])[0] == 0
@@ -73,6 +74,9 @@ def test_one_command_at_a_time_writes_an_evaluation(tmp_path: Path) -> None:
     code, _, err = run(["eval", "ulorl:tiny", *options, "--overwrite"])
     assert code == 0, err
     assert (folder / "samples.jsonl").read_bytes() == samples  # the same evaluation, made again
+    found = json.loads((out / "results.json").read_text())
+    assert [one["model"] for one in found["results"]] == ["ulorl:tiny", str(other)]
+    assert f"countdown, 16 tokens: {other} - ulorl:tiny = " in (out / "tables.md").read_text()
 
 
 @pytest.mark.parametrize(

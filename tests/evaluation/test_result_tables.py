@@ -10,6 +10,7 @@ import numpy as np
 from ulorl.evaluation.result_tables import (
     SuiteResult,
     accuracy_table,
+    all_tables,
     as_json,
     difference_lines,
     figures_table,
@@ -23,9 +24,8 @@ def result(model: str, suite: str, max_tokens: int, *right: str, entropy: bool =
     tokens = np.arange(4, dtype=np.int32)
     answers = [Answer(tokens, digit == "0", float(digit), digit) for of_one in right for digit in of_one]
     figures = EntropyFigures(0.25, 0.5, 0.125) if entropy else None
-    return SuiteResult(
-        model, suite, max_tokens, summarise(answers, len(right[0])), figures, tuple("abcdef"[: len(right)])
-    )
+    summary, problems = summarise(answers, len(right[0])), tuple("abcdef"[: len(right)])
+    return SuiteResult(model, suite, max_tokens, f"avg@{len(right[0])}", summary, figures, problems)
 
 
 RESULTS = [
@@ -103,3 +103,11 @@ def test_json_holds_everything_and_no_nan() -> None:
     assert found["results"][-1]["entropy"]["mpt_entropy"] == 0.125
     assert found["results"][0]["pass_at"] == {"1": 0.5, "2": 2 / 3}
     assert [one["baseline"] for one in found["differences"]] == ["base"]
+
+
+def test_results_under_other_conditions_stand_apart() -> None:
+    """One sample of each problem in place of two: no column and no difference has both."""
+    one = result("one sample", "aime25", 32, "1", "1", "0")
+    text = all_tables([*RESULTS, one])
+    assert text == f"## avg@2\n\n{all_tables(RESULTS)}\n\n## avg@1\n\n{figures_table([one])}"
+    assert not difference_lines([RESULTS[0], one])

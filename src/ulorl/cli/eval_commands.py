@@ -102,7 +102,7 @@ def _evaluate_suites(planned: Sequence[SuiteEvaluation], out: Path, json_file: P
         if overwrite:
             for evaluation in planned:
                 clear(evaluation.folder)
-        _write(_results(planned, inputs, out), out, json_file)
+        _write(planned, _results(planned, inputs, out), out, json_file)
 
 
 def _results(planned: Sequence[SuiteEvaluation], inputs: Sequence[Inputs], out: Path) -> list[SuiteResult]:
@@ -123,23 +123,17 @@ def _results(planned: Sequence[SuiteEvaluation], inputs: Sequence[Inputs], out: 
     return results
 
 
-def _write(results: Sequence[SuiteResult], out: Path, json_file: Path | None) -> None:
-    """Print the tables, and write them with the results as JSON into the folder of the evaluations."""
-    from ulorl.common import atomic_files
-    from ulorl.evaluation.result_tables import accuracy_table, as_json, difference_lines, figures_table
+def _write(
+    planned: Sequence[SuiteEvaluation], results: Sequence[SuiteResult], out: Path, json_file: Path | None
+) -> None:
+    """Print the tables of these evaluations, and write those of all evaluations in the folder."""
+    from ulorl.evaluation.result_tables import all_tables, as_json
+    from ulorl.evaluation.stored_results import write_tables
 
-    suites = dict.fromkeys(result.suite for result in results)
-    parts = [figures_table([result for result in results if result.suite == suite]) for suite in suites]
-    if len(results) > 1:
-        parts.insert(0, accuracy_table(results))
-    parts += ["\n".join(lines)] if (lines := difference_lines(results)) else []
-    text = "\n\n".join(parts)
-    print(text)
-    found = json.dumps(as_json(results), indent=2) + "\n"
-    atomic_files.write_text(out / "tables.md", text + "\n")
-    atomic_files.write_text(out / "results.json", found)
+    print(all_tables(results))
+    write_tables(out, [evaluation.folder for evaluation in planned])
     if json_file:
-        json_file.write_text(found, encoding="utf-8")
+        json_file.write_text(json.dumps(as_json(results), indent=2) + "\n", encoding="utf-8")
 
 
 def _evaluate_held_out(config: Config, json_file: Path | None) -> None:

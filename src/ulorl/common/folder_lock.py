@@ -16,16 +16,17 @@ _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  
 
 
 @contextmanager
-def locked(lock_file: Path, *, busy: UserError, fix: str) -> Iterator[None]:
+def locked(lock_file: Path, *, busy: UserError, fix: str, wait: float = 0) -> Iterator[None]:
     """Hold the lock of the folder of `lock_file`, which is created if needed. One process has it at a time; it ends
     with the process, however that ends. At the end a folder that it created is removed if nothing was put into it.
 
     lock_file: empty; the operating system knows who holds it. busy: raised when another process, or another call, has
-    the lock. fix: what to do when the folder cannot be created or written, which raises UserError too.
+    the lock. fix: what to do when the folder cannot be created or written, which raises UserError too. wait: seconds
+    that the lock is waited for.
     """
     folder = lock_file.parent
     # No fallback to a marker file: after a kill it would stay, and refuse the folder on another host for good.
-    lock = FileLock(lock_file, timeout=0, fallback_to_soft=False)
+    lock = FileLock(lock_file, timeout=wait, fallback_to_soft=False)
     with atomic_files.writing(folder, lambda: fix):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)

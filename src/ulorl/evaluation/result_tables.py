@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ulorl.common.markdown import table
+from ulorl.evaluation.estimators import Lengths
 from ulorl.evaluation.paired_difference import Difference, paired_difference
 from ulorl.evaluation.summary import Summary
 from ulorl.evaluation.token_entropy import EntropyFigures
@@ -20,6 +21,7 @@ class SuiteResult:
     model: str  # with its model.rope
     suite: str
     max_tokens: int
+    conditions: str  # how answers were drawn and judged; only results under the same ones are compared
     summary: Summary
     entropy: EntropyFigures | None  # None: not measured
     problems: tuple[str, ...]  # a hash for each of `summary.by_problem`: problems with the same one are paired
@@ -28,6 +30,27 @@ class SuiteResult:
     def name(self) -> str:
         """The model with the output length."""
         return f"{self.model}, {self.max_tokens}"
+
+
+def all_tables(results: Sequence[SuiteResult]) -> str:
+    """Return the tables of results, and their differences. Results under other conditions have tables of their own,
+    each under a heading that says the conditions."""
+    parts = {
+        conditions: _tables([result for result in results if result.conditions == conditions])
+        for conditions in dict.fromkeys(result.conditions for result in results)
+    }
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return "\n\n".join(f"## {conditions}\n\n{text}" for conditions, text in parts.items())
+
+
+def _tables(results: Sequence[SuiteResult]) -> str:
+    suites = dict.fromkeys(result.suite for result in results)
+    parts = [figures_table([result for result in results if result.suite == suite]) for suite in suites]
+    if len(results) > 1:
+        parts.insert(0, accuracy_table(results))
+    parts += ["\n".join(lines)] if (lines := difference_lines(results)) else []
+    return "\n\n".join(parts)
 
 
 def accuracy_table(results: Sequence[SuiteResult]) -> str:
@@ -52,12 +75,12 @@ def figures_table(results: Sequence[SuiteResult]) -> str:
 
 
 def differences(results: Sequence[SuiteResult]) -> list[tuple[SuiteResult, SuiteResult, Difference | None]]:
-    """Return each result with the first one of its suite and output length, and how they differ on the problems that
-    both have."""
+    """Return each result with the first one of its suite, output length and conditions, and how they differ on the
+    problems that both have."""
     first: dict[tuple[object, ...], SuiteResult] = {}
     found = []
     for result in results:
-        baseline = first.setdefault((result.suite, result.max_tokens), result)
+        baseline = first.setdefault((result.suite, result.max_tokens, result.conditions), result)
         if baseline is not result:
             found.append((result, baseline, _difference(result, baseline)))
     return found
@@ -81,19 +104,7 @@ def difference_lines(results: Sequence[SuiteResult]) -> list[str]:
 def as_json(results: Sequence[SuiteResult]) -> dict[str, Any]:
     """Return results and differences as JSON values."""
     return {
-        "results": [
-            {
-                "model": result.model,
-                "suite": result.suite,
-                "max_tokens": result.max_tokens,
-                **_json_values(asdict(result.summary)),
-                "interval": interval and [interval.low, interval.high],
-                "entropy": result.entropy and asdict(result.entropy),
-                "problems": list(result.problems),
-            }
-            for result in results
-            for interval in [result.summary.interval]
-        ],
+        "results": [as_entry(result) for result in results],
         "differences": [
             {
                 "suite": result.suite,
@@ -106,6 +117,34 @@ def as_json(results: Sequence[SuiteResult]) -> dict[str, Any]:
             for result, baseline, difference in differences(results)
         ],
     }
+
+
+def as_entry(result: SuiteResult) -> dict[str, Any]:
+    """Return a result as JSON values."""
+    interval = result.summary.interval
+    return {
+        "model": result.model,
+        "suite": result.suite,
+        "max_tokens": result.max_tokens,
+        "conditions": result.conditions,
+        **_json_values(asdict(result.summary)),
+        "interval": interval and [interval.low, interval.high],
+        "entropy": result.entropy and asdict(result.entropy),
+        "problems": list(result.problems),
+    }
+
+
+def of_entry(entry: Mapping[str, Any]) -> SuiteResult:
+    """Return the result that `as_entry` turned into JSON values. Raises LookupError, TypeError, ValueError or
+    AttributeError for anything else."""
+    values = {field.name: entry[field.name] for field in fields(Summary)}
+    values |= {name: math.nan for name in ("accuracy", "stderr") if values[name] is None}
+    values["by_problem"] = tuple(values["by_problem"])
+    values["pass_at"] = {int(k): value for k, value in values["pass_at"].items()}
+    values["lengths"] = Lengths(**values["lengths"])
+    entropy = entry["entropy"] and EntropyFigures(**entry["entropy"])
+    about = (entry["model"], entry["suite"], entry["max_tokens"], entry["conditions"])
+    return SuiteResult(*about, Summary(**values), entropy, tuple(entry["problems"]))
 
 
 def _common(result: SuiteResult, baseline: SuiteResult) -> list[str]:

@@ -4,6 +4,7 @@ settings.json    what is evaluated and how; a folder holds one evaluation
 evaluation.lock  empty; the operating system knows which process writes here
 samples.jsonl    the answers, one JSON object a line, by problem and run
 entropies/       a file for each block of problems: log-probs and entropies of all output tokens
+results.json     the figures, when the evaluation is finished (`stored_results`)
 
 Problems are answered in blocks. A block is decoded from an idle engine and written whole, and a resumed evaluation
 begins at the first block that is not there: the engine meets the same batches, so that its answers are the same bit for
@@ -29,7 +30,7 @@ from ulorl.errors import UserError
 from ulorl.evaluation.summary import Answer
 from ulorl.types import LogProbs, Problem, Scored, Status
 
-SETTINGS, SAMPLES, ENTROPIES = "settings.json", "samples.jsonl", "entropies"
+SETTINGS, SAMPLES, ENTROPIES, RESULTS = "settings.json", "samples.jsonl", "entropies", "results.json"
 LOCK = "evaluation.lock"
 
 
@@ -55,6 +56,7 @@ def locked(folder: Path) -> AbstractContextManager[None]:
 def clear(folder: Path) -> None:
     """Remove the evaluation that a folder holds, but not its lock. The settings go last: a kill meanwhile leaves the
     old evaluation with less in it, never answers without the settings that decided them."""
+    (folder / RESULTS).unlink(missing_ok=True)
     atomic_files.remove(folder / ENTROPIES)
     (folder / SAMPLES).unlink(missing_ok=True)
     (folder / SETTINGS).unlink(missing_ok=True)

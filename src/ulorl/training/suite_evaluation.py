@@ -20,6 +20,7 @@ from ulorl.engines.factory import pick_device
 from ulorl.evaluation.avg_at_k import answer_problems
 from ulorl.evaluation.result_tables import SuiteResult
 from ulorl.evaluation.stored_evaluation import StoredEvaluation
+from ulorl.evaluation.stored_results import store_results
 from ulorl.evaluation.summary import Answer, cut_at, summarise
 from ulorl.evaluation.token_entropy import EntropyFigures, entropy_figures, score_tokens
 from ulorl.learner.policy import Policy
@@ -56,7 +57,7 @@ class SuiteEvaluation:
         return load_evaluation(self.config)
 
     def run(self, inputs: Inputs, bars: ProgressBars = SILENT, cancel: CancelToken = NEVER) -> list[SuiteResult]:
-        """Answer the problems that are not answered yet, and return the result at each length.
+        """Answer the problems that are not answered yet; store the result at each length, and return them.
 
         inputs: what `check` returned. The caller holds the lock of the folder (`stored_evaluation.locked`) from before
         the first call until it has the results. Raises UserError when the folder holds another evaluation, and
@@ -74,7 +75,9 @@ class SuiteEvaluation:
             self._score(inputs, stored, answers, bars, cancel)
         # Without the token ids, because models with other tokenizers are compared on the same problems too.
         keys = tuple(_hash((problem.id, problem.prompt, problem.answer)) for problem, _ in problems)
-        return [self._result(stored, answers, length, keys) for length in self.lengths]
+        results = [self._result(stored, answers, length, keys) for length in self.lengths]
+        store_results(self.folder, results)
+        return results
 
     def _settings(self, inputs: Inputs, block: int) -> dict[str, Any]:
         """Return what decides the answers."""
@@ -147,7 +150,16 @@ class SuiteEvaluation:
     ) -> SuiteResult:
         cut = [cut_at(answer, length) for answer in answers]
         entropy = self._entropy(stored, cut) if self.entropy else None
-        return SuiteResult(self.model, self.suite, length, summarise(cut, stored.samples), entropy, problems)
+        summary = summarise(cut, stored.samples)
+        return SuiteResult(self.model, self.suite, length, self._conditions(), summary, entropy, problems)
+
+    def _conditions(self) -> str:
+        """Return what results need to share to be compared."""
+        how = self.config.eval
+        return (
+            f"avg@{how.samples}, temperature {how.temperature:g}, top-p {how.top_p:g}, top-k {how.top_k}, judged by "
+            f"reward.kind={self.config.reward.kind}"
+        )
 
     def _entropy(self, stored: StoredEvaluation, answers: Sequence[Answer]) -> EntropyFigures:
         """Return the entropy figures of answers that may be cut."""
