@@ -11,6 +11,6 @@ def model_path(task: str = "countdown") -> Path:
     countdown: an earlier `ulorl tiny make` made it, as `ulorl tiny make countdown OUT steps=400 schedule=700` would,
     but with `torch.optim.Muon`, whose bfloat16 rounds differently: that command makes as good a model with other
     weights. maze: `ulorl tiny make maze OUT steps=800 batch_tokens=1024 eval_tokens=48` made it; on another processor
-    the same command gives other weights.
+    the same command gives other weights. The weights of both are rounded to float16, so that the package stays small.
     """
     return Path(__file__).parent / task
