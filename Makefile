@@ -16,7 +16,7 @@ TORCH ?= torch==2.13.0
 # Python compiles the modules that it imports; to compile all that is installed takes a minute for each environment.
 INSTALL := -m pip install --quiet --no-compile
 
-.PHONY: help setup setup-engines quickstart wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
+.PHONY: help setup setup-engines quickstart docs wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -91,6 +91,14 @@ test-gpu: ## run what needs a GPU and no vLLM, with the torch of PYTHON, in 10 m
 faults: $(READY) ## kill runs, and processes of runs on Ray, at random instants; check that no sample is lost or duplicated
 	$(BIN)/python tests/helpers/faults.py
 	$(BIN)/python tests/helpers/actor_faults.py
+
+$(VENV)/.ready-docs: $(READY)
+	@$(BIN)/python $(INSTALL) --group docs
+	@touch $@
+
+docs: $(VENV)/.ready-docs ## build the documentation site into build/docs; broken links and missing references fail
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "open build/docs/index.html"
 
 bad-input: $(READY) ## check that 5,000 bad configurations, data files and model folders, and 50 commands are refused
 	$(BIN)/python tests/helpers/bad_inputs.py

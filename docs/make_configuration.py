@@ -37,7 +37,8 @@ This page is written by `docs/make_configuration.py`.
 WARM_UP = """
 ## Settings of `ulorl tiny make`
 
-`ulorl tiny make TASK OUT key=value...` makes a tiny model by supervised training ([data.md](data.md#tasks)).
+`ulorl tiny make TASK OUT key=value...` makes a tiny model of a task by supervised training
+([how](own_task.md#make-a-model-of-it)).
 
 | key | default | allowed | meaning |
 |---|---|---|---|

@@ -12,7 +12,9 @@ HEAD = """# Errors
 
 An error that you can fix is printed without a traceback, and the command exits with code 2. In Python it is a
 `ulorl.UserError`; the fields `code`, `file`, `key` and `record` say what is wrong and where. A code keeps its meaning
-in later versions. This page is written by `docs/make_errors.py` from `src/ulorl/error_codes.py`.
+in later versions. `ulorl explain CODE` prints the entry of a code, also where this page is not installed.
+
+This page is written by `docs/make_errors.py` from `src/ulorl/error_codes.py`.
 """
 
 
@@ -24,7 +26,7 @@ def page() -> str:
             parts.append(f"## {group[1]}\n")
         elif member := re.match(r"    ([A-Z_]+) = ", line):
             code = ErrorCode[member[1]]
-            parts.append(f"**`{code.value}`**: {code.cause}  \nFix: {code.fix}\n")
+            parts.append(f"### `{code.value}`\n\n{code.cause}\n\nFix: {code.fix}\n")
     return "\n".join(parts)
 
 

@@ -53,6 +53,12 @@ def test_links_have_targets(document: Path) -> None:
     assert not dead
 
 
+def test_every_page_is_in_the_index() -> None:
+    """The navigation of the site is made from the links of index.md."""
+    linked = {target for target, _ in LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - linked == {"index.md"}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_every_row_belongs_to_a_table_with_a_header(document: Path) -> None:
     lines = ["", *document.read_text(encoding="utf-8").splitlines(), ""]

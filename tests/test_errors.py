@@ -19,7 +19,7 @@ SOURCES = sorted(Path(ulorl.__file__).parent.rglob("*.py"))
 def test_the_page_is_made_from_the_codes() -> None:
     maker = runpy.run_path(str(ROOT / "docs" / "make_errors.py"))
     assert (ROOT / "docs" / "errors.md").read_text(encoding="utf-8") == maker["page"]()
-    assert all(f"**`{code}`**" in maker["page"]() for code in ErrorCode)
+    assert all(f"\n### `{code}`\n" in maker["page"]() for code in ErrorCode)  # the anchor that an error names
 
 
 def test_every_code_is_used() -> None:

@@ -304,7 +304,7 @@ def test_real_data(tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_key() -> None:
-    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/cleaning.md").read_text(encoding="utf-8")
     for name, field in CleaningConfig.model_fields.items():
         keys = getattr(field.annotation, "model_fields", {}) if field.annotation else {}
         for key in [] if name in ("sources", "models", "examples") else {name, *keys} - {"enabled"}:

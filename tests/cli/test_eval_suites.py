@@ -49,7 +49,7 @@ def test_two_models_in_one_table(tmp_path: Path) -> None:
     assert run(arguments)[1] == printed  # from what is stored
     code, _, err = run([*arguments, "eval.temperature=0.5"])
     assert code == 2
-    assert "(evaluation-taken; docs/errors.md)" in err
+    assert "(evaluation-taken; docs/errors.md#evaluation-taken)" in err
     code, again, err = run([*arguments, "eval.temperature=0.5", "--overwrite", "--no-entropy"])
     assert code == 0, err
     assert "entropy" not in again
@@ -68,7 +68,7 @@ def test_one_command_at_a_time_writes_an_evaluation(tmp_path: Path) -> None:
             code, printed, err = run(["eval", "ulorl:tiny", *more, *options])
             assert (code, printed) == (2, "")
             assert f"{folder}: another process writes this evaluation" in err
-            assert "(evaluation-locked; docs/errors.md)" in err
+            assert "(evaluation-locked; docs/errors.md#evaluation-locked)" in err
         assert run(["eval", str(other), *options])[0] == 0
     assert (folder / "samples.jsonl").read_bytes() == samples
     code, _, err = run(["eval", "ulorl:tiny", *options, "--overwrite"])

@@ -85,18 +85,21 @@ def test_help_teaches() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),  # of which the second line of the output, the code, is a part
     [
-        (["train"], "(command-line; docs/errors.md)"),
-        (["train", "none.toml"], "(recipe-not-found; docs/errors.md)"),
-        (["train", RECIPE, "optim.rl=1"], "(config-unknown-key; docs/errors.md)"),
-        (["train", RECIPE, "rollout.segments=5", "seed=x"], "(config-bad-value, config-conflict; docs/errors.md)"),
+        (["train"], "(command-line; docs/errors.md#command-line)"),
+        (["train", "none.toml"], "(recipe-not-found; docs/errors.md#recipe-not-found)"),
+        (["train", RECIPE, "optim.rl=1"], "(config-unknown-key; docs/errors.md#config-unknown-key)"),
+        (
+            ["train", RECIPE, "rollout.segments=5", "seed=x"],
+            "(config-bad-value, config-conflict; docs/errors.md#config-bad-value)",
+        ),
         (["train", RECIPE, "data.kind=files", "data.path=none.jsonl"], "none.jsonl"),
         (["train", RECIPE, "model.path=/nowhere/model"], "/nowhere/model"),
         (["train", RECIPE, "reward.kind=function", "reward.function=no_such_module:f"], "no_such_module"),
         (["train", RECIPE, "data.kind=reasoning_gym", "data.task=chain_sun"], "chain_sun"),
         (["train", RECIPE, "log.wandb=true"], "wandb"),
         (["train", "--resume", "nowhere"], "nowhere"),
-        (["eval", RECIPE, "eval.data={}", "eval.problems=x"], "(config-bad-value; docs/errors.md)"),
-        (["eval", RECIPE, "--json", "nowhere/eval.json"], "(file-not-writable; docs/errors.md)"),
+        (["eval", RECIPE, "eval.data={}", "eval.problems=x"], "(config-bad-value; docs/errors.md#config-bad-value)"),
+        (["eval", RECIPE, "--json", "nowhere/eval.json"], "(file-not-writable; docs/errors.md#file-not-writable)"),
         (["report", "nowhere"], "nowhere"),
         (["chat", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere"),

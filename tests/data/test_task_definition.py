@@ -191,7 +191,9 @@ def test_the_file_of_a_task_may_have_dataclasses(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_documents_is_a_task(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(# digit_sums.py.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(# digit_sums.py.*?)```", (ROOT / "docs" / "own_task.md").read_text(), re.DOTALL
+    )
     (tmp_path / "digit_sums.py").write_text(example)
     task, rng = find_task("digit_sums.py"), random.Random(0)
     assert task.check("9+3+4", "12,16")

@@ -34,7 +34,7 @@ def clean(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier result in DIR")] = False,
 ) -> None:
-    """Clean and transform problems (section 3.4 of the paper). docs/data.md describes the steps.
+    """Clean and transform problems (section 3.4 of the paper). docs/cleaning.md describes the steps.
 
     ulorl data clean raw/*.jsonl 'contamination.against=["eval/*.jsonl"]' --out cleaned
     """

@@ -67,7 +67,8 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         codes = dict.fromkeys(part.code for part in error.each())
-        page = "docs/errors.md" if _ERRORS_PAGE.is_file() else f"ulorl explain {' '.join(codes)}"
+        first = next(iter(codes))
+        page = f"docs/errors.md#{first}" if _ERRORS_PAGE.is_file() else f"ulorl explain {' '.join(codes)}"
         print(f"({', '.join(codes)}; {page})", file=sys.stderr)
         sys.exit(2)
 

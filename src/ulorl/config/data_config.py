@@ -88,12 +88,13 @@ class CountdownDataConfig(GeneratorDataConfig):
 
 
 class TaskDataConfig(GeneratorDataConfig):
-    """Problems of a task of the package or of yours (docs/data.md)."""
+    """Problems of a task of the package or of yours (docs/own_task.md)."""
 
     kind: Literal["task"] = "task"
     template: str = Field(default="{question}\n", description="the user message; {question} is replaced by the problem")
     task: str = Field(
-        min_length=1, description="countdown, sorting or maze; of yours: module:Class, or a Python file (docs/data.md)"
+        min_length=1,
+        description="countdown, sorting or maze; of yours: module:Class, or a Python file (docs/own_task.md)",
     )
 
 

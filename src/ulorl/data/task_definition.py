@@ -1,7 +1,8 @@
 """What a generated task consists of: problems, the words of their texts, demonstrations and a checker.
 
 `ulorl tiny make TASK` trains a tiny model on the demonstrations; `data.kind=task` and `reward.kind=task` train any
-model on its own outputs. A task of yours is a subclass of `DrawnTask` in a file of yours; docs/data.md has an example.
+model on its own outputs. A task of yours is a subclass of `DrawnTask` in a file of yours, as in
+docs/own_task.md.
 """
 
 from __future__ import annotations
