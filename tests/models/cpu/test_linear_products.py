@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
-from ulorl.models.cpu.linear_products import has_onednn, small_packed_product, use_onednn
+from ulorl.models.cpu.linear_products import has_bfloat16, has_onednn, small_packed_product, use_onednn
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="this torch has no oneDNN")
 
@@ -121,3 +122,32 @@ def test_recomputed_activations_give_the_same_gradient() -> None:
         grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for a, b in zip(*grads, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.fixture
+def asked_again() -> Iterator[None]:
+    has_bfloat16.cache_clear()
+    yield
+    has_bfloat16.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_again")
+@pytest.mark.parametrize(
+    ("processor", "onednn", "avx512_bf16", "amx", "native"),
+    [
+        ("x86_64", True, False, False, False),  # AVX-512 alone: oneDNN says that it supports bfloat16, and converts
+        ("x86_64", True, True, False, True),
+        ("x86_64", True, False, True, True),
+        ("x86_64", False, True, True, False),  # ONEDNN_MAX_CPU_ISA=AVX2
+        ("aarch64", True, False, False, True),
+    ],
+)
+def test_bfloat16_is_native_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, processor: str, onednn: bool, avx512_bf16: bool, amx: bool, native: bool
+) -> None:
+    products = "ulorl.models.cpu.linear_products"
+    monkeypatch.setattr(f"{products}.platform.machine", lambda: processor)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn, raising=False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    assert has_bfloat16() is native

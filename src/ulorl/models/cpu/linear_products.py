@@ -9,6 +9,7 @@ Shapes: M, N, K of a product [M, K] x [N, K] -> [M, N].
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from typing import Any
 
@@ -28,7 +29,13 @@ def has_onednn() -> bool:
 @cache
 def has_bfloat16() -> bool:
     """Return whether oneDNN multiplies bfloat16 matrices natively here (AVX-512 or AMX), not element by element."""
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):  # type: ignore[no-untyped-call]
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    # oneDNN says that it supports bfloat16 on every processor with AVX-512, but without AVX512-BF16 or AMX it converts,
+    # and takes 2.4 to 4 times as long as in float32 (docs/experiments.md).
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def small_packed_product(entries: int) -> int:
