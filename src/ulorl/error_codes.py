@@ -241,6 +241,11 @@ class ErrorCode(StrEnum):
         "The environment variable with the API key is not set.",
         "Set the variable that the message names, or `base_url` of a server without keys.",
     )
+    ADDRESS_UNAVAILABLE = (
+        "address-unavailable",
+        "A server cannot listen: another process uses the port, or this machine does not have the address.",
+        "Give another `--port` or `--host`, or stop the process that uses the port.",
+    )
     CACHE_UNUSABLE = (
         "cache-unusable",
         "The file that keeps a model's outputs is damaged or cannot be written.",

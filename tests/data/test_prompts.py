@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from refusals import refused
-from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each, encode_prompts
+from ulorl.data.prompts import PromptFormat, PromptLimits, encode_each, encode_messages, encode_prompts
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.types import Problem
@@ -47,6 +47,20 @@ def test_a_chat_template_is_applied_with_the_generation_prompt_and_adds_no_bos_o
     assert encode(tokenizer(CHAT)) == [[3, 6, 7, 5], [3, 7, 5]]
     assert encode(tokenizer(CHAT), system="be brief")[1] == [4, 8, 9, 3, 7, 5]
     assert encode(tokenizer(CHAT), chat="off") == encode(tokenizer())
+
+
+def test_a_conversation_is_encoded_as_the_prompt_that_it_is() -> None:
+    """With a template, earlier turns are part of it; without one there is a single message, of the user."""
+    user, system = {"role": "user", "content": "b"}, {"role": "system", "content": "be brief"}
+    assert encode_messages([user], tokenizer(CHAT), chat="auto").tolist() == encode(tokenizer(CHAT))[1]
+    assert encode_messages([system, user], tokenizer(CHAT), chat="auto").tolist() == [4, 8, 9, 3, 7, 5]
+    assert encode_messages([user, user], tokenizer(CHAT), chat="auto").tolist() == [3, 7, 3, 7, 5]
+    assert encode_messages([user], tokenizer(CHAT), chat="off").tolist() == encode(tokenizer())[1]
+    for bad in ([system, user], [user, user]):
+        with refused(ErrorCode.CHAT_TEMPLATE):
+            encode_messages(bad, tokenizer(), chat="auto")
+    with refused(ErrorCode.PROMPT_UNUSABLE):
+        encode_messages([{"role": "user", "content": " "}], tokenizer(CHAT), chat="auto")
 
 
 @pytest.mark.parametrize("template", ["<s> {question}", "{question}"])

@@ -204,6 +204,60 @@ def bench(
         draw(scores, picture)
 
 
+ServedModel = Annotated[
+    str, typer.Argument(metavar="MODEL", help="a trained verifier's folder, or any causal LM: a folder or hub name")
+]
+ServingKeys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value]...",
+        help="max_tokens (of a request that names no limit, 2048), context (0: the model's), chat, seed, device, and "
+        "engine.KEY as in a recipe: engine.kind=vllm engine.slots=64",
+    ),
+]
+Host = Annotated[str, typer.Option(help="the address; one that other machines reach needs --api-key-env")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="the port; 0: a free one, which is printed")]
+ServedName = Annotated[str, typer.Option("--name", help="by which requests call the model")]
+ApiKeyEnv = Annotated[
+    str, typer.Option(metavar="NAME", help="the environment variable with the key that requests must carry")
+]
+
+
+@app.command()
+def serve(
+    model: ServedModel,
+    overrides: ServingKeys = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    name: ServedName = "verifier",
+    api_key_env: ApiKeyEnv = "",
+) -> None:
+    """Serve a model on this machine, with the API of OpenAI's chat completions. Needs the extra serve.
+
+    The engine of UloRL decodes all requests of the moment in one batch, so that any framework can ask the verifier.
+    Ctrl-C stops the server; requests in progress get 5 seconds to end.
+
+    ulorl verifier serve models/verifier
+
+    ulorl train recipes/gsm8k.toml recipes/rewards/generative.toml reward.verifier.prompt=models/verifier
+    """
+    if missing := [package for package in ("starlette", "uvicorn") if find_spec(package) is None]:
+        message = f'verifier serve needs {" and ".join(missing)}: pip install "ulorl[serve]"'
+        raise UserError(message, code=ErrorCode.EXTRA_MISSING)
+    from ulorl.config.loading import load_class
+    from ulorl.verifier.serving_config import ServingConfig, api_key
+
+    settings = load_class(ServingConfig, [], overrides or [])
+    key = api_key(host, api_key_env)
+    from transformers.utils.logging import disable_progress_bar
+
+    from ulorl.verifier.serving import serve as run_server
+
+    disable_progress_bar()  # of loading the weights
+    answered = run_server(model, name, settings, host=host, port=port, key=key)
+    print(f"\nstopped; requests answered: {answered}", file=sys.stderr)
+
+
 def _check_files(json_file: Path | None, picture: Path | None, cache: Path) -> None:
     for option, path in (("--json", json_file), ("--picture", picture), ("--cache", cache)):
         if path and not path.absolute().parent.is_dir():

@@ -121,16 +121,41 @@ def encode_each(
     return result
 
 
+def encode_messages(messages: Sequence[Mapping[str, str]], tokenizer: Any, *, chat: Literal["auto", "off"]) -> Tokens:
+    """Return the token ids of a conversation up to the answer of the assistant, as `encode_prompts` encodes a system
+    message and a user's message.
+
+    messages: each with `role` and `content`. chat: as of `PromptFormat`. Raises UserError for a prompt without text,
+    for a conversation that the chat template refuses, and without a template for one that is no single message of the
+    user.
+    """
+    with_template = PromptFormat(chat=chat).is_chat(tokenizer)
+    if not with_template and [message["role"] for message in messages] != ["user"]:
+        why = "chat=off" if chat == "off" else "the tokenizer has no chat template"
+        raise UserError(f"{why}: give a single message, of the user", code=ErrorCode.CHAT_TEMPLATE)
+    text = _rendered(tokenizer, messages) if with_template else messages[0]["content"]
+    ids = tokenizer([text], add_special_tokens=not with_template)["input_ids"][0]
+    prompt = np.array(_one_bos_no_eos(ids, tokenizer, closed=not with_template), dtype=np.int32)
+    if not len(prompt) or not any(message["content"].strip() for message in messages):
+        raise UserError("the messages hold no text", code=ErrorCode.PROMPT_UNUSABLE)
+    return prompt
+
+
 def _chat_text(tokenizer: Any, user: str, system: str) -> str:
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": user})
+    fix = "; it may take no system message: move data.system into data.template" if system else ""
+    text = _rendered(tokenizer, messages, fix)
+    if system.strip() not in text:
+        raise _system_error("the tokenizer's chat template leaves data.system out; put its text into data.template")
+    return text
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], fix: str = "") -> str:
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # jinja2 and the template's code raise many types
-        fix = "; it may take no system message: move data.system into data.template" if system else ""
         raise UserError(f"the tokenizer's chat template fails: {error}{fix}", code=ErrorCode.CHAT_TEMPLATE) from error
-    if system.strip() not in text:
-        raise _system_error("the tokenizer's chat template leaves data.system out; put its text into data.template")
     return text
 
 

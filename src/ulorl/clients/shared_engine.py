@@ -1,0 +1,84 @@
+"""One engine for the requests of many callers, which join the batch that is being decoded."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from functools import partial
+from itertools import count
+from threading import Lock
+
+from ulorl.engines.engine import Engine
+from ulorl.engines.thread_worker import ThreadWorker
+from ulorl.engines.worker import Progress
+from ulorl.types import Request, Sampling, Segment, Tokens
+
+
+class SharedEngine:
+    """Decodes whole outputs in a thread of its own, all requests of the moment in one batch.
+
+    It owns `engine` from now on. Any thread may call it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._worker = ThreadWorker(engine)
+        self._lock = Lock()  # guards the fields below
+        self._waiting: dict[int, Future[Segment]] = {}
+        self._error: BaseException | None = None
+        self._numbers = count()
+        self._collect()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the engine takes no more requests, None while it works."""
+        return self._error
+
+    def submit(self, prompt: Tokens, max_tokens: int, sampling: Sampling, seed: int) -> Future[Segment]:
+        """Return a future of the output to a prompt, at most `max_tokens` tokens. seed: of its draws, 64 bits.
+
+        The future fails with ValueError when the request does not fit the engine, and with the engine's error when it
+        stops, or has stopped already. A cancelled future is decoded to its end, and dropped.
+        """
+        future: Future[Segment] = Future()
+        with self._lock:
+            number = next(self._numbers)
+            self._waiting[number] = future
+        request = Request(number, prompt, len(prompt), max_tokens, sampling, seed)
+        self._worker.decode([request]).add_done_callback(partial(self._added, number))
+        return future
+
+    def close(self) -> None:
+        """Stop decoding and release the memory. Requests without an output fail with RuntimeError."""
+        self._worker.close().exception()  # waits; an engine that has failed is closed already
+
+    def _added(self, number: int, added: Future[None]) -> None:
+        if error := added.exception():
+            with self._lock:
+                future = self._waiting.pop(number, None)
+            _end(future, error)
+
+    def _collect(self) -> None:
+        self._worker.collect().add_done_callback(self._collected)
+
+    def _collected(self, reported: Future[Progress]) -> None:
+        """In the engine's thread: hand out what ended."""
+        if error := reported.exception():
+            with self._lock:
+                self._error, waiting, self._waiting = error, list(self._waiting.values()), {}
+            for future in waiting:
+                _end(future, error)
+            return
+        for segment in reported.result().segments:
+            with self._lock:
+                ended = self._waiting.pop(segment.sample_id, None)
+            _end(ended, segment)
+        self._collect()
+
+
+def _end(future: Future[Segment] | None, outcome: Segment | BaseException) -> None:
+    """Complete a future that nobody has cancelled; None: it has been completed."""
+    if future is None or not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

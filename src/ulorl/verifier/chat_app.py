@@ -1,0 +1,164 @@
+"""The web application of `ulorl verifier serve`: a model of our engine under OpenAI's paths."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import sys
+import time
+from itertools import count
+from typing import Any, Literal
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from transformers import PreTrainedTokenizerBase
+
+from ulorl.clients.shared_engine import SharedEngine
+from ulorl.data.prompts import encode_messages
+from ulorl.errors import UserError
+from ulorl.rng import Stream, sample_seed
+from ulorl.types import Finish, Sampling, Tokens
+from ulorl.verifier.chat_format import ApiError, ChatRequest, completion, models, parse_request
+
+MAX_BODY = 8 * 2**20  # bytes of a request
+
+
+class ChatModel:
+    """Answers requests for chat completions with one model."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: SharedEngine,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int = sys.maxsize,
+        max_tokens: int = 2048,
+        chat: Literal["auto", "off"] = "auto",
+        seed: int = 0,
+    ) -> None:
+        """name: by which requests call the model. context: tokens of a prompt with its output. max_tokens: of outputs
+        to requests that name no limit, as far as the context allows. seed: with the number of the request, of the draws
+        for a request that has none."""
+        self.name, self._engine, self._tokenizer = name, engine, tokenizer
+        self._context, self._max_tokens, self._chat, self._seed = context, max_tokens, chat, seed
+        self._numbers = count(1)
+        self.loaded, self.answered = int(time.time()), 0
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the model answers no more requests, None while it does."""
+        return self._engine.error
+
+    async def complete(self, request: ChatRequest) -> dict[str, Any]:
+        """Return the completion that a request asks for. Raises ApiError."""
+        if request.model != self.name:
+            message = f"there is no model {request.model!r}; this server has {self.name!r}"
+            raise ApiError(message, status=404, param="model", code="model_not_found")
+        prompt, number = self._encoded(request), next(self._numbers)
+        run_seed, sample = (self._seed, number) if request.seed is None else (request.seed, 0)
+        sampling = Sampling(request.temperature, request.top_p)
+        seed = sample_seed(run_seed, sample, Stream.COMPLETIONS)
+        decoded = self._engine.submit(prompt, self._budget(request, prompt), sampling, seed)
+        try:
+            segment = await asyncio.wrap_future(decoded)
+        except UserError as error:
+            raise ApiError(f"the engine failed: {error}", status=500) from error
+        except asyncio.CancelledError:  # by the server, when requests take longer than it waits
+            raise ApiError("the server stops", status=503) from None
+        text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
+        ends = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+        self.answered += 1
+        return completion(
+            self.name,
+            number,
+            text[: min(ends)] if ends else text,
+            cut=segment.finish is Finish.LENGTH and not ends,
+            prompt_tokens=len(prompt),
+            completion_tokens=len(segment),
+        )
+
+    def _encoded(self, request: ChatRequest) -> Tokens:
+        try:
+            return encode_messages([m.as_text() for m in request.messages], self._tokenizer, chat=self._chat)
+        except UserError as error:
+            raise ApiError(str(error), param="messages") from error
+
+    def _budget(self, request: ChatRequest, prompt: Tokens) -> int:
+        """Return the longest output, in tokens. Raises ApiError for what does not fit into the context."""
+        free = self._context - len(prompt)
+        wanted = request.max_tokens if request.max_tokens is not None else min(self._max_tokens, max(free, 1))
+        if wanted > free:
+            raise ApiError(
+                f"the prompt has {len(prompt)} tokens and the output may have {wanted}, but the model's context has "
+                f"{self._context}; shorten the prompt or lower max_tokens",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return wanted
+
+
+def make_app(model: ChatModel, key: str = "") -> Starlette:
+    """Return the application of a model: /v1/chat/completions, /v1/models and /health.
+
+    key: that requests to the first two must carry; "": none.
+    """
+
+    async def chat(request: Request) -> Response:
+        _check_key(request, key)
+        return JSONResponse(await model.complete(parse_request(await _body(request))))
+
+    async def listed(request: Request) -> Response:
+        _check_key(request, key)
+        return JSONResponse(models({model.name: model.loaded}))
+
+    async def health(_: Request) -> Response:
+        if model.error:
+            raise ApiError(f"the engine failed: {model.error}", status=503)
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/models", listed),
+            Route("/health", health),
+        ],
+        exception_handlers={ApiError: _refused, HTTPException: _no_route, Exception: _failed},
+    )
+
+
+def _check_key(request: Request, key: str) -> None:
+    """Refuse a request without the key, in a time that says nothing about it."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if key and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())):
+        message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
+        raise ApiError(message, status=401, code="invalid_api_key")
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ApiError(f"the body has more than {MAX_BODY} bytes", status=413)
+    return bytes(body)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.status)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}; this server has POST /v1/chat/completions, "
+    wrong = ApiError(f"{message}GET /v1/models and GET /health", status=error.status_code)
+    return JSONResponse(wrong.body(), wrong.status, error.headers)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    """Answer what nobody expected; the traceback goes to the server's log."""
+    return JSONResponse(ApiError(f"the server failed ({type(error).__name__})", status=500).body(), 500)

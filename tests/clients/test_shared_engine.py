@@ -1,0 +1,74 @@
+"""One engine that many callers give requests to."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from ulorl.clients.shared_engine import SharedEngine
+from ulorl.engines.scripted import ScriptedEngine
+from ulorl.types import Finish, Sampling, Segment
+
+EOS = 1
+PROMPT = np.array([5, 6], dtype=np.int32)
+
+
+class Gated(ScriptedEngine):
+    """Waits before each step until the test lets it go on, and fails at the step that the test names."""
+
+    def __init__(self, *, fails_at: int = 0) -> None:
+        super().__init__(lambda number: [10 + number] * (number + 2) + [EOS], EOS)
+        self.gate, self.fails_at, self.steps = threading.Event(), fails_at, 0
+
+    def step(self) -> list[Segment]:
+        assert self.gate.wait(30)
+        self.steps += 1
+        if self.steps == self.fails_at:
+            raise OSError("the engine broke")
+        return super().step()
+
+
+def test_requests_join_the_batch_and_each_caller_gets_its_own_output() -> None:
+    """Sample n has n + 2 tokens and EOS: eight requests decode together in the 10 steps of the longest."""
+    engine = Gated()
+    shared = SharedEngine(engine)
+    futures = [shared.submit(PROMPT, 20, Sampling(), seed=0) for _ in range(8)]
+    dropped = futures[3]
+    assert dropped.cancel()
+    engine.gate.set()
+    for number, future in enumerate(futures):
+        if future is not dropped:
+            segment = future.result(30)
+            assert segment.tokens.tolist() == [10 + number] * (number + 2) + [EOS]
+            assert segment.finish is Finish.EOS
+    assert 10 <= engine.steps < 10 + 8  # the first steps may come before the last requests
+    assert shared.error is None
+    shared.close()
+    with pytest.raises(RuntimeError):
+        shared.submit(PROMPT, 20, Sampling(), seed=0).result(30)
+
+
+def test_a_request_that_does_not_fit_fails_alone() -> None:
+    engine = Gated()
+    engine.gate.set()
+    shared = SharedEngine(engine)
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        shared.submit(PROMPT, 0, Sampling(), seed=0).result(30)
+    assert shared.submit(PROMPT, 20, Sampling(), seed=0).result(30).finish is Finish.EOS
+    shared.close()
+
+
+def test_an_engine_that_fails_fails_every_request() -> None:
+    engine = Gated(fails_at=2)
+    shared = SharedEngine(engine)
+    futures = [shared.submit(PROMPT, 20, Sampling(), seed=0) for _ in range(3)]
+    engine.gate.set()
+    for future in futures:
+        with pytest.raises(OSError, match="the engine broke"):
+            future.result(30)
+    assert isinstance(shared.error, OSError)
+    with pytest.raises(OSError, match="the engine broke"):
+        shared.submit(PROMPT, 20, Sampling(), seed=0).result(30)
+    shared.close()
