@@ -26,7 +26,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade "pip>=25.1"
 	$(BIN)/python $(INSTALL) $(TORCH)
-	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,ray,serve]" --group dev
+	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,trl,ray,serve]" --group dev
 	@touch $@
 
 setup: $(READY) ## create .venv and install UloRL with its development tools
