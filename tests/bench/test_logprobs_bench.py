@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 import torch
 
-from ulorl.bench.logprobs_bench import inputs, naive, ours, peak_bytes, recomputed, run
+from ulorl.bench.logprobs_bench import inputs, naive, ours, peak_bytes, recomputed, run, trl_method
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +23,18 @@ def test_both_compute_the_same() -> None:
         found.append([logprobs_N, entropy_N, hidden_NH.grad, weight_VH.grad])
     for one, again, other in zip(*found, strict=True):
         torch.testing.assert_close(again, one)
+        torch.testing.assert_close(one, other, atol=1e-5 * other.abs().max().item(), rtol=0)
+
+
+def test_trls_method_computes_the_same() -> None:
+    pytest.importorskip("trl", reason="the peer is TRL (extra trl)")
+    found = []
+    for method in (ours, trl_method()):
+        hidden_NH, weight_VH, targets_N = inputs(20, 301, 16)
+        logprobs_N, entropy_N = method(hidden_NH, weight_VH, targets_N)
+        logprobs_N.sum().backward()
+        found.append([logprobs_N, entropy_N.detach(), hidden_NH.grad, weight_VH.grad])
+    for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5 * other.abs().max().item(), rtol=0)
 
 

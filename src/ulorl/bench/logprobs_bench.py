@@ -35,6 +35,7 @@ from ulorl.models.head import Head
 
 VOCABULARY = 151_936  # Qwen3's; 1,024 is the hidden size of its 0.6B
 TEMPERATURE = 0.85
+TRL_WORDS = 32_768  # of a tile of TRL 1.16's fused head (trl.trainer.utils)
 Method = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -107,6 +108,19 @@ def recomputed(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> tuple
         return ours(hidden_NH, weight_VH, targets_N)
 
 
+def trl_method() -> Method:
+    """Return the log-probs and entropies of TRL's fused head, with which its GRPOTrainer trains (TRL 1.16)."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    def trl(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = ("log_probs", "entropy")
+        arguments = (hidden_NH, weight_VH, None, targets_N, TEMPERATURE, TRL_WORDS, None, 1.0, outputs)
+        logprobs_N, entropy_N, *_ = ChunkedLogProbFunction.apply(*arguments)
+        return logprobs_N, entropy_N
+
+    return trl
+
+
 METHODS: dict[str, Method] = {"ulorl": ours, "recomputed": recomputed, "naive": naive}
 
 
@@ -120,11 +134,12 @@ def inputs(tokens: int, vocabulary: int, hidden: int) -> tuple[Tensor, Tensor, T
 
 def peak_bytes(method: str, tokens: int, vocabulary: int, hidden: int, threads: int) -> int:
     """Return the memory that a forward and a backward pass add to their inputs at their peak; call it in a new
-    process."""
+    process. method: one of METHODS, or `trl`, which TRL has to be installed for."""
     torch.set_num_threads(threads)
+    compute = trl_method() if method == "trl" else METHODS[method]  # first: importing TRL takes memory
     hidden_NH, weight_VH, targets_N = inputs(tokens, vocabulary, hidden)
     before = peak_rss()
-    torch.autograd.backward(METHODS[method](hidden_NH, weight_VH, targets_N)[0].sum())
+    torch.autograd.backward(compute(hidden_NH, weight_VH, targets_N)[0].sum())
     return peak_rss() - before
 
 

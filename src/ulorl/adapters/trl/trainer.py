@@ -82,7 +82,8 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
         else:
             reward_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(1)
             reward_B = reward_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
-        return reward_B >= self.args.mpt_correct_reward - ROUNDING
+        correct_B: Tensor = reward_B >= self.args.mpt_correct_reward - ROUNDING
+        return correct_B
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """Return a micro-batch whose `num_items_in_batch` counts the trained tokens of its whole gradient update, over
@@ -113,7 +114,8 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
         loss_sum, sums = self._loss_sum(inputs, mask_BT, logprobs_BT[mask_BT], entropy_BT[mask_BT])
         self._log_update(sums, weighted="importance_sampling_ratio" in inputs)
         total = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
-        return (loss_sum / total).to(logprobs_BT.dtype)
+        loss: Tensor = (loss_sum / total).to(logprobs_BT.dtype)
+        return loss
 
     def _loss_sum(
         self, inputs: Inputs, mask_BT: Tensor, logprobs_N: Tensor, entropy_N: Tensor
