@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from trl import GRPOConfig
 
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import CombinedError, UserError
-
-if TYPE_CHECKING:
-    from ulorl.adapters.trl.config import UloRLConfig
 
 CHOICES = {
     "mpt_mask": ("off", "all", "dynamic"),
@@ -31,8 +30,8 @@ FIXED: dict[str, tuple[Any, str]] = {
 }
 
 
-def check_settings(args: UloRLConfig) -> None:
-    """Raise a UserError with every setting that is out of range or has no place in the objective."""
+def check_settings(args: GRPOConfig) -> None:
+    """Raise a UserError with every setting of a UloRLConfig that is out of range or has no place in the objective."""
     _raise([*_out_of_range(args), *_fixed(args), *_conflicts(args)])
 
 
@@ -53,7 +52,7 @@ def check_trainer(trainer: Any) -> None:
     _raise(found)
 
 
-def _out_of_range(args: UloRLConfig) -> Iterator[UserError]:
+def _out_of_range(args: GRPOConfig) -> Iterator[UserError]:
     for name, choices in CHOICES.items():
         if getattr(args, name) not in choices:
             yield _value(name, f"must be one of {', '.join(choices)}, found {getattr(args, name)!r}")
@@ -67,7 +66,7 @@ def _out_of_range(args: UloRLConfig) -> Iterator[UserError]:
         yield _value("epsilon_high", f"is the clip above 1, above 0, found {args.epsilon_high}")
 
 
-def _fixed(args: UloRLConfig) -> Iterator[UserError]:
+def _fixed(args: GRPOConfig) -> Iterator[UserError]:
     for name, (value, reason) in FIXED.items():
         if getattr(args, name) != value:
             yield _conflict(name, f"must be {value!r} here, found {getattr(args, name)!r}: {reason}")
@@ -75,7 +74,7 @@ def _fixed(args: UloRLConfig) -> Iterator[UserError]:
         yield _conflict("fsdp", f"must not be set here: {FIXED['deepspeed'][1]}")
 
 
-def _conflicts(args: UloRLConfig) -> Iterator[UserError]:
+def _conflicts(args: GRPOConfig) -> Iterator[UserError]:
     steps, accumulated = args.steps_per_generation, args.gradient_accumulation_steps
     if steps % accumulated:
         yield _conflict(
