@@ -8,6 +8,8 @@ they are read: the navigation, from the links of index.md, and the Python API, a
 from __future__ import annotations
 
 import re
+from importlib import import_module
+from inspect import isclass
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -25,6 +27,7 @@ highlight_language = "none"  # of a block without a language
 nitpicky = True  # with -W, a reference to what does not exist fails the build
 
 myst_heading_anchors = 4  # the anchors that GitHub makes
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_use_type_comments = False
@@ -37,6 +40,8 @@ html_theme = "furo"
 html_title = "UloRL"
 html_show_sourcelink = False
 html_copy_source = False
+html_show_copyright = False
+smartquotes = False  # docstrings have code in them
 html_theme_options = {"navigation_with_keys": True}
 
 SECTION = re.compile(r"^## (.+)$", flags=re.MULTILINE)
@@ -57,8 +62,10 @@ def navigation(index: str) -> str:
 def api(found: re.Match[str]) -> str:
     """Return the directives that document a module, or the named members of it, from their docstrings."""
     module, names = found[1], found[2].split()
-    only = f"   :members: {', '.join(names)}\n" if names else "   :members:\n"
-    return f"```{{eval-rst}}\n.. automodule:: {module}\n{only}```\n"
+    kinds = {name: "class" if isclass(getattr(import_module(module), name)) else "function" for name in names}
+    members = [f".. auto{kind}:: {module}.{name}" for name, kind in kinds.items()]
+    directives = members or [f".. automodule:: {module}\n   :members:"]
+    return "```{eval-rst}\n" + "\n".join(directives) + "\n```\n"
 
 
 def complete(_: Sphinx, page: str, source: list[str]) -> None:
