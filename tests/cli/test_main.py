@@ -66,6 +66,11 @@ def test_report_and_compare_are_written_again(run_dir: Path, tmp_path: Path) -> 
     code, _, err = run(["compare", str(run_dir), "--out", str(tmp_path / "f.svg")])
     assert code == 0, err
     assert (tmp_path / "f.svg").read_text().startswith("<?xml")
+    assert run(["compare", str(run_dir), "--out", str(tmp_path / "f.html")])[0] == 0
+    assert 'id="data"' in (tmp_path / "f.html").read_text(encoding="utf-8")
+    code, _, err = run(["compare", str(run_dir), "--out", "f.txt"])
+    assert code == 2
+    assert "f.txt: the name of a page ends in .html" in err
 
 
 def test_check_says_what_would_run() -> None:

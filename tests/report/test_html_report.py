@@ -1,302 +1,217 @@
-"""report.html: its numbers, hostile text, and runs with missing data."""
+"""report.html: its numbers, hostile text, its size, and runs with missing data."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from refusals import refused
-from ulorl.config.loading import build
+from report_runs import METRICS, add_timeline, data_of, make_run, sample
 from ulorl.error_codes import ErrorCode
-from ulorl.report.figures import figures
-from ulorl.report.html_report import write_report
-from ulorl.report.timeline_figure import samples_at_once, shown_samples
+from ulorl.report.html_report import LIMIT, write_report
 from ulorl.runs.saved_run import read_run
 from ulorl.runs.summary import duration, summarize
 
-DATA = {"kind": "countdown", "size": 8}
-METRICS: list[dict[str, Any]] = [
-    {
-        "step": 0, "version": 0, "eval/accuracy": 0.30, "eval/accuracy_low": 0.257, "eval/accuracy_high": 0.347,
-        "eval/problems": 400, "eval/samples": 1,
-    },
-    {
-        "step": 1, "version": 0, "reward/mean": 0.2, "entropy/mean": None, "rollout/tokens": 1000,
-        "rollout/finished": 10, "rollout/carried": 6, "rollout/truncated": 0, "rollout/segments_mean": 1.0,
-        "rollout/multi_segment_fraction": 0.0, "time/rollout": 4.0, "time/update": 1.0, "time/step": 5.0,
-    },
-    {
-        "step": 2, "version": 1, "reward/mean": 0.6, "entropy/mean": 0.35, "mpt/fraction": 0.1,
-        "mpt/masked_fraction": 0.05, "importance/ratio_mean": 1.0, "importance/clip_fraction": 0.0,
-        "rollout/tokens": 2000, "rollout/finished": 30, "rollout/carried": 8, "rollout/truncated": 2,
-        "rollout/segments_mean": 1.4, "rollout/multi_segment_fraction": 0.4, "train/grad_norm": 0.7,
-        "time/rollout": 6.0, "time/update": 2.0, "time/step": 8.0, "time/eval": 50.0,
-        "eval/accuracy": 0.42, "eval/accuracy_low": 0.373, "eval/accuracy_high": 0.469, "eval/problems": 400,
-        "eval/samples": 1, "eval/length_mean": 120,
-    },
-]  # fmt: skip
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--\u2028\ud800&amp;"
 
 
-def sample(
-    number: int, output: str, reward: float, chars: list[int], versions: list[int], **more: Any
-) -> dict[str, Any]:
-    segments = [{"version": v, "tokens": c, "chars": c} for v, c in zip(versions, chars, strict=True)]
-    return {
-        "sample": number, "group": 0, "problem": "p", "prompt": "2+2=", "output": output, "reward": reward,
-        "status": "complete", "tokens": sum(chars), "segments": segments,
-    } | more  # fmt: skip
+def page(*run_dirs: Path) -> str:
+    return write_report(run_dirs, run_dirs[0] / "page.html").read_text(encoding="utf-8")
 
 
-def make_run(
-    run_dir: Path, metrics: list[dict[str, Any]] = METRICS, samples: dict[int, list[dict[str, Any]]] | None = None
-) -> Path:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    cfg = build({"steps": 2, "data": DATA})
-    (run_dir / "config.json").write_text(cfg.model_dump_json())
-    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
-    for step, entries in (samples or {}).items():
-        (run_dir / "samples").mkdir(exist_ok=True)
-        path = run_dir / "samples" / f"step_{step:06d}.jsonl"
-        path.write_text("".join(json.dumps(e) + "\n" for e in entries))
-    return run_dir
+def shown(run_dir: Path) -> dict[str, Any]:
+    return dict(data_of(page(run_dir))["runs"][0])
 
 
-def page(run_dir: Path) -> str:
-    return write_report(run_dir).read_text(encoding="utf-8")
-
-
-class Text(HTMLParser):
-    """The page's words, its tags, and everything that could load something."""
+class Elements(HTMLParser):
+    """The elements of a page, with the text of its scripts."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.labels: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
         self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "action", "data"):
-                self.links.append(value or "")
-            elif name == "id":
-                self.ids.append(value or "")
-            elif name == "aria-label":
-                self.labels.append(value or "")
+        self.found.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
 
 
-def test_the_headline_numbers(tmp_path: Path) -> None:
-    text = Text(page(make_run(tmp_path / "my-run"))).text
-    assert "30.0% 25.7% to 34.7%, at step 0" in text
-    assert "42.0% 37.3% to 46.9%, at step 2" in text
-    assert "Gain +12.0 points +5.4 to +18.5, 95% interval" in text  # 12 - hypot(4.7, 4.7), 12 + hypot(4.9, 4.3)
-    assert "400 problems x 1" in text
-    assert "Mean reward 0.200 → 0.600" in text
-    assert "Entropy, nats a token 0.350 → 0.350" in text  # only step 2 has one
-    assert "Segments a sample 1.30 30.0% span 2 or more" in text  # (10 x 1.0 + 30 x 1.4) / 40; 30 x 0.4 / 40
-    assert "Truncated 5.0%" in text  # 2 of 40
-    assert "Tokens a second 300" in text  # 3000 in 10 s
-    assert "Time 1 min 03 s 2 steps" in text  # 5 + 8 + 50
-    assert "my-run" in text
-    assert "outputs of up to 131,072 tokens in 8 segments" in text
-    assert '"max_tokens": 131072' in text, "the resolved configuration"
+def test_the_head_has_the_main_numbers(tmp_path: Path) -> None:
+    run = shown(make_run(tmp_path / "my-run"))
+    assert run["name"] == "my-run"
+    assert run["evaluations"] == [
+        {"value": 0.30, "limits": "25.7% to 34.7%", "step": 0},
+        {"value": 0.42, "limits": "37.3% to 46.9%", "step": 2},
+    ]
+    assert run["evaluation_size"] == "400 problems x 1"
+    cards = {card["label"]: (card["value"], card["note"]) for card in run["cards"]}
+    assert cards == {
+        "Gain": ("+12.0 points", "+5.4 to +18.5, 95% interval"),  # 12 - hypot(4.7, 4.7), 12 + hypot(4.9, 4.3)
+        "Mean reward": ("0.200 → 0.600", "first and last step"),
+        "Entropy, nats a token": ("0.350 → 0.350", "first and last step"),  # only step 2 has one
+        "Segments a sample": ("1.30", "30.0% span 2 or more"),  # (10 x 1.0 + 30 x 1.4) / 40; 30 x 0.4 / 40
+        "Truncated": ("5.0%", "of finished samples"),  # 2 of 40
+        "Tokens a second": ("300", "decoded while rolling out"),  # 3000 in 10 s
+        "Time": ("1 min 04 s", "2 steps"),  # 5.5 + 8 + 50
+    }
+    assert "2 of 2 steps · outputs of up to 131,072 tokens in 8 segments · POIS" in run["lead"]
+    assert run["config"]["rollout"]["max_tokens"] == 131072
 
 
-def test_the_headline_names_the_schedule(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    schedule = {"rollout": {"schedule": {"kind": "refill", "factor": 2}}}
-    (run / "config.json").write_text(build({"steps": 2, "data": DATA} | schedule).model_dump_json())
-    assert "outputs of up to 131,072 tokens, schedule refill with factor 2.0" in Text(page(run)).text
+def test_the_line_about_a_run_names_the_schedule(tmp_path: Path) -> None:
+    run = make_run(tmp_path, settings={"rollout": {"schedule": {"kind": "refill", "factor": 2}}})
+    assert "outputs of up to 131,072 tokens, schedule refill with factor 2.0" in shown(run)["lead"]
 
 
-def test_every_figure_says_its_numbers_in_words(tmp_path: Path) -> None:
-    samples = {2: [sample(0, "abcd", 1, [2, 2], [0, 1]), sample(1, "abc", 0, [3], [1]), sample(2, "x", 1, [1], [1])]}
-    parsed = Text(page(make_run(tmp_path, samples=samples)))
-    alts = {label.split(".")[0]: label for label in parsed.labels}
-    assert "0.200 at step 1, 0.600 at step 2" in alts["Reward"]
-    assert "30.0% at step 0, 42.0% at step 2" in alts["Held-out accuracy"]
-    assert "0.350 at step 2" in alts["Entropy"]
-    assert "Masked: 5.0% at step 2" in alts["Well-mastered positive tokens"]
-    assert "Carried over: 6 at step 1, 8 at step 2" in alts["Samples a step"]
-    assert "250 at step 1, 333 at step 2" in alts["Tokens a second"]  # 1000 / 4 and 2000 / 6
-    assert "1: 66.7%, 2: 33.3%" in alts["Segments a sample, whole run"]
-    assert "Mean length: 3 at step 2" in alts["Output length"]  # (4 + 3 + 1) / 3 = 2.67
-    assert "rollout 77%, update 23%" in alts["Time"]  # 10 and 3 of 13
-    assert parsed.tags.count("svg") == 12
-    assert "target σ = 0.2" in parsed.text
+def test_the_columns_are_the_metrics(tmp_path: Path) -> None:
+    samples = {2: [sample(0, "abcd", 1, [2, 2], [0, 1]), sample(1, "ab", 0, [2], [1])]}
+    found = shown(make_run(tmp_path, samples=samples))["columns"]
+    for name in {key for metrics in METRICS for key in metrics}:
+        assert found[name] == [metrics.get(name) for metrics in METRICS], name
+    assert found["computed/time_other"] == [None, 0.5, 0.0]  # 5.5 - 4 - 1 and 8 - 6 - 2
+    assert found["computed/idle_share"] == [None, None, 0.25]  # 1.5 / 6
+    assert found["rollout/tokens_per_second"] == [None, 250, 333.333]  # 1000 / 4 and 2000 / 6, to 6 digits
+    assert found["length/p50"] == [None, None, 3]  # of 4 and 2
+    assert found["length/max"] == [None, None, 4]
 
 
-def test_the_figures_of_a_schedule_say_their_numbers_in_words(tmp_path: Path) -> None:
-    """Two engines; 1.5 of 6 seconds of the second rollout an engine had no samples, on average."""
-    ages = [{f"age/{age}": share for age, share in zip(("0", "1", "2", "3", "4_or_more"), shares, strict=True)}
-            for shares in ((1.0, 0, 0, 0, 0), (0.5, 0.25, 0.125, 0.0625, 0.0625))]  # fmt: skip
-    of_schedule: list[dict[str, Any]] = [
-        {"rollout/staleness_mean": 0.0, "train/groups": 2, "rollout/groups_open": 5, "rollout/groups_waiting": 0,
-         "train/versions_mean": 1.0, "train/versions_max": 1, "train/length_bias": 0.6, "engine/occupancy": 0.5,
-         "time/engine_idle": 0.0},
-        {"rollout/staleness_mean": 0.9375, "train/groups": 4, "rollout/groups_open": 3, "rollout/groups_waiting": 1,
-         "train/versions_mean": 1.5, "train/versions_max": 3, "train/length_bias": 0.9, "engine/occupancy": 0.75,
-         "time/engine_idle": 1.5},
+def test_the_recipe_is_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    settings = {"seed": 3, "reward": {"kind": "choice"}, "objective": {"mpt": {"sigma": 0.5}}}
+    changed = shown(make_run(tmp_path, settings=settings))["settings"]["changed"]
+    assert changed == [
+        ["steps", 2, 300], ["seed", 3, 0], ["objective.mpt.sigma", 0.5, 0.2], ["reward.kind", "choice", "math"],
+        ["data.kind", "countdown", None], ["data.size", 8, None],
     ]  # fmt: skip
-    metrics = [METRICS[0], *(m | s | age for m, s, age in zip(METRICS[1:], of_schedule, ages, strict=True))]
-    alts = {label.split(".")[0]: label for label in Text(page(make_run(tmp_path, metrics))).labels}
-    assert "Mean age: 0.000 at step 1, 0.938 at step 2" in alts["Age of the trained tokens"]
-    assert "at step 2, 0: 50.0%, 1: 25.0%, 2: 12.5%, 3: 6.2%, 4 or more: 6.2%" in alts["Age of the trained tokens"]
-    assert "Highest: 1 at step 1, 3 at step 2" in alts["Versions a sample"]
-    assert "Finished, waiting: 0 at step 1, 1 at step 2" in alts["Groups a step"]
-    assert "0.600 at step 1, 0.900 at step 2" in alts["Length bias"]
-    assert "50.0% at step 1, 75.0% at step 2" in alts["Occupancy"]
-    assert "Idle engines: 0.0% at step 1, 25.0% at step 2" in alts["Occupancy"]
 
 
 def test_the_timeline_shows_who_decoded_when(tmp_path: Path) -> None:
-    """Step 1: samples 0 and 1 decode for 4 steps, sample 1 is carried over; step 2: it decodes for 2 more. So 10 tokens
-    in 6 decode steps."""
-    lines = [
-        {"step": 1, "version": 0, "unit": "decode steps", "length": 4, "sample": [0, 1], "start": [0, 0],
-         "end": [4, 4], "tokens": [4, 4], "status": "cu"},
-        {"step": 2, "version": 1, "unit": "decode steps", "length": 2, "sample": [1], "start": [0], "end": [2],
-         "tokens": [2], "status": "t"},
-    ]  # fmt: skip
+    """Step 1: samples 0 and 1 decode for 4 steps, sample 1 is carried over; step 2: it decodes for 2 more."""
     run_dir = make_run(tmp_path)
-    (run_dir / "timeline.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    parsed = Text(page(run_dir))
-    (label,) = (label for label in parsed.labels if label.startswith("Samples over time"))
-    assert "all 2 samples of steps 1 to 2" in label
-    assert "2 decode at once on average, 2 at most, of 128 slots" in label  # 10 / 6 = 1.67
-    assert "step 1 · v0" in parsed.text
-    assert "step 2 · v1" in parsed.text
-    assert page(run_dir) == page(run_dir)
+    assert shown(run_dir)["timeline"] is None
+    add_timeline(run_dir)
+    found = shown(run_dir)["timeline"]
+    assert found["bars"] == [[0, 0, 4, 0, "c", 4, 1], [1, 0, 4, 0, "u", 4, 1], [1, 4, 6, 1, "t", 2, 2]]
+    assert found["decoding"] == [[0, 2], [1, 2], [2, 2], [3, 2], [4, 1], [5, 1]]
+    assert (found["total"], found["slots"], found["unit"]) == (2, 128, "decode steps")
     (run_dir / "timeline.jsonl").write_text('{"step": 1, "sample": [0]}\n')
     with refused(ErrorCode.RUN_DAMAGED, file=run_dir / "timeline.jsonl"):
-        write_report(run_dir)
+        page(run_dir)
 
 
-def test_of_many_samples_a_few_are_shown() -> None:
-    ids = np.arange(1000)
-    assert shown_samples(ids[:40], 4) == list(range(40))
-    whole = shown_samples(ids, 4)  # 250 groups: the first and the last, and 10 between them
-    assert len(whole) == 48
-    assert whole[:4] == [0, 1, 2, 3]
-    assert whole[-4:] == [996, 997, 998, 999]
-    assert shown_samples(ids, 500) == [*range(24), *range(500, 524)]
-
-
-def test_samples_at_once_are_the_covered_time() -> None:
-    """Spans [0, 4), [1, 3) and [3, 4): in parts of 2, 2 + 1 and 1 + 2 + 1 of 2 each."""
-    starts, ends = np.array([0.0, 1, 3]), np.array([4.0, 3, 4])
-    edges, decoding = samples_at_once(starts, ends, 4, parts=2)
-    assert edges.tolist() == [0, 2, 4]
-    assert decoding.tolist() == [1.5, 2]
+def test_runs_that_differ_in_the_seed_only_are_one_arm(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / name / "run", settings={"seed": seed, "objective": {"mpt": {"mask": mask}}})
+        for seed, (name, mask) in enumerate((("a", "off"), ("b", "dynamic"), ("c", "off")))
+    ]
+    data = data_of(page(*runs))
+    assert [run["name"] for run in data["runs"]] == ["a/run", "b/run", "c/run"]
+    assert data["arms"] == [
+        {"label": "objective.mpt.mask=off", "runs": [0, 2]},
+        {"label": "objective.mpt.mask=dynamic", "runs": [1]},
+    ]
 
 
 def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
-    samples = {2: [sample(0, "abcd", 1, [2, 2], [0, 1])]}
-    html = page(make_run(tmp_path, samples=samples))
-    parsed = Text(html)
-    assert all(link.startswith(("#", "data:,")) for link in parsed.links), parsed.links
-    assert not {"script", "iframe", "img", "object", "form"} & set(parsed.tags)
-    assert set(re.findall(r"url\((.)", html)) <= {"#"}
-    assert "@import" not in html
-    assert set(re.findall(r"https?://[^\"' <]+", html)) <= {
-        "http://www.w3.org/2000/svg",
-        "http://www.w3.org/1999/xlink",
-    }
-    assert len(parsed.ids) == len(set(parsed.ids))
+    html = page(make_run(tmp_path))
+    found = Elements(html).found
+    links = [value for _, attrs in found for name, value in attrs.items() if name in ("src", "href", "action")]
+    assert links == ["data:,", "#main"]
+    assert [attrs.get("type") for tag, attrs in found if tag == "script"] == ["application/json", None, "module"]
+    assert not {"iframe", "img", "object", "form", "base"} & {tag for tag, _ in found}
+    assert "url(" not in html.partition("<script")[0]
+    assert "@import" not in html.partition("<script")[0]
 
 
-def test_outputs_prompts_and_configuration_are_untrusted_text(tmp_path: Path) -> None:
-    attack = "<script>alert(1)</script>"
-    run_dir = make_run(tmp_path, [], {1: [sample(0, attack + "x", 1, [10, 16], [0, 1], prompt=f'"{attack}')]})
+def test_the_policy_of_the_page_admits_its_own_scripts_only(tmp_path: Path) -> None:
+    elements = Elements(page(make_run(tmp_path)))
+    policy = next(attrs["content"] for tag, attrs in elements.found if attrs.get("http-equiv"))
+    assert policy
+    _, library, script = elements.scripts
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (library, script)]
+    assert f"script-src 'sha256-{hashes[0]}' 'sha256-{hashes[1]}';" in policy
+    assert policy.startswith("default-src 'none';")
+    assert "connect-src 'none'" in policy
+    assert "<!--" not in library + script  # would change how the rest of the page is read
+
+
+def test_hostile_text_stays_in_the_data(tmp_path: Path) -> None:
+    entry = sample(0, HOSTILE, 1, [len(HOSTILE)], [0], prompt=HOSTILE, problem=HOSTILE, error=HOSTILE, answer=HOSTILE)
+    run_dir = make_run(tmp_path / "<img src=x onerror=alert(3)>", [{"step": 1, HOSTILE: 2.0}], {1: [entry]})
     cfg = json.loads((run_dir / "config.json").read_text())
-    cfg["model"]["path"] = f"</pre>{attack}"
+    cfg["model"]["path"] = HOSTILE
     (run_dir / "config.json").write_text(json.dumps(cfg))
+    (run_dir / "environment.json").write_text(json.dumps({HOSTILE: HOSTILE}))
     html = page(run_dir)
-    assert "<script" not in html
-    parsed = Text(html)
-    assert "script" not in parsed.tags
-    assert f'"{attack}' in parsed.text  # shown as it is
-    assert f"</pre>{attack}" in parsed.text
-
-
-def test_each_segment_has_its_version_and_its_text(tmp_path: Path) -> None:
-    samples = {
-        1: [sample(0, "first right", 1, [11], [0]), sample(1, "first wrong", 0, [11], [0])],
-        2: [sample(2, "never shown", 1, [11], [1])],
-        5: [
-            sample(3, "in one segment", 1, [14], [4]),
-            sample(4, "one two three", 1, [4, 4, 5], [2, 3, 4]),
-            sample(5, "cut", 0, [3], [4], status="truncated"),
-        ],
-    }
-    html = page(make_run(tmp_path, [], samples))
-    pieces = re.findall(r'<span class="piece h(\d)"><span class="tag"[^>]*>v(\d+)</span>([^<]*)</span>', html)
-    assert pieces == [
-        ("0", "0", "first right"),
-        ("0", "0", "first wrong"),
-        ("2", "2", "one "),
-        ("3", "3", "two "),
-        ("4", "4", "three"),
-        ("4", "4", "cut"),
-    ]
-    text = Text(html).text
-    assert "Step 5, sample 4 right 13 tokens, 3 segments" in text
-    assert "Step 5, sample 5 truncated 3 tokens, 1 segment" in text
-
-
-def test_a_long_output_keeps_the_ends_of_every_segment(tmp_path: Path) -> None:
-    first, second = "A" + "b" * 9998 + "C", "D" + "e" * 9998 + "F"
-    html = page(make_run(tmp_path, [], {1: [sample(0, first + second, 1, [10_000, 10_000], [0, 1])]}))
-    text = Text(html).text
-    assert text.count("[7,000 characters left out]") == 2  # 6000 / 2 segments = 3000 of 10000 are shown
-    for end in ("Ab", "bC", "De", "eF"):
-        assert end in text
-
-
-def test_samples_without_the_characters_of_segments_are_shown_whole(tmp_path: Path) -> None:
-    entry = sample(0, "old format", 1, [10], [0])
-    entry["segments"] = [{"version": 0, "tokens": 4}, {"version": 1, "tokens": 6}]
-    html = page(make_run(tmp_path, [], {1: [entry]}))
-    assert '<span class="piece">old format</span>' in html
-    assert "10 tokens, 2 segments" in Text(html).text
+    found = Elements(html).found
+    assert [tag for tag, _ in found if tag in ("script", "img")] == ["script"] * 3
+    text = HOSTILE.replace("\ud800", "?")  # half of a character, which UTF-8 cannot express
+    (run,) = data_of(html)["runs"]
+    assert run["samples"][0]["prompt"] == text
+    assert run["samples"][0]["pieces"][0]["text"] == text
+    assert run["columns"][text] == [2]
+    assert run["environment"] == {text: text}
+    assert text in run["lead"]
+    raw = html.partition('id="data">')[2].partition("</script>")[0]
+    assert not set("<>&\u2028") & set(raw)
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     samples = {2: [sample(0, "abcd", 1, [2, 2], [0, 1])]}
-    first = write_report(make_run(tmp_path, samples=samples)).read_bytes()
-    assert write_report(tmp_path).read_bytes() == first
-    assert not list(tmp_path.glob("*.tmp"))
+    run_dir = make_run(tmp_path, samples=samples)
+    assert page(run_dir) == page(run_dir)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_long_run_stays_under_the_limit_and_says_what_is_left_out(tmp_path: Path) -> None:
+    names = [f"part/metric_{i}" for i in range(60)]
+    metrics = [{"step": step, "train/grad_norm": 1.0} | dict.fromkeys(names, step / 7) for step in range(2000)]
+    metrics[1234]["train/grad_norm"] = 50.0
+    long = "the model writes and writes " * 200
+    samples = {
+        step: [sample(i, long + str(i), i % 2, [len(long) + len(str(i))], [0]) for i in range(10)]
+        for step in range(1, 1200, 10)
+    }
+    html = page(make_run(tmp_path, metrics, samples))
+    assert len(html.encode()) <= LIMIT
+    (run,) = data_of(html)["runs"]
+    assert run["counts"] == {
+        "steps_logged": 2000, "sample_steps": 120, "sample_steps_read": 100, "samples_read": 1000,
+    }  # fmt: skip
+    steps = run["columns"]["step"]
+    assert 500 < len(steps) <= 80_000 / 61  # VALUES over the metrics
+    assert (steps[0], steps[-1]) == (0, 1999)
+    assert run["columns"]["train/grad_norm"][steps.index(1234)] == 50
+    assert 200 < len(run["samples"]) < 1000
+    assert len({one["step"] for one in run["samples"]}) == 100
+    assert {one["verdict"] for one in run["samples"]} == {"right", "wrong"}
 
 
 @pytest.mark.parametrize(
-    ("metrics", "says"),
+    "metrics",
     [
-        ([], "No step is finished yet."),
-        (METRICS[:1], "No second evaluation yet."),
-        (METRICS[1:2], "No evaluation yet."),
-        ([{"step": 1}], "No step is finished yet."),
-        (
-            [{"step": 1, "reward/mean": 0.0, "time/step": 0.0, "rollout/finished": 0, "rollout/segments_mean": None}],
-            "0.000",
-        ),
-        ([{"step": s, "reward/mean": 0.5, "time/step": 1.0} for s in range(1, 101)], "mean of first and last 10 steps"),
+        [],
+        METRICS[:1],
+        METRICS[1:2],
+        [{"step": 1}],
+        [{"step": 1, "reward/mean": 0.0, "time/step": 0.0, "rollout/finished": 0, "rollout/segments_mean": None}],
     ],
 )
-def test_runs_with_missing_data(tmp_path: Path, metrics: list[dict[str, Any]], says: str) -> None:
-    assert says in Text(page(make_run(tmp_path, metrics))).text
+def test_runs_with_missing_data(tmp_path: Path, metrics: list[dict[str, Any]]) -> None:
+    columns = shown(make_run(tmp_path, metrics))["columns"]
+    assert columns.get("step", []) == [m["step"] for m in metrics]
 
 
 def test_a_run_in_the_middle_of_a_write_and_without_known_settings(tmp_path: Path) -> None:
@@ -304,9 +219,10 @@ def test_a_run_in_the_middle_of_a_write_and_without_known_settings(tmp_path: Pat
     (tmp_path / "config.json").write_text('{"steps": 50, "unheard": {"of": 1}}')
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "rewa')
-    text = Text(page(tmp_path)).text
-    assert "2 of 50 steps" in text
-    assert "target σ" not in text
+    run = shown(tmp_path)
+    assert run["lead"] == "2 of 50 steps"
+    assert run["settings"]["changed"] is None
+    assert run["columns"]["step"] == [0, 1, 2]
 
 
 def test_without_segment_metrics_the_stored_samples_are_counted(tmp_path: Path) -> None:
@@ -316,30 +232,37 @@ def test_without_segment_metrics_the_stored_samples_are_counted(tmp_path: Path) 
     assert summary.multi_segment_share == pytest.approx(1 / 3)
 
 
-def test_a_gap_in_a_curve_is_left_out_of_its_numbers(tmp_path: Path) -> None:
-    metrics: list[dict[str, Any]] = [
-        {"step": 1, "reward/mean": 0.5},
-        {"step": 2, "reward/mean": None},
-        {"step": 3, "reward/mean": 0.25},
-    ]
-    run = read_run(make_run(tmp_path, metrics))
-    assert run.series("reward/mean") == ([1, 3], [0.5, 0.25])
-    (reward,) = figures(run)
-    assert reward.alt == "Mean reward: 0.500 at step 1, 0.250 at step 3, lowest 0.250, highest 0.500"
-
-
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with refused(ErrorCode.RUN_NOT_FOUND, file=tmp_path / "nowhere"):
-        write_report(tmp_path / "nowhere")
+        write_report([tmp_path / "nowhere"])
     with refused(ErrorCode.RUN_NOT_FOUND, file=tmp_path):
-        write_report(tmp_path)
+        write_report([tmp_path])
+    with refused(ErrorCode.COMMAND_LINE):
+        write_report([])
     (tmp_path / "config.json").write_text("{")
     with refused(ErrorCode.RUN_DAMAGED, file=tmp_path / "config.json"):
-        write_report(tmp_path)
+        write_report([tmp_path])
     make_run(tmp_path, samples={1: [{}]})
+    with refused(ErrorCode.COMMAND_LINE, key="--out"):
+        write_report([tmp_path], tmp_path / "page.txt")
     (tmp_path / "samples" / "step_000001.jsonl").write_text('{"sample": 1}\nnonsense\n')
     with refused(ErrorCode.RUN_DAMAGED, record="step_000001.jsonl:2"):
-        write_report(tmp_path)
+        write_report([tmp_path])
+
+
+def test_the_library_is_of_the_versions_that_its_script_fetches() -> None:
+    """docs/make_echarts.py wrote the file: its head names the versions, and the licences are beside it."""
+    folder = Path(__file__).parents[2]
+    fixed = dict(re.findall(r'"(\w+)": "([\d.]+)"', (folder / "docs" / "make_echarts.py").read_text()))
+    library = (folder / "src" / "ulorl" / "report" / "page" / "echarts.min.js").read_text(encoding="utf-8")
+    head, licences = library.partition("*/")[0], library_licences(folder)
+    for package, version in fixed.items():
+        assert f"{package} {version}".lower() in head.lower()
+        assert package == "esbuild" or f"{package} {version}" in licences
+
+
+def library_licences(folder: Path) -> str:
+    return (folder / "src" / "ulorl" / "report" / "page" / "echarts.licences.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ulorl.errors import UserError
 from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.models.tiny import model_path
 from ulorl.report.html_report import write_report
+from ulorl.runs.environment import read_environment
 from ulorl.training import checkpoint, run
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
     assert metrics[0]["eval/accuracy"] == finished.before.accuracy
     assert metrics[-1]["eval/accuracy"] == finished.after.accuracy
     assert json.loads((finished.dir / "config.json").read_text())["rollout"]["segments"] == 3
-    assert "<svg" in (finished.dir / "report.html").read_text()
+    assert 'id="data"' in (finished.dir / "report.html").read_text(encoding="utf-8")
     assert list((finished.dir / "tensorboard").glob("events*"))
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(finished.model),
@@ -59,7 +60,8 @@ def test_a_run_without_report_can_have_it_later(tmp_path: Path) -> None:
     quiet = ulorl.train(config(tmp_path / "r", "steps=1", "log.report=false"))
     assert (quiet.dir / "finished.json").exists()
     assert not (quiet.dir / "report.html").exists()
-    assert "<svg" in write_report(quiet.dir).read_text()
+    assert 'id="data"' in write_report([quiet.dir]).read_text(encoding="utf-8")
+    assert read_environment(quiet.dir)["ulorl"] == ulorl.__version__
 
 
 def test_nothing_is_lost(finished: run.Result) -> None:

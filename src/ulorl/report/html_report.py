@@ -1,13 +1,19 @@
-"""Writes report.html: one page with the figures and some outputs of a run, which loads nothing from the network.
+"""Writes report.html: one page about a run, or about several on one another, that loads nothing from the network.
 
-The same run folder gives the same bytes. Outputs and configuration are untrusted text: the template escapes them.
+The same run folders give the same bytes, at most `LIMIT` of them. Outputs, configuration and metrics are untrusted
+text: they reach the page as JSON in which no tag can begin, and its script shows them as text only. The page's content
+security policy admits the scripts of the page by their hashes, and no other.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,193 +21,116 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ulorl.common import atomic_files
-from ulorl.report import figures
-from ulorl.report.drawing import Figure
-from ulorl.report.timeline_figure import timeline_figure
-from ulorl.runs import saved_run, summary
-from ulorl.types import Metrics
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
+from ulorl.report.arms import arms
+from ulorl.report.figures import FIGURES
+from ulorl.report.run_data import run_data, short_names
+from ulorl.report.sample_choice import choose, read_some
+from ulorl.runs.saved_run import SavedRun, read_run
 
 REPORT = "report.html"
-_HUES = 6  # colours of versions; version v has colour v mod 6
-_CLIP = 6000  # characters of one output that are shown
-_TABLE = (  # columns of the table of all steps: title, metric, format
-    ("reward", "reward/mean", ".3f"),
-    ("entropy", "entropy/mean", ".3f"),
-    ("held-out", "eval/accuracy", ".1%"),
-    ("MPT", "mpt/fraction", ".1%"),
-    ("masked", "mpt/masked_fraction", ".1%"),
-    ("ratio", "importance/ratio_mean", ".4f"),
-    ("clipped", "importance/clip_fraction", ".2%"),
-    ("mismatch", "mismatch/mean", ".1e"),
-    ("finished", "rollout/finished", ".0f"),
-    ("carried", "rollout/carried", ".0f"),
-    ("truncated", "rollout/truncated", ".0f"),
-    ("segments", "rollout/segments_mean", ".2f"),
-    ("age", "rollout/staleness_mean", ".2f"),
-    ("occupied", "engine/occupancy", ".0%"),
-    ("tokens", "rollout/tokens", ",.0f"),
-    ("seconds", "time/step", ".1f"),
-)
+LIMIT = 3_000_000  # bytes of the page
+SAMPLES_LIMIT = 1_200_000  # bytes of samples, of all runs together
+VALUES = 80_000  # of all metrics and runs together that are shown; a metric has no fewer than `LEAST_ROWS`
+LEAST_ROWS = 40
+_SCRIPTS = ("elements", "steps", "charts", "toolbar", "timeline", "tokens", "samples", "tables", "live", "main")
+_RESERVE = 2000  # bytes for what is written when all else is known
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Text that one version wrote without a pause. `left_out`: characters cut from its middle, between `text` and
-    `tail`."""
-
-    version: int | None
-    tokens: int
-    text: str
-    left_out: int = 0
-    tail: str = ""
-
-    @property
-    def hue(self) -> int | None:
-        """Return the number of the colour of the version."""
-        return None if self.version is None else self.version % _HUES
-
-
-@dataclass(frozen=True)
-class Example:
-    """One stored output as it is shown."""
-
-    title: str
-    verdict: str  # right, wrong, truncated or unscored
-    prompt: str
-    tokens: int
-    segments: int
-    pieces: tuple[Piece, ...]
-
-
-def write_report(run_dir: Path) -> Path:
-    """Write run_dir/report.html for a run, finished or not, and return its path. Raises UserError when `run_dir` is not
-    a run or a file in it is damaged."""
-    run_dir = Path(run_dir)
-    run = saved_run.read_run(run_dir)
-    path = run_dir / REPORT
-    atomic_files.write_text(path, render(run))
+def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page of runs, finished or not, and return its path. out: report.html in the folder of the first run by
+    default. Raises UserError for what is not a run, when a file of a run is damaged, and for another file type."""
+    if not run_dirs:
+        raise UserError("give the folder of at least one run", code=ErrorCode.COMMAND_LINE)
+    path = out or Path(run_dirs[0]) / REPORT
+    if path.suffix != ".html":
+        message = f"{path}: the name of a page ends in .html"
+        raise UserError(message, code=ErrorCode.COMMAND_LINE, key="--out", file=path)
+    page = render([read_run(Path(run_dir)) for run_dir in run_dirs])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_files.write_text(path, page)
     return path
 
 
-def render(run: saved_run.SavedRun) -> str:
-    """Return the page as text."""
-    environment = Environment(
-        loader=PackageLoader("ulorl", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    numbers = summary.summarize(run)
+def render(runs: Sequence[SavedRun]) -> str:
+    """Return the page as text. Raises UserError when a file of a run is damaged."""
+    found = [read_some(run) for run in runs]
+    data = page_data(runs, [run_data(run, samples, rows_shown(runs)) for run, samples in zip(runs, found, strict=True)])
+    left = LIMIT - len(html(data).encode()) - _RESERVE
+    for samples, shown in zip(found, data["runs"], strict=True):
+        shown["samples"] = choose(samples, max(0, min(left, SAMPLES_LIMIT)) // len(runs))
+    return html(data)
+
+
+def rows_shown(runs: Sequence[SavedRun]) -> int:
+    """Return how many steps of each run are shown, about, so that all values together are about `VALUES`."""
+    metrics = sum(len({name for one in run.metrics[:1] + run.metrics[-1:] for name in one}) for run in runs)
+    return max(LEAST_ROWS, VALUES // max(1, metrics))
+
+
+def page_data(runs: Sequence[SavedRun], shown: Sequence[dict[str, Any]], *, live: bool = False) -> dict[str, Any]:
+    """Return all that the page shows as plain values. shown: of each run, as `run_data` returns it."""
+    names = short_names([run.dir for run in runs])
+    places = {id(run): place for place, run in enumerate(runs)}
+    found = arms(runs)
+    several = len(found) > 1
+    return {
+        "runs": [{"name": name, **one} for name, one in zip(names, shown, strict=True)],
+        "arms": [
+            {
+                "label": arm.label if several or len(runs) > 1 else names[0],
+                "runs": [places[id(run)] for run in arm.runs],
+            }
+            for arm in found
+        ],
+        "figures": [asdict(figure) for figure in FIGURES],
+        "live": live,
+    }
+
+
+def html(data: Mapping[str, Any]) -> str:
+    """Return the page with its data. `live`: it asks the server that sent it for what is new."""
+    scripts = {"library": library(), "script": "\n".join(_page_file(f"{name}.js") for name in _SCRIPTS)}
+    policy = [
+        "default-src 'none'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        f"script-src {' '.join(_hashed(text) for text in scripts.values())}",
+        f"connect-src '{'self' if data['live'] else 'none'}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    environment = Environment(loader=PackageLoader("ulorl", "report/page"), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("template.html").render(
-        name=run.dir.resolve().name,
-        s=numbers,
-        cards=cards(numbers),
-        lead=_lead(run, numbers),
-        evaluation_size=summary.evaluation_size(numbers),
-        figures=[_marked(figure) for figure in figures.figures(run)],
-        timeline=_marked(timeline_figure(run)),
-        examples=examples(run),
-        table_head=["step", *(title for title, _, _ in _TABLE)],
-        table=[_table_row(metrics) for metrics in run.metrics],
-        config=json.dumps(run.config, indent=2, ensure_ascii=False),
+        title=" · ".join(run["name"] for run in data["runs"]),
+        policy=Markup("; ".join(policy)),
+        style=Markup(_page_file("report.css")),
+        data=Markup(as_json(data)),
+        **{name: Markup(text) for name, text in scripts.items()},
     )
 
 
-def _marked(figure: Figure | None) -> tuple[Figure, Markup] | None:
-    return (figure, Markup(figure.svg)) if figure else None
-
-
-def cards(s: summary.Summary) -> list[tuple[str, str, str]]:
-    """Return (label, number, explanation) of each card at the head of the page."""
-    shown: list[tuple[str, str, str]] = []
-    if s.gain is not None:
-        limits = f"{s.gain_limits}, 95% interval" if s.gain_limits else ""
-        shown.append(("Gain", f"{s.gain:+.1f} points", limits))
-    for label, change in (("Mean reward", s.reward), ("Entropy, nats a token", s.entropy)):
-        if change:
-            shown.append((label, str(change), summary.span(change)))
-    if s.segments_mean is not None and s.multi_segment_share is not None:
-        shown.append(("Segments a sample", f"{s.segments_mean:.2f}", f"{s.multi_segment_share:.1%} span 2 or more"))
-    if s.truncated_share is not None:
-        shown.append(("Truncated", f"{s.truncated_share:.1%}", "of finished samples"))
-    if s.tokens_per_second is not None:
-        shown.append(("Tokens a second", f"{s.tokens_per_second:,.0f}", "decoded while rolling out"))
-    if s.seconds:
-        planned = f" of {s.planned}" if s.planned and s.planned != s.steps else ""
-        shown.append(("Time", summary.duration(s.seconds), f"{s.steps}{planned} steps"))
-    return shown
-
-
-def examples(run: saved_run.SavedRun) -> list[Example]:
-    """Return right and wrong outputs of the first and of the last stored step, each the one with the most segments."""
-    files = run.sample_files()
-    chosen = files[:1] + files[1:][-1:]
-    shown = []
-    for step, path in chosen:
-        for right in (True, False):
-            alike = (sample for sample in saved_run.read_samples(path) if _is_right(sample) is right)
-            best = max(alike, key=_segment_count, default=None)
-            if best is not None:
-                shown.append(_example(step, best))
-    return shown
-
-
-def _is_right(sample: Mapping[str, Any]) -> bool:
-    return (sample.get("reward") or 0) > 0
-
-
-def _segment_count(sample: Mapping[str, Any]) -> int:
-    return len(sample.get("segments") or ())
-
-
-def _example(step: int, sample: Mapping[str, Any]) -> Example:
-    right, truncated = _is_right(sample), sample.get("status") == "truncated"
-    return Example(
-        title=f"Step {step}, sample {sample.get('sample', '?')}",
-        verdict="right" if right else "unscored" if "error" in sample else "truncated" if truncated else "wrong",
-        prompt=str(sample.get("prompt") or ""),
-        tokens=int(sample.get("tokens") or 0),
-        segments=_segment_count(sample),
-        pieces=tuple(_pieces(str(sample.get("output") or ""), sample.get("segments") or [])),
+def as_json(data: Any) -> str:
+    """Return JSON that can stand in a script element: no tag, comment or entity can begin in it. Halves of a character
+    that UTF-8 cannot express become question marks."""
+    text = (
+        json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace").decode()
     )
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
-def _pieces(output: str, segments: Sequence[Mapping[str, Any]]) -> Iterable[Piece]:
-    """Yield the output cut where a segment begins, or in one piece when the characters of segments were not stored."""
-    if not segments or any("chars" not in segment for segment in segments):
-        segments = [{"version": None, "tokens": 0, "chars": len(output)}]
-    most, position = max(300, _CLIP // len(segments)), 0
-    for segment in segments:
-        text = output[position : position + segment["chars"]]
-        position += segment["chars"]
-        if len(text) > most:
-            head, tail = text[: most // 2], text[-(most // 2) :]
-            yield Piece(segment["version"], segment["tokens"], head, len(text) - len(head) - len(tail), tail)
-        else:
-            yield Piece(segment["version"], segment["tokens"], text)
+@cache
+def library() -> str:
+    """Return the script of the chart library."""
+    return _page_file("echarts.min.js")
 
 
-def _table_row(metrics: Metrics) -> list[str]:
-    values = [(metrics.get(name), spec) for _, name, spec in _TABLE]
-    return [str(metrics["step"]), *("–" if value is None else format(value, spec) for value, spec in values)]
+def _page_file(name: str) -> str:
+    return files("ulorl.report").joinpath("page", name).read_text(encoding="utf-8")
 
 
-def _schedule(run: saved_run.SavedRun) -> str:
-    """Return the rollout schedule in a few words; older runs have segments and no other schedule."""
-    kind, segments = run.setting("rollout.schedule.kind") or "segment", run.setting("rollout.segments")
-    if kind == "segment":
-        return f" in {segments} segment{'s' * (segments != 1)}" if isinstance(segments, int) else ""
-    return f", schedule {kind} with factor {run.setting('rollout.schedule.factor')}"
-
-
-def _lead(run: saved_run.SavedRun, s: summary.Summary) -> str:
-    """Return the run in one line."""
-    steps = f"{s.steps} of {s.planned} steps" if s.planned else f"{s.steps} steps"
-    parts = [*filter(None, [run.setting("model.path")]), steps]
-    if isinstance(limit := run.setting("rollout.max_tokens"), int):
-        parts.append(f"outputs of up to {limit:,} tokens{_schedule(run)}")
-    importance, mask = run.setting("objective.importance"), run.setting("objective.mpt.mask")
-    parts += [str(importance).upper()] if importance else []
-    parts += [f"MPT mask {mask}"] if mask else []
-    return " · ".join(parts)
+def _hashed(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

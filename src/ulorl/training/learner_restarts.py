@@ -13,6 +13,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.learner import LearnerLost
 from ulorl.runs import run_folder
+from ulorl.runs.environment import write_environment
 from ulorl.runs.run_log import Position, RunLog
 from ulorl.runs.terminal_lines import print_line
 from ulorl.training import checkpoint
@@ -35,6 +36,7 @@ def beginning(cfg: Config, inputs: Inputs, console: Console) -> Start:
     with checkpoint.writing(run_dir):
         run_folder.clear(run_dir)
         run_folder.save_config(cfg)
+        write_environment(run_dir)
         log = RunLog(run_dir, cfg, console=console)
     # The evaluation before training is what step 0 still lacks.
     pending: Metrics | None = {"step": 0, "version": 0} if inputs.held_out else None
@@ -47,6 +49,7 @@ def continuation(cfg: Config, saved: Checkpoint, console: Console) -> Start:
     run_dir, counters = Path(cfg.run.dir), saved.counters
     with checkpoint.writing(run_dir):
         run_folder.save_config(cfg)
+        write_environment(run_dir)
         logged = Position(counters.logged, counters.timeline)
         log = RunLog(run_dir, cfg, counters.step, console=console, logged=logged)
     return counters, log

@@ -229,7 +229,7 @@ def _run(components: Components, counters: Counters, log: RunLog, message: str) 
             raise Interrupted(run_dir, step, interrupts.received) from None
         with checkpoint.writing(run_dir):
             _save_model(components, model)
-            report = write_report(run_dir) if cfg.log.report else None
+            report = write_report([run_dir]) if cfg.log.report else None
             run_folder.finish(run_dir, cfg.steps)
         log.summary(model=model, report=report)
     return Result(run_dir, model, loop.before, loop.after)

@@ -1,0 +1,138 @@
+"""Chooses the stored samples that a report contains, and cuts long outputs, within a number of bytes.
+
+The same run gives the same choice. What is left out is counted, so that the page can say it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ulorl.runs.saved_run import SavedRun, read_samples
+
+STEPS = 100  # whose samples are read at most, evenly spaced
+CLIP = 4000  # characters of a prompt or an output that are kept
+TOKENS = 1200  # tokens with values of their own that are kept
+VERDICTS = ("right", "wrong", "truncated", "unscored")
+_KINDS = (*VERDICTS, "segments")  # of each kind the next sample is taken in turn; `segments`: of most segments
+_CANDIDATES = 16  # of each kind and step
+
+Stored = dict[str, Any]  # a sample as its file has it
+
+
+@dataclass(frozen=True)
+class ReadSamples:
+    """What was read of the samples of some steps, in rising order of the steps."""
+
+    lengths: Mapping[int, Sequence[int]]  # by step: output tokens of each sample
+    candidates: Mapping[int, Sequence[Sequence[Stored]]]  # by step: for each kind, the samples to take first
+
+    @property
+    def count(self) -> int:
+        """Return the number of samples that were read."""
+        return sum(map(len, self.lengths.values()))
+
+
+def read_some(run: SavedRun, steps: int = STEPS) -> ReadSamples:
+    """Read the stored samples of at most `steps` steps of a run, evenly spaced, outputs cut. Raises UserError when a
+    file is damaged."""
+    files = run.sample_files()
+    places = sorted({int(at) for at in np.linspace(0, len(files) - 1, min(len(files), steps)).round()})
+    lengths, candidates = {}, {}
+    for step, path in (files[at] for at in places):
+        found = [shown(one, step) for one in read_samples(path)]
+        lengths[step] = [int(one.get("tokens") or 0) for one in found]
+        candidates[step] = [of_kind[:_CANDIDATES] for of_kind in _of_kinds(found)]
+    return ReadSamples(lengths, candidates)
+
+
+def choose(samples: ReadSamples, limit: int) -> list[Stored]:
+    """Return samples of at most `limit` bytes of JSON together, in rising order of step and id.
+
+    They are taken in rounds. Each round goes through the steps, spread over the run, and takes from each the next
+    right, wrong, truncated and unscored one and the next of most segments.
+    """
+    taken: dict[tuple[int, str], Stored] = {}
+    size = 0
+    for one in _in_turn(samples.candidates):
+        key = (one["step"], str(one["sample"]).zfill(12))
+        if key in taken:
+            continue
+        size += len(json.dumps(one, ensure_ascii=False).encode(errors="replace"))
+        if size > limit:
+            break
+        taken[key] = one
+    return [taken[key] for key in sorted(taken)]
+
+
+def shown(sample: Mapping[str, Any], step: int, clip: int = CLIP) -> Stored:
+    """Return a stored sample with its step and verdict, and with its prompt and output cut to `clip` characters."""
+    output, segments = str(sample.get("output") or ""), list(sample.get("segments") or [])
+    kept = {key: value for key, value in sample.items() if key not in ("prompt", "output", "segments")}
+    return kept | {
+        "step": step,
+        "sample": sample.get("sample", "?"),
+        "verdict": verdict(sample),
+        "prompt": _cut(str(sample.get("prompt") or ""), clip),
+        "pieces": pieces(output, segments, clip),
+        "segments": len(segments),
+    }
+
+
+def verdict(sample: Mapping[str, Any]) -> str:
+    """Return right, wrong, truncated or unscored."""
+    if (sample.get("reward") or 0) > 0:
+        return "right"
+    if "error" in sample:
+        return "unscored"
+    return "truncated" if sample.get("status") == "truncated" else "wrong"
+
+
+def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int) -> list[dict[str, Any]]:
+    """Return the output cut where a segment begins: the version, tokens and text of each; one piece without a version
+    when the characters of segments were not stored. A piece that is longer than its share of `clip` has its middle left
+    out: `left_out` is the number of these characters, `tail` what follows them."""
+    if not segments or any("chars" not in segment for segment in segments):
+        segments = [{"version": None, "tokens": 0, "chars": len(output)}]
+    most, ends = max(200, clip // len(segments)), list(itertools.accumulate(int(s["chars"]) for s in segments))
+    found = []
+    for segment, start, end in zip(segments, [0, *ends], ends, strict=False):
+        piece = {"version": segment["version"], "tokens": segment["tokens"], "text": output[start:end]}
+        if end - start > most:
+            half = most // 2
+            piece |= {"text": output[start : start + half], "left_out": end - start - 2 * half}
+            piece["tail"] = output[end - half : end]
+        found.append(piece)
+    return found
+
+
+def _cut(text: str, clip: int) -> str:
+    return text if len(text) <= clip else f"{text[: clip // 2]} [...] {text[-(clip // 2) :]}"
+
+
+def _in_turn(candidates: Mapping[int, Sequence[Sequence[Stored]]]) -> Iterator[Stored]:
+    steps = _spread(list(candidates))
+    for place in range(_CANDIDATES):
+        for step in steps:
+            yield from (of_kind[place] for of_kind in candidates[step] if place < len(of_kind))
+
+
+def _of_kinds(entries: Sequence[Stored]) -> list[list[Stored]]:
+    """Return the samples of each kind, in the order in which they are taken: those whose tokens are stored first, then
+    those of most segments."""
+    ordered = sorted(entries, key=lambda one: ("token_values" not in one, -one["segments"]))
+    return [[one for one in ordered if kind in ("segments", one["verdict"])] for kind in _KINDS]
+
+
+def _spread(steps: Sequence[int]) -> list[int]:
+    """Return the steps so that the first few of them are spread over the run: the ends, the middle, the quarters ..."""
+    order, gap = [0, len(steps) - 1], len(steps) - 1
+    while gap > 1:
+        order += range(gap // 2, len(steps), max(1, gap // 2))
+        gap = -(-gap // 2)
+    return [steps[i] for i in dict.fromkeys([*order, *range(len(steps))]) if 0 <= i < len(steps)]

@@ -1,0 +1,68 @@
+"""Which samples a report contains, and how long outputs are cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from report_runs import make_run, sample
+from ulorl.report.sample_choice import choose, pieces, read_some, verdict
+from ulorl.runs.saved_run import read_run
+
+
+def test_verdicts() -> None:
+    assert verdict({"reward": 1.0}) == "right"
+    assert verdict({"reward": 0.0, "status": "complete"}) == "wrong"
+    assert verdict({"reward": 0.0, "status": "truncated"}) == "truncated"
+    assert verdict({"reward": None, "error": "the server is gone"}) == "unscored"
+
+
+def test_each_piece_has_its_version_and_its_text() -> None:
+    entry = sample(4, "one two three", 1, [4, 4, 5], [2, 3, 4])
+    assert [(p["version"], p["text"]) for p in pieces(entry["output"], entry["segments"], 100)] == [
+        (2, "one "), (3, "two "), (4, "three"),
+    ]  # fmt: skip
+
+
+def test_a_long_output_keeps_the_ends_of_every_segment() -> None:
+    first, second = "A" + "b" * 998 + "C", "D" + "e" * 998 + "F"
+    segments = [{"version": v, "tokens": 1000, "chars": 1000} for v in (0, 1)]
+    for piece, (head, tail) in zip(pieces(first + second, segments, 800), (("Ab", "bC"), ("De", "eF")), strict=True):
+        assert piece["left_out"] == 600  # 800 / 2 segments = 400 of 1000 are kept
+        assert piece["text"].startswith(head)
+        assert piece["tail"].endswith(tail)
+        assert len(piece["text"]) == len(piece["tail"]) == 200
+
+
+def test_without_the_characters_of_segments_an_output_is_one_piece() -> None:
+    segments = [{"version": 0, "tokens": 4}, {"version": 1, "tokens": 6}]
+    assert pieces("old format", segments, 100) == [{"version": None, "tokens": 0, "text": "old format"}]
+
+
+def test_samples_are_taken_in_turn_from_steps_and_verdicts(tmp_path: Path) -> None:
+    """Each of 5 steps has 6 wrong, 1 right and 1 truncated sample; two of the wrong ones have 2 segments."""
+    stored = {
+        step: [
+            *(sample(10 * step + i, "ab", 0, [1, 1] if i in (4, 5) else [2], [0, 1] if i in (4, 5) else [0])
+              for i in range(6)),
+            sample(10 * step + 6, "ab", 1, [2], [0]),
+            sample(10 * step + 7, "ab", 0, [2], [0], status="truncated"),
+        ]
+        for step in range(1, 6)
+    }  # fmt: skip
+    read = read_some(read_run(make_run(tmp_path, [], stored)))
+    assert read.lengths[3] == [2] * 8
+    size = len(json.dumps(choose(read, 10**6)[0]))
+    everything = choose(read, 10**6)
+    assert [one["sample"] for one in everything] == [10 * step + i for step in range(1, 6) for i in range(8)]
+    few = choose(read, 17 * size)
+    assert few == choose(read, 17 * size)
+    assert len(json.dumps(few)) < 17 * size + 100
+    # One round takes from each step the right one, the wrong one of most segments, and the truncated one: 15.
+    assert [one["sample"] for one in few] == [10 * step + i for step in range(1, 6) for i in (4, 6, 7)]
+    assert [one["step"] for one in choose(read, 7 * size)] == [1] * 3 + [5] * 3  # the ends of the run come first
+
+
+def test_of_many_steps_some_are_read(tmp_path: Path) -> None:
+    stored = {step: [sample(step, "a", 1, [1], [0])] for step in range(1, 10)}
+    assert list(read_some(read_run(make_run(tmp_path, [], stored)), steps=3).lengths) == [1, 5, 9]
