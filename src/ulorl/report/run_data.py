@@ -14,7 +14,6 @@ from ulorl.report.step_rows import columns, row, shown_rows
 from ulorl.report.timeline_data import timeline_data
 from ulorl.runs import summary
 from ulorl.runs.environment import read_environment
-from ulorl.runs.run_folder import finished
 from ulorl.runs.saved_run import SavedRun
 
 
@@ -45,7 +44,6 @@ def head(run: SavedRun) -> dict[str, Any]:
     numbers = summary.summarize(run)
     return {
         "lead": _lead(run, numbers),
-        "finished": finished(run.dir) is not None,
         "evaluations": [
             {"value": one.value, "limits": one.limits, "step": one.step}
             for one in (numbers.before, numbers.after)
