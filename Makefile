@@ -13,8 +13,12 @@ LONG := 8192 16384 32768 65536 131072
 # a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
+# For tests/adapters/verl, which need neither its GPU stack nor its older transformers (pyproject.toml, verl-test), so
+# pip is not to warn that verl lacks them.
+VERL := verl==0.9.1
+
 # Python compiles the modules that it imports; to compile all that is installed takes a minute for each environment.
-INSTALL := -m pip install --quiet --no-compile
+INSTALL := -m pip install --quiet --no-compile --no-warn-conflicts
 
 .PHONY: help setup setup-engines quickstart docs wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
 
@@ -26,7 +30,8 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade "pip>=25.1"
 	$(BIN)/python $(INSTALL) $(TORCH)
-	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,trl,ray,serve]" --group dev
+	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,trl,ray,serve]" --group dev --group verl-test
+	$(BIN)/python $(INSTALL) --no-deps $(VERL)
 	@touch $@
 
 setup: $(READY) ## create .venv and install UloRL with its development tools
