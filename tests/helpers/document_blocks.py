@@ -31,6 +31,7 @@ SMALL = [
 ]  # fmt: skip
 _RESUMED = ["steps=3", "log.report=false"]
 _EVALUATED = ["eval.problems=2", "eval.samples=2", "model.threads=1"]
+_SCRIPT = {"max_steps=20": "max_steps=1", "gradient_accumulation_steps=4": "gradient_accumulation_steps=1"}
 _MADE = ["steps=2", "batch_tokens=256", "eval_problems=2", "eval_tokens=8"]
 
 
@@ -67,7 +68,8 @@ def run_block(block: Block) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
     if block.language == "python":
-        exec(compile(block.text, f"line {block.line}", "exec"), {"__name__": "__main__"})
+        text = re.sub("|".join(_SCRIPT), lambda found: _SCRIPT[found[0]], block.text)
+        exec(compile(text, f"line {block.line}", "exec"), {"__name__": "__main__"})
     elif block.language == "sh":
         for command in _commands(block.text):
             if command.startswith("ulorl "):
