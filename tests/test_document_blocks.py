@@ -33,7 +33,8 @@ def test_blocks_run(page: Path, finished: Path, monkeypatch: pytest.MonkeyPatch)
     if page.name == "resume.md":  # its run was stopped
         killed_copy(finished, Path("runs/quickstart"), step=1)
     elif page.name != "tutorial.md":  # which makes it
-        shutil.copytree(finished, "runs/quickstart")
+        for name in ("quickstart", "one_segment"):
+            shutil.copytree(finished, f"runs/{name}")
     monkeypatch.syspath_prepend(Path.cwd())
     load = ulorl.load
     monkeypatch.setattr(ulorl, "load", lambda recipes, overrides: load(recipes, [*overrides, *SMALL]))

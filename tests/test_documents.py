@@ -53,6 +53,17 @@ def test_links_have_targets(document: Path) -> None:
     assert not dead
 
 
+def test_the_site_has_the_targets_of_its_pages() -> None:
+    """`make docs` fails otherwise: the site has the pages of docs/, and files of other kinds, but no folders."""
+    targets = {
+        (page.name, target)
+        for page in (ROOT / "docs").glob("*.md")
+        for target, _ in LINK.findall(page.read_text(encoding="utf-8"))
+        if target.startswith("../")
+    }
+    assert not [(page, at) for page, at in targets if at.endswith(".md") or (ROOT / "docs" / at).is_dir()]
+
+
 def test_every_page_is_in_the_index() -> None:
     """The navigation of the site is made from the links of index.md."""
     linked = {target for target, _ in LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))}
