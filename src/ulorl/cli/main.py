@@ -232,6 +232,22 @@ def report(
 
 
 @app.command()
+def watch(
+    run_dir: RunDir,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of this machine; 0: any free one")] = 8642,
+) -> None:
+    """Serve the report of a run on this machine while the run goes on; the page follows it by itself.
+
+    It shows every stored sample whole. Nothing outside this machine can reach it. Ctrl-C ends it, and not the run.
+
+    ulorl watch runs/quickstart
+    """
+    from ulorl.report.watch_server import watch as serve
+
+    serve(run_dir, port)
+
+
+@app.command()
 def compare(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="the folders of runs")],
     out: Annotated[Path, typer.Option(help="a page, as html, or a figure, as svg, png or pdf")] = Path("compare.html"),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,13 @@ def read_some(run: SavedRun, steps: int = STEPS) -> ReadSamples:
     file is damaged."""
     files = run.sample_files()
     places = sorted({int(at) for at in np.linspace(0, len(files) - 1, min(len(files), steps)).round()})
+    return read_files([files[at] for at in places])
+
+
+def read_files(files: Iterable[tuple[int, Path]]) -> ReadSamples:
+    """Read the samples files of some steps, outputs cut. files: step and path. Raises UserError when one is damaged."""
     lengths, candidates = {}, {}
-    for step, path in (files[at] for at in places):
+    for step, path in files:
         found = [shown(one, step) for one in read_samples(path)]
         lengths[step] = [int(one.get("tokens") or 0) for one in found]
         candidates[step] = [of_kind[:_CANDIDATES] for of_kind in _of_kinds(found)]
@@ -70,8 +76,9 @@ def choose(samples: ReadSamples, limit: int) -> list[Stored]:
     return [taken[key] for key in sorted(taken)]
 
 
-def shown(sample: Mapping[str, Any], step: int, clip: int = CLIP) -> Stored:
-    """Return a stored sample with its step and verdict, and with its prompt and output cut to `clip` characters."""
+def shown(sample: Mapping[str, Any], step: int, clip: int | None = CLIP) -> Stored:
+    """Return a stored sample with its step and verdict, and with its prompt and output cut to `clip` characters; None:
+    not cut."""
     output, segments = str(sample.get("output") or ""), list(sample.get("segments") or [])
     kept = {key: value for key, value in sample.items() if key not in ("prompt", "output", "segments")}
     return kept | {
@@ -93,13 +100,14 @@ def verdict(sample: Mapping[str, Any]) -> str:
     return "truncated" if sample.get("status") == "truncated" else "wrong"
 
 
-def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int) -> list[dict[str, Any]]:
+def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int | None) -> list[dict[str, Any]]:
     """Return the output cut where a segment begins: the version, tokens and text of each; one piece without a version
     when the characters of segments were not stored. A piece that is longer than its share of `clip` has its middle left
     out: `left_out` is the number of these characters, `tail` what follows them."""
     if not segments or any("chars" not in segment for segment in segments):
         segments = [{"version": None, "tokens": 0, "chars": len(output)}]
-    most, ends = max(200, clip // len(segments)), list(itertools.accumulate(int(s["chars"]) for s in segments))
+    most = len(output) if clip is None else max(200, clip // len(segments))
+    ends = list(itertools.accumulate(int(s["chars"]) for s in segments))
     found = []
     for segment, start, end in zip(segments, [0, *ends], ends, strict=False):
         piece = {"version": segment["version"], "tokens": segment["tokens"], "text": output[start:end]}
@@ -111,8 +119,8 @@ def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int) -> lis
     return found
 
 
-def _cut(text: str, clip: int) -> str:
-    return text if len(text) <= clip else f"{text[: clip // 2]} [...] {text[-(clip // 2) :]}"
+def _cut(text: str, clip: int | None) -> str:
+    return text if clip is None or len(text) <= clip else f"{text[: clip // 2]} [...] {text[-(clip // 2) :]}"
 
 
 def _in_turn(candidates: Mapping[int, Sequence[Sequence[Stored]]]) -> Iterator[Stored]:

@@ -124,7 +124,18 @@ def read_metrics(path: Path) -> list[Metrics]:
     become None. Raises UserError naming the line when one is damaged or has no step."""
     if not path.exists():
         return []
-    return [{key: _finite(value) for key, value in entry.items()} for entry, _ in complete_lines(path)]
+    return [_metrics(entry) for entry, _ in complete_lines(path)]
+
+
+def read_metric_lines(content: bytes, path: Path, begin: int = 0) -> list[Metrics]:
+    """Read the lines of a metrics.jsonl that begin at the byte `begin` or after it, in the order of their steps.
+
+    content: the complete lines of the file. path: what an error names. Raises UserError as `read_metrics` does.
+    """
+    first = content.count(b"\n", 0, begin) + 1
+    lines = content[begin:].decode("utf-8", "replace").split("\n")[:-1]
+    entries = [_metrics(_entry(line, path, number)) for number, line in enumerate(lines, first)]
+    return sorted(entries, key=lambda one: one["step"] or 0)
 
 
 def complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -134,10 +145,7 @@ def complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         for number, line in enumerate(lines, 1):
             if not line.endswith("\n"):
                 break  # the run was killed while it wrote
-            entry = _object(line, path, number)
-            if not isinstance(entry.get("step"), int):
-                raise _damaged(path, number, f'no whole number under "step", found {entry.get("step")!r}')
-            yield entry, line
+            yield _entry(line, path, number), line
 
 
 def sample_files(run_dir: Path) -> list[tuple[int, Path]]:
@@ -155,6 +163,18 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             yield _object(line, path, number)
+
+
+def _entry(line: str, path: Path, number: int) -> dict[str, Any]:
+    """Return the object of a line of one step."""
+    entry = _object(line, path, number)
+    if not isinstance(entry.get("step"), int):
+        raise _damaged(path, number, f'no whole number under "step", found {entry.get("step")!r}')
+    return entry
+
+
+def _metrics(entry: Mapping[str, Any]) -> Metrics:
+    return {key: _finite(value) for key, value in entry.items()}
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -18,7 +18,6 @@ function fillStoredSteps() {
 
 async function asked(path) {
   const answer = await fetch(path, { cache: "no-store" });
-  if (!answer.ok) throw new Error(`${answer.status}`);
   return answer.json();
 }
 
@@ -40,7 +39,7 @@ async function loadSamples(step) {
 function addRows(rows) {
   const columns = runs[0].columns;
   columns.step ??= [];
-  for (const one of rows) {
+  for (const one of rows.filter(({ step }) => step > (columns.step.at(-1) ?? -1))) {
     const place = columns.step.length;
     for (const name of Object.keys(one)) columns[name] ??= Array(place).fill(null);
     for (const name of Object.keys(columns)) columns[name].push(one[name] ?? null);
@@ -52,8 +51,8 @@ function addNews(news) {
   addRows(news.rows);
   addSamples(news.samples);
   Object.assign(runs[0], news.run);
-  live.cursor = news.cursor;
-  if (view.follow) view.step = lastStep();
+  Object.assign(runs[0].counts, news.counts);
+  if (view.follow || news.restarted) view.step = lastStep();
   fillStoredSteps();
   tell("data");
 }
@@ -61,10 +60,12 @@ function addNews(news) {
 async function ask() {
   try {
     const news = await asked(`news?cursor=${encodeURIComponent(live.cursor)}`);
-    if (news.rows.length || news.restarted || news.run.finished !== runs[0].finished) addNews(news);
-    live.status.textContent = news.run.finished ? "finished" : `live · step ${lastStep()}`;
-  } catch {
-    live.status.textContent = "no connection to ulorl watch";
+    if (news.error) throw new Error(news.error);
+    live.cursor = news.cursor;
+    if (news.rows.length || news.restarted) addNews(news);
+    live.status.textContent = news.finished ? `finished · step ${lastStep()}` : `live · step ${lastStep()}`;
+  } catch (error) {
+    live.status.textContent = error instanceof TypeError ? "no connection to ulorl watch" : error.message;
   }
   setTimeout(ask, PAUSE);
 }

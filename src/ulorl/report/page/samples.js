@@ -114,8 +114,9 @@ function samplesSection() {
 
 function leftOutOfSamples() {
   const { counts, samples: shown } = runs[view.run];
+  if (page.live) return `${plural(shown.length, "sample")} loaded. Choose a step above to load all of its samples, whole.`;
   const steps = counts.sample_steps_read < counts.sample_steps ? ` of ${counts.sample_steps_read} of ${counts.sample_steps} steps` : "";
   const all = shown.length >= counts.samples_read && !steps;
   const text = all ? `All ${plural(shown.length, "stored sample")}.` : `${shown.length.toLocaleString("en-US")} of the ${plural(counts.samples_read, "stored sample")}${steps}, chosen in turn from right, wrong, truncated and unscored ones and those of most segments.`;
-  return `${text} Long texts have their middle left out. ${page.live ? "Choose a step below to load all of its samples." : "ulorl watch shows every stored sample in full."}`;
+  return `${text} Long texts have their middle left out. ulorl watch shows every stored sample whole.`;
 }

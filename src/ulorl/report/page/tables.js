@@ -54,5 +54,5 @@ function environmentSection() {
   const known = runs.filter((run) => Object.keys(run.environment).length);
   const names = [...new Set(known.flatMap((run) => Object.keys(run.environment)))];
   if (!names.length) return element("div", { class: "panel" }, element("p", { class: "quiet" }, "An earlier version wrote this run and stored no environment."));
-  return element("div", { class: "panel" }, table("Versions and machine of the last start", ["", ...known.map((run) => run.name)], names.map((name) => [name, ...known.map((run) => run.environment[name] ?? "–")])));
+  return element("div", { class: "panel" }, table("Versions and machine of the last start", ["what", ...known.map((run) => run.name)], names.map((name) => [name, ...known.map((run) => run.environment[name] ?? "–")])));
 }

@@ -1,0 +1,193 @@
+"""The report in a browser: what it shows, what it does with hostile text, keyboard, phone, and a run that goes on.
+
+The tests need Chromium (`apt-get install chromium`). Without it they are skipped, and pytest says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from browser import CHROMIUM, Page, opened_page
+from report_runs import METRICS, add_timeline, make_run, sample
+from ulorl.report.html_report import write_report
+from ulorl.report.watch_server import WatchServer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
+SET = (  # a function of a selector and an event, which returns the function that sets a value
+    "(where, event) => (value) => { const e = document.querySelector(where); e.value = value;"
+    " e.dispatchEvent(new Event(event)); }"
+)
+SAMPLES = {
+    1: [sample(0, "first <b>right</b>", 1, [18], [0]), sample(1, "first wrong", 0, [11], [0])],
+    2: [
+        sample(2, HOSTILE, 0, [40, len(HOSTILE) - 40], [0, 1], prompt=HOSTILE, answer=HOSTILE, status="truncated"),
+        sample(3, "none", None, [4], [1], error=f"the reward failed: {HOSTILE}"),  # type: ignore[arg-type]
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Page]:
+    with opened_page() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def report(tab: Page, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The report of a small run, opened."""
+    run_dir = make_run(tmp_path_factory.mktemp("report") / f"run {HOSTILE.replace('/', '')}", samples=SAMPLES)
+    add_timeline(run_dir)
+    tab.open(write_report([run_dir]).as_uri())
+    return tab
+
+
+def legend(page: Page) -> dict[str, dict[str, str | None]]:
+    """Return step and value of each curve as the page says them, by metric."""
+    found = page.run(
+        "[...document.querySelectorAll('.legend [data-metric]')]"
+        ".map(e => [e.dataset.metric, {step: e.dataset.step ?? null, value: e.dataset.value ?? null}])"
+    )
+    return dict(found)
+
+
+def test_the_values_at_a_step_are_those_of_the_metrics(report: Page) -> None:
+    for step in (2, 1):
+        report.run(
+            f"(s => {{ s.value = {step}; s.dispatchEvent(new Event('input')); }})(document.querySelector('#step'))"
+        )
+        for name, found in legend(report).items():
+            if not name.startswith(("computed/", "length/", "rollout/tokens_per_second")):
+                known = [m for m in METRICS if m["step"] <= step and m.get(name) is not None]
+                assert found["value"] == (str(known[-1][name]).removesuffix(".0") if known else None), (step, name)
+                assert found["step"] == (str(known[-1]["step"]) if known else None), (step, name)
+    assert (
+        report.run("[...document.querySelectorAll('#metrics-table [data-metric=\"reward/mean\"] td')][0].textContent")
+        == "0.2"
+    )
+    assert not report.problems
+
+
+def test_every_chart_with_values_is_drawn_and_described(report: Page) -> None:
+    cards = report.run(
+        "[...document.querySelectorAll('.card:not([hidden])')].map(c => [c.querySelector('h3').textContent,"
+        " c.querySelectorAll('svg path').length, c.querySelector('[role=img]').getAttribute('aria-label')])"
+    )
+    described = {title: label for title, _, label in cards}
+    assert all(paths > 0 for _, paths, _ in cards)
+    assert described["Reward"] == "Reward. reward: 0.2 at step 1, 0.6 at step 2, lowest 0.2, highest 0.6"
+    assert "Mismatch" not in described  # the run has no such metric
+    assert "1 of 2 shown samples were written by more than one version" in report.run(
+        "document.querySelector('.timeline').getAttribute('aria-label')"
+    )
+
+
+def test_moving_over_a_chart_moves_all_of_them(report: Page) -> None:
+    """The pointer at a fifth of the axis from step 0 to 2 is nearest to step 0, at four fifths to step 2."""
+    for share, step in ((0.2, 0), (0.8, 2)):
+        x, y = report.run(
+            "(() => { const b = [...document.querySelectorAll('.card')].find(c => c.querySelector('h3').textContent"
+            f" === 'Reward').querySelector('.chart'); b.scrollIntoView({{block: 'center'}}); const r ="
+            f" b.getBoundingClientRect(); return [r.left + 52 + {share} * (r.width - 66), r.top + 80]; }})()"
+        )
+        report.move(x, y)
+        report.wait(f"document.querySelector('#toolbar output').textContent === '{step}'")
+    assert not report.problems
+
+
+def test_hostile_text_is_text(report: Page) -> None:
+    listed = "[...document.querySelectorAll('.entry')].map(e => e.dataset.key)"
+    assert report.run(listed) == ["1/0", "1/1", "2/2", "2/3"]
+    report.run("document.querySelector('[data-key=\"2/2\"]').click()")
+    assert HOSTILE in report.run("document.querySelector('.prompt').textContent")
+    assert report.run("[...document.querySelectorAll('.output .piece')].map(p => p.textContent).join('')") == (
+        f"v0{HOSTILE[:40]}v1{HOSTILE[40:]}"
+    )
+    report.run("document.querySelector('[data-key=\"2/3\"]').click()")
+    assert HOSTILE in report.run("document.querySelector('.detail').textContent")
+    assert report.run("[window.hacked, document.images.length]") == [None, 0]
+    assert not report.problems
+
+
+def test_samples_are_filtered_and_searched(report: Page) -> None:
+    count = "document.querySelectorAll('.entry').length"
+    choose = f"({SET})('.samples select', 'change')"
+    for verdict in ("right", "wrong", "truncated", "unscored"):
+        report.run(f"{choose}('{verdict}')")
+        assert report.run(count) == 1, verdict
+        assert report.run("document.querySelector('.detail .verdict').textContent") == verdict
+    report.run(f"{choose}('')")
+    search = f"({SET})('.samples input', 'input')"
+    report.run(f"{search}('FIRST WRONG')")
+    assert report.run("[...document.querySelectorAll('.entry')].map(e => e.dataset.key)") == ["1/1"]
+    report.run(f"{search}('')")
+    assert report.run(count) == 4
+
+
+def test_the_keyboard_reaches_steps_and_samples(report: Page) -> None:
+    report.run("document.querySelector('#step').focus()")
+    report.press("ArrowLeft")
+    before = int(report.run("document.querySelector('#toolbar output').textContent"))
+    report.press("ArrowRight")
+    assert report.run("document.querySelector('#toolbar output').textContent") == str(before + 1)
+    report.run("document.querySelector('[data-key=\"1/1\"]').focus()")
+    report.press("Enter")
+    assert "first wrong" in report.run("document.querySelector('.output').textContent")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_nothing_is_wider_than_the_screen(report: Page, width: int, dark: bool) -> None:
+    report.open(report.run("location.href"), width=width, dark=dark)
+    assert report.run("document.documentElement.scrollWidth") <= width
+    background = report.run("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(16, 19, 23)") is dark
+    assert not report.problems
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing(report: Page, dark: bool) -> None:
+    """axe-core checks names, roles, contrast and order of headings."""
+    spec = importlib.util.find_spec("axe_core_python")
+    if not spec or not spec.submodule_search_locations:
+        pytest.skip("axe-core-python is not installed; it is in the dependency group dev")
+    report.open(report.run("location.href"), dark=dark)
+    report.run((Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8") + ";0")
+    found = report.run("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))")
+    assert found == []
+
+
+def test_a_watched_run_goes_on_by_itself(tab: Page, tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", METRICS[:2], {1: SAMPLES[1]})
+    server = WatchServer(run_dir, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        tab.open(server.url)
+        tab.run("window.notReloaded = 1")
+        tab.wait("document.querySelector('.live').textContent === 'live · step 1'")
+        (run_dir / "samples" / "step_000002.jsonl").write_text("".join(json.dumps(one) + "\n" for one in SAMPLES[2]))
+        with (run_dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(METRICS[2]) + "\n")
+        tab.wait("document.querySelector('.live').textContent === 'live · step 2'")
+        assert legend(tab)["reward/mean"]["value"] == "0.6"
+        assert tab.run("[...document.querySelectorAll('.entry')].map(e => e.dataset.key)") == [
+            "1/0",
+            "1/1",
+            "2/2",
+            "2/3",
+        ]
+        assert tab.run("document.querySelector('.big .after').textContent") == "42.0%"
+        assert tab.run("[window.notReloaded, window.hacked]") == [1, None]
+        assert not tab.problems
+    finally:
+        server.shutdown()
+        server.server_close()
