@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,14 @@ def tiny() -> Iterator[tuple[str, Any]]:
         yield served
 
 
+@lru_cache
+def client_of(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+
+
 def ask(url: str, text: str, **more: Any) -> Any:
-    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
     given: dict[str, Any] = {"model": "verifier", "messages": [{"role": "user", "content": text}], **more}
-    return client.chat.completions.create(**given)
+    return client_of(url).chat.completions.create(**given)
 
 
 def text_of(url: str, text: str, **more: Any) -> str:
@@ -119,7 +124,7 @@ def test_parameters_are_honoured(tiny: tuple[str, Any]) -> None:
     assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 2)
     stopped = ask(url, PROBLEMS[0], stop=["@", greedy[2]]).choices[0]
     assert (stopped.message.content, stopped.finish_reason) == (greedy[: greedy.index(greedy[2])], "stop")
-    assert [model.id for model in openai.OpenAI(base_url=url, api_key="none").models.list()] == ["verifier"]
+    assert [model.id for model in client_of(url).models.list()] == ["verifier"]
 
 
 @pytest.mark.parametrize(
