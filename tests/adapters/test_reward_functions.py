@@ -42,6 +42,17 @@ def test_texts_and_conversations_get_the_same_rewards() -> None:
     assert reward(prompts[:1], [tool], solution=solution[:1]) == [1.0]
 
 
+def test_a_truncated_completion_is_wrong_where_eos_is_known() -> None:
+    r"""\boxed{7} without EOS (2 or 3) may be the beginning of a longer output, and may be retracted."""
+    reward, ids = reward_function("exact", eos_token_id=(2, 3)), [[9, 2], [9, 3], [2, 9], []]
+    logged: dict[str, Any] = {}
+    given = {"answer": ["7"] * 4, "completion_ids": ids, "log_metric": logged.__setitem__}
+    assert reward(["?"] * 4, [r"\boxed{7}"] * 4, **given) == [1.0, 1.0, 0.0, 0.0]
+    assert logged == {"reward/unscored": 0, "reward/no_answer": 0}
+    with refused(ErrorCode.REWARD_PROBLEM, key="eos_token_id"):
+        reward(["?"], ["7"], answer=["7"])
+
+
 def test_a_row_without_a_reference_is_none_and_numbers_are_references() -> None:
     reward = reward_function("numeric", tolerance=0.01, name="close")
     assert reward.__name__ == "close"
@@ -76,9 +87,11 @@ def test_tasks_and_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (problem,) = task.problems(1, 0)
         right = task.demonstrate(problem, random.Random(0))
         reward = reward_function(kind, question_column="question")
-        columns = {"question": [problem] * 2, "task": [name] * 2}
+        columns = {"question": [problem] * 2, "task": [name] * 2, "answer": [None, ""]}
         assert reward(["Solve: ..."] * 2, [right, "1"], **columns) == [1.0, 0.0]
         assert compute_score(name, right, None, {"question": problem, "task": name}, reward=kind) == 1.0
+
+    assert reward_function("task")(["1 + 1?"], ["2"], task=[None], answer=["2"]) == [None]  # a row of another task
 
     (tmp_path / "my_rewards.py").write_text(
         "def short(problem, text, than):\n    return len(text) < problem.meta[than]\n"

@@ -1,8 +1,8 @@
 """Our rewards as functions that other trainers call: `reward_function` for TRL, `compute_score` for verl.
 
-Both judge as `ulorl train` does, with the same retries. Neither knows whether an output was truncated: let the trainer
-mask such outputs (TRL: `mask_truncated_completions`), or they are judged by their text. A process makes each reward
-once, at its first use, so the functions can be pickled and called in pools of processes.
+Both judge as `ulorl train` does, with the same retries. Only TRL says which outputs were truncated (`eos_token_id`); in
+verl they are judged by their text. A process makes each reward once, at its first use, so the functions can be pickled
+and called in pools of processes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ulorl.adapters.reward_judge import judge_of, resolved_settings
 from ulorl.data.record_files import decimal, is_number
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
+from ulorl.rewards.reward import Verdict
 from ulorl.types import Metrics, Problem
 
 _WITHOUT_REFERENCE = ("countdown", "task", "function")  # kinds that can judge without a reference answer
@@ -30,6 +31,7 @@ def reward_function(
     answer_after: str = "",
     question_column: str = "",
     columns: Sequence[str] = (),
+    eos_token_id: int | Sequence[int] = (),
     name: str = "",
     **settings: Any,
 ) -> RewardFunction:
@@ -41,13 +43,17 @@ def reward_function(
     with the reference answers, which only countdown, task and function can do without. answer_after: the reference is
     the text after the last such mark (`####` in GSM8K). question_column: the column with the question; "": the last
     message of the user, or the prompt where it is text. columns: further ones that the reward reads as
-    `problem.meta` (`data.keep` of a recipe). name: by which TRL logs the reward; "": `math_reward` for kind math.
+    `problem.meta` (`data.keep` of a recipe). eos_token_id: the tokens that end an output, as in
+    `model.generation_config`: a completion that does not end with one was truncated and gets 0.0, as in the paper
+    (section 3.5); without them it is judged by its text. name: by which TRL logs the reward; "": `math_reward` for the
+    kind math.
 
     Raises UserError for an unknown reward or setting, a missing extra, or a function that cannot be used.
     """
     resolved = resolved_settings(reward, json.dumps(_plain(settings), sort_keys=True))
     judge_of(resolved, os.getpid())  # whatever is wrong with it shows now
-    return RewardFunction(resolved, answer_column, answer_after, question_column, tuple(columns), name)
+    ends = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+    return RewardFunction(resolved, answer_column, answer_after, question_column, tuple(columns), ends, name)
 
 
 class RewardFunction:
@@ -60,13 +66,14 @@ class RewardFunction:
         answer_after: str,
         question_column: str,
         columns: tuple[str, ...],
+        ends: tuple[int, ...],
         name: str,
     ) -> None:
-        """resolved: what `resolved_settings` returned. The others: as of `reward_function`."""
+        """resolved: what `resolved_settings` returned. ends: EOS tokens. The others: as of `reward_function`."""
         self._kind = str(json.loads(resolved)["kind"])
         self.__name__ = name or f"{self._kind}_reward"
         self._resolved, self._answer, self._after = resolved, answer_column, answer_after
-        self._question = question_column
+        self._question, self._ends = question_column, ends
         self._needed, self._taken = (*_NEEDED.get(self._kind, ()), *columns), _TAKEN.get(self._kind, ())
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -74,23 +81,27 @@ class RewardFunction:
 
         prompts, completions: texts, or conversations as lists of messages; of a completion the last message of the
         assistant counts. columns: one value for each completion, and what TRL adds (`trainer_state`, `log_extra`,
-        `log_metric`). None, which TRL leaves out of the reward, where the row has no reference (its answer is None), so
-        that data sets of several tasks can be mixed, and where the reward failed.
+        `log_metric`). None, which TRL leaves out of the reward, where the reward failed, and where the row's answer or
+        task is None, so that datasets of several tasks can be mixed.
 
         Raises UserError naming the column that the dataset lacks or that has an unusable value, and when the reward
         failed `max_unscored` times in a row.
         """
         problems = [self._problem(i, prompt, columns) for i, prompt in enumerate(prompts)]
-        outputs = [(p, _said(c)) for p, c in zip(problems, completions, strict=True) if p is not None]
+        texts = [None if self._truncated(i, columns) else _said(said) for i, said in enumerate(completions)]
+        outputs = [(p, t) for p, t in zip(problems, texts, strict=True) if p is not None and t is not None]
         judge = judge_of(self._resolved, os.getpid())
         judged = iter(judge.verdicts(outputs))
-        verdicts = [None if problem is None else next(judged) for problem in problems]
+        verdicts = [
+            None if problem is None else Verdict(0.0) if text is None else next(judged)
+            for problem, text in zip(problems, texts, strict=True)
+        ]
         if log_extra := columns.get("log_extra"):
             log_extra(f"{self.__name__}/extracted", [verdict.answer if verdict else None for verdict in verdicts])
         if log_metric := columns.get("log_metric"):
             scored = [verdict for verdict in verdicts if verdict]
             counts: Metrics = {
-                "reward/unscored": len(outputs) - len(scored),
+                "reward/unscored": sum(problem is not None for problem in problems) - len(scored),
                 "reward/no_answer": sum(verdict.answer is None for verdict in scored),
             }
             for name, value in {**counts, **judge.metrics()}.items():
@@ -99,17 +110,27 @@ class RewardFunction:
         return [verdict.reward if verdict else None for verdict in verdicts]
 
     def _problem(self, row: int, prompt: Any, columns: Mapping[str, Any]) -> Problem | None:
-        """Return the problem of a completion; None where its row has no reference."""
-        answer = ""
-        if self._answer in columns or self._kind not in _WITHOUT_REFERENCE:
-            value = self._value("answer_column", self._answer, row, columns)
-            if value is None:
-                return None
-            answer = _reference(value, f"column {self._answer!r}", self._after)
-        question = self._value("question_column", self._question, row, columns) if self._question else _asked(prompt)
+        """Return the problem of a completion; None where its row has no reference, or not what its kind needs."""
         meta = {name: self._value("columns", name, row, columns) for name in self._needed}
+        answer = self._answer_of(row, columns)
+        if answer is None or any(meta[name] is None for name in _NEEDED.get(self._kind, ())):
+            return None
+        question = self._value("question_column", self._question, row, columns) if self._question else _asked(prompt)
         meta |= {name: columns[name][row] for name in self._taken if name in columns}
         return Problem(f"of completion {row}", str(question), answer, meta)
+
+    def _answer_of(self, row: int, columns: Mapping[str, Any]) -> str | None:
+        """Return the reference answer of a row, None where it lacks one that its kind needs."""
+        if self._kind in _WITHOUT_REFERENCE:
+            return _text(columns[self._answer][row]) if self._answer in columns else ""
+        value = self._value("answer_column", self._answer, row, columns)
+        return None if value is None else _reference(value, f"column {self._answer!r}", self._after)
+
+    def _truncated(self, row: int, columns: Mapping[str, Any]) -> bool:
+        if not self._ends:
+            return False
+        ids = self._value("eos_token_id", "completion_ids", row, columns)
+        return not ids or ids[-1] not in self._ends
 
     def _value(self, argument: str, column: str, row: int, columns: Mapping[str, Any]) -> Any:
         if column not in columns:
@@ -158,8 +179,8 @@ def compute_score(
             key="columns",
         )
     kept = (*needed, *(name for name in _TAKEN.get(kind, ()) if name in info))
-    unneeded = ground_truth is None and kind in _WITHOUT_REFERENCE
-    answer = "" if unneeded else _reference(ground_truth, f"ground_truth of {data_source!r}")
+    optional = kind in _WITHOUT_REFERENCE
+    answer = _text(ground_truth) if optional else _reference(ground_truth, f"ground_truth of {data_source!r}")
     meta = {name: _plain(info[name]) for name in kept}
     problem = Problem(f"of {data_source}", str(info.get("question") or ""), answer, meta)
     (verdict,) = judge_of(resolved, os.getpid()).verdicts([(problem, solution_str)])
@@ -173,6 +194,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(inner) for inner in value]
     return value
+
+
+def _text(value: Any) -> str:
+    """Return a value that may be missing as text."""
+    return "" if value is None else str(value)
 
 
 def _reference(value: Any, place: str, after: str = "") -> str:
