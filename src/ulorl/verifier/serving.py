@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def make_server(model: ChatModel, key: str = "") -> uvicorn.Server:
 
 
 def serve(path: str, name: str, settings: ServingConfig, *, host: str, port: int, key: str) -> int:
-    """Serve a model until a signal stops it, and return how many requests were answered.
+    """Serve a model until SIGINT or SIGTERM, and return how many requests were answered. For the main thread only.
 
     Requests in progress get 5 seconds to end. Raises UserError for a model, a setting or an address that cannot be
     used. key: that requests must carry, "" for none.
@@ -86,8 +87,9 @@ def serve(path: str, name: str, settings: ServingConfig, *, host: str, port: int
             shown = f"[{host}]" if ":" in host else host
             url = f"http://{shown}:{listening.getsockname()[1]}/v1"
             print(f"{name}: {path} at {url}. Ctrl-C stops it. In a run:\n{run_arguments(url, name, path)}", flush=True)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             make_server(model, key).run([listening])
-        except KeyboardInterrupt:  # raised again by the server after it has stopped
+        except KeyboardInterrupt:  # the server has stopped, and raises the signal again
             pass
         finally:
             engine.close()
