@@ -10,7 +10,9 @@ import ulorl
 from paths import ROOT
 from ulorl.learner.age_names import AGE_MEANS, AGES
 
-SOURCES = sorted(Path(ulorl.__file__).parent.rglob("*.py"))
+PACKAGE = Path(ulorl.__file__).parent
+# The adapters' metrics are those of other trainers, which docs/trl.md and docs/verl.md document.
+SOURCES = sorted({*PACKAGE.rglob("*.py")} - {*(PACKAGE / "adapters").rglob("*.py")})
 PREFIXES = "reward|rollout|engine|train|entropy|mpt|importance|age|mismatch|time|checkpoint|eval|verifier"
 NAME = re.compile(rf"(?:{PREFIXES})/[a-z0-9_/]*[a-z0-9]")
 ROW = re.compile(r"^\| `([a-zA-Z0-9_/]+)` \|([^|]*)\|(.*)\|$", flags=re.MULTILINE)
