@@ -29,6 +29,7 @@ SMALL = [
     "steps=1", "rollout.prompts=2", "rollout.group=2", "eval.problems=2", "eval.every=0", "run.checkpoint_every=1",
     "model.threads=1", "log.progress=false", "log.report=false",
 ]  # fmt: skip
+_ENDLESS = (["watch"], ["verifier", "serve"])
 _RESUMED = ["steps=3", "log.report=false"]
 _EVALUATED = ["eval.problems=2", "eval.samples=2", "model.threads=1"]
 _SCRIPT = {"max_steps=20": "max_steps=1", "gradient_accumulation_steps=4": "gradient_accumulation_steps=1"}
@@ -90,6 +91,7 @@ def _commands(text: str) -> list[str]:
 
 
 def _ulorl(arguments: list[str]) -> None:
+    assert not any(arguments[: len(words)] == words for words in _ENDLESS), f"never ends, mark its block: {arguments}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ulorl", *_small(arguments)])
         try:
