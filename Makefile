@@ -30,7 +30,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade "pip>=25.1"
 	$(BIN)/python $(INSTALL) $(TORCH)
-	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,trl,ray,serve]" --group dev --group verl-test
+	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,trl,ray,serve,wandb,trackio,mlflow]" --group dev --group verl-test
 	$(BIN)/python $(INSTALL) --no-deps $(VERL)
 	@touch $@
 

@@ -16,8 +16,9 @@ import pytest
 
 KEPT = ("ULORL_SMOLLM2", "ULORL_INSTALLED")  # the model of `make test-engines`, the environment of `make test-wheel`
 USER_SETTINGS = (  # of this project, of libraries that read the environment, of terminals and of proxies
-    "ULORL_", "HF_", "HUGGING", "TRANSFORMERS_", "WANDB_", "TRACKIO_", "OPENAI_", "VLLM_", "XDG_", "MPL", "GITHUB_",
-    "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PY_COLORS", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
+    "ULORL_", "HF_", "HUGGING", "TRANSFORMERS_", "WANDB_", "TRACKIO_", "MLFLOW_", "OPENAI_", "VLLM_", "XDG_", "MPL",
+    "GITHUB_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PY_COLORS", "HTTP_PROXY", "HTTPS_PROXY",
+    "ALL_PROXY",
 )  # fmt: skip
 
 # Before torch and transformers are imported: libraries read some of these only once. The workers of pytest-xdist take

@@ -309,7 +309,7 @@ class ErrorCode(StrEnum):
     )
     TRACKER_UNAVAILABLE = (
         "tracker-unavailable",
-        "W&B or trackio is not installed, or does not start.",
+        "W&B, trackio or MLflow is not installed, or does not start.",
         "Install the extra, log in, or switch the tracker off.",
     )
     # Plans and benchmarks.

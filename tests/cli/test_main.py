@@ -101,7 +101,7 @@ def test_help_teaches() -> None:
         (["train", RECIPE, "model.path=/nowhere/model"], "/nowhere/model"),
         (["train", RECIPE, "reward.kind=function", "reward.function=no_such_module:f"], "no_such_module"),
         (["train", RECIPE, "data.kind=reasoning_gym", "data.task=chain_sun"], "chain_sun"),
-        (["train", RECIPE, "log.wandb=true"], "wandb"),
+        (["train", RECIPE, "engine.kind=vllm"], "vllm"),
         (["train", "--resume", "nowhere"], "nowhere"),
         (["eval", RECIPE, "eval.data={}", "eval.problems=x"], "(config-bad-value; docs/errors.md#config-bad-value)"),
         (["eval", RECIPE, "--json", "nowhere/eval.json"], "(file-not-writable; docs/errors.md#file-not-writable)"),

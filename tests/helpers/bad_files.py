@@ -251,7 +251,7 @@ def bad_generator(rng: random.Random, _: Path) -> Case:
         (("data.settings={ number = [3] }",), "number"),
         (("data.settings={ numbers = [5] }",), "numbers"),
         (("data.settings={ numbers = 3 }",), "numbers"),
-        (("log.wandb=true",), "log.wandb"),
+        (("log.project=3",), "log.project"),
         (("model.device=cuda:99",), "model.device=cuda:99"),
     ])  # fmt: skip
     return Case(("check", str(COUNTDOWN), *overrides), (says,))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from ulorl.runs.samples import write_samples
 from ulorl.runs.saved_run import read_metrics
 from ulorl.runs.terminal_lines import HEADER, metrics_line
 from ulorl.runs.timeline import DECODE_STEPS, TIMELINE, Span, last_lines, read_timeline, timeline_entry
-from ulorl.runs.trackers import require_trackers
 from ulorl.types import Finish, Group, Problem, Sample, Scored, Segment, Status, Tokens
 
 
@@ -317,69 +314,6 @@ def test_no_groups_no_file(tmp_path: Path) -> None:
     with RunLog(tmp_path, make_config(), console=piped()) as log:
         log.samples(1, [], from_bytes)
     assert not (tmp_path / "samples").exists()
-
-
-class Recorder:
-    """Stands in for wandb and trackio: keeps the calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Recorder:
-            self.calls.append((name, args, kwargs))
-            return self
-
-        return call
-
-    def named(self, name: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        return [(args, kwargs) for called, args, kwargs in self.calls if called == name]
-
-
-def test_wandb_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=recorder.init, Error=RuntimeError))
-    for resume_step in (None, 1):
-        with RunLog(tmp_path, make_config(wandb=True, project="p"), resume_step, piped()) as log:
-            log.step({"step": 2, "reward/mean": 0.5, "entropy/mean": float("nan")})
-    (_, first), (_, second) = recorder.named("init")
-    assert first["id"] == second["id"]
-    assert (first["project"], first["name"], first["resume"]) == ("p", tmp_path.name, "allow")
-    assert first["config"]["steps"] == 3
-    assert recorder.named("define_metric")[0] == (("*",), {"step_metric": "step"})
-    assert recorder.named("log")[0] == (({"step": 2, "reward/mean": 0.5},), {})
-    assert len(recorder.named("finish")) == 2
-
-
-def test_wandb_that_does_not_start_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def init(**_: Any) -> None:
-        raise RuntimeError("api_key not configured")
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=RuntimeError))
-    with refused(ErrorCode.TRACKER_UNAVAILABLE, key="log.wandb"):
-        RunLog(tmp_path, make_config(wandb=True), console=piped())
-
-
-def test_trackio_is_given_step_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "trackio", recorder)
-    with RunLog(tmp_path, make_config(trackio=True), console=piped()) as log:
-        log.step({"step": 2, "reward/mean": 0.5, "entropy/mean": None})
-    assert recorder.named("init")[0][1]["name"] == tmp_path.name
-    assert recorder.named("log") == [(({"reward/mean": 0.5},), {"step": 2})]
-    assert len(recorder.named("finish")) == 1
-
-
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_missing_tracker_is_refused_with_what_to_install(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    cfg = make_config(**{name: True})
-    for attempt in (lambda: require_trackers(cfg.log), lambda: RunLog(tmp_path, cfg, console=piped())):
-        with refused(ErrorCode.TRACKER_UNAVAILABLE, key=f"log.{name}"):
-            attempt()
-    require_trackers(make_config().log)
 
 
 def test_everything_is_closed_when_the_run_fails(tmp_path: Path) -> None:

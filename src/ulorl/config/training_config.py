@@ -242,4 +242,10 @@ class LogConfig(StrictConfig):
     )
     wandb: bool = Field(default=False, description="also log to Weights & Biases (extra wandb)")
     trackio: bool = Field(default=False, description="also log to trackio (extra trackio)")
-    project: str = Field(default="ulorl", description="the name of the project at the trackers")
+    mlflow: bool = Field(default=False, description="also log to MLflow (extra mlflow)")
+    project: str = Field(
+        default="ulorl", description="the name of the project, in MLflow the experiment, at the trackers"
+    )
+    samples: Natural = Field(
+        default=8, description="samples of each step that TensorBoard and the trackers get as a table; 0: none"
+    )

@@ -8,6 +8,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,6 +22,7 @@ from ulorl.runs.saved_run import METRICS, complete_lines, read_run, sample_files
 from ulorl.runs.summary import rows, summarize
 from ulorl.runs.terminal_lines import HEADER, metrics_line, print_line, print_table
 from ulorl.runs.timeline import TIMELINE
+from ulorl.runs.tracker import SampleRow, sample_rows
 from ulorl.runs.trackers import open_trackers
 from ulorl.types import Group, Metrics
 
@@ -53,7 +55,8 @@ def truncate_to(run_dir: Path, step: int, logged: Position | None = None) -> Non
 
 
 class RunLog:
-    """Records and shows a run. A context manager. Raises UserError when a tracker is missing.
+    """Records and shows a run. A context manager. Raises UserError when a tracker is missing or does not start; later
+    failures of trackers are printed.
 
         with RunLog(run_dir, config) as log:
             with log.phase("rollout", total=128, tokens=lambda: engine.stats.decode_tokens) as bar:
@@ -61,6 +64,7 @@ class RunLog:
             log.samples(step, groups, decode)
             log.timeline(timeline_entry(...))
             log.step({"step": step, "version": version, ...})
+            log.report(run_dir / "report.html")
         log.summary()
 
     resume_step: the step of the checkpoint that the run resumes from; what was written after it is removed.
@@ -79,7 +83,9 @@ class RunLog:
         run_dir.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
             truncate_to(run_dir, resume_step, logged)
-        self._trackers = open_trackers(run_dir, config, resume_step)
+        warn = partial(self.print, style="yellow")
+        self._trackers = open_trackers(run_dir, config, warn, resume_step)
+        self._samples, self._most_samples = list[SampleRow](), config.log.samples  # of the step in progress
         self._metrics = (run_dir / METRICS).open("a", encoding="utf-8")
         self._timeline = (run_dir / TIMELINE).open("a", encoding="utf-8") if config.log.timeline else None
         self._latest: dict[str, float | int] = {}
@@ -99,7 +105,7 @@ class RunLog:
             if failed:
                 closing.enter_context(suppress(OSError))  # a full disk's second error would hide the first
             for tracker in self._trackers:
-                closing.callback(tracker.close)
+                closing.callback(tracker.close, failed=bool(failed))
             closing.callback(self._metrics.close)
             if self._timeline:
                 closing.callback(self._timeline.close)
@@ -123,7 +129,8 @@ class RunLog:
         present = {name: value for name, value in values.items() if value is not None}
         step = int(present.pop("step"))
         for tracker in self._trackers:
-            tracker.write(step, present)
+            tracker.write(step, present, self._samples)
+        self._samples = []
         if not self._header_printed:
             self.print(HEADER, style="bold")
             self._header_printed = True
@@ -133,15 +140,22 @@ class RunLog:
         self._steps.show(completed=step, status="  ".join(status))
 
     def samples(self, step: int, groups: Sequence[Group], decode: Decode) -> None:
-        """Store the finished samples of the groups released in this step, as `write_samples` does."""
+        """Store the finished samples of the groups released in this step, as `write_samples` does. The trackers get
+        some of them with the metrics of the step."""
         if groups:
             write_samples(self.run_dir, step, groups, decode)
+            self._samples = sample_rows(groups, decode, self._most_samples)
 
     def timeline(self, entry: Mapping[str, Any]) -> None:
         """Record when the samples of a step were decoded, as `timeline_entry` gives it, unless log.timeline is off."""
         if self._timeline:
             self._timeline.write(json.dumps(entry, separators=(",", ":")) + "\n")
             self._timeline.flush()
+
+    def report(self, path: Path) -> None:
+        """Give the report to the trackers."""
+        for tracker in self._trackers:
+            tracker.report(path)
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, tokens: Callable[[], int] | None = None) -> Iterator[Bar]:

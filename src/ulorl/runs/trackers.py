@@ -1,133 +1,90 @@
-"""Trackers, which show the metrics of a run elsewhere: TensorBoard, W&B and trackio."""
+"""Opens the trackers, which show a run elsewhere: TensorBoard, W&B, trackio and MLflow."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple
 
-from ulorl.common import atomic_files
+from ulorl.common.redaction import without_secrets
 from ulorl.config.training_config import LogConfig
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import UserError, one_line
+from ulorl.runs.guarded_tracker import GuardedTracker, Tracked, Warn, load_tracked, save_tracked
+from ulorl.runs.mlflow_tracker import Mlflow
+from ulorl.runs.tensorboard_tracker import TensorBoard
+from ulorl.runs.tracker import Tracker
+from ulorl.runs.trackio_tracker import Trackio
+from ulorl.runs.wandb_tracker import Wandb
 
 
-class Tracker(Protocol):
-    """Receives the metrics of each step: finite numbers by name, without those that do not exist."""
-
-    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
-        """Record the metrics of one step."""
-        ...
-
-    def close(self) -> None:
-        """Flush and end."""
-        ...
+class _Kind(NamedTuple):
+    title: str  # in messages
+    open: Callable[[Path, Config, str], Tracker]
+    fix: str  # what to do when it does not start
 
 
-class TensorBoard:
-    """Writes run_dir/tensorboard. purge_after: hide what an earlier attempt of the run wrote after that step."""
-
-    def __init__(self, run_dir: Path, purge_after: int | None = None) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(run_dir / "tensorboard"))
-        if purge_after is not None:
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=purge_after + 1, session_log=start))
-
-    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
-        """Write the metrics of one step, and flush."""
-        values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the event file."""
-        self._writer.close()
+_KINDS = {  # by the key of [log], which is also the name of the package and of the extra
+    "wandb": _Kind("W&B", Wandb, "log in, or set WANDB_MODE=offline"),
+    "trackio": _Kind("trackio", Trackio, "check TRACKIO_DIR"),
+    "mlflow": _Kind("MLflow", Mlflow, "check MLFLOW_TRACKING_URI; sqlite:///mlflow.db needs no server"),
+}
 
 
-class Wandb:
-    """One W&B run for the folder, which a resumed run continues. `step` is the x axis of every chart, so that steps
-    repeated after a resume are accepted. WANDB_MODE=offline needs no key. Raises UserError when W&B does not start."""
+def open_trackers(run_dir: Path, config: Config, warn: Warn, resume_step: int | None = None) -> list[GuardedTracker]:
+    """Open TensorBoard, and the trackers that `config.log` switches on.
 
-    def __init__(self, run_dir: Path, config: Config) -> None:
-        wandb = _imported("wandb")
-        id_file = run_dir / "wandb_id"
-        if not id_file.exists():
-            atomic_files.write_text(id_file, os.urandom(4).hex())
+    warn: shows a message. resume_step: the step that the run resumes from, None for a new run. Raises UserError when a
+    tracker of a new run does not start; a resumed run goes on without it.
+    """
+    trackers = [GuardedTracker("TensorBoard", TensorBoard(run_dir, config, resume_step), warn)]
+    for name in _switched_on(config.log):
         try:
-            self._run = wandb.init(
-                project=config.log.project,
-                name=run_dir.resolve().name,
-                id=id_file.read_text(encoding="utf-8").strip(),
-                resume="allow",
-                dir=str(run_dir),
-                config=config.model_dump(mode="json"),
-            )
-        except wandb.Error as error:
-            message = f"log.wandb=true: W&B did not start ({error}); log in or set WANDB_MODE=offline"
-            raise UserError(message, code=ErrorCode.TRACKER_UNAVAILABLE, key="log.wandb") from error
-        self._run.define_metric("*", step_metric="step")
-
-    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
-        """Log the metrics of one step."""
-        self._run.log({"step": step, **metrics})
-
-    def close(self) -> None:
-        """Finish the W&B run."""
-        self._run.finish()
-
-
-class Trackio:
-    """One trackio run with the name of the folder. Raises UserError when trackio cannot be imported."""
-
-    def __init__(self, run_dir: Path, config: Config) -> None:
-        self._trackio = _imported("trackio")
-        self._trackio.init(
-            project=config.log.project,
-            name=run_dir.resolve().name,
-            config=config.model_dump(mode="json"),
-            resume="allow",
-        )
-
-    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
-        """Log the metrics of one step."""
-        self._trackio.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        """Finish the trackio run."""
-        self._trackio.finish()
-
-
-def open_trackers(run_dir: Path, config: Config, purge_after: int | None = None) -> list[Tracker]:
-    """Open TensorBoard, and the trackers that `config.log` switches on."""
-    trackers: list[Tracker] = [TensorBoard(run_dir, purge_after)]
-    if config.log.wandb:
-        trackers.append(Wandb(run_dir, config))
-    if config.log.trackio:
-        trackers.append(Trackio(run_dir, config))
+            trackers.append(_opened(name, run_dir, config, warn))
+        except UserError as error:
+            if resume_step is None:
+                raise
+            warn(f"{error}. The run goes on without it")
     return trackers
 
 
 def require_trackers(log: LogConfig) -> None:
     """Raise UserError when a tracker is switched on and not installed. Imports nothing, so it is fast."""
-    for name in ("wandb", "trackio"):
-        if getattr(log, name) and importlib.util.find_spec(name) is None:
-            message = f'log.{name}=true, but {name} is not installed; pip install "ulorl[{name}]"'
-            raise UserError(message, code=ErrorCode.TRACKER_UNAVAILABLE, key=f"log.{name}")
+    for name in _switched_on(log):
+        _require(name)
 
 
-def _imported(name: str) -> Any:
+def _require(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        message = f'log.{name}=true, but {name} is not installed; pip install "ulorl[{name}]"'
+        raise UserError(message, code=ErrorCode.TRACKER_UNAVAILABLE, key=f"log.{name}")
+
+
+def _switched_on(log: LogConfig) -> list[str]:
+    return [name for name in _KINDS if getattr(log, name)]
+
+
+def _opened(name: str, run_dir: Path, config: Config, warn: Warn) -> GuardedTracker:
+    _require(name)
+    kind, tracked = _KINDS[name], load_tracked(run_dir, name)
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        message = f'log.{name}=true, but it cannot be imported ({error}); pip install "ulorl[{name}]"'
-        raise UserError(message, code=ErrorCode.TRACKER_UNAVAILABLE, key=f"log.{name}") from error
+        tracker = kind.open(run_dir, config, tracked.id)
+    except Exception as error:
+        why = without_secrets(one_line(error))
+        raise UserError(
+            f"log.{name}=true: {kind.title} did not start ({why}); {kind.fix}, or set log.{name}=false",
+            code=ErrorCode.TRACKER_UNAVAILABLE,
+            key=f"log.{name}",
+        ) from error
+    if tracker.id != tracked.id:
+        tracked = Tracked(tracker.id)
+        save_tracked(run_dir, name, tracked)
+    on_step = partial(_save_step, run_dir, name, tracker.id)
+    return GuardedTracker(kind.title, tracker, warn, tracked.step, on_step)
+
+
+def _save_step(run_dir: Path, name: str, id: str, step: int) -> None:
+    save_tracked(run_dir, name, Tracked(id, step))

@@ -230,6 +230,8 @@ def _run(components: Components, counters: Counters, log: RunLog, message: str) 
         with checkpoint.writing(run_dir):
             _save_model(components, model)
             report = write_report([run_dir]) if cfg.log.report else None
+            if report:
+                log.report(report)
             run_folder.finish(run_dir, cfg.steps)
         log.summary(model=model, report=report)
     return Result(run_dir, model, loop.before, loop.after)
