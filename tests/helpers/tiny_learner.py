@@ -57,6 +57,7 @@ def learner(
         pad_id=0,
         seed=kwargs.pop("seed", 0),
         cpu_kernels=kwargs.pop("cpu_kernels", True),
+        token_samples=kwargs.pop("token_samples", 0),
     )
     return one_device_learner(model, spec, **kwargs)
 

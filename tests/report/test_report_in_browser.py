@@ -24,12 +24,17 @@ pytestmark = [
 ]
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
+PARTS = [{"version": 0, "tokens": 2, "chars": 10}, {"version": 1, "tokens": 1, "chars": 1}]
+TOKENS = {"chars": [5, 5, 1], "logprob": [-0.1, -2.5, 0], "entropy": [0.25, 1.5, 0], "masked": [0, 0, 1]}
 SET = (  # a function of a selector and an event, which returns the function that sets a value
     "(where, event) => (value) => { const e = document.querySelector(where); e.value = value;"
     " e.dispatchEvent(new Event(event)); }"
 )
 SAMPLES = {
-    1: [sample(0, "first <b>right</b>", 1, [18], [0]), sample(1, "first wrong", 0, [11], [0])],
+    1: [
+        sample(0, "first <b>right</b>", 1, [18], [0]),
+        sample(1, "first wrong", 0, [11], [0], tokens=3, segments=PARTS, token_values=TOKENS),
+    ],
     2: [
         sample(2, HOSTILE, 0, [40, len(HOSTILE) - 40], [0, 1], prompt=HOSTILE, answer=HOSTILE, status="truncated"),
         sample(3, "none", None, [4], [1], error=f"the reward failed: {HOSTILE}"),  # type: ignore[arg-type]
@@ -134,6 +139,24 @@ def test_samples_are_filtered_and_searched(report: Page) -> None:
     assert report.run(count) == 4
 
 
+def test_tokens_have_their_values_and_colours(report: Page) -> None:
+    report.run("document.querySelector('[data-key=\"1/1\"]').click()")
+    coloured = "[...document.querySelectorAll('.output .token')].map(t => Boolean(t.getAttribute('style')))"
+    shades = {"logprob": [True, True, False], "entropy": [True, True, False], "masked": [False, False, True]}
+    for colouring, expected in shades.items():
+        report.run(f"({SET})('.samples label:last-child select', 'change')('{colouring}')")
+        assert report.run(coloured) == expected, colouring
+    report.run(f"({SET})('.samples label:last-child select', 'change')('advantage')")
+    assert "No advantage is stored" in report.run("document.querySelector('.about').textContent")
+    report.run("document.querySelector('.output').focus()")
+    for _ in range(2):
+        report.press("ArrowRight")
+    assert report.run("document.querySelector('.about').textContent") == (
+        "“ wron”: token 2 of 3 · version 0 · log-prob -2.5 (probability 8.2%) · entropy 1.5 nats · in the loss"
+    )
+    report.run(f"({SET})('.samples label:last-child select', 'change')('version')")
+
+
 def test_the_keyboard_reaches_steps_and_samples(report: Page) -> None:
     report.run("document.querySelector('#step').focus()")
     report.press("ArrowLeft")
@@ -142,7 +165,7 @@ def test_the_keyboard_reaches_steps_and_samples(report: Page) -> None:
     assert report.run("document.querySelector('#toolbar output').textContent") == str(before + 1)
     report.run("document.querySelector('[data-key=\"1/1\"]').focus()")
     report.press("Enter")
-    assert "first wrong" in report.run("document.querySelector('.output').textContent")
+    assert report.run("document.querySelector('.output').textContent") == "v0first wronv1g"
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from report_runs import make_run, sample
-from ulorl.report.sample_choice import choose, pieces, read_some, verdict
+from ulorl.report.sample_choice import TOKENS, choose, pieces, read_some, shown, verdict
 from ulorl.runs.saved_run import read_run
 
 
@@ -37,6 +37,24 @@ def test_a_long_output_keeps_the_ends_of_every_segment() -> None:
 def test_without_the_characters_of_segments_an_output_is_one_piece() -> None:
     segments = [{"version": 0, "tokens": 4}, {"version": 1, "tokens": 6}]
     assert pieces("old format", segments, 100) == [{"version": None, "tokens": 0, "text": "old format"}]
+
+
+def test_tokens_with_values_are_shown_one_by_one_and_the_middle_is_left_out() -> None:
+    entry = sample(4, "one two three", 1, [4, 9], [2, 3], tokens=3)
+    entry["segments"] = [{"version": 2, "tokens": 2, "chars": 8}, {"version": 3, "tokens": 1, "chars": 5}]
+    entry["token_values"] = {"chars": [4, 4, 5], "logprob": [-1, -2, -3], "entropy": [1, 2, 3], "masked": [0, 1, 0]}
+    found = shown(entry, 7)
+    assert found["token_values"] == {
+        "index": [0, 1, 2], "text": ["one ", "two ", "three"], "version": [2, 2, 3], "logprob": [-1, -2, -3],
+        "entropy": [1, 2, 3], "masked": [0, 1, 0],
+    }  # fmt: skip
+    assert "pieces" not in found
+    size = 2 * TOKENS
+    entry["segments"] = [{"version": 0, "tokens": size, "chars": size}]
+    entry |= {"output": "x" * size, "token_values": {"chars": [1] * size, "logprob": list(range(size))}}
+    values = shown(entry, 7)["token_values"]
+    assert values["index"] == values["logprob"] == [*range(TOKENS // 2), *range(size - TOKENS // 2, size)]
+    assert len(shown(entry, 7, clip=None)["token_values"]["text"]) == size
 
 
 def test_samples_are_taken_in_turn_from_steps_and_verdicts(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from refusals import refused
 from ulorl.config.loading import build
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
+from ulorl.learner.observed import TokenValues
+from ulorl.learner.update_result import Update
 from ulorl.runs.run_log import Position, RunLog, truncate_to
 from ulorl.runs.samples import write_samples
 from ulorl.runs.saved_run import read_metrics
@@ -269,6 +271,23 @@ def test_samples_show_the_versions_along_an_output(tmp_path: Path) -> None:
     }
 
 
+def test_observed_tokens_are_stored_one_by_one(tmp_path: Path) -> None:
+    """Bytes are tokens, so the euro sign is three: its characters go to the last of them."""
+    scored = make_sample("a€b", [2], [0, 1])
+    values = TokenValues(np.array([0.5, 0.25, 0, 0, 1], np.float32), np.array([0, 1, 1, 0, 0], np.bool_))
+    groups = [Group(7, Problem("p-7", "1+1"), (scored,))]
+    path = write_samples(tmp_path, 1, groups, from_bytes, {scored.sample.id: -0.5}, {scored.sample.id: values})
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    assert entry["advantage"] == -0.5
+    assert entry["token_values"] == {
+        "chars": [1, 0, 0, 1, 1],
+        "logprob": pytest.approx(scored.sample.logprobs.tolist(), abs=1e-4),
+        "entropy": [0.5, 0.25, 0, 0, 1],
+        "masked": [0, 1, 1, 0, 0],
+    }
+    assert not {"advantage", "token_values"} & stored(tmp_path, scored).keys()
+
+
 def test_segments_of_one_version_stay_apart_and_a_version_change_within_one_shows(tmp_path: Path) -> None:
     same = stored(tmp_path, make_sample("abcd", [2], [4, 4]))
     assert [s["version"] for s in same["segments"]] == [4, 4]  # a step without an update between the two
@@ -312,7 +331,7 @@ def test_characters_of_segments_always_add_up(tmp_path_factory: Any, text: str, 
 
 def test_no_groups_no_file(tmp_path: Path) -> None:
     with RunLog(tmp_path, make_config(), console=piped()) as log:
-        log.samples(1, [], from_bytes)
+        log.samples(1, [], from_bytes, Update())
     assert not (tmp_path / "samples").exists()
 
 

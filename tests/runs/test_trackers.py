@@ -22,6 +22,7 @@ from ulorl.common.key_paths import flatten
 from ulorl.config.loading import build
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
+from ulorl.learner.update_result import Update
 from ulorl.runs.guarded_tracker import MOST, GuardedTracker, load_tracked
 from ulorl.runs.run_log import RunLog
 from ulorl.runs.tracker import LONGEST_TEXT, SampleRow, sample_rows
@@ -191,7 +192,7 @@ def play(
     console = piped()
     with RunLog(run_dir, config, resume, console) as log:
         for step in steps:
-            log.samples(step, [group(step, ["a|b\nc", 'say "é",'])], decode)
+            log.samples(step, [group(step, ["a|b\nc", 'say "é",'])], decode, Update())
             log.step({"step": step, "reward/mean": factor * step / 8, "time/step": 2, "entropy/mean": float("nan")})
         if stops:
             raise KeyError

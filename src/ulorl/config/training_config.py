@@ -240,6 +240,10 @@ class LogConfig(StrictConfig):
         default=True,
         description="write report.html at the end, which takes seconds; `ulorl report` writes it later too",
     )
+    token_samples: Natural = Field(
+        default=8,
+        description="trained samples of each step of which every token is stored with log-prob, entropy and mask",
+    )
     wandb: bool = Field(default=False, description="also log to Weights & Biases (extra wandb)")
     trackio: bool = Field(default=False, description="also log to trackio (extra trackio)")
     mlflow: bool = Field(default=False, description="also log to MLflow (extra mlflow)")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from ulorl.learner.batching import PLACEHOLDER, Batch, collate, share_of_microba
 from ulorl.learner.experience import Experience, minibatches, prepare
 from ulorl.learner.learner import Weights
 from ulorl.learner.microbatch_loss import microbatch_loss
+from ulorl.learner.observed import observed_samples
 from ulorl.learner.optimizer import Optimizer, gradient_norm
 from ulorl.learner.policy import Policy
 from ulorl.learner.ranks import ONE_RANK, Ranks
@@ -50,7 +51,7 @@ class LearnerSpec:
     global maximum output length, for soft overlong punishment. pad_id: the token for padding, which is masked
     everywhere. seed: the run's, for the cut into mini-batches. cpu_kernels: whether the model multiplies through oneDNN
     where that is faster on a CPU. copy_published: whether `publish` copies the weights, for engines that need them
-    while the next update runs.
+    while the next update runs. token_samples: of how many samples an update returns values of single tokens.
     """
 
     optim: OptimConfig
@@ -61,6 +62,7 @@ class LearnerSpec:
     seed: int = 0
     cpu_kernels: bool = True
     copy_published: bool = False
+    token_samples: int = 0
 
 
 class PolicyLearner:
@@ -112,10 +114,11 @@ class PolicyLearner:
             return Update(groups_dropped=dropped, groups_unscored=unscored)
         start = self._at_start(experience, cancel)
         bonus, next_coefficient = self._bonus(start.entropy)
-        sums, norms, skipped = UpdateSums(), list[float](), list[Skipped]()
+        sums = UpdateSums(observe=observed_samples(experience, self.spec.token_samples))
+        norms, skipped = list[float](), list[Skipped]()
         samples, lr = 0, 0.0
         for part in minibatches([e.sample_id for e in experience], self.spec.optim.minibatches, self.spec.seed):
-            chosen, before = [experience[i] for i in part], replace(sums, newest=[*sums.newest])
+            chosen, before = [experience[i] for i in part], sums.copy()
             norm = self._gradient(chosen, start.of(part.tolist()), sums, NEVER if norms else cancel, bonus)
             if isinstance(norm, Skipped):
                 sums = before
@@ -138,7 +141,10 @@ class PolicyLearner:
         means = sums.means() | {"train/grad_norm": float(np.mean(norms)), "train/lr": lr}
         if next_coefficient is not None:
             means["entropy/bonus"] = bonus
-        return Update(len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped))
+        advantages = {one.sample_id: one.advantage for one in experience}
+        return Update(
+            len(norms), samples, sums.tokens, dropped, unscored, means, tuple(skipped), advantages, sums.observed
+        )
 
     def _at_start(self, experience: Sequence[Experience], cancel: CancelToken) -> UpdateStart:
         """Return what the objective needs from a pass under the weights at the update's start, if it needs one."""
@@ -228,6 +234,7 @@ class PolicyLearner:
             self.spec.objective, batch, experience, start, scored, mean_length=mean_length, bonus=bonus
         )
         sums.add(batch, loss, scored[0].detach(), self.version)
+        sums.observe_tokens(loss, experience)
         return loss.loss_sum
 
     def _batches(self, experience: Sequence[Experience], cancel: CancelToken) -> Iterator[tuple[list[int], Batch]]:

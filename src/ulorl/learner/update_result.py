@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from torch import Tensor
 
 from ulorl.learner.age_sums import AgeSums
 from ulorl.learner.batching import Batch
+from ulorl.learner.experience import Experience
 from ulorl.learner.microbatch_loss import MicrobatchLoss
+from ulorl.learner.observed import TokenValues, split_values
 from ulorl.objective.mismatch import logprob_mismatch
 from ulorl.types import LogProbs
 
@@ -38,6 +40,8 @@ class Update:
     groups_unscored: int = 0  # left out, because a member has no reward
     means: dict[str, float] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    advantages: dict[int, float] = field(default_factory=dict)  # of the samples to train on, by id
+    token_values: dict[int, TokenValues] = field(default_factory=dict)  # of the observed samples, by id
 
 
 @dataclass
@@ -59,6 +63,8 @@ class UpdateSums:
     clipped: int = 0
     tis: float | None = None  # of truncated importance weights, when they are used
     updates: int = 0  # gradient updates made so far
+    observe: frozenset[int] = frozenset()  # ids of the samples whose tokens are kept one by one
+    observed: dict[int, TokenValues] = field(default_factory=dict)
     newest: list[tuple[LogProbs, LogProbs]] = field(default_factory=list)  # engine's and learner's, same weights
 
     def add(self, batch: Batch, loss: MicrobatchLoss, logprobs_N: Tensor, version: int) -> None:
@@ -93,6 +99,16 @@ class UpdateSums:
             apart=apart_N,
         )
 
+    def copy(self) -> UpdateSums:
+        """Return the sums as they are now, to return to when a mini-batch is skipped."""
+        return replace(self, newest=[*self.newest], observed={**self.observed})
+
+    def observe_tokens(self, loss: MicrobatchLoss, experience: Sequence[Experience]) -> None:
+        """Keep the token values of the samples of a micro-batch that are in `observe`."""
+        if self.observe.intersection(one.sample_id for one in experience):
+            entropy, kept = loss.entropy_N.float().cpu().numpy(), loss.kept_N.cpu().numpy()
+            self.observed |= split_values(entropy, kept, experience, self.observe)
+
     @classmethod
     def total(cls, parts: Sequence[UpdateSums]) -> UpdateSums:
         """Return the sums over all parts, each of other samples of the same update."""
@@ -107,6 +123,7 @@ class UpdateSums:
             ages=sum((part.ages for part in parts), AgeSums()),
             updates=parts[0].updates,
             newest=[pair for part in parts for pair in part.newest],
+            observed={id: values for part in parts for id, values in part.observed.items()},
         )
 
     def means(self) -> dict[str, float]:

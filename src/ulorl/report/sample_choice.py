@@ -80,13 +80,14 @@ def shown(sample: Mapping[str, Any], step: int, clip: int | None = CLIP) -> Stor
     """Return a stored sample with its step and verdict, and with its prompt and output cut to `clip` characters; None:
     not cut."""
     output, segments = str(sample.get("output") or ""), list(sample.get("segments") or [])
-    kept = {key: value for key, value in sample.items() if key not in ("prompt", "output", "segments")}
+    kept = {key: value for key, value in sample.items() if key not in ("prompt", "output", "segments", "token_values")}
+    tokens = _tokens(sample, TOKENS if clip is not None else None)
     return kept | {
         "step": step,
         "sample": sample.get("sample", "?"),
         "verdict": verdict(sample),
         "prompt": _cut(str(sample.get("prompt") or ""), clip),
-        "pieces": pieces(output, segments, clip),
+        **({"token_values": tokens} if tokens else {"pieces": pieces(output, segments, clip)}),
         "segments": len(segments),
     }
 
@@ -117,6 +118,22 @@ def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int | None)
             piece["tail"] = output[end - half : end]
         found.append(piece)
     return found
+
+
+def _tokens(sample: Mapping[str, Any], most: int | None) -> dict[str, list[Any]] | None:
+    """Return the text, version and values of each token of a sample whose tokens are stored one by one, None of
+    another. Of more than `most` tokens the middle is left out; `index` says which are there."""
+    stored, segments = sample.get("token_values"), sample.get("segments") or []
+    if not stored:
+        return None
+    output, ends = str(sample.get("output") or ""), list(itertools.accumulate(stored["chars"]))
+    versions = [segment["version"] for segment in segments for _ in range(segment["tokens"])]
+    index = list(range(len(ends)))
+    if most is not None and len(index) > most:
+        index = index[: most // 2] + index[-(most // 2) :]
+    texts = [output[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    columns = {"text": texts, "version": versions, **{key: stored[key] for key in stored if key != "chars"}}
+    return {"index": index} | {key: [column[at] for at in index] for key, column in columns.items()}
 
 
 def _cut(text: str, clip: int | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rich.console import Console
 
@@ -25,6 +25,9 @@ from ulorl.runs.timeline import TIMELINE
 from ulorl.runs.tracker import SampleRow, sample_rows
 from ulorl.runs.trackers import open_trackers
 from ulorl.types import Group, Metrics
+
+if TYPE_CHECKING:
+    from ulorl.learner.update_result import Update
 
 _STATUS = (("accuracy", "eval/accuracy", ".1%"), ("reward", "reward/mean", ".3f"), ("entropy", "entropy/mean", ".3f"))
 
@@ -61,7 +64,7 @@ class RunLog:
         with RunLog(run_dir, config) as log:
             with log.phase("rollout", total=128, tokens=lambda: engine.stats.decode_tokens) as bar:
                 bar.advance()
-            log.samples(step, groups, decode)
+            log.samples(step, groups, decode, update)
             log.timeline(timeline_entry(...))
             log.step({"step": step, "version": version, ...})
             log.report(run_dir / "report.html")
@@ -139,11 +142,11 @@ class RunLog:
         status = [f"{label} {self._latest[name]:{spec}}" for label, name, spec in _STATUS if name in self._latest]
         self._steps.show(completed=step, status="  ".join(status))
 
-    def samples(self, step: int, groups: Sequence[Group], decode: Decode) -> None:
-        """Store the finished samples of the groups released in this step, as `write_samples` does. The trackers get
-        some of them with the metrics of the step."""
+    def samples(self, step: int, groups: Sequence[Group], decode: Decode, update: Update) -> None:
+        """Store the finished samples of the groups released in this step, as `write_samples` does, with what `update`
+        says of them. The trackers get some of them with the metrics of the step."""
         if groups:
-            write_samples(self.run_dir, step, groups, decode)
+            write_samples(self.run_dir, step, groups, decode, update.advantages, update.token_values)
             self._samples = sample_rows(groups, decode, self._most_samples)
 
     def timeline(self, entry: Mapping[str, Any]) -> None:

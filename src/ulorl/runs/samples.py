@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ulorl.common import atomic_files
 from ulorl.runs.saved_run import SAMPLES
 from ulorl.types import Group, Sample, Scored, Tokens
 
+if TYPE_CHECKING:
+    from ulorl.learner.observed import TokenValues
+
 Decode = Callable[[Tokens], str]
+_NONE: Mapping[int, Any] = {}
 
 
-def write_samples(run_dir: Path, step: int, groups: Sequence[Group], decode: Decode) -> Path:
+def write_samples(
+    run_dir: Path,
+    step: int,
+    groups: Sequence[Group],
+    decode: Decode,
+    advantages: Mapping[int, float] = _NONE,
+    token_values: Mapping[int, TokenValues] = _NONE,
+) -> Path:
     """Store the samples of released groups as samples/step_<step>.jsonl, one JSON object for each. Returns the path.
 
     `segments` of an object lists the versions along the output: an entry for each segment (two if the version changes
     within it) with its `version`, `tokens` and `chars`, its number of characters of `output`; chars add up to
     len(output).
 
-    decode: turns token ids into text, as it was done for `Scored.text`.
+    decode: turns token ids into text, as it was done for `Scored.text`. advantages, token_values: what the update
+    returned, by sample id. A sample that has token values is stored with a list of each, and with the characters and
+    log-prob of each token.
     """
     folder = run_dir / SAMPLES
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +51,10 @@ def write_samples(run_dir: Path, step: int, groups: Sequence[Group], decode: Dec
         for group in groups:
             prompt = decode(group.members[0].sample.prompt) if group.members else ""
             for scored in group.members:
+                id = scored.sample.id
                 entry = _sample_entry(group, scored, prompt, decode)
+                entry |= {"advantage": advantages[id]} if id in advantages else {}
+                entry |= _token_entry(scored, token_values[id], decode) if id in token_values else {}
                 lines.write(json.dumps(entry, allow_nan=False) + "\n")
     return path
 
@@ -62,6 +81,23 @@ def _sample_entry(group: Group, scored: Scored, prompt: str, decode: Decode) -> 
             for (version, start, end), chars in zip(runs, _spans(scored.text, pieces), strict=True)
         ],
     }
+
+
+def _token_entry(scored: Scored, values: TokenValues, decode: Decode) -> dict[str, Any]:
+    tokens = scored.sample.tokens
+    chars = _spans(scored.text, [decode(tokens[at : at + 1]) for at in range(len(tokens))])
+    return {
+        "token_values": {
+            "chars": chars,
+            "logprob": _rounded(scored.sample.logprobs),
+            "entropy": _rounded(values.entropy),
+            "masked": values.masked.astype(int).tolist(),
+        }
+    }
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
 
 
 def _version_runs(sample: Sample) -> list[tuple[int, int, int]]:

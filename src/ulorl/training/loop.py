@@ -98,7 +98,8 @@ class Loop:
             measured = measured_step(make_step, parts.engine, parts.learner, parts.weight_check, phase.advance)
         self._warn(number, measured)
         with checkpoint.writing(self.run_dir):
-            self.log.samples(number, measured.step.groups, partial(_decode, parts.inputs.tokenizer))
+            decode = partial(_decode, parts.inputs.tokenizer)
+            self.log.samples(number, measured.step.groups, decode, measured.step.update)
             self.log.timeline(measured.timeline(number))
         return finite_metrics({**self._metrics(number, measured), **parts.inputs.scorer.metrics()})
 

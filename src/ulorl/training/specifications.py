@@ -85,4 +85,5 @@ def learner_spec(cfg: Config, *, pad_id: int) -> LearnerSpec:
         seed=cfg.seed,
         cpu_kernels=cfg.model.cpu_kernels,
         copy_published=cfg.rollout.overlap and cfg.backend.kind != "ray",  # Ray's object store has a copy
+        token_samples=cfg.log.token_samples,
     )

@@ -37,6 +37,13 @@ function listSamples() {
   if (!shown.some((one) => keyOf(one) === samples.chosen)) chooseSample(shown[0] ?? null);
 }
 
+// After a change of the filters the first of the list is chosen.
+function filtered() {
+  samples.chosen = null;
+  listSamples();
+  samples.list.parentElement.scrollTop = 0;
+}
+
 function chooseSample(sample) {
   samples.chosen = sample ? keyOf(sample) : null;
   for (const button of samples.list.querySelectorAll("[aria-pressed]")) button.setAttribute("aria-pressed", String(button.dataset.key === samples.chosen));
@@ -91,14 +98,14 @@ function fillSteps() {
 }
 
 function samplesSection() {
-  const choose = (name, choices) => element("select", { onchange: ({ target }) => { samples[name] = target.value; (name === "colouring" ? showChosen : listSamples)(); } }, ...choices.map(([value, label]) => option(value, label, samples[name])));
+  const choose = (name, choices) => element("select", { onchange: ({ target }) => { samples[name] = target.value; if (name === "colouring") showChosen(); else filtered(); } }, ...choices.map(([value, label]) => option(value, label, samples[name])));
   samples.steps = choose("step", []);
   samples.form = element("form", { class: "controls", role: "search", onsubmit: (event) => event.preventDefault() },
     labelled("verdict", choose("verdict", [["", "all"], ...VERDICTS.map((one) => [one, one])])),
     labelled("step", samples.steps),
     labelled("order", choose("order", Object.entries(ORDERS).map(([key, [label]]) => [key, label]))),
-    labelled("search", element("input", { type: "search", placeholder: "prompt, output, answer, id", oninput: ({ target }) => { samples.search = target.value; listSamples(); } })),
-    labelled("with token values", element("input", { type: "checkbox", onchange: ({ target }) => { samples.values = target.checked; listSamples(); } }), { class: "check" }),
+    labelled("search", element("input", { type: "search", placeholder: "prompt, output, answer, id", oninput: ({ target }) => { samples.search = target.value; filtered(); } })),
+    labelled("with token values", element("input", { type: "checkbox", onchange: ({ target }) => { samples.values = target.checked; filtered(); } }), { class: "check" }),
     labelled("colour", choose("colouring", Object.entries(COLOURINGS))));
   samples.count = element("p", { class: "quiet", role: "status" });
   samples.missing = element("p", { class: "quiet", role: "status" });

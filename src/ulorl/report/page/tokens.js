@@ -19,7 +19,7 @@ function whyNot(sample, colouring) {
   if (colouring === "advantage") {
     return sample.advantage === undefined || sample.advantage === null ? "No advantage is stored for this sample: it was not trained, or an earlier version wrote it." : null;
   }
-  if (!hasTokens(sample)) return "The values of single tokens are not stored for this sample.";
+  if (!hasTokens(sample)) return "The values of single tokens are stored for a few trained samples of each step (log.token_samples). Choose “with token values”.";
   return hasValues(sample, colouring) ? null : "This sample has no such values: it was not trained, because all members of its group have the same reward, or it was left out.";
 }
 
@@ -65,7 +65,7 @@ function tokenElements(sample, colouring) {
   for (let at = 0; at < Math.min(values.text.length, MOST_TOKENS); at++) {
     if (at === 0 || values.version[at] !== values.version[at - 1]) shown.push(tag(values.version[at], sample.tokens));
     if (at && values.index && values.index[at] !== values.index[at - 1] + 1) shown.push(leftOut(plural(values.index[at] - values.index[at - 1] - 1, "token")));
-    shown.push(element("span", { class: "token", "data-at": at, style: styleOf(sample, colouring, at, values.version[at]) }, values.text[at]));
+    shown.push(element("span", { class: "token", "data-at": at, style: styleOf(sample, colouring, at, values.version[at]) }, values.text[at] || "▯"));
   }
   if (values.text.length > MOST_TOKENS) shown.push(leftOut(plural(values.text.length - MOST_TOKENS, "token")));
   return shown;
@@ -87,7 +87,7 @@ function outputView(sample, colouring) {
       chosen = at;
       found.classList.add("chosen");
       found.scrollIntoView({ block: "nearest" });
-      about.textContent = `“${sample.token_values.text[at]}”: ${tokenText(sample, at)}`;
+      about.textContent = `${sample.token_values.text[at] ? `“${sample.token_values.text[at]}”` : "no text (the end of the output, or a part of a character)"}: ${tokenText(sample, at)}`;
     };
     output.addEventListener("pointerover", ({ target }) => target.dataset?.at && choose(Number(target.dataset.at)));
     output.addEventListener("keydown", (event) => {
