@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # GRPO with DMMPTs and POIS in verl 0.9 on one node of 8 GPUs. Arguments are further overrides: bash run.sh trainer.nnodes=2
+# The environment variables TRAIN_FILES and VAL_FILES are the data; MODEL is the model.
 # verl and its configuration read this on a CPU; a training with it has never run, because there was no GPU.
 set -euo pipefail
 
@@ -7,8 +8,8 @@ export VERL_USE_EXTERNAL_MODULES=ulorl.adapters.verl_plugin # in each of its pro
 
 python -m verl.trainer.main_ppo --config-path="$(cd "$(dirname "$0")" && pwd)" --config-name=dmmpts \
     trainer.v1.trainer_mode=colocate_async \
-    data.train_files="${TRAIN_FILES:-$HOME/data/train.parquet}" \
-    data.val_files="${VAL_FILES:-$HOME/data/test.parquet}" \
+    data.train_files="${TRAIN_FILES:?set it to the parquet file of the training problems}" \
+    data.val_files="${VAL_FILES:?set it to the parquet file of the problems for evaluation}" \
     data.train_batch_size=128 \
     data.max_prompt_length=2048 \
     data.max_response_length=32768 \

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,37 @@ def test_verl_accepts_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(actor.policy_loss, adapter.PolicyLossConfig)
     assert (actor.policy_loss.sigma, actor.policy_loss.train_batch_size) == (0.3, 128)
     assert (actor.loss_agg_mode, actor.ppo_mini_batch_size) == ("token-mean", 128)
+    assert config.actor_rollout_ref.rollout.temperature == 0.85
+    groups = omega_conf_to_dataclass(config.algorithm).filter_groups
+    assert (groups.enable, groups.metric) == (True, "reward")  # the scores, before any KL penalty
+
+
+def run_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a shell where `python` prints its arguments, one a line."""
+    (folder / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (folder / "python").chmod(0o755)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(folder)}
+    return subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_every_variable_of_the_command_in_the_page_reaches_verl(tmp_path: Path) -> None:
+    [command] = re.findall(
+        r"^.*bash recipes/verl/run\.sh.*$", (ROOT / "docs" / "verl.md").read_text(), flags=re.MULTILINE
+    )
+    arguments = run_command(command, tmp_path).stdout.splitlines()
+    values = dict(re.findall(r"([A-Z_]+)=(\S+)", command))
+    assert values.keys() == {"MODEL", "TRAIN_FILES", "VAL_FILES"}
+    wanted = {
+        f"actor_rollout_ref.model.path={values['MODEL']}",
+        f"data.train_files={values['TRAIN_FILES']}",
+        f"data.val_files={values['VAL_FILES']}",
+    }
+    assert wanted <= set(arguments)
+    for name in ("TRAIN_FILES", "VAL_FILES"):
+        refusal = run_command(re.sub(f"{name}=\\S+", "", command), tmp_path)
+        assert refusal.returncode != 0
+        assert f"{name}: set it to" in refusal.stderr
+        assert not refusal.stdout
 
 
 @pytest.mark.parametrize(
