@@ -146,6 +146,40 @@ def test_what_is_not_supported_is_refused(
     assert caught.value.type == "invalid_request_error"
 
 
+def status_of(url: str, path: str, sent: bytes | None = None, **headers: str) -> int:
+    """The status of a raw request. headers: in place of what a client sends, with _ for -."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url + path, sent, given), timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        failed = error
+    assert json.load(failed)["error"]["type"] == "invalid_request_error"
+    return failed.code
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200), ("localhost", 200), ("LOCALHOST:80", 200), ("[::1]:8000", 200), ("[::1]", 200),
+        ("attacker.example:8000", 421), ("localhost.attacker.example", 421), ("127.0.0.1.attacker.example", 421),
+        ("localhost:8000@attacker.example", 421), ("192.168.0.7:8000", 421), ("[::]:80", 421), ("", 421),
+    ],
+)  # fmt: skip
+def test_without_a_key_only_this_machines_names_are_answered(tiny: tuple[str, Any], host: str, status: int) -> None:
+    """A web page that gives its own name this address (DNS rebinding) sends that name as Host."""
+    assert status_of(tiny[0], "/models", Host=host) == status
+
+
+def test_a_body_must_be_declared_as_json(tiny: tuple[str, Any]) -> None:
+    """A web page can send text/plain to any address without asking the server first; JSON it cannot."""
+    sent = body(model="verifier", max_tokens=1)
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "text/plain; a=application/json"):
+        assert status_of(tiny[0], "/chat/completions", sent, Content_Type=kind) == 415
+    for kind in ("application/json", "Application/JSON; charset=utf-8"):
+        assert status_of(tiny[0], "/chat/completions", sent, Content_Type=kind) == 200
+
+
 def body(**change: Any) -> bytes:
     return json.dumps({"model": "m", "messages": [{"role": "user", "content": "7"}], **change}).encode()
 
@@ -208,10 +242,8 @@ def test_our_reward_asks_the_server(tmp_path: Path) -> None:
         with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=30) as answer:  # needs no key
             assert json.load(answer) == {"status": "ok"}
         for path, status in (("/models", 401), ("/completions", 404), ("/chat/completions", 405)):
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(url + path, timeout=30)
-            assert caught.value.code == status
-            assert json.load(caught.value)["error"]["type"] == "invalid_request_error"
+            assert status_of(url, path) == status
+        assert status_of(url, "/models", Host="models.example", Authorization="Bearer sk-secret") == 200  # by a proxy
 
 
 def test_an_engine_that_fails_is_reported(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import sys
 import time
 from itertools import count
@@ -22,6 +23,7 @@ from ulorl.errors import UserError
 from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Sampling, Tokens
 from ulorl.verifier.chat_format import ApiError, ChatRequest, completion, models, parse_request
+from ulorl.verifier.serving_config import is_loopback
 
 MAX_BODY = 8 * 2**20  # bytes of a request
 
@@ -104,15 +106,17 @@ class ChatModel:
 def make_app(model: ChatModel, key: str = "") -> Starlette:
     """Return the application of a model: /v1/chat/completions, /v1/models and /health.
 
-    key: that requests to the first two must carry; "": none.
+    key: that requests to the first two must carry; "": none, and their Host must then be this machine's own, so that a
+    web page cannot use the model through its reader's browser by giving its name this address (DNS rebinding).
     """
 
     async def chat(request: Request) -> Response:
-        _check_key(request, key)
+        _check_caller(request, key)
+        _check_type(request)
         return JSONResponse(await model.complete(parse_request(await _body(request))))
 
     async def listed(request: Request) -> Response:
-        _check_key(request, key)
+        _check_caller(request, key)
         return JSONResponse(models({model.name: model.loaded}))
 
     async def health(_: Request) -> Response:
@@ -130,12 +134,28 @@ def make_app(model: ChatModel, key: str = "") -> Starlette:
     )
 
 
-def _check_key(request: Request, key: str) -> None:
-    """Refuse a request without the key, in a time that says nothing about it."""
+def _check_caller(request: Request, key: str) -> None:
+    """Refuse a request without the key, in a time that says nothing about it; with no key, one under a foreign Host."""
+    if not key:
+        host = request.headers.get("host", "")
+        if not is_loopback(re.sub(r":\d*$", "", host).lower().strip("[]")):
+            raise ApiError(
+                f"the request is for the host {host!r}, but without a key this server answers only as localhost, "
+                "127.0.0.1 or [::1]; use such a base URL, or start the server with --api-key-env",
+                status=421,
+            )
+        return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if key and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())):
+    if not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())):
         message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
         raise ApiError(message, status=401, code="invalid_api_key")
+
+
+def _check_type(request: Request) -> None:
+    """Refuse a body that is not declared as JSON: browsers send any other text to any address for a page that asks."""
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(f"the body is {given or 'of no type'}; send it as Content-Type: application/json", status=415)
 
 
 async def _body(request: Request) -> bytes:
