@@ -57,7 +57,6 @@ def serving(path: str, key: str = "", **settings: Any) -> Iterator[tuple[str, An
 def listening_to(model: ChatModel, key: str = "") -> Iterator[str]:
     """The base URL of a model. At the end the server stops as Ctrl-C stops it."""
     with bind("127.0.0.1", 0) as listening:
-        listening.listen()
         server = make_server(model, key)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
@@ -296,7 +295,6 @@ def test_only_loopback_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVED_KEY", "sk-1")
     assert api_key("0.0.0.0", "SERVED_KEY") == api_key("127.0.0.1", "SERVED_KEY") == "sk-1"
     with bind("127.0.0.1", 0) as taken:
-        taken.listen()
         cases = [
             (["--host", "0.0.0.0"], ErrorCode.COMMAND_LINE, "--host"),
             (["--api-key-env", "NO_SUCH"], ErrorCode.API_KEY_MISSING, "--api-key-env"),
@@ -315,6 +313,11 @@ def test_the_printed_arguments_name_the_prompt_of_a_trained_verifier(tmp_path: P
     (tmp_path / "verifier.json").write_text("{}")
     assert run_arguments("http://127.0.0.1:8000/v1", "verifier", str(tmp_path)).endswith(f"prompt={tmp_path}")
     assert "prompt" not in run_arguments("http://127.0.0.1:8000/v1", "verifier", "owner/name")
+
+
+def test_a_port_is_taken_while_the_model_is_loaded() -> None:
+    with bind("127.0.0.1", 0) as first, refused(ErrorCode.ADDRESS_UNAVAILABLE, key="--port"):
+        bind("127.0.0.1", first.getsockname()[1]).close()
 
 
 @pytest.mark.slow

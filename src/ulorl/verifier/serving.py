@@ -26,13 +26,20 @@ GRACE = 5  # seconds that requests in progress get when the server stops
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound and does not listen yet. port: 0 for a free one. Raises UserError."""
+    """Return a socket that listens, so that no other process can take the port while the model is loaded.
+
+    Connections wait in it until the server accepts them. port: 0 for a free one. Raises UserError.
+    """
+    bound = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen()  # only now is the port taken: two sockets with SO_REUSEADDR can both be bound to it
     except OSError as error:
+        if bound:
+            bound.close()
         raise UserError(
             f"{host}:{port}: the server cannot listen there ({error.strerror}); give another --port or --host",
             code=ErrorCode.ADDRESS_UNAVAILABLE,
@@ -83,7 +90,6 @@ def serve(path: str, name: str, settings: ServingConfig, *, host: str, port: int
     with bind(host, port) as listening:  # before the model is loaded
         model, engine = load(path, name, settings)
         try:
-            listening.listen()
             shown = f"[{host}]" if ":" in host else host
             url = f"http://{shown}:{listening.getsockname()[1]}/v1"
             print(f"{name}: {path} at {url}. Ctrl-C stops it. In a run:\n{run_arguments(url, name, path)}", flush=True)
