@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import pickle
 import random
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -22,6 +24,7 @@ from ulorl.adapters.reward_functions import compute_score, reward_function
 from ulorl.data.task_lookup import find_task
 from ulorl.error_codes import ErrorCode
 from ulorl.models.tiny import model_path
+from ulorl.rewards.factory import make_reward
 
 
 def said(text: str) -> list[dict[str, Any]]:
@@ -149,6 +152,27 @@ def test_pools_of_processes_and_threads() -> None:
 def _twice(answers: Sequence[str]) -> list[tuple[int, str]]:
     """Each answer, and then one that is too large by 10."""
     return list(enumerate(text for n in answers for text in (n, f"{int(n) + 10}")))
+
+
+def test_first_calls_of_several_threads_make_one_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads arrive at the same time, and a reward takes 50 ms to make: a model of 4 GB would be loaded once."""
+    made: list[Any] = []
+
+    def slowly(settings: Any) -> Any:
+        made.append(settings)
+        time.sleep(0.05)
+        return make_reward(settings)
+
+    monkeypatch.setattr(reward_judge, "make_reward", slowly)
+    together = threading.Barrier(4)
+
+    def score(_: int) -> float:
+        together.wait(30)
+        return compute_score("s", r"\boxed{1.5}", "1.4", reward="numeric", tolerance=0.125)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(score, range(4))) == [1.0] * 4
+    assert len(made) == 1
 
 
 class Broken(Judge):

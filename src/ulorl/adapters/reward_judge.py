@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from threading import Lock
+from threading import Lock, RLock
 
 from ulorl.config.loading import load_class
 from ulorl.config.reward_config import MathRewardConfig, RewardConfig, RewardRecipe
@@ -32,6 +32,7 @@ class Judge:
         self._retries, self._max_unscored = limits.retries, limits.max_unscored
         self._last: Exception | None = None
         self._unscored = 0  # in a row; one failure that several outputs share counts once
+        self._counting = Lock()  # guards the two fields above
         # verl calls from several threads. An engine in this process decodes for one of them at a time; threads that
         # wait for a server do not block each other.
         in_process = settings and settings.kind == "generative" and settings.verifier.kind == "engine"
@@ -62,24 +63,35 @@ class Judge:
         return found
 
     def _count(self, error: Exception | None) -> None:
+        with self._counting:
+            if error is None:
+                self._unscored = 0
+            else:
+                self._unscored += error is not self._last
+            self._last, unscored = error, self._unscored
         if error is None:
-            self._unscored, self._last = 0, None
             return
-        self._unscored += error is not self._last
-        self._last = error
         failure = f"{type(error).__name__}: {error}"
         _log.warning("the reward failed for an output, which is unscored: %s", failure)
-        if self._unscored >= self._max_unscored:
+        if unscored >= self._max_unscored:
             raise UserError(
-                f"the reward failed for {self._unscored} outputs in a row (max_unscored), at last with: {failure}",
+                f"the reward failed for {unscored} outputs in a row (max_unscored), at last with: {failure}",
                 code=ErrorCode.REWARD_FAILED,
                 key="reward.max_unscored",
             ) from error
 
 
+_making: dict[int, RLock] = {}  # by process: a forked one must not wait for a thread that it does not have
+
+
+def judge_of(resolved: str, process: int) -> Judge:
+    """Return the reward of settings in this process, which its first caller makes. process: its id."""
+    with _making.setdefault(process, RLock()):
+        return _judge_of(resolved, process)
+
+
 @lru_cache
-def judge_of(resolved: str, process: int) -> Judge:  # noqa: ARG001 - a forked process must not share connections
-    """Return the reward of settings in this process. process: its id."""
+def _judge_of(resolved: str, process: int) -> Judge:  # noqa: ARG001 - a forked process must not share connections
     table = json.loads(resolved)
     return Judge(None if table["kind"] == RULES else load_class(RewardConfig, [], table=table))
 
