@@ -50,6 +50,22 @@ def test_requests_join_the_batch_and_each_caller_gets_its_own_output() -> None:
         shared.submit(PROMPT, 20, Sampling(), seed=0).result(30)
 
 
+def test_a_request_cancelled_before_it_has_a_slot_is_never_decoded() -> None:
+    """One slot: the engine decodes sample 0, refuses 2, which does not fit, and decodes 3."""
+    engine = Gated()
+    shared = SharedEngine(engine, slots=1)
+    first, dropped, unfit, last = (shared.submit(PROMPT, tokens, Sampling(), seed=0) for tokens in (20, 20, 0, 20))
+    assert dropped.cancel()
+    engine.gate.set()
+    assert first.result(30).tokens.tolist() == [10, 10, EOS]
+    assert last.result(30).tokens.tolist() == [13] * 5 + [EOS]
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        unfit.result(30)
+    assert [request.sample_id for request in engine.requests] == [0, 3]
+    assert engine.steps == 3 + 6
+    shared.close()
+
+
 def test_a_request_that_does_not_fit_fails_alone() -> None:
     engine = Gated()
     engine.gate.set()

@@ -11,10 +11,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ulorl.config.client_config import EngineClientConfig
 from ulorl.config.reward_config import EndpointVerifierConfig, GenerativeRewardConfig
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
 from ulorl.rewards.factory import make_reward
 from ulorl.rewards.reward import wait_for_verdict
 from ulorl.types import Problem, Request, Segment
@@ -286,6 +288,62 @@ def test_a_request_in_progress_learns_that_the_server_stops(monkeypatch: pytest.
         with pytest.raises(openai.InternalServerError, match="the server stops") as caught:
             asked.result(30)
     assert caught.value.status_code == 503
+    shared.close()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_requests_beyond_the_limit_are_refused_and_those_of_callers_that_left_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One slot, two requests at once: the first is decoded for ever, the second waits, and a third gets 503. When the
+    second caller leaves, its place is free again, and its request has never come to the engine."""
+    monkeypatch.setattr("ulorl.verifier.serving.GRACE", 0)
+    shared = SharedEngine(silent := Silent(), slots=1)
+    model = ChatModel("verifier", shared, make_tokenizer(), max_requests=2)
+    with ThreadPoolExecutor(2) as pool:
+        with listening_to(model) as url:
+            asked = pool.submit(ask, url, "a b")
+            assert silent.asked.wait(30)
+            leaves = HTTPConnection(url.split("/")[2], timeout=30)
+            sent = body(model="verifier", messages=[{"role": "user", "content": "c"}])
+            leaves.request("POST", "/v1/chat/completions", sent, {"Content-Type": "application/json"})
+            wait_until(lambda: len(shared._waiting) == 2)
+            with pytest.raises(openai.InternalServerError, match="max_requests") as caught:
+                ask(url, "d")
+            assert caught.value.status_code == 503
+            leaves.close()
+            wait_until(lambda: model._present == 1)
+            assert len(silent.requests) == 1
+            assert shared._waiting[1].cancelled()
+        with pytest.raises(openai.InternalServerError, match="the server stops"):
+            asked.result(60)
+    shared.close()
+
+
+def test_long_texts_do_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/health answers while a text is being encoded."""
+    encoding, go_on = threading.Event(), threading.Event()
+
+    def encode(*_: Any, **__: Any) -> Any:
+        encoding.set()
+        assert go_on.wait(30)
+        raise UserError("the prompt is empty", code=ErrorCode.PROMPT_UNUSABLE)
+
+    monkeypatch.setattr("ulorl.verifier.chat_app.encode_messages", encode)
+    shared = SharedEngine(Silent())
+    with ThreadPoolExecutor(1) as pool, listening_to(ChatModel("verifier", shared, make_tokenizer())) as url:
+        asked = pool.submit(ask, url, "a b")
+        assert encoding.wait(30)
+        assert status_of(url.removesuffix("/v1"), "/health") == 200
+        go_on.set()
+        with pytest.raises(openai.BadRequestError, match="the prompt is empty"):
+            asked.result(30)
     shared.close()
 
 

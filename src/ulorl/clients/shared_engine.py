@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from itertools import count
@@ -19,10 +21,13 @@ class SharedEngine:
     It owns `engine` from now on. Any thread may call it.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._worker = ThreadWorker(engine)
+    def __init__(self, engine: Engine, slots: int = sys.maxsize) -> None:
+        """slots: how many requests the engine gets at once; the others wait here, where one can still be cancelled."""
+        self._worker, self._slots = ThreadWorker(engine), slots
         self._lock = Lock()  # guards the fields below
-        self._waiting: dict[int, Future[Segment]] = {}
+        self._waiting: dict[int, Future[Segment]] = {}  # of the requests that wait here or in the engine
+        self._queue: deque[Request] = deque()
+        self._given = 0  # requests that the engine has
         self._error: BaseException | None = None
         self._numbers = count()
         self._collect()
@@ -36,25 +41,42 @@ class SharedEngine:
         """Return a future of the output to a prompt, at most `max_tokens` tokens. seed: of its draws, 64 bits.
 
         The future fails with ValueError when the request does not fit the engine, and with the engine's error when it
-        stops, or has stopped already. A cancelled future is decoded to its end, and dropped.
+        stops, or has stopped already. A request whose future is cancelled before it has a slot is never decoded; later,
+        it is decoded to its end.
         """
         future: Future[Segment] = Future()
         with self._lock:
             number = next(self._numbers)
             self._waiting[number] = future
-        request = Request(number, prompt, len(prompt), max_tokens, sampling, seed)
-        self._worker.decode([request]).add_done_callback(partial(self._added, number))
+            self._queue.append(Request(number, prompt, len(prompt), max_tokens, sampling, seed))
+        self._fill()
         return future
 
     def close(self) -> None:
         """Stop decoding and release the memory. Requests without an output fail with RuntimeError."""
         self._worker.close().exception()  # waits; an engine that has failed is closed already
 
+    def _fill(self) -> None:
+        """Give the engine as many requests as it has free slots for, and drop those that nobody waits for."""
+        taken = []
+        with self._lock:
+            while self._queue and self._given < self._slots:
+                request = self._queue.popleft()
+                if self._waiting[request.sample_id].cancelled():
+                    del self._waiting[request.sample_id]
+                else:
+                    taken.append(request)
+                    self._given += 1
+        for request in taken:
+            self._worker.decode([request]).add_done_callback(partial(self._added, request.sample_id))
+
     def _added(self, number: int, added: Future[None]) -> None:
         if error := added.exception():
             with self._lock:
                 future = self._waiting.pop(number, None)
+                self._given -= 1
             _end(future, error)
+            self._fill()
 
     def _collect(self) -> None:
         self._worker.collect().add_done_callback(self._collected)
@@ -64,13 +86,16 @@ class SharedEngine:
         if error := reported.exception():
             with self._lock:
                 self._error, waiting, self._waiting = error, list(self._waiting.values()), {}
+                self._queue.clear()
             for future in waiting:
                 _end(future, error)
             return
         for segment in reported.result().segments:
             with self._lock:
                 ended = self._waiting.pop(segment.sample_id, None)
+                self._given -= 1
             _end(ended, segment)
+        self._fill()
         self._collect()
 
 

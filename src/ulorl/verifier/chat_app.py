@@ -7,6 +7,8 @@ import hmac
 import re
 import sys
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Literal
 
@@ -39,15 +41,19 @@ class ChatModel:
         *,
         context: int = sys.maxsize,
         max_tokens: int = 2048,
+        max_requests: int = 1024,
         chat: Literal["auto", "off"] = "auto",
         seed: int = 0,
     ) -> None:
         """name: by which requests call the model. context: tokens of a prompt with its output. max_tokens: of outputs
-        to requests that name no limit, as far as the context allows. seed: with the number of the request, of the draws
-        for a request that has none."""
+        to requests that name no limit, as far as the context allows. max_requests: at the same time; more are refused.
+        seed: with the number of the request, of the draws for a request that has none."""
         self.name, self._engine, self._tokenizer = name, engine, tokenizer
         self._context, self._max_tokens, self._chat, self._seed = context, max_tokens, chat, seed
-        self._numbers = count(1)
+        self._numbers, self._max_requests, self._present = count(1), max_requests, 0
+        # One thread, because a tokenizer cannot be relied on in several, and not the event loop's: long texts take
+        # seconds, in which /health would not answer.
+        self._encoder = ThreadPoolExecutor(1, "tokenizer")
         self.loaded, self.answered = int(time.time()), 0
 
     @property
@@ -57,10 +63,21 @@ class ChatModel:
 
     async def complete(self, request: ChatRequest) -> dict[str, Any]:
         """Return the completion that a request asks for. Raises ApiError."""
+        if self._present >= self._max_requests:
+            message = f"the server has {self._present} requests already (max_requests); try again later"
+            raise ApiError(message, status=503)
+        self._present += 1
+        try:
+            return await self._completed(request)
+        finally:
+            self._present -= 1
+
+    async def _completed(self, request: ChatRequest) -> dict[str, Any]:
         if request.model != self.name:
             message = f"there is no model {request.model!r}; this server has {self.name!r}"
             raise ApiError(message, status=404, param="model", code="model_not_found")
-        prompt, number = self._encoded(request), next(self._numbers)
+        number = next(self._numbers)
+        prompt = await asyncio.get_running_loop().run_in_executor(self._encoder, self._encoded, request)
         run_seed, sample = (self._seed, number) if request.seed is None else (request.seed, 0)
         sampling = Sampling(request.temperature, request.top_p)
         seed = sample_seed(run_seed, sample, Stream.COMPLETIONS)
@@ -69,8 +86,6 @@ class ChatModel:
             segment = await asyncio.wrap_future(decoded)
         except UserError as error:
             raise ApiError(f"the engine failed: {error}", status=500) from error
-        except asyncio.CancelledError:  # by the server, when requests take longer than it waits
-            raise ApiError("the server stops", status=503) from None
         text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
         ends = [at for stop in request.stop if (at := text.find(stop)) >= 0]
         self.answered += 1
@@ -113,7 +128,7 @@ def make_app(model: ChatModel, key: str = "") -> Starlette:
     async def chat(request: Request) -> Response:
         _check_caller(request, key)
         _check_type(request)
-        return JSONResponse(await model.complete(parse_request(await _body(request))))
+        return JSONResponse(await _unless_gone(request, model.complete(parse_request(await _body(request)))))
 
     async def listed(request: Request) -> Response:
         _check_caller(request, key)
@@ -156,6 +171,27 @@ def _check_type(request: Request) -> None:
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(f"the body is {given or 'of no type'}; send it as Content-Type: application/json", status=415)
+
+
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """Return an answer, or cancel it when the caller closes the connection. Raises ApiError."""
+    answered, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            raise ApiError("the caller closed the connection", status=499)
+        return answered.result()
+    except asyncio.CancelledError:  # by the server, when requests take longer than it waits
+        raise ApiError("the server stops", status=503) from None
+    finally:
+        answered.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the caller closes the connection, after the body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Request) -> bytes:

@@ -60,13 +60,14 @@ def load(path: str, name: str, settings: ServingConfig) -> tuple[ChatModel, Shar
             key="context",
         )
     spec = EngineSpec(settings.engine, pick_device(settings.device), Sampling(), longest)
-    engine = SharedEngine(make_retrying_engine(spec, source))
+    engine = SharedEngine(make_retrying_engine(spec, source), settings.engine.slots)
     model = ChatModel(
         name,
         engine,
         source.tokenizer,
         context=longest,
         max_tokens=settings.max_tokens,
+        max_requests=settings.max_requests,
         chat=settings.chat,
         seed=settings.seed,
     )

@@ -23,6 +23,9 @@ class ServingConfig(StrictConfig):
         default="auto", description="auto: apply the chat template of the tokenizer, if it has one"
     )
     max_tokens: Positive = Field(default=2048, description="the longest output to a request that names no limit")
+    max_requests: Positive = Field(
+        default=1024, description="requests that are answered or wait at the same time; more are refused with 503"
+    )
     context: Natural = Field(
         default=0, description="the longest prompt plus output in tokens; 0: the model's context, at most 32768"
     )
