@@ -34,6 +34,7 @@ CHOICES = {
 }
 # In these losses a token with the advantage 0 still adds to the gradient, or changes that of other tokens.
 NO_MASK = ("clip_cov", "kl_cov", "geo_mean", "dro")
+CORRECTIONS = ("rollout_is", "rollout_rs")  # weights and rejection, in verl's settings of the rollout correction
 SCORES = ("token_level_scores", "rm_scores")  # the score of a sample, on one of its tokens, before any KL penalty
 
 verl_ppo_loss = losses.ppo_loss  # before `install`
@@ -56,7 +57,7 @@ class PolicyLossConfig(verl_config.PolicyLossConfig):  # type: ignore[misc] # a 
     correct_score: float = 1.0
     importance: str = "pois"
 
-    bypass_mode: bool = field(kw_only=True)
+    rollout_correction: Any = field(kw_only=True)  # verl's settings, a mapping, or None
     calculate_entropy: bool = field(kw_only=True)
     train_batch_size: int = field(kw_only=True)
     ppo_mini_batch_size: int = field(kw_only=True)
@@ -74,6 +75,12 @@ class PolicyLossConfig(verl_config.PolicyLossConfig):  # type: ignore[misc] # a 
             raise _bad_value("sigma", f"must be at least 0, found {self.sigma}")
         self._check_mask()
         self._check_importance()
+        self._check_rollout_correction()
+
+    @property
+    def bypass_mode(self) -> bool:
+        """Whether verl takes the log-probs of the rollout as the old ones."""
+        return bool(self.rollout_correction and self.rollout_correction.get("bypass_mode"))
 
     @property
     def one_update(self) -> bool:
@@ -99,6 +106,20 @@ class PolicyLossConfig(verl_config.PolicyLossConfig):  # type: ignore[misc] # a 
             raise _conflict(
                 "importance", "pois with several gradient updates a batch needs the log-probs at the start of the "
                 "update: set algorithm.rollout_correction.bypass_mode=false",
+            )  # fmt: skip
+
+    def _check_rollout_correction(self) -> None:
+        if self.loss_mode == "bypass_mode":
+            if self.importance == "pois":
+                raise _conflict(
+                    "loss_mode", "bypass_mode compares the policy with the log-probs of the rollout, which pois does "
+                    "not use: choose another loss_mode, or importance=sais",
+                )  # fmt: skip
+        elif self.bypass_mode and (ignored := [n for n in CORRECTIONS if self.rollout_correction.get(n)]):
+            raise _conflict(
+                "rollout_correction", f"with bypass_mode=true verl uses {' and '.join(ignored)} only in "
+                "loss_mode=bypass_mode: choose that and importance=sais, or set "
+                + " and ".join(f"algorithm.rollout_correction.{name}=null" for name in ignored),
             )  # fmt: skip
 
 

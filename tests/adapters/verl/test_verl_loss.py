@@ -27,6 +27,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.objective import clipped_objective_sum, masked_tokens, old_logprobs
 
 LOOP = {"calculate_entropy": True, "train_batch_size": 8, "ppo_mini_batch_size": 8, "ppo_epochs": 1}
+BYPASS = {"bypass_mode": True}
 B, DP_SIZE, TOKENS = 6, 2, 97  # TOKENS: of the mini-batch, on both ranks
 
 
@@ -107,7 +108,7 @@ def nested(parts: Any) -> Tensor:
 
 
 def settings(**changes: Any) -> adapter.PolicyLossConfig:
-    return adapter.PolicyLossConfig(**({"bypass_mode": False} | LOOP | changes))
+    return adapter.PolicyLossConfig(**({"rollout_correction": {"bypass_mode": False}} | LOOP | changes))
 
 
 def actor(policy_loss: VerlPolicyLossConfig, **changes: Any) -> FSDPActorConfig:
@@ -196,20 +197,35 @@ def test_pois_takes_what_verl_computed_again_or_without_that_the_weights_that_tr
     again = of_verl(batch, actor(settings()))
     # bypass_mode: verl puts the log-probs of the rollout in the place of the old ones.
     batch.data["old_log_probs"] = batch.data["rollout_log_probs"]
-    skipped = of_verl(batch, actor(settings(bypass_mode=True)))
+    skipped = of_verl(batch, actor(settings(rollout_correction=BYPASS)))
     for found, one_update in ((again, False), (skipped, True)):
         wanted = of_objective(batch, importance="pois", one_update=one_update, **mask)
         torch.testing.assert_close(found[:2], wanted, rtol=1e-12, atol=1e-14)
     assert not torch.equal(again[1], skipped[1])
-    recorded = of_verl(batch, actor(settings(bypass_mode=True, importance="sais")))
+    recorded = of_verl(batch, actor(settings(rollout_correction=BYPASS, importance="sais")))
     torch.testing.assert_close(recorded[:2], of_objective(batch, importance="sais", **mask), rtol=1e-12, atol=1e-14)
+
+
+def test_with_sais_verl_rejects_tokens_by_the_log_probs_of_the_rollout() -> None:
+    batch = samples()
+    batch.data["old_log_probs"] = batch.data["rollout_log_probs"]
+    correction = BYPASS | {"rollout_rs": "token_k1", "rollout_rs_threshold": "0.8_1.25"}
+    changes = {"importance": "sais", "loss_mode": "bypass_mode", "rollout_correction": correction}
+    _, found, _ = of_verl(batch, actor(settings(**changes)))
+    _, kept, _ = of_verl(batch, actor(settings(importance="sais", rollout_correction=BYPASS)))
+    ratio_N = (batch.logprobs.detach() - batch.columns["rollout_log_probs"]).exp()
+    rejected = batch.columns["place"][(ratio_N < 0.8) | (ratio_N > 1.25)]
+    assert kept[rejected].any()
+    wanted = kept.index_fill(0, rejected, 0.0)
+    assert wanted.any()
+    assert torch.equal(found, wanted)
 
 
 def test_the_micro_batch_keeps_its_values() -> None:
     batch = samples()
     batch.data["old_log_probs"] = batch.data["rollout_log_probs"]
     before = {name: batch.data[name].values().clone() for name in ("advantages", "old_log_probs")}
-    of_verl(batch, actor(settings(bypass_mode=True)))
+    of_verl(batch, actor(settings(rollout_correction=BYPASS)))
     assert all(torch.equal(batch.data[name].values(), values) for name, values in before.items())
 
 
@@ -302,8 +318,12 @@ def test_values_out_of_range_are_refused(key: str, changes: dict[str, Any]) -> N
     [
         ("mask", {"calculate_entropy": False}),
         ("importance", {"importance": "sais"}),
-        ("importance", {"bypass_mode": True, "ppo_epochs": 2}),
-        ("importance", {"bypass_mode": True, "ppo_mini_batch_size": 4}),
+        ("importance", {"rollout_correction": BYPASS, "ppo_epochs": 2}),
+        ("importance", {"rollout_correction": BYPASS, "ppo_mini_batch_size": 4}),
+        ("rollout_correction", {"rollout_correction": BYPASS | {"rollout_is": "token"}}),
+        ("rollout_correction", {"rollout_correction": BYPASS | {"rollout_rs": "seq_mean_k1"}, "importance": "sais"}),
+        ("loss_mode", {"rollout_correction": BYPASS, "loss_mode": "bypass_mode"}),
+        ("loss_mode", {"loss_mode": "bypass_mode"}),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(key: str, changes: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from ulorl.adapters import verl as adapter
 from ulorl.objective import clipped_objective_sum, masked_tokens
 
 RECIPE = ROOT / "recipes" / "verl"
+CORRECTION = "algorithm.rollout_correction"
 OVERRIDES = re.findall(r"^ +([\w.]+=[^\s\"]+) \\$", (RECIPE / "run.sh").read_text(), flags=re.MULTILINE)
 
 
@@ -45,6 +46,7 @@ def test_verl_accepts_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(actor.policy_loss, adapter.PolicyLossConfig)
     assert (actor.policy_loss.sigma, actor.policy_loss.train_batch_size) == (0.3, 128)
     assert (actor.loss_agg_mode, actor.ppo_mini_batch_size) == ("token-mean", 128)
+    assert actor.engine.entropy_checkpointing
     assert config.actor_rollout_ref.rollout.temperature == 0.85
     groups = omega_conf_to_dataclass(config.algorithm).filter_groups
     assert (groups.enable, groups.metric) == (True, "reward")  # the scores, before any KL penalty
@@ -79,19 +81,19 @@ def test_every_variable_of_the_command_in_the_page_reaches_verl(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("override", "problem"),
+    ("overrides", "problem"),
     [
-        ("actor_rollout_ref.actor.calculate_entropy=false", "calculate_entropy=true"),
-        ("actor_rollout_ref.actor.policy_loss.importance=sais", "bypass_mode=true"),
-        ("actor_rollout_ref.actor.policy_loss.tau=2", "at most 1"),
+        (["actor_rollout_ref.actor.calculate_entropy=false"], "calculate_entropy=true"),
+        ([f"{CORRECTION}.bypass_mode=true", f"{CORRECTION}.rollout_is=token"], f"{CORRECTION}.rollout_is=null"),
+        (["actor_rollout_ref.actor.policy_loss.tau=2"], "at most 1"),
     ],
 )
 def test_verl_refuses_a_recipe_with_settings_that_exclude_each_other(
-    override: str, problem: str, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "ppo_loss", adapter.ppo_loss)
     with pytest.raises(InstantiationException, match=problem):
-        omega_conf_to_dataclass(composed(override).actor_rollout_ref.actor)
+        omega_conf_to_dataclass(composed(*overrides).actor_rollout_ref.actor)
 
 
 def test_an_update_of_verls_worker_has_loss_and_gradient_of_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
