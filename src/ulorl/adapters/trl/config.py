@@ -62,8 +62,8 @@ class UloRLConfig(GRPOConfig):  # type: ignore[misc]
     dynamic_sampling: bool = field(
         default=True,
         metadata={
-            "help": "Leave groups whose samples all have the same rewards out of the loss and of its denominator. They "
-            "are not replaced by others."
+            "help": "Leave groups without information out of the loss and of its denominator: all samples have the "
+            "same weighted sum of rewards, or no function scored one of them. They are not replaced by others."
         },
     )
 

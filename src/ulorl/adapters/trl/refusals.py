@@ -15,6 +15,7 @@ CHOICES = {
     "mpt_correct": ("reward", "advantage"),
     "importance": ("pois", "sais"),
 }
+WHOLE_HEAD = "the head needs its whole weight in every process, as without sharding (DDP)"
 # The only value that goes with this objective, and the reason.
 FIXED: dict[str, tuple[Any, str]] = {
     "loss_type": ("dapo", "the loss is eq. 10, a mean over all tokens of an update, which is closest to dapo"),
@@ -26,7 +27,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "use_adaptive_entropy": (False, "a bonus and DMMPTs would both control the entropy"),
     "off_policy_mask_threshold": (None, "POIS trains every sample with the newest policy as the old one"),
     "use_liger_kernel": (False, "the head is UloRL's own, and TRL deprecates Liger; use_kernels has the layers"),
-    "deepspeed": (None, "the head needs its whole weight in every process, as without sharding (DDP)"),
+    "deepspeed": (None, WHOLE_HEAD),
 }
 
 
@@ -47,6 +48,12 @@ def check_trainer(trainer: Any) -> None:
     if trainer.aux_loss_enabled:
         text = "eq. 10 has no load-balancing loss; set router_aux_loss_coef=0.0"
         found.append(_conflict("router_aux_loss_coef", text))
+    for name, used in (("deepspeed", trainer.is_deepspeed_enabled), ("fsdp", trainer.is_fsdp_enabled)):
+        if used:  # the arguments of the same names are refused before: this is the configuration of accelerate
+            found.append(_conflict(name, f"is on in the configuration of accelerate launch; turn it off: {WHOLE_HEAD}"))
+    if trainer.is_distributed_loading_by_transformers:
+        text = f"was loaded in parts (tp_plan, tp_size or distributed_config); load it whole: {WHOLE_HEAD}"
+        found.append(_conflict("model", text))
     if trainer.accelerator.device.type == "mps":
         found.append(_conflict("use_cpu", "the sums of the loss are float64, which MPS lacks; set use_cpu=True"))
     _raise(found)
@@ -71,7 +78,7 @@ def _fixed(args: GRPOConfig) -> Iterator[UserError]:
         if getattr(args, name) != value:
             yield _conflict(name, f"must be {value!r} here, found {getattr(args, name)!r}: {reason}")
     if args.fsdp:
-        yield _conflict("fsdp", f"must not be set here: {FIXED['deepspeed'][1]}")
+        yield _conflict("fsdp", f"must not be set here: {WHOLE_HEAD}")
 
 
 def _conflicts(args: GRPOConfig) -> Iterator[UserError]:

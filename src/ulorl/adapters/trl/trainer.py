@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor
 from trl import GRPOTrainer
+from trl.trainer.utils import nanstd
 
 from ulorl.adapters.trl.config import UloRLConfig
 from ulorl.adapters.trl.refusals import check_trainer
@@ -27,7 +28,7 @@ from ulorl.learner.model_checks import check_head
 from ulorl.objective import clipped_objective_sum, masked_tokens, mpt_tokens, old_logprobs
 
 Inputs = Mapping[str, Any]
-ROUNDING = 1e-6  # of a float32 sum of rewards
+ROUNDING = 1e-6  # of a float32 sum of rewards; relative above 1
 IMAGES = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
     "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
@@ -54,7 +55,7 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
         training = model.training
         check_head(model.eval())
         model.train(training)
-        use_tiled_head(model, self.temperature)
+        use_tiled_head(model, self.temperature, float32=self.args.cast_lm_head_to_fp32)
         self._rewards_BF: Tensor | None = None  # of the samples of all processes
         self._sums: Tensor | None = None  # over the tokens of the update in progress
 
@@ -72,7 +73,8 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
         correct_B = advantages_B > 0 if self.args.mpt_correct == "advantage" else self._rewarded(rewards_BF)[own]
         trained_B = torch.ones_like(correct_B)
         if self.args.dynamic_sampling and self.model.training:
-            trained_B = informative(rewards_BF, self.num_generations)[own]
+            normalized = self.multi_objective_aggregation == "normalize_then_sum"
+            trained_B = informative(rewards_BF, self.reward_weights, self.num_generations, normalized=normalized)[own]
         return output | {"correct": correct_B, "trained": trained_B}
 
     def _rewarded(self, rewards_BF: Tensor) -> Tensor:
@@ -80,8 +82,7 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
         if name := self.args.mpt_correct_function:
             reward_B = rewards_BF[:, self.reward_func_names.index(name)]
         else:
-            reward_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(1)
-            reward_B = reward_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
+            reward_B = weighted_sums(rewards_BF, self.reward_weights)
         correct_B: Tensor = reward_B >= self.args.mpt_correct_reward - ROUNDING
         return correct_B
 
@@ -159,14 +160,30 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
             logged[name].append(value)
 
 
-def informative(rewards_BF: Tensor, group: int) -> Tensor:
-    """Return whether a sample's group has members with different rewards (dynamic sampling, DAPO), bool [B].
+def weighted_sums(rewards_BF: Tensor, weights_F: Tensor) -> Tensor:
+    """Return the rewards [B] that TRL makes of those of all functions; nan where none of them scored a sample."""
+    sums_B = (rewards_BF * weights_F.to(rewards_BF.device)).nansum(1)
+    return sums_B.masked_fill(rewards_BF.isnan().all(1), torch.nan)
 
-    rewards_BF: of whole groups of `group` neighbours; nan where a function did not score a sample.
+
+def informative(rewards_BF: Tensor, weights_F: Tensor, group: int, *, normalized: bool) -> Tensor:
+    """Return whether a sample's group has members with different weighted sums (dynamic sampling, DAPO), bool [B].
+
+    A group with a member that no function scored is not informative: as in `ulorl train`, it is not trained.
+
+    Args:
+        rewards_BF: of whole groups of `group` neighbours; nan where a function did not score a sample.
+        weights_F: of the functions in the sum.
+        normalized: whether each function's rewards are normalized in their group before the sum (TRL's
+            `normalize_then_sum`).
     """
-    rewards_KGF = rewards_BF.nan_to_num(nan=torch.finfo(rewards_BF.dtype).max).view(-1, group, rewards_BF.shape[1])
-    differs_K = (rewards_KGF != rewards_KGF[:, :1]).flatten(1).any(1)
-    return differs_K.repeat_interleave(group)
+    if normalized:
+        rewards_KGF = rewards_BF.view(-1, group, rewards_BF.shape[1])
+        apart_KGF = rewards_KGF - rewards_KGF.nanmean(1, keepdim=True)
+        rewards_BF = (apart_KGF / (nanstd(rewards_KGF, dim=1, keepdim=True) + 1e-4)).flatten(0, 1)
+    sums_KG = weighted_sums(rewards_BF, weights_F).view(-1, group)
+    spread_K = sums_KG.amax(1) - sums_KG.amin(1)  # nan, which is not above anything, with a member without a score
+    return (spread_K > ROUNDING * sums_KG.abs().amax(1).clamp(min=1)).repeat_interleave(group)
 
 
 def trained_tokens(inputs: Inputs) -> Tensor:
