@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 
 from trl_loops import SETTINGS, SOURCE, Update, train
 from ulorl.adapters.trl import UloRLTrainer
+from ulorl.adapters.trl.update_means import SUMS
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.learner.batching import Row
 from ulorl.learner.experience import Experience
@@ -156,3 +157,8 @@ def test_trls_correction_of_vllm_is_our_truncated_importance_sampling() -> None:
     ours._gradient(experience, UpdateStart(logprobs=start), sums)
     assert sum(losses) == pytest.approx(sums.loss / sums.tokens, abs=1e-6)
     assert sum(losses) != pytest.approx(sum(update.losses), abs=1e-3)
+    trainer._one_update, trainer._sums = True, None  # then the log-probs that TRL computed for its ratios are not used
+    for batch in update.batches:
+        UloRLTrainer._compute_loss(trainer, trainer.model, {**batch, old: batch[old] - 0.1})
+    trainer._log_update(torch.zeros(len(SUMS), dtype=torch.float64), weighted=True)
+    assert trainer._metrics["train"]["importance/ratio_mean"][-1] == 1

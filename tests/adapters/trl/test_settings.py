@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ pytest.importorskip("trl", reason="the adapter needs TRL (extra trl)")
 from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from trl import GRPOConfig, GRPOTrainer
+from trl.generation.vllm_client import VLLMClient
 
 from refusals import refused
 from small_models import make
-from trl_loops import SETTINGS, SOURCE, build, train
+from trl_loops import SETTINGS, SOURCE, build, even, train
 from ulorl.adapters.trl import UloRLConfig, UloRLTrainer, supported
 from ulorl.adapters.trl.refusals import check_trainer
 from ulorl.adapters.trl.update_means import SUMS, update_means
@@ -28,12 +30,15 @@ def config(**settings: Any) -> UloRLConfig:
     return UloRLConfig(output_dir=str(Path.cwd()), **{**SETTINGS, **settings})
 
 
+VLLM = {"use_vllm": True, "vllm_importance_sampling_correction": False}
 CONFLICTS: list[dict[str, Any]] = [
     {"loss_type": "grpo"}, {"loss_type": "cispo"}, {"importance_sampling_level": "sequence"}, {"beta": 0.01},
     {"delta": 3.0}, {"top_entropy_quantile": 0.2}, {"entropy_coef": 0.01}, {"use_adaptive_entropy": True},
     {"off_policy_mask_threshold": 0.5}, {"use_liger_kernel": True}, {"steps_per_generation": 3},
     {"vllm_importance_sampling_correction": True, "use_vllm": True, "importance": "sais"},
     {"mpt_correct_function": "even", "mpt_correct": "advantage"},
+    *({**part, **VLLM, "importance": "sais"} for part in ({"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.1},
+      {"repetition_penalty": 1.1}, {"generation_kwargs": {"temperature": 0.6}})),
 ]  # fmt: skip
 BAD: list[dict[str, Any]] = [
     {"mpt_mask": "on"}, {"mpt_correct": "yes"}, {"importance": "tois"}, {"mpt_tau": 0.0}, {"mpt_tau": 1.1},
@@ -42,7 +47,7 @@ BAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", CONFLICTS, ids=lambda settings: "-".join(settings))
-def test_settings_without_a_place_in_the_objective_are_refused(settings: dict[str, Any]) -> None:
+def test_settings_that_contradict_the_objective_are_refused(settings: dict[str, Any]) -> None:
     with refused(ErrorCode.CONFIG_CONFLICT, key=next(iter(settings))):
         config(**settings)
 
@@ -59,13 +64,53 @@ def test_everything_that_is_wrong_is_reported_at_once() -> None:
     assert [part.key for part in caught.value.parts] == ["mpt_tau", "loss_type", "beta"]
 
 
+def test_sais_takes_other_ways_of_sampling_that_change_nothing() -> None:
+    plain = config(**VLLM, importance="sais", top_k=-1, min_p=0.0, generation_kwargs={"top_p": 1.0, "seed": 3})
+    assert plain.importance == "sais"
+    config(importance="pois", top_p=0.9)
+
+
+NO_MODEL = "not/a-model"  # refusals that come before a model is loaded
+
+
+@pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs"])
+def test_sais_is_refused_where_vllms_server_returns_raw_log_probs(
+    mode: str, trainer: UloRLTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the server's `/server_info`, read as TRL's client reads it."""
+    info = {"vllm_config": {"model_config": {"logprobs_mode": mode}}}
+    client = VLLMClient.__new__(VLLMClient)  # the constructor waits for a server
+    client.base_url, client.session = "http://localhost:8000", _Session(info)
+    monkeypatch.setattr(trainer, "vllm_generation", SimpleNamespace(vllm_client=client), raising=False)
+    for name, value in {**VLLM, "importance": "sais", "vllm_mode": "server"}.items():
+        monkeypatch.setattr(trainer.args, name, value)
+    if mode == "processed_logprobs":
+        check_trainer(trainer)
+        return
+    with refused(ErrorCode.CONFIG_CONFLICT, key="vllm_mode"):
+        check_trainer(trainer)
+
+
+class _Session:
+    """Answers every request with one JSON value."""
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        self.value = value
+
+    def get(self, *_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(status_code=200, json=lambda: self.value)
+
+
 def test_a_trainer_refuses_what_does_not_go_with_it() -> None:
     with refused(ErrorCode.CONFIG_BAD_VALUE, key="args"):
         build(UloRLTrainer, args=GRPOConfig(output_dir=str(Path.cwd()), **SETTINGS))
+    with refused(ErrorCode.CONFIG_BAD_VALUE, key="args") as caught:
+        UloRLTrainer(NO_MODEL, even)
+    assert "args: is missing; give a ulorl.adapters.trl.UloRLConfig" in str(caught.value)
     with refused(ErrorCode.CONFIG_CONFLICT, key="mpt_correct_function"):
         build(UloRLTrainer, mpt_correct_function="odd")
     with refused(ErrorCode.CONFIG_CONFLICT, key="importance"):
-        build(UloRLTrainer, importance="sais")
+        build(UloRLTrainer, importance="sais", model=NO_MODEL)
     mixture = make("Qwen3Moe", vocab_size=SOURCE.vocabulary)
     with refused(ErrorCode.CONFIG_CONFLICT, key="router_aux_loss_coef"):
         build(UloRLTrainer, model=mixture, processing_class=SOURCE.tokenizer)

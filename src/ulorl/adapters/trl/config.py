@@ -17,7 +17,7 @@ class UloRLConfig(GRPOConfig):  # type: ignore[misc]
     The bounds of the clip are TRL's `epsilon` and `epsilon_high`.
 
     Raises:
-        UserError: a value out of range, or a setting of TRL that this objective has no place for (code
+        UserError: a value out of range, or a setting of TRL that contradicts this objective (code
             `config-conflict`); all of them are reported together.
         ValueError: what TRL refuses.
     """

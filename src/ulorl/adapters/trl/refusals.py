@@ -1,4 +1,4 @@
-"""Refuses settings of TRL that UloRL's objective has no place for, before training starts."""
+"""Refuses settings of TRL that contradict UloRL's objective, before training starts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ CHOICES = {
     "mpt_correct": ("reward", "advantage"),
     "importance": ("pois", "sais"),
 }
+PROCESSED = "processed_logprobs"  # vLLM's log-probs of the distribution that it draws from
+# Sampling from the whole distribution, to which the log-probs of the model belong.
+WHOLE = {"top_p": (1.0,), "top_k": (0, -1, None), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
 WHOLE_HEAD = "the head needs its whole weight in every process, as without sharding (DDP)"
 # The only value that goes with this objective, and the reason.
 FIXED: dict[str, tuple[Any, str]] = {
@@ -32,19 +35,28 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def check_settings(args: GRPOConfig) -> None:
-    """Raise a UserError with every setting of a UloRLConfig that is out of range or has no place in the objective."""
+    """Raise a UserError with every setting of a UloRLConfig that is out of range or contradicts the objective."""
     _raise([*_out_of_range(args), *_fixed(args), *_conflicts(args)])
 
 
+def check_rollout(args: GRPOConfig, rollout_func: Any) -> None:
+    """Raise a UserError if nothing records the log-probs that `importance=sais` needs."""
+    if args.importance == "sais" and not args.use_vllm and rollout_func is None:
+        text = "sais needs recorded log-probs of the tokens; set use_vllm=True, give a rollout_func, or use pois"
+        raise _conflict("importance", text)
+
+
 def check_trainer(trainer: Any) -> None:
-    """Raise a UserError for what only a built trainer shows: reward functions, rollout, model and device."""
+    """Raise a UserError for what only a built trainer shows: reward functions, vLLM's server, model and device."""
     args, found = trainer.args, list[UserError]()
     if args.mpt_correct_function and args.mpt_correct_function not in trainer.reward_func_names:
         text = f"{args.mpt_correct_function} is none of the reward functions: {', '.join(trainer.reward_func_names)}"
         found.append(_conflict("mpt_correct_function", text))
-    if args.importance == "sais" and not args.use_vllm and trainer.rollout_func is None:
-        text = "sais needs recorded log-probs of the tokens; set use_vllm=True, give a rollout_func, or use pois"
-        found.append(_conflict("importance", text))
+    if args.importance == "sais" and args.use_vllm and args.vllm_mode == "server" and trainer.is_world_process_zero():
+        mode = trainer.vllm_generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+        if mode != PROCESSED:
+            text = f"the server returns {mode}, without the temperature; start it with --logprobs-mode {PROCESSED}"
+            found.append(_conflict("vllm_mode", text))
     if trainer.aux_loss_enabled:
         text = "eq. 10 has no load-balancing loss; set router_aux_loss_coef=0.0"
         found.append(_conflict("router_aux_loss_coef", text))
@@ -94,6 +106,14 @@ def _conflicts(args: GRPOConfig) -> Iterator[UserError]:
             "vllm_importance_sampling_correction",
             "with importance=sais the ratio already divides by vLLM's log-probs; set it to False, or use pois",
         )
+    if args.importance == "sais" and args.use_vllm:
+        sampling = {name: getattr(args, name) for name in WHOLE} | (args.generation_kwargs or {})
+        for name, whole in WHOLE.items():
+            if sampling[name] not in whole:
+                text = f"{sampling[name]} draws from a part of the distribution, with log-probs that differ from the "
+                yield _conflict(name, f"{text}model's for every token; set it to {whole[0]}, or use pois")
+        if sampling.get("temperature", args.temperature) != args.temperature:
+            yield _conflict("generation_kwargs", "temperature: must be that of the training; set temperature instead")
     if args.mpt_correct_function and args.mpt_correct == "advantage":
         yield _conflict("mpt_correct_function", "has no effect with mpt_correct=advantage; leave one of them out")
 

@@ -10,6 +10,7 @@ functions, G group size.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from ulorl.adapters.trl.config import UloRLConfig
-from ulorl.adapters.trl.refusals import check_trainer
+from ulorl.adapters.trl.refusals import check_rollout, check_trainer
 from ulorl.adapters.trl.tiled_head import use_tiled_head
 from ulorl.adapters.trl.update_means import SUMS, stacked, update_means
 from ulorl.error_codes import ErrorCode
@@ -46,16 +47,22 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        if not isinstance(self.args, UloRLConfig):
-            message = f"args: must be a ulorl.adapters.trl.UloRLConfig, found {type(self.args).__name__}"
+        given = signature(super().__init__).bind(*arguments, **named).arguments
+        if not isinstance(args := given.get("args"), UloRLConfig):
+            found = "is missing" if args is None else f"is a {type(args).__name__}"
+            message = f"args: {found}; give a ulorl.adapters.trl.UloRLConfig"
             raise UserError(message, code=ErrorCode.CONFIG_BAD_VALUE, key="args")
+        check_rollout(args, given.get("rollout_func"))
+        super().__init__(*arguments, **named)
         check_trainer(self)
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         training = model.training
         check_head(model.eval())
         model.train(training)
         use_tiled_head(model, self.temperature, float32=self.args.cast_lm_head_to_fp32)
+        # The weights at the start of the update are then the present ones. TRL computes log-probs of its own for vLLM,
+        # in other batches, whose rounding differs.
+        self._one_update = self.num_iterations == 1 and args.steps_per_generation == args.gradient_accumulation_steps
         self._rewards_BF: Tensor | None = None  # of the samples of all processes
         self._sums: Tensor | None = None  # over the tokens of the update in progress
 
@@ -127,7 +134,7 @@ class UloRLTrainer(GRPOTrainer):  # type: ignore[misc]
         old_N = old_logprobs(
             args.importance,
             recorded_N=_recorded(inputs, mask_BT, logprobs_N) if args.importance == "sais" else logprobs_N,
-            update_start_N=_flat(inputs.get("old_per_token_logps"), mask_BT),
+            update_start_N=None if self._one_update else _flat(inputs.get("old_per_token_logps"), mask_BT),
             current_N=logprobs_N,
         )
         weights_N = _flat(inputs.get("importance_sampling_ratio"), mask_BT)  # TRL's correction of vLLM's mismatch
