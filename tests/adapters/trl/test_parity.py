@@ -47,7 +47,7 @@ def rows(update: Update) -> tuple[list[Experience], list[np.ndarray] | None]:
     """The trained samples of an update as our learner takes them, and their log-probs at the start of the update."""
     experience, starts = [], []
     for batch in update.batches:
-        for i in np.flatnonzero(batch["trained"].numpy()):
+        for i in np.flatnonzero((batch["trained"] & batch["completion_mask"].any(1)).numpy()):  # some may be truncated
             output = batch["completion_mask"][i].bool()
             recorded = batch.get("sampling_per_token_logps", torch.zeros_like(batch["completion_ids"]).float())
             row = Row(
@@ -91,6 +91,21 @@ def test_an_update_is_that_of_our_learner(generation_steps: int) -> None:
     assert any(not batch["trained"].all() for update in updates for batch in update.batches)
     if generation_steps == 4:
         assert logs[1]["importance/clip_fraction"] > 0.01
+
+
+def test_generations_trained_twice_without_truncated_samples_are_those_of_our_learner() -> None:
+    """Both updates train the same 16 samples, with gradient checkpointing, and with POIS the second one's ratios are to
+    the weights before the first."""
+    settings = {"num_iterations": 2, "mask_truncated_completions": True, "gradient_checkpointing": True}
+    updates, logs, _ = train(UloRLTrainer, max_completion_length=30, **settings, **MASKS)
+    for update, logged in zip(updates, logs, strict=True):
+        check_update(update, logged, importance="pois", mpt={"mask": "dynamic", "tau": 0.9, "sigma": 0.3})
+    assert logs[0]["importance/ratio_mean"] == pytest.approx(1, abs=1e-5)
+    assert logs[1]["importance/clip_fraction"] > 0.01
+    first, second = ([batch["completion_ids"] for batch in update.batches] for update in updates)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    cut = [~batch["completion_mask"].any(1) & batch["trained"] for batch in updates[0].batches]
+    assert 0 < torch.cat(cut).sum() < 16
 
 
 def test_sais_takes_the_log_probs_that_the_rollout_recorded() -> None:
