@@ -46,7 +46,7 @@ SEED ?= $(shell date +%s)
 PARALLEL := --dist loadfile --no-loadscope-reorder
 
 test: $(READY) ## run every test that needs no vLLM, in a random order
-	$(BIN)/python -m pytest --numprocesses auto $(PARALLEL) -p randomly --randomly-seed=$(SEED) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(PARALLEL) -p randomly --randomly-seed=$(SEED) -rs $(ARGS)
 
 test-fast: $(READY) ## run the quick tests, in under two minutes on two cores
 	$(BIN)/python -m pytest --numprocesses auto $(PARALLEL) -m "not slow" $(ARGS)

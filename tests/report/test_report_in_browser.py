@@ -107,6 +107,9 @@ def test_moving_over_a_chart_moves_all_of_them(report: Page) -> None:
         )
         report.move(x, y)
         report.wait(f"document.querySelector('#toolbar output').textContent === '{step}'")
+        pointers = "[...document.querySelectorAll('.card:not([hidden]) .pointer')]"
+        lines = set(report.run(f"{pointers}.map(p => p.hidden ? null : Math.round(parseFloat(p.style.left)))"))
+        assert lines == {52 if step == 0 else report.run(f"Math.round({pointers}[0].parentElement.clientWidth - 14)")}
     assert not report.problems
 
 

@@ -93,7 +93,7 @@ function chartOption(figure, panels) {
     xAxis: panels.map((_, at) => ({
       ...axis, type: "value", gridIndex: at, min: firstStep(), max: Math.max(lastStep(), firstStep() + 1), minInterval: 1, splitLine: { show: false },
       axisLabel: { ...axis.axisLabel, show: at === panels.length - 1 },
-      axisPointer: { show: true, snap: false, triggerTooltip: false, label: { show: false }, lineStyle: { color: color("muted"), type: "solid" } },
+      axisPointer: { show: true, snap: false, triggerTooltip: false, label: { show: false }, lineStyle: { opacity: 0 } }, // `pointer` is drawn
     })),
     yAxis: panels.map(({ panel }, at) => ({
       ...axis, type: panel.log ? "log" : "value", gridIndex: at, splitNumber: panels.length > 1 ? 3 : 4, ...(panel.log ? {} : bounds(panel)),
@@ -155,12 +155,16 @@ function drawChart(entry) {
   entry.box.style.minHeight = entry.panels.length === 1 ? "206px" : "278px";
   if (!entry.chart) {
     entry.chart = echarts.init(entry.box, null, { renderer: "svg" });
+    entry.box.append(entry.pointer); // after ECharts, which empties the box
     entry.chart.group = GROUP;
     entry.chart.on("updateAxisPointer", ({ axesInfo }) => {
       const info = axesInfo?.find(({ axisDim }) => axisDim === "x");
       if (info) setStep(Math.round(info.value));
     });
-    entry.chart.on("datazoom", () => showRange(entry));
+    entry.chart.on("datazoom", () => {
+      showRange(entry);
+      movePointer(entry);
+    });
   }
   entry.chart.resize();
   entry.chart.setOption(chartOption(entry.figure, entry.panels), { replaceMerge: ["series", "grid", "xAxis", "yAxis"] });
@@ -169,13 +173,22 @@ function drawChart(entry) {
   }
   entry.box.setAttribute("aria-label", inWords(entry.figure, entry.panels));
   writeLegend(entry);
+  movePointer(entry);
+}
+
+// Moves the line of a chart to the chosen step.
+function movePointer(entry) {
+  const x = entry.chart.convertToPixel({ xAxisIndex: 0 }, view.step);
+  entry.pointer.hidden = !entry.chart.containPixel({ gridIndex: 0 }, [x, 12]);
+  entry.pointer.style.left = `${x}px`;
 }
 
 function chartCard(figure) {
   const box = element("div", { class: "chart", role: "img" });
   const legend = element("div", { class: "legend", role: "group", "aria-label": `Curves of ${figure.title}, with their values at the chosen step` });
   const card = element("figure", { class: "panel card" }, element("figcaption", {}, element("h3", {}, figure.title), element("p", { class: "quiet" }, figure.note)), legend, box);
-  const entry = { figure, box, legend, card, hidden: new Set(), chart: null, panels: [] };
+  const pointer = element("div", { class: "pointer" });
+  const entry = { figure, box, legend, card, pointer, hidden: new Set(), chart: null, panels: [] };
   charts.push(entry);
   return entry;
 }

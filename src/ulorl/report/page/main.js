@@ -62,7 +62,6 @@ function build() {
   on("run", drawCharts);
   on("data", drawCharts);
   on("data", fillHead);
-  toolbar.slider.addEventListener("change", pointAtStep);
   redraw();
   fillSteps();
   listSamples();
@@ -85,5 +84,5 @@ on("data", redraw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 addEventListener("beforeprint", () => { document.documentElement.classList.add("paper"); redraw(); });
 addEventListener("afterprint", () => { document.documentElement.classList.remove("paper"); redraw(); });
-new ResizeObserver(() => { for (const { chart } of [...drawn(), timeline]) chart?.resize(); }).observe(document.getElementById("main"));
+new ResizeObserver(() => { for (const { chart } of [...drawn(), timeline]) chart?.resize(); drawn().forEach(movePointer); }).observe(document.getElementById("main"));
 if (page.live) startLive();

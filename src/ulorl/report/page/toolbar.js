@@ -33,15 +33,10 @@ function showSteps() {
 function showStep() {
   toolbar.slider.value = view.step;
   toolbar.shown.textContent = view.step;
-  for (const entry of drawn()) writeLegend(entry);
-}
-
-// Moves the line of all charts: they are connected, so that one of them is enough.
-function pointAtStep() {
-  const [entry] = drawn();
-  if (!entry) return;
-  const x = entry.chart.convertToPixel({ xAxisIndex: 0 }, view.step);
-  entry.chart.dispatchAction({ type: "updateAxisPointer", currTrigger: "mousemove", x, y: 40 });
+  for (const entry of drawn()) {
+    writeLegend(entry);
+    movePointer(entry);
+  }
 }
 
 function zoomTo(from, to) {
