@@ -64,8 +64,8 @@ def make_run(
     return run_dir
 
 
-def add_timeline(run_dir: Path) -> None:
-    (run_dir / "timeline.jsonl").write_text("".join(json.dumps(line) + "\n" for line in TIMELINE))
+def add_timeline(run_dir: Path, lines: list[dict[str, Any]] = TIMELINE) -> None:
+    (run_dir / "timeline.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def data_of(page: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from refusals import refused
 from report_runs import METRICS, add_timeline, data_of, make_run, sample
 from ulorl.error_codes import ErrorCode
-from ulorl.report.html_report import LIMIT, write_report
+from ulorl.report.html_report import LIMIT, render, write_report
 from ulorl.runs.saved_run import read_run
 from ulorl.runs.summary import duration, summarize
 
@@ -196,7 +196,29 @@ def test_a_long_run_stays_under_the_limit_and_says_what_is_left_out(tmp_path: Pa
     assert run["columns"]["train/grad_norm"][steps.index(1234)] == 50
     assert 200 < len(run["samples"]) < 1000
     assert len({one["step"] for one in run["samples"]}) == 100
+    assert sum(value is not None for value in run["columns"]["length/p50"]) == 100  # no step that was read is missing
     assert {one["verdict"] for one in run["samples"]} == {"right", "wrong"}
+
+
+def test_many_runs_of_text_that_grows_in_json_stay_under_the_limit(tmp_path: Path) -> None:
+    """A "<" is one byte of an output and six of the page. The limit is so low that eight runs reach it."""
+    metrics = [{"step": step} | {f"part/{i}": step / 7 + i for i in range(10)} for step in range(100)]
+    samples = {step: [sample(0, "<" * 900 * step, 1, [900 * step], [0])] for step in range(1, 100, 24)}
+    line = {"version": 1, "unit": "decode steps", "length": 9999, "sample": list(range(64)), "start": [111] * 64,
+            "end": [8888] * 64, "tokens": [8777] * 64, "status": "u" * 64}  # fmt: skip
+    runs = []
+    for seed in range(8):
+        runs.append(make_run(tmp_path / str(seed), metrics, samples, {"seed": seed}))
+        add_timeline(runs[-1], [{"step": step} | line for step in range(12)])
+    read = [read_run(run_dir) for run_dir in runs]
+    limit = 1_100_000
+    html = render(read, limit)
+    assert len(html.encode()) <= limit
+    shown = data_of(html)["runs"]
+    assert [len(run["samples"]) for run in shown] == [1] * 8  # the short one: others follow it in turn and do not fit
+    assert {len(run["timeline"]["samples"]) for run in shown} == {32}  # of 64
+    with refused(ErrorCode.COMMAND_LINE):
+        render(read[:1], 500_000)  # less than the chart library
 
 
 @pytest.mark.parametrize(

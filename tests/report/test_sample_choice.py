@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from report_runs import make_run, sample
+from ulorl.report.page_json import size_of
 from ulorl.report.sample_choice import TOKENS, choose, pieces, read_some, shown, verdict
 from ulorl.runs.saved_run import read_run
 
@@ -70,15 +70,15 @@ def test_samples_are_taken_in_turn_from_steps_and_verdicts(tmp_path: Path) -> No
     }  # fmt: skip
     read = read_some(read_run(make_run(tmp_path, [], stored)))
     assert read.lengths[3] == [2] * 8
-    size = len(json.dumps(choose(read, 10**6)[0]))
     everything = choose(read, 10**6)
     assert [one["sample"] for one in everything] == [10 * step + i for step in range(1, 6) for i in range(8)]
-    few = choose(read, 17 * size)
-    assert few == choose(read, 17 * size)
-    assert len(json.dumps(few)) < 17 * size + 100
     # One round takes from each step the right one, the wrong one of most segments, and the truncated one: 15.
-    assert [one["sample"] for one in few] == [10 * step + i for step in range(1, 6) for i in (4, 6, 7)]
-    assert [one["step"] for one in choose(read, 7 * size)] == [1] * 3 + [5] * 3  # the ends of the run come first
+    first = [one for one in everything if one["sample"] % 10 in (4, 6, 7)]
+    assert choose(read, sum(map(size_of, first))) == choose(read, sum(map(size_of, first))) == first
+    ends = [one for one in first if one["step"] in (1, 5)]  # the ends of the run come first
+    assert choose(read, sum(map(size_of, ends))) == ends
+    read.candidates[1][0][0]["answer"] = "too long" * 1000
+    assert len(choose(read, sum(map(size_of, ends)))) >= 6  # what does not fit is left out, and those after it are not
 
 
 def test_of_many_steps_some_are_read(tmp_path: Path) -> None:

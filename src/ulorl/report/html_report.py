@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -25,22 +24,25 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.report.arms import arms
 from ulorl.report.figures import FIGURES
+from ulorl.report.page_json import as_json
 from ulorl.report.run_data import run_data, short_names
-from ulorl.report.sample_choice import choose, read_some
+from ulorl.report.sample_choice import STEPS, ReadSamples, choose, read_some
 from ulorl.runs.saved_run import SavedRun, read_run
 
 REPORT = "report.html"
 LIMIT = 3_000_000  # bytes of the page
 SAMPLES_LIMIT = 1_200_000  # bytes of samples, of all runs together
-VALUES = 80_000  # of all metrics and runs together that are shown; a metric has no fewer than `LEAST_ROWS`
+SAMPLES_SHARE = 0.1  # of the page is for samples at least: rows and timelines are cut before
+VALUES = 80_000  # of all metrics and runs together that are shown; a metric has no fewer than `LEAST_ROWS`, if they fit
 LEAST_ROWS = 40
+CUTS = (1, 2, 4, 8, 16, 32)  # by which rows and timelines are divided until the page fits
 _SCRIPTS = ("elements", "steps", "charts", "toolbar", "timeline", "tokens", "samples", "tables", "live", "main")
-_RESERVE = 2000  # bytes for what is written when all else is known
 
 
 def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page of runs, finished or not, and return its path. out: report.html in the folder of the first run by
-    default. Raises UserError for what is not a run, when a file of a run is damaged, and for another file type."""
+    default. Raises UserError for what is not a run, when a file of a run is damaged, for another file type, and for
+    more runs than fit."""
     if not run_dirs:
         raise UserError("give the folder of at least one run", code=ErrorCode.COMMAND_LINE)
     path = out or Path(run_dirs[0]) / REPORT
@@ -53,14 +55,26 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     return path
 
 
-def render(runs: Sequence[SavedRun]) -> str:
-    """Return the page as text. Raises UserError when a file of a run is damaged."""
-    found = [read_some(run) for run in runs]
-    data = page_data(runs, [run_data(run, samples, rows_shown(runs)) for run, samples in zip(runs, found, strict=True)])
-    left = LIMIT - len(html(data).encode()) - _RESERVE
-    for samples, shown in zip(found, data["runs"], strict=True):
-        shown["samples"] = choose(samples, max(0, min(left, SAMPLES_LIMIT)) // len(runs))
-    return html(data)
+def render(runs: Sequence[SavedRun], limit: int = LIMIT) -> str:
+    """Return the page as text, of at most `limit` bytes. Raises UserError when a file of a run is damaged, and for more
+    runs than fit."""
+    for cut in CUTS:
+        rows = max(2, rows_shown(runs) // cut)
+        found = [read_some(run, min(STEPS, rows // 2)) for run in runs]
+        data = page_data(runs, [run_data(run, of, rows, cut) for run, of in zip(runs, found, strict=True)])
+        left = limit - len(html(data).encode())
+        if left >= (SAMPLES_SHARE * limit if cut < CUTS[-1] else 0):
+            return html(_with_samples(data, found, min(left, SAMPLES_LIMIT)))
+    message = (
+        f"the page of {len(runs)} runs is over its limit of {limit:,} bytes without any sample: give fewer runs, or "
+        "runs with a smaller config.json and environment.json"
+    )
+    raise UserError(message, code=ErrorCode.COMMAND_LINE)
+
+
+def _with_samples(data: dict[str, Any], found: Sequence[ReadSamples], limit: int) -> dict[str, Any]:
+    runs = zip(data["runs"], found, strict=True)
+    return data | {"runs": [run | {"samples": choose(samples, limit // len(found))} for run, samples in runs]}
 
 
 def rows_shown(runs: Sequence[SavedRun]) -> int:
@@ -109,17 +123,6 @@ def html(data: Mapping[str, Any]) -> str:
         data=Markup(as_json(data)),
         **{name: Markup(text) for name, text in scripts.items()},
     )
-
-
-def as_json(data: Any) -> str:
-    """Return JSON that can stand in a script element: no tag, comment or entity can begin in it. Halves of a character
-    that UTF-8 cannot express become question marks."""
-    text = (
-        json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace").decode()
-    )
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 @cache

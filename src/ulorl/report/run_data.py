@@ -17,10 +17,10 @@ from ulorl.runs.environment import read_environment
 from ulorl.runs.saved_run import SavedRun
 
 
-def run_data(run: SavedRun, samples: ReadSamples, rows: int) -> dict[str, Any]:
-    """Return what the page shows of a run, without the samples themselves. rows: how many steps, about. Raises
-    UserError when timeline.jsonl is damaged."""
-    places = shown_rows(run.metrics, rows)
+def run_data(run: SavedRun, samples: ReadSamples, rows: int, cut: int = 1) -> dict[str, Any]:
+    """Return what the page shows of a run, without the samples themselves. rows: how many steps, about, besides those
+    whose samples were read. cut: as in `timeline_data`. Raises UserError when timeline.jsonl is damaged."""
+    places = shown_rows(run.metrics, rows, samples.lengths.keys())
     steps = [run.metrics[at] for at in places]
     return {
         **head(run),
@@ -31,7 +31,7 @@ def run_data(run: SavedRun, samples: ReadSamples, rows: int) -> dict[str, Any]:
             "sample_steps_read": len(samples.lengths),
             "samples_read": samples.count,
         },
-        "timeline": timeline_data(run),
+        "timeline": timeline_data(run, cut),
         "samples": [],
         "settings": _settings(run),
         "config": run.config,

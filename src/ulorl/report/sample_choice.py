@@ -6,7 +6,6 @@ The same run gives the same choice. What is left out is counted, so that the pag
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ulorl.report.page_json import size_of
 from ulorl.runs.saved_run import SavedRun, read_samples
 
 STEPS = 100  # whose samples are read at most, evenly spaced
@@ -58,10 +58,10 @@ def read_files(files: Iterable[tuple[int, Path]]) -> ReadSamples:
 
 
 def choose(samples: ReadSamples, limit: int) -> list[Stored]:
-    """Return samples of at most `limit` bytes of JSON together, in rising order of step and id.
+    """Return samples of at most `limit` bytes of the page together, in rising order of step and id.
 
     They are taken in rounds. Each round goes through the steps, spread over the run, and takes from each the next
-    right, wrong, truncated and unscored one and the next of most segments.
+    right, wrong, truncated and unscored one and the next of most segments. One that does not fit is left out.
     """
     taken: dict[tuple[int, str], Stored] = {}
     size = 0
@@ -69,10 +69,10 @@ def choose(samples: ReadSamples, limit: int) -> list[Stored]:
         key = (one["step"], str(one["sample"]).zfill(12))
         if key in taken:
             continue
-        size += len(json.dumps(one, ensure_ascii=False).encode(errors="replace"))
-        if size > limit:
-            break
-        taken[key] = one
+        needed = size_of(one)
+        if size + needed <= limit:
+            taken[key] = one
+            size += needed
     return [taken[key] for key in sorted(taken)]
 
 

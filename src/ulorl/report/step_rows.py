@@ -5,7 +5,7 @@ The steps of a long run are thinned: `shown_rows` keeps the same ones each time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,9 @@ def columns(rows: Iterable[Metrics]) -> dict[str, list[float | int | None]]:
     return {name: values for name, values in table.items() if any(value is not None for value in values)}
 
 
-def shown_rows(metrics: Sequence[Mapping[str, Any]], number: int) -> list[int]:
+def shown_rows(metrics: Sequence[Mapping[str, Any]], number: int, steps: Collection[int] = ()) -> list[int]:
     """Return the indices of the steps to show, about `number` of them and in rising order; all if there are no more.
+    Besides these, `steps` are shown: those whose samples were read, so that the page has the lengths of their outputs.
 
     Half of them are evenly spaced, first and last included. The others are where a metric of `_EXTREMES` is lowest or
     highest within equal parts of the run, so that a spike stays. Evaluations stay too, as long as they are few.
@@ -64,6 +65,7 @@ def shown_rows(metrics: Sequence[Mapping[str, Any]], number: int) -> list[int]:
     kept = {int(at) for at in np.linspace(0, len(metrics) - 1, max(2, number // 2)).round()}
     evaluated = [i for i, one in enumerate(metrics) if one.get("eval/accuracy") is not None]
     kept |= set(evaluated if len(evaluated) <= number // 4 else ())
+    kept |= {i for i, one in enumerate(metrics) if one["step"] in steps}
     parts = max(1, number // (4 * len(_EXTREMES)))
     for part in np.array_split(np.arange(len(metrics)), parts):
         for name in _EXTREMES:

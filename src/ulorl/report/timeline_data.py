@@ -18,12 +18,12 @@ _GROUPS = 16  # from so many groups on, fewer siblings are shown rather than few
 _POINTS = 600  # of the curve of samples that decode at once
 
 
-def timeline_data(run: SavedRun) -> dict[str, Any] | None:
+def timeline_data(run: SavedRun, cut: int = 1) -> dict[str, Any] | None:
     """Return the last `STEPS` steps of a run as plain values, None when they are not stored.
 
     The rollouts follow one another on one axis, without the updates between them. `bars` has a list for each segment:
-    the place of its sample among `samples`, start, end, version, letter of the status, tokens, step. Raises UserError
-    when timeline.jsonl is damaged.
+    the place of its sample among `samples`, start, end, version, letter of the status, tokens, step. cut: divides
+    the numbers of samples and of points of the curve. Raises UserError when timeline.jsonl is damaged.
     """
     steps = [one for one in read_timeline(run.dir, STEPS) if len(one.sample)]
     if not steps:
@@ -34,13 +34,13 @@ def timeline_data(run: SavedRun) -> dict[str, Any] | None:
     offsets = np.append(0, np.cumsum([scale * one.length for one in steps]))
     sample = np.concatenate([one.sample for one in steps])
     group, slots = int(run.setting("rollout.group") or 1), int(run.setting("engine.slots") or 0)
-    shown = shown_samples(sample, group)
+    shown = shown_samples(sample, group, ROWS // cut)
     starts, ends = (
         np.concatenate([scale * getattr(one, name) + at for one, at in zip(steps, offsets, strict=False)])
         for name in ("start", "end")
     )
     times, decoding = samples_at_once(
-        starts, ends, float(offsets[-1]), min(_POINTS, max(1, sum(one.length for one in steps)))
+        starts, ends, float(offsets[-1]), min(_POINTS // cut, max(1, sum(one.length for one in steps)))
     )
     return {
         "unit": "seconds" if in_seconds else "decode steps",
@@ -58,13 +58,13 @@ def timeline_data(run: SavedRun) -> dict[str, Any] | None:
     }
 
 
-def shown_samples(samples: NDArray[np.int64], group: int) -> list[int]:
-    """Return the ids of the samples to show, at most `ROWS`: of evenly spaced groups, the first ones of each."""
+def shown_samples(samples: NDArray[np.int64], group: int, most: int = ROWS) -> list[int]:
+    """Return the ids of the samples to show, at most `most`: of evenly spaced groups, the first ones of each."""
     ids = np.unique(samples)
     groups = np.unique(ids // group)
-    members = max(1, min(group, ROWS // min(len(groups), _GROUPS)))
-    if len(groups) > ROWS // members:
-        groups = groups[np.linspace(0, len(groups) - 1, ROWS // members).round().astype(int)]
+    members = max(1, min(group, most // min(len(groups), _GROUPS)))
+    if len(groups) > most // members:
+        groups = groups[np.linspace(0, len(groups) - 1, most // members).round().astype(int)]
     return [int(id) for id in ids[np.isin(ids // group, groups) & (ids % group < members)]]
 
 
