@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -186,9 +187,31 @@ def trainer() -> UloRLTrainer:
     return build(UloRLTrainer)
 
 
-def test_evaluation_logs_the_same_metrics(trainer: UloRLTrainer) -> None:
+def test_evaluation_logs_the_same_metrics(trainer: UloRLTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over the evaluated batches, each of all its completion tokens."""
+    batches: list[dict[str, Any]] = []
+    compute_loss = trainer._compute_loss
+    monkeypatch.setattr(
+        trainer, "_compute_loss", lambda model, inputs: batches.append(inputs) or compute_loss(model, inputs)
+    )
+    monkeypatch.setattr(trainer.args, "mpt_tau", 0.9)
     logged = trainer.evaluate(trainer.train_dataset)
-    assert {"eval_loss", "eval_entropy/mean", "eval_mpt/fraction"} <= logged.keys()
+    tokens, entropies, mpts = [], [], []
+    for batch in batches:
+        ids, mask = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))
+        scored_BT = batch["completion_mask"].bool()
+        with torch.no_grad():
+            logprobs_BT, entropy_BT, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model, ids, mask, scored_BT.shape[1], compute_entropy=True
+            )
+        tokens.append(int(scored_BT.sum()))
+        entropies.append(float(entropy_BT[scored_BT].mean()))
+        mpts.append(float(((logprobs_BT.exp() >= 0.9) & batch["correct"][:, None])[scored_BT].float().mean()))
+    assert len(batches) > 1
+    assert logged["eval_train/tokens"] == pytest.approx(np.mean(tokens))
+    assert logged["eval_entropy/mean"] == pytest.approx(np.mean(entropies), rel=1e-5)
+    assert logged["eval_mpt/fraction"] == pytest.approx(np.mean(mpts), abs=1e-6)
+    assert logged["eval_mpt/fraction"] > 0
     assert not {name for name in logged if name.startswith("eval_importance/tis")}
 
 
