@@ -78,7 +78,7 @@ def test_a_request_that_does_not_fit_fails_alone() -> None:
 
 def test_an_engine_that_fails_fails_every_request() -> None:
     engine = Gated(fails_at=2)
-    shared = SharedEngine(engine)
+    shared = SharedEngine(engine, slots=2)  # the third one waits for a slot
     futures = [shared.submit(PROMPT, 20, Sampling(), seed=0) for _ in range(3)]
     engine.gate.set()
     for future in futures:

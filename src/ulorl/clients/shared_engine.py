@@ -87,6 +87,7 @@ class SharedEngine:
             with self._lock:
                 self._error, waiting, self._waiting = error, list(self._waiting.values()), {}
                 self._queue.clear()
+                self._given = 0  # a later request gets the error from the worker, and must not wait for a slot
             for future in waiting:
                 _end(future, error)
             return
