@@ -71,7 +71,9 @@ def test_the_values_at_a_step_are_those_of_the_metrics(report: Page) -> None:
         report.run(
             f"(s => {{ s.value = {step}; s.dispatchEvent(new Event('input')); }})(document.querySelector('#step'))"
         )
-        for name, found in legend(report).items():
+        shown = legend(report)
+        assert shown.keys() >= {"eval/accuracy", "reward/mean", "entropy/mean", "rollout/finished", "time/eval"}
+        for name, found in shown.items():
             if not name.startswith(("computed/", "length/", "rollout/tokens_per_second")):
                 known = [m for m in METRICS if m["step"] <= step and m.get(name) is not None]
                 assert found["value"] == (str(known[-1][name]).removesuffix(".0") if known else None), (step, name)
@@ -97,15 +99,20 @@ def test_every_chart_with_values_is_drawn_and_described(report: Page) -> None:
     )
 
 
+def hover(page: Page, share: float) -> None:
+    """Move the pointer over the chart of the reward, to a share of its axis."""
+    x, y = page.run(
+        "(() => { const b = [...document.querySelectorAll('.card')].find(c => c.querySelector('h3').textContent"
+        " === 'Reward').querySelector('.chart'); b.scrollIntoView({block: 'center'}); const r ="
+        f" b.getBoundingClientRect(); return [r.left + 52 + {share} * (r.width - 66), r.top + 80]; }})()"
+    )
+    page.move(x, y)
+
+
 def test_moving_over_a_chart_moves_all_of_them(report: Page) -> None:
     """The pointer at a fifth of the axis from step 0 to 2 is nearest to step 0, at four fifths to step 2."""
     for share, step in ((0.2, 0), (0.8, 2)):
-        x, y = report.run(
-            "(() => { const b = [...document.querySelectorAll('.card')].find(c => c.querySelector('h3').textContent"
-            f" === 'Reward').querySelector('.chart'); b.scrollIntoView({{block: 'center'}}); const r ="
-            f" b.getBoundingClientRect(); return [r.left + 52 + {share} * (r.width - 66), r.top + 80]; }})()"
-        )
-        report.move(x, y)
+        hover(report, share)
         report.wait(f"document.querySelector('#toolbar output').textContent === '{step}'")
         pointers = "[...document.querySelectorAll('.card:not([hidden]) .pointer')]"
         lines = set(report.run(f"{pointers}.map(p => p.hidden ? null : Math.round(parseFloat(p.style.left)))"))
@@ -200,6 +207,8 @@ def test_a_watched_run_goes_on_by_itself(tab: Page, tmp_path: Path) -> None:
         tab.open(server.url)
         tab.run("window.notReloaded = 1")
         tab.wait("document.querySelector('.live').textContent === 'live · step 1'")
+        hover(tab, 0.9)  # nearest to step 1, the newest: the page still follows
+        tab.run("document.querySelector('.output').follows = 1")
         (run_dir / "samples" / "step_000002.jsonl").write_text("".join(json.dumps(one) + "\n" for one in SAMPLES[2]))
         with (run_dir / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(METRICS[2]) + "\n")
@@ -213,6 +222,15 @@ def test_a_watched_run_goes_on_by_itself(tab: Page, tmp_path: Path) -> None:
         ]
         assert tab.run("document.querySelector('.big .after').textContent") == "42.0%"
         assert tab.run("[window.notReloaded, window.hacked]") == [1, None]
+        assert tab.run("document.querySelector('.output').follows") == 1  # the chosen sample was not drawn again
+        assert tab.run("[...document.querySelectorAll('#toolbar [type=number]')].map(e => e.value)") == ["0", "2"]
+        tab.run(f"({SET})('#step', 'input')('0')")
+        assert legend(tab)["eval/accuracy"]["value"] == "0.3"
+        tab.run("document.querySelector('#newest').click()")
+        assert legend(tab)["reward/mean"]["value"] == "0.6"
+        (run_dir / "environment.json").write_text('{"torch": "of a new start"}')
+        tab.wait("document.querySelector('#environment')?.textContent.includes('of a new start')")
+        assert tab.run("window.notReloaded ?? null") is None
         assert not tab.problems
     finally:
         server.shutdown()

@@ -17,6 +17,7 @@ import pytest
 from refusals import refused
 from report_runs import METRICS, data_of, make_run, sample
 from ulorl.error_codes import ErrorCode
+from ulorl.report import live_run
 from ulorl.report.live_run import BEGINNING, Cursor, live_page, new_lines, news, samples_of
 from ulorl.report.watch_server import WatchServer
 
@@ -52,8 +53,8 @@ def test_a_run_that_went_back_is_sent_as_a_whole(tmp_path: Path) -> None:
     assert [one["step"] for one in entries] == [0, 1, 2]
     path.write_text(first)
     assert new_lines(path, cursor)[2]
-    assert new_lines(path, Cursor.parse("99999999999999999999-1"))[2]
-    assert Cursor.parse("../etc") == BEGINNING
+    assert new_lines(path, Cursor.parse("999999999999999-1"))[2]
+    assert Cursor.parse("../etc") == Cursor.parse(f"{'9' * 5000}-1") == BEGINNING
 
 
 def test_the_page_and_the_news_have_the_same_rows(tmp_path: Path) -> None:
@@ -77,6 +78,28 @@ def test_a_chosen_step_has_its_samples_whole(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, samples={3: [sample(0, long, 1, [50_000], [0])]})
     assert samples_of(run_dir, 3)[0]["pieces"] == [{"version": 0, "tokens": 50_000, "text": long}]
     assert samples_of(run_dir, 4) == []
+
+
+def test_only_the_first_bytes_of_a_step_are_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_run, "STEP_LIMIT", 15_000)
+    run_dir = make_run(tmp_path, samples={3: [sample(i, "x" * 10_000, 1, [10_000], [0]) for i in range(3)]})
+    assert [one["pieces"][0].get("left_out", 0) for one in samples_of(run_dir, 3)] == [0, 6000, 6000]  # 4000 are kept
+
+
+def test_a_reader_without_a_cursor_gets_samples_of_a_few_steps(tmp_path: Path) -> None:
+    samples = {step: [sample(step, "a", 1, [1], [0])] for step in range(250)}
+    found = news(make_run(tmp_path, [{"step": step} for step in range(250)], samples), BEGINNING)
+    assert len(found["rows"]) == 250
+    assert len({one["step"] for one in found["samples"]}) == 100
+
+
+def test_a_new_start_of_a_run_is_noticed(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    data = data_of(live_page(run_dir))
+    cursor = Cursor.parse(data["cursor"])
+    assert news(run_dir, cursor)["start"] == data["start"]
+    (run_dir / "environment.json").write_text('{"torch": "2"}')
+    assert news(run_dir, cursor)["start"] != data["start"]
 
 
 @pytest.fixture
@@ -108,11 +131,16 @@ def test_the_server_answers_under_its_own_name_only(server: WatchServer) -> None
 
 def test_the_server_opens_no_file_that_a_request_names(server: WatchServer) -> None:
     (server.run_dir.parent / "secret").write_text("secret")
-    for path in ("/../secret", "/%2e%2e/secret", "/metrics.jsonl", "/samples?step=../1", "/samples?step=", "/samples"):
+    for path in ("/../secret", "/%2e%2e/secret", "/metrics.jsonl", "/samples?step=../1", "/samples?step=", "/samples",
+                 f"/samples?step={'9' * 5000}"):  # fmt: skip
         assert answer(server, path)[0] == 404, path
     status, body = answer(server, "/samples?step=1")
     assert (status, json.loads(body)[0]["sample"]) == (200, 0)
     assert json.loads(answer(server, "/samples?step=7")[1]) == []
+    (server.run_dir / "samples" / "step_000002.jsonl").write_text('{"sample": 1, "reward": NaN}\n')
+    assert json.loads(answer(server, "/samples?step=2")[1])[0]["reward"] is None
+    (server.run_dir / "samples" / "step_000003.jsonl").symlink_to("removed")
+    assert answer(server, "/samples?step=3")[0] == 503
     (server.run_dir / "metrics.jsonl").write_text("nonsense\n")
     status, body = answer(server, "/news")
     assert status == 500

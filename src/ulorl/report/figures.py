@@ -104,7 +104,8 @@ FIGURES = (
     Figure(
         "Outputs",
         "Output length",
-        "Tokens of the samples stored in the step: quantiles, with the area from the 10th to the 90th percentile.",
+        "Tokens of the samples of the groups that were released in the step: quantiles, with the area from the 10th to "
+        "the 90th percentile.",
         (
             Panel(
                 _lines(*((label, key) for key, (label, _) in LENGTHS.items()), ("held-out, mean", "eval/length_mean")),
@@ -214,7 +215,7 @@ FIGURES = (
     Figure(
         "Speed",
         "Where the time goes",
-        "Seconds a step.",
+        "Seconds a step, with its evaluation and what it waited for a checkpoint.",
         (
             Panel(
                 _lines(
@@ -222,6 +223,8 @@ FIGURES = (
                     ("update", "time/update"),
                     ("sync", "time/sync"),
                     ("other", OTHER_SECONDS),
+                    ("evaluation", "time/eval"),
+                    ("checkpoint", "checkpoint/seconds"),
                 ),
                 stacked=True,
             ),

@@ -120,6 +120,7 @@ def html(data: Mapping[str, Any]) -> str:
         title=" · ".join(run["name"] for run in data["runs"]),
         policy=Markup("; ".join(policy)),
         style=Markup(_page_file("report.css")),
+        licences=_page_file("echarts.licences.txt"),
         data=Markup(as_json(data)),
         **{name: Markup(text) for name, text in scripts.items()},
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ulorl.report.html_report import html, page_data
+from ulorl.report.page_json import size_of
 from ulorl.report.run_data import head, run_data
-from ulorl.report.sample_choice import Stored, choose, read_files, read_some, shown
+from ulorl.report.sample_choice import STEPS, Stored, choose, read_files, read_some, shown, spaced
 from ulorl.report.step_rows import row
 from ulorl.report.timeline_data import timeline_data
 from ulorl.runs.run_folder import finished
@@ -17,8 +19,10 @@ from ulorl.runs.saved_run import METRICS, read_metric_lines, read_run, read_samp
 from ulorl.types import Metrics
 
 SAMPLES_LIMIT = 3_000_000  # bytes of the samples that the page has when it is opened
+STEP_LIMIT = 30_000_000  # bytes of the samples of one step that are sent whole
 _NEW_SAMPLES_LIMIT = 300_000  # bytes of the samples that come with the steps of one answer
 _CHECKED = 4096  # bytes before the place that was read last
+_CURSOR = re.compile(r"[0-9]{1,15}-[0-9]{1,10}")
 
 
 class Cursor(NamedTuple):
@@ -32,7 +36,7 @@ class Cursor(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read what `str` returned; anything else is the beginning."""
         length, _, checksum = text.partition("-")
-        return cls(int(length), int(checksum)) if length.isdecimal() and checksum.isdecimal() else cls(0, 0)
+        return cls(int(length), int(checksum)) if _CURSOR.fullmatch(text) else cls(0, 0)
 
     @classmethod
     def at(cls, content: bytes, length: int) -> Self:
@@ -54,20 +58,19 @@ def live_page(run_dir: Path) -> str:
     samples = read_some(run)
     one = run_data(run, samples, rows=len(run.metrics)) | {"samples": choose(samples, SAMPLES_LIMIT)}
     one["counts"] |= _stored_steps(run_dir)
-    return html(page_data([run], [one], live=True) | {"cursor": str(cursor)})
+    return html(page_data([run], [one], live=True) | {"cursor": str(cursor), "start": _start(run_dir)})
 
 
 def news(run_dir: Path, cursor: Cursor) -> dict[str, Any]:
     """Return what a run wrote since `cursor`: the rows of its new steps with some of their samples, and the parts of
-    the page that change as a whole. `restarted`: all rows are there, and replace those before. Raises UserError."""
+    the page that change as a whole. `restarted`: the rows before are of another run, so the page must be loaded again.
+    `start` changes when the run is started again. Raises UserError."""
     entries, read_to, restarted = new_lines(run_dir / METRICS, cursor)
-    if not entries and not restarted:
-        return {"rows": [], "samples": [], "cursor": str(read_to), "restarted": False, "run": {}} | _state(run_dir)
-    stored = dict(sample_files(run_dir))
-    samples = read_files(
-        [(step, stored[step]) for step in sorted({int(e["step"] or 0) for e in entries} & stored.keys())]
-    )
+    if not entries:
+        return {"rows": [], "samples": [], "cursor": str(read_to), "restarted": restarted, "run": {}} | _state(run_dir)
     run = read_run(run_dir)
+    steps = {int(entry["step"] or 0) for entry in entries}
+    samples = read_files(spaced([(step, path) for step, path in run.sample_files() if step in steps], STEPS))
     return {
         "rows": [row(entry, samples.lengths.get(int(entry["step"] or 0), ())) for entry in entries],
         "samples": choose(samples, _NEW_SAMPLES_LIMIT),
@@ -80,23 +83,46 @@ def news(run_dir: Path, cursor: Cursor) -> dict[str, Any]:
 
 
 def samples_of(run_dir: Path, step: int) -> list[Stored]:
-    """Return every stored sample of a step, whole; [] without any. Raises UserError when the file is damaged."""
+    """Return every stored sample of a step, whole; [] without any. Those after the first `STEP_LIMIT` bytes have their
+    middle left out. Raises UserError when the file is damaged."""
     path = dict(sample_files(run_dir)).get(step)
-    return [shown(one, step, clip=None) for one in read_samples(path)] if path else []
+    found, left = [], STEP_LIMIT
+    for sample in read_samples(path) if path else ():
+        whole = shown(sample, step, clip=None)
+        left -= size_of(whole)
+        found.append(whole if left >= 0 else shown(sample, step))
+    return found
 
 
 def new_lines(path: Path, cursor: Cursor) -> tuple[list[Metrics], Cursor, bool]:
     """Return the metrics of the complete lines of metrics.jsonl after `cursor`, how far they reach, and whether the
     file is another one than `cursor` was of; then its lines are returned from the first on. Raises UserError naming the
     line when one is damaged."""
+    if _unchanged(path, cursor):
+        return [], cursor, False
     content = path.read_bytes() if path.exists() else b""
     restarted = cursor != Cursor.at(content, cursor.length)
     begin, end = 0 if restarted else cursor.length, content.rfind(b"\n") + 1
     return read_metric_lines(content[:end], path, begin), Cursor.at(content, end), restarted
 
 
+def _unchanged(path: Path, cursor: Cursor) -> bool:
+    """Return whether a file ends where `cursor` is. Only its end is read, because the page asks every two seconds."""
+    if not path.exists() or path.stat().st_size != cursor.length:
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, cursor.length - _CHECKED))
+        return zlib.crc32(file.read()) == cursor.checksum
+
+
 def _state(run_dir: Path) -> dict[str, Any]:
-    return {"finished": finished(run_dir) is not None}
+    return {"finished": finished(run_dir) is not None, "start": _start(run_dir)}
+
+
+def _start(run_dir: Path) -> int:
+    """Return a checksum of the files that are written at each start of a run."""
+    files = [run_dir / name for name in ("config.json", "environment.json")]
+    return zlib.crc32(b"".join(path.read_bytes() for path in files if path.exists()))
 
 
 def _stored_steps(run_dir: Path) -> dict[str, Any]:

@@ -42,9 +42,12 @@ class ReadSamples:
 def read_some(run: SavedRun, steps: int = STEPS) -> ReadSamples:
     """Read the stored samples of at most `steps` steps of a run, evenly spaced, outputs cut. Raises UserError when a
     file is damaged."""
-    files = run.sample_files()
-    places = sorted({int(at) for at in np.linspace(0, len(files) - 1, min(len(files), steps)).round()})
-    return read_files([files[at] for at in places])
+    return read_files(spaced(run.sample_files(), steps))
+
+
+def spaced(files: Sequence[tuple[int, Path]], number: int) -> list[tuple[int, Path]]:
+    """Return at most `number` of the files, evenly spaced, the first and the last included."""
+    return [files[int(at)] for at in np.linspace(0, len(files) - 1, min(len(files), number)).round()]
 
 
 def read_files(files: Iterable[tuple[int, Path]]) -> ReadSamples:

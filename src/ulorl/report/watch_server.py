@@ -7,6 +7,7 @@ request chooses among three answers, and a step is looked up among the stored on
 
 from __future__ import annotations
 
+import re
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,12 +81,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(HTTPStatus.OK, "text/html", live_page(run_dir).encode())
             elif place.path == "/news":
                 self._json(HTTPStatus.OK, news(run_dir, Cursor.parse(asked.get("cursor", ""))))
-            elif place.path == "/samples" and asked.get("step", "").isdecimal():
+            elif place.path == "/samples" and re.fullmatch(r"[0-9]{1,15}", asked.get("step", "")):
                 self._json(HTTPStatus.OK, samples_of(run_dir, int(asked["step"])))
             else:
                 self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is no such page.")
-        except UserError as error:
+        except (UserError, ValueError) as error:
             self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
+        except ConnectionError:
+            raise
+        except OSError as error:  # a file that was just removed: the run is being overwritten
+            self._json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": f"{error}: the page asks again"})
 
     def log_message(self, *_: object) -> None:
         """Print nothing for a request."""

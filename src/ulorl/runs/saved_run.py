@@ -25,6 +25,7 @@ from ulorl.types import Metrics
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
+_JSON = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and infinities are no JSON: they become None
 
 
 @dataclass
@@ -106,7 +107,7 @@ def read_run(run_dir: Path) -> SavedRun:
     if not run_dir.is_dir():
         raise no_run(f"{run_dir}: no such folder; give the folder of a run (run.dir of its recipe)")
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = _JSON.decode(config_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise no_run(f"{run_dir}: not a run, it has no config.json; give the folder of a run") from None
     except (ValueError, RecursionError) as error:
@@ -179,7 +180,7 @@ def _metrics(entry: Mapping[str, Any]) -> Metrics:
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = _JSON.decode(line)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, number, f"not valid JSON ({error}); delete the line") from None
     if not isinstance(entry, dict):

@@ -18,7 +18,7 @@ function curvesOf(panel) {
         name: overlaid ? `${line.label} · ${run.name}` : line.label,
         color: overlaid ? arm : lineAt,
         dash: overlaid ? DASHES[lineAt % DASHES.length] : "solid",
-        points: points(run, line.key),
+        points: points(run, line.key, panel.stacked ? 0 : null),
       };
     }),
   ).filter((curve) => curve.points.length && !(panel.stacked && curve.points.every(([, value]) => !value)));

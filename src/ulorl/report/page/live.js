@@ -1,6 +1,7 @@
 // A page that `ulorl watch` sent asks for what is new and adds it: no reload.
 
 const PAUSE = 2000; // milliseconds between two questions
+const MOST_SAMPLES = 2000; // in the page: of more, those that were loaded first are dropped
 const live = { cursor: page.cursor ?? "" };
 
 function liveSamples() {
@@ -16,19 +17,36 @@ function fillStoredSteps() {
   live.choice.replaceChildren(option("", "–", null), ...runs[0].counts.stored_steps.map((step) => option(step, String(step), null)));
 }
 
+const problem = (error) => (error instanceof TypeError ? "no connection to ulorl watch" : error.message);
+
+// Screen readers say a status when it is written, so it is written on a change only.
+function say(text) {
+  if (live.status.textContent !== text) live.status.textContent = text;
+}
+
 async function asked(path) {
   const answer = await fetch(path, { cache: "no-store" });
-  return answer.json();
+  const found = await answer.json();
+  if (found.error) throw new Error(found.error);
+  return found;
 }
 
 function addSamples(found) {
   const known = new Map(runs[0].samples.map((one) => [keyOf(one), one]));
-  for (const one of found) known.set(keyOf(one), one);
-  runs[0].samples = [...known.values()];
+  for (const one of found) {
+    known.delete(keyOf(one));
+    known.set(keyOf(one), one);
+  }
+  runs[0].samples = [...known.values()].slice(-MOST_SAMPLES);
 }
 
 async function loadSamples(step) {
-  addSamples(await asked(`samples?step=${step}`));
+  try {
+    addSamples(await asked(`samples?step=${step}`));
+  } catch (error) {
+    samples.missing.textContent = problem(error);
+    return;
+  }
   Object.assign(samples, { step: String(step), verdict: "", search: "", values: false });
   samples.form.reset();
   tell("data");
@@ -47,12 +65,11 @@ function addRows(rows) {
 }
 
 function addNews(news) {
-  if (news.restarted) Object.assign(runs[0], { columns: {}, samples: [] });
   addRows(news.rows);
   addSamples(news.samples);
   Object.assign(runs[0], news.run);
   Object.assign(runs[0].counts, news.counts);
-  if (view.follow || news.restarted) view.step = lastStep();
+  if (view.follow) view.step = lastStep();
   fillStoredSteps();
   tell("data");
 }
@@ -60,12 +77,15 @@ function addNews(news) {
 async function ask() {
   try {
     const news = await asked(`news?cursor=${encodeURIComponent(live.cursor)}`);
-    if (news.error) throw new Error(news.error);
+    if (news.restarted || news.start !== page.start) { // another run, or a new start of it
+      location.reload();
+      return;
+    }
     live.cursor = news.cursor;
-    if (news.rows.length || news.restarted) addNews(news);
-    live.status.textContent = news.finished ? `finished · step ${lastStep()}` : `live · step ${lastStep()}`;
+    if (news.rows.length) addNews(news);
+    say(news.finished ? `finished · step ${lastStep()}` : `live · step ${lastStep()}`);
   } catch (error) {
-    live.status.textContent = error instanceof TypeError ? "no connection to ulorl watch" : error.message;
+    say(problem(error));
   }
   setTimeout(ask, PAUSE);
 }

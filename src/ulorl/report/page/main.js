@@ -60,7 +60,6 @@ function build() {
     section("environment", "Environment", environmentSection()));
   makeToolbar([...names.map((name) => [idOf(name), name]), ["timeline", "Timeline"], ["samples", "Samples"], ["metrics", "Metrics"], ["recipe", "Recipe"], ["environment", "Environment"]]);
   on("run", drawCharts);
-  on("data", drawCharts);
   on("data", fillHead);
   redraw();
   fillSteps();
@@ -77,6 +76,8 @@ function redraw() {
     const cards = part.querySelectorAll(".card");
     part.hidden = cards.length > 0 && [...cards].every((card) => card.hidden);
   }
+  const [entry] = drawn();
+  if (entry) showRange(entry);
 }
 
 build();

@@ -32,7 +32,9 @@ function entryOf(sample) {
 function listSamples() {
   const found = matching();
   const shown = found.slice(0, LISTED);
+  const focused = samples.list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   samples.list.replaceChildren(...shown.map(entryOf));
+  if (focused) samples.list.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   samples.count.textContent = `${plural(found.length, "sample")}${found.length > LISTED ? `, of which the first ${LISTED} are listed` : ""}`;
   if (!shown.some((one) => keyOf(one) === samples.chosen)) chooseSample(shown[0] ?? null);
 }
@@ -65,8 +67,11 @@ function showSample(id) {
   samples.detail.scrollIntoView({ block: "nearest" });
 }
 
+const chosenSample = () => runs[view.run].samples.find((one) => keyOf(one) === samples.chosen);
+
 function showChosen() {
-  const sample = runs[view.run].samples.find((one) => keyOf(one) === samples.chosen);
+  const sample = chosenSample();
+  samples.shown = sample;
   samples.missing.textContent = "";
   if (!sample) {
     samples.detail.replaceChildren(element("p", { class: "quiet" }, runs[view.run].samples.length ? "No sample matches." : "No group is finished yet."));
@@ -86,14 +91,14 @@ function showChosen() {
 
 // Links to the other samples of the group that the page has, with which the advantage compares this one.
 function siblings(sample) {
-  const others = runs[view.run].samples.filter((one) => one.group === sample.group && one.step === sample.step && one !== sample);
+  const others = (sample.group ?? null) === null ? [] : runs[view.run].samples.filter((one) => one.group === sample.group && one.step === sample.step && one !== sample);
   if (!others.length) return null;
   return element("p", { class: "quiet siblings" }, "Same problem: ", ...others.map((one) =>
     element("button", { type: "button", class: "sibling", onclick: () => chooseSample(one) }, `${one.sample} ${one.verdict}${one.advantage === undefined || one.advantage === null ? "" : ` ${formatted(one.advantage)}`}`)));
 }
 
 function fillSteps() {
-  const known = [...new Set(runs[view.run].samples.map(({ step }) => step))];
+  const known = [...new Set(runs[view.run].samples.map(({ step }) => step))].sort((a, b) => a - b);
   samples.steps.replaceChildren(option("", "all", samples.step), ...known.map((step) => option(step, String(step), samples.step)));
 }
 
@@ -112,7 +117,7 @@ function samplesSection() {
   samples.list = element("ul", { class: "list" });
   samples.detail = element("article", { class: "detail", "aria-label": "The chosen sample" });
   samples.extra = element("p", { class: "quiet" });
-  const refresh = () => { fillSteps(); listSamples(); showChosen(); samples.extra.textContent = leftOutOfSamples(); };
+  const refresh = () => { fillSteps(); listSamples(); if (!samples.shown || chosenSample() !== samples.shown) showChosen(); samples.extra.textContent = leftOutOfSamples(); };
   on("run", refresh);
   on("data", refresh);
   return element("div", { class: "panel samples" }, samples.form, samples.extra, samples.count, samples.missing,

@@ -44,18 +44,16 @@ function valueAt(run, key, step) {
   return null;
 }
 
-function points(run, key) {
+// The values of a metric as [step, value]. missing: what stands where a step has none; null: the step is left out.
+function points(run, key, missing = null) {
   const values = run.columns[key];
-  if (!values) return [];
-  const found = [];
-  stepsOf(run).forEach((step, place) => {
-    if (values[place] !== null) found.push([step, values[place]]);
-  });
-  return found;
+  return values ? stepsOf(run).map((step, place) => [step, values[place] ?? missing]).filter(([, value]) => value !== null) : [];
 }
 
-function setStep(step, follow = false) {
+// The reader who chooses the newest step follows the run: new steps are shown as they come.
+function setStep(step) {
   const bounded = Math.min(Math.max(step, firstStep()), lastStep());
+  const follow = bounded === lastStep();
   if (bounded === view.step && follow === view.follow) return;
   Object.assign(view, { step: bounded, follow });
   tell("step");

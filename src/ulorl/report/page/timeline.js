@@ -136,6 +136,5 @@ function timelineCard() {
   timeline.legend = element("div", { class: "legend" });
   timeline.card = element("figure", { class: "panel" }, element("figcaption", {}, timeline.note), timeline.legend, timeline.box);
   on("run", drawTimeline);
-  on("data", drawTimeline);
   return timeline.card;
 }

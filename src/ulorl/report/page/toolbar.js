@@ -13,7 +13,8 @@ function makeToolbar(sections) {
     element("div", { class: "controls" },
       element("label", { class: "step" }, "Step ", toolbar.shown, toolbar.slider),
       number("from", "from"), number("to", "to"),
-      element("button", { type: "button", onclick: () => zoomTo(firstStep(), lastStep()) }, "All steps")),
+      element("button", { type: "button", onclick: () => zoomTo(firstStep(), lastStep()) }, "All steps"),
+      element("button", { type: "button", id: "newest", onclick: () => setStep(lastStep()) }, "Newest step")),
     element("div", { class: "sections" }, ...sections.map(([id, title]) => element("a", { href: `#${id}` }, title))));
   on("step", showStep);
   on("data", showSteps);
@@ -25,8 +26,6 @@ function showSteps() {
     control.min = firstStep();
     control.max = lastStep();
   }
-  toolbar.from.value = firstStep();
-  toolbar.to.value = lastStep();
   showStep();
 }
 
