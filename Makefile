@@ -20,7 +20,7 @@ VERL := verl==0.9.1
 # Python compiles the modules that it imports; to compile all that is installed takes a minute for each environment.
 INSTALL := -m pip install --quiet --no-compile --no-warn-conflicts
 
-.PHONY: help setup setup-engines quickstart docs wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
+.PHONY: help setup setup-engines quickstart docs linkcheck wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ $(VENV)/.ready-docs: $(READY)
 docs: $(VENV)/.ready-docs ## build the documentation site into build/docs; broken links and missing references fail
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "open build/docs/index.html"
+
+linkcheck: $(VENV)/.ready-docs ## ask other sites whether what the documentation links exists; needs a network
+	$(BIN)/python -m sphinx --builder linkcheck --keep-going --quiet docs build/linkcheck
 
 bad-input: $(READY) ## check that 5,000 bad configurations, data files and model folders, and 50 commands are refused
 	$(BIN)/python tests/helpers/bad_inputs.py

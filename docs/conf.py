@@ -33,8 +33,23 @@ autodoc_typehints = "signature"
 autodoc_use_type_comments = False
 default_role = "code"  # `name` in a docstring
 python_use_unqualified_type_names = True
-# Types in signatures: those of other libraries, which have no inventory without a network, and inner ones of ours.
-nitpick_ignore_regex = [("py:.*", ".*")]
+nitpick_ignore_regex = [
+    # Types of other libraries, whose inventories need a network.
+    ("py:class", r"(torch|numpy|collections|pathlib|random)\..*|dict\[int"),
+    # Docstrings of attributes with a colon: napoleon takes what is before it for a type.
+    ("py:class", r".* .*|avg@k"),
+]
+nitpick_ignore = [  # inner types of ours, which the pages do not document
+    ("py:class", f"ulorl.{name}")
+    for name in (
+        "common.intervals.Interval",
+        "config.tree.Config",
+        "error_codes.ErrorCode",
+        "evaluation.summary.Summary",
+        "rollout.expected_length.ExpectedLengths",
+        "rollout.schedules.StepCounts",
+    )
+]
 
 html_theme = "furo"
 html_title = "UloRL"
