@@ -120,6 +120,36 @@ def test_moving_over_a_chart_moves_all_of_them(report: Page) -> None:
     assert not report.problems
 
 
+def test_a_range_of_steps_is_that_of_every_chart(report: Page) -> None:
+    drawn = "[...document.querySelectorAll('.card:not([hidden]) svg')].map(svg => svg.innerHTML)"
+    before = report.run(drawn)
+    report.run(f"({SET})('#toolbar [type=number]', 'change')('1')")
+    report.wait("document.querySelector('#toolbar [type=number]').value === '1'")
+    report.wait(f"(before => {drawn}.every((now, at) => now !== before[at]))({json.dumps(before)})")
+    report.run("[...document.querySelectorAll('#toolbar button')].find(b => b.textContent === 'All steps').click()")
+    report.wait("document.querySelector('#toolbar [type=number]').value === '0'")
+
+
+def test_a_curve_is_hidden_and_shown_by_its_name(report: Page) -> None:
+    name = "document.querySelector('.legend [data-metric=\"reward/mean\"]')"
+    paths = f"{name}.closest('.card').querySelectorAll('svg path').length"
+    whole = report.run(paths)
+    report.run(f"{name}.click()")
+    assert report.run(f"{name}.getAttribute('aria-pressed')") == "false"
+    report.wait(f"{paths} < {whole}")
+    report.run(f"{name}.click()")
+    report.wait(f"{paths} === {whole}")
+
+
+def test_charts_have_the_width_of_paper_while_the_page_is_printed(report: Page) -> None:
+    widths = "[...document.querySelectorAll('.card:not([hidden]) svg')].map(svg => svg.clientWidth)"
+    on_screen = report.run(widths)
+    report.run("dispatchEvent(new Event('beforeprint'))")
+    assert max(report.run(widths)) <= 350  # two beside each other in 700
+    report.run("dispatchEvent(new Event('afterprint'))")
+    assert report.run(widths) == on_screen
+
+
 def test_hostile_text_is_text(report: Page) -> None:
     listed = "[...document.querySelectorAll('.entry')].map(e => e.dataset.key)"
     assert report.run(listed) == ["1/0", "1/1", "2/2", "2/3"]
