@@ -17,8 +17,9 @@ TORCH ?= torch==2.13.0
 # pip is not to warn that verl lacks them.
 VERL := verl==0.9.1
 
-# Python compiles the modules that it imports; to compile all that is installed takes a minute for each environment.
-INSTALL := -m pip install --quiet --no-compile --no-warn-conflicts
+# pip compiles what it installs. Without that, and with PYTHONDONTWRITEBYTECODE set as in many containers, every process
+# would compile transformers again. The missing dependencies of verl are no conflict.
+INSTALL := -m pip install --quiet --no-warn-conflicts
 
 .PHONY: help setup setup-engines quickstart docs linkcheck wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
 
