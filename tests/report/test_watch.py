@@ -155,14 +155,22 @@ def test_what_cannot_be_watched_is_refused(server: WatchServer, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command(number: signal.Signals, tmp_path: Path) -> None:
+    """Also where SIGINT is ignored at the start, as by what a shell starts in the background."""
     run_dir = make_run(tmp_path / "run")
-    command = [sys.executable, "-m", "ulorl", "watch", str(run_dir), "--port", "0"]
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", ignoring, sys.executable, "-m", "ulorl", "watch", str(run_dir), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stderr
-        url = process.stdout.readline().split()[0]
-        assert data_of(urlopen(url).read().decode())["runs"][0]["name"] == "run"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert process.stderr.read() == ""
+        try:
+            assert process.stdout
+            assert process.stderr
+            url = process.stdout.readline().split()[0]
+            assert data_of(urlopen(url).read().decode())["runs"][0]["name"] == "run"
+            process.send_signal(number)
+            assert process.wait(30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()

@@ -268,12 +268,16 @@ def test_a_database_of_mlflow_needs_no_server(tmp_path: Path, monkeypatch: pytes
 
 
 def test_no_tracker_has_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> None:
+    import trackio.utils
+
     for variable, secret in SECRETS.items():
         monkeypatch.setenv(variable, secret)
     run_dir = tmp_path / "run-secrets"
     said = play(run_dir, make_config(wandb=True, trackio=True, mlflow=True), (1, 4))
     assert "did not" not in said
-    files = [path for folder in (run_dir, offline) for path in folder.rglob("*") if path.is_file()]
+    of_trackio = Path(trackio.utils.TRACKIO_DIR)  # elsewhere if another test imported it, as TRL does
+    folders = (run_dir, offline, of_trackio)
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert {".wandb", ".html", ".csv", ".json", ".db"} <= {path.suffix for path in files}
     assert not [
         (path, name) for path in files for name, secret in SECRETS.items() if secret.encode() in path.read_bytes()

@@ -8,6 +8,7 @@ request chooses among three answers, and a step is looked up among the stored on
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -108,10 +109,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def watch(run_dir: Path, port: int) -> None:
-    """Serve the page of a run until Ctrl-C. Raises UserError as `WatchServer` does."""
+    """Serve the page of a run until SIGINT (Ctrl-C) or SIGTERM. For the main thread only. Raises UserError as
+    `WatchServer` does."""
+    signals = (signal.SIGINT, signal.SIGTERM)
     with WatchServer(run_dir, port) as server:
+        # A shell lets what it starts in the background ignore SIGINT, and Python would leave it so.
+        before = [signal.signal(number, signal.default_int_handler) for number in signals]
         print(f"{server.url} shows {run_dir} and follows it. Ctrl-C ends.", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             print()
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)

@@ -34,7 +34,8 @@ _NOTE = """\
 Means over {seeds} seeds ± half their 95% interval (Student's t). Entropy in nats, over all samples that finish in a
 step: at the start three steps, from the first in which samples of any length can finish (later with more segments); at
 the end the last third. Accuracy: avg@{k} on {problems} held-out problems at temperature {temperature:g} and top-p
-{top_p:g}, before and after training. Masked and clipped tokens and age (in versions): means over the last third."""
+{top_p:g}, before and after training; all seeds have the same problems, so an interval over seeds says nothing of other
+problems. Masked and clipped tokens and age (in versions): means over the last third."""
 
 
 def write(

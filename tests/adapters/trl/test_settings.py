@@ -182,8 +182,9 @@ GROUPS = [  # of 3 samples, two functions
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trainer() -> UloRLTrainer:
+    """For each test: a trainer that is refused leaves the state of accelerate, which all share, without a device."""
     return build(UloRLTrainer)
 
 

@@ -11,6 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+pytest.importorskip("verl", reason="`make test-verl` runs these")
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor

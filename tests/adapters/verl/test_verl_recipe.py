@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("verl", reason="`make test-verl` runs these")
+
 import torch
 import verl
 from hydra import compose, initialize_config_dir
