@@ -23,7 +23,7 @@ VERL_RELEASE := verl==0.9.1
 # would compile transformers again. That verl lacks its dependencies is no conflict.
 INSTALL := -m pip install --quiet --no-warn-conflicts
 
-.PHONY: help setup setup-engines quickstart docs linkcheck wheel test test-fast test-engines test-verl test-wheel test-gpu faults bad-input check format bench clean
+.PHONY: help setup setup-engines setup-verl quickstart docs linkcheck wheel test test-fast test-engines test-verl test-wheel test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -76,6 +76,8 @@ $(VERL)/.ready: $(READY)
 	$(VERL)/bin/python $(INSTALL) --group verl-test
 	$(VERL)/bin/python $(INSTALL) --no-deps $(VERL_RELEASE)
 	@touch $@
+
+setup-verl: $(VERL)/.ready ## create .venv-verl, which borrows the packages of .venv, and install verl into it
 
 test-verl: $(VERL)/.ready ## run the tests of the verl adapter, in an environment that borrows from .venv
 	PYTHONPATH=src $(VERL)/bin/python -m pytest tests/adapters/verl -rs $(ARGS)
