@@ -169,19 +169,6 @@ def test_the_extra_has_the_supported_releases() -> None:
     assert not of_extra or {str(one.specifier) for one in of_extra if one.name == "trl"} == {str(supported.SUPPORTED)}
 
 
-NAN = float("nan")
-GROUPS = [  # of 3 samples, two functions
-    [[1, 0], [1, 0], [1, 0]],
-    [[1, 0], [1, 0], [0, 0]],  # the first function differs
-    [[1, 0], [1, 1], [1, 0]],  # the second
-    [[1, 0], [0, 1], [1, 0]],  # both, with the same sum
-    [[1, 0], [1, 0], [NAN, NAN]],  # one is unscored
-    [[1, 0], [0, 0], [NAN, NAN]],
-    [[NAN, NAN], [NAN, NAN], [NAN, NAN]],
-    [[NAN, 0], [1, 0], [1, NAN]],  # unscored by one function
-]
-
-
 @pytest.fixture
 def trainer() -> UloRLTrainer:
     """For each test: a trainer that is refused leaves the state of accelerate, which all share, without a device."""
