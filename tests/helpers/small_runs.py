@@ -37,6 +37,10 @@ def samples(run_dir: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((run_dir / "samples").glob("*.jsonl"))}
 
 
+def evaluations(run_dir: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((run_dir / "evaluations").glob("*.jsonl"))}
+
+
 def killed_copy(run_dir: Path, target: Path, step: int) -> Path:
     """Copy a finished run as a kill would have left it before the checkpoint after `step`: its logs are ahead."""
     shutil.copytree(run_dir, target)

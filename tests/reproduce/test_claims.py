@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -75,5 +76,6 @@ def test_text() -> None:
     """A claim says its verdict and the figures behind it."""
     claim = above("Entropy rises", "ratio", Interval(1.25, 1.125, 1.375), bound=1.0)
     assert str(claim) == "Entropy rises: **reproduced** (ratio 1.25, 95%: 1.12 to 1.38)"
+    assert replace(claim, over="seeds only").measured == "ratio 1.25, 95% over seeds only: 1.12 to 1.38"
     assert within("t", "q", Interval(0.05, 0.01, 0.09), 0, 1, "points").measured == "q +5.0 points, 95%: +1.0 to +9.0"
     assert within("t", "q", Interval(-0.05, -0.09, 0), 0, 1, "nats").measured == "q -0.050 nats, 95%: -0.090 to +0.000"

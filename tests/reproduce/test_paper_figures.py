@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,9 @@ def test_figures_share_runs(tmp_path: Path) -> None:
     assert folders[0] == "all-tokens-seed0"
     assert len(folders) == 2
     before = {name: (tmp_path / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in folders}
+    page = (tmp_path / "table2.md").read_text(encoding="utf-8")
+    assert "count both errors" in page
+    assert "seeds only" not in page
     sigma = float(folders[1].removeprefix("dmmpts-").removesuffix("-seed0"))
     rows = list(csv.DictReader((tmp_path / "table2.csv").read_text(encoding="utf-8").splitlines()))
     entropy = {
@@ -58,11 +62,19 @@ def test_figures_share_runs(tmp_path: Path) -> None:
     later = [entropy[step] for step in (2, 3)]  # two segments: from the second step on
     assert sigma == pytest.approx(sum(later) / 2, rel=6e-3)
 
+    by_problem = list(csv.DictReader((tmp_path / "table2_problems.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(by_problem) == 2 * 2 * 4  # arms, evaluations, problems
+    for one in (row for row in rows if row["metric"] == "eval/accuracy"):
+        same = [row for row in by_problem if (row["arm"], row["step"]) == (one["arm"], one["step"])]
+        assert float(one["value"]) == sum(int(row["right"]) / int(row["scored"]) for row in same) / 4
+
+    shutil.rmtree(tmp_path / "runs" / folders[0] / "evaluations")  # an earlier version stored none
     result = CliRunner().invoke(app, command("fig4", tmp_path))
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "runs").iterdir())) == 3
     assert {name: (tmp_path / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in folders} == before
     page = (tmp_path / "fig4.md").read_text(encoding="utf-8")
+    assert "accuracy and pass@k of all tokens, and of differences from them, are\nover seeds only" in page
     assert page.count("**not resolved at this scale**") == 4  # of one seed nothing follows
     assert f"objective.mpt.sigma={sigma:g}" in page
     assert "](fig4.svg)" in page

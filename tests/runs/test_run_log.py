@@ -20,6 +20,7 @@ from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.observed import TokenValues
 from ulorl.learner.update_result import Update
+from ulorl.runs.problem_counts import ProblemCounts, read_counts, write_counts
 from ulorl.runs.run_log import Position, RunLog, truncate_to
 from ulorl.runs.samples import write_samples
 from ulorl.runs.saved_run import read_metrics
@@ -196,12 +197,14 @@ def test_truncate_to_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> N
     metrics.write_text('{"step": 1, "reward/mean": null}\n{"step": 2}\n{"step": 3}\n{"step": 4, "rew')
     for step in (1, 2, 3):
         stored(tmp_path, make_sample("ab", [], [0]), step)
+        write_counts(tmp_path, step, ProblemCounts(["p-7"], [1], [2]))
     timeline = tmp_path / "timeline.jsonl"
     timeline.write_text('{"step":1}\n{"step":2}\n{"step":3}\n{"st')
     truncate_to(tmp_path, 2)
     assert metrics.read_text() == '{"step": 1, "reward/mean": null}\n{"step": 2}\n'
     assert timeline.read_text() == '{"step":1}\n{"step":2}\n'
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step_000001.jsonl", "step_000002.jsonl"]
+    assert [read_counts(tmp_path, step) is None for step in (1, 2, 3)] == [False, False, True]
     truncate_to(tmp_path, 1, Position(metrics=33, timeline=99))  # the timeline has lost lines
     assert metrics.read_text() == '{"step": 1, "reward/mean": null}\n'
     assert timeline.read_text() == '{"step":1}\n'

@@ -22,7 +22,7 @@ import ulorl
 from bad_inputs import run as command_line
 from faults import lost_and_duplicated
 from refusals import refused
-from small_runs import RECIPE, SMALL, config, killed_copy, lines, samples, timeline
+from small_runs import RECIPE, SMALL, config, evaluations, killed_copy, lines, samples, timeline
 from ulorl.error_codes import ErrorCode
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
@@ -44,11 +44,14 @@ def test_resumed_run_is_the_run_that_never_stopped(finished: run.Result, tmp_pat
         file.write('{"step": 3, "reward/mean": 9.0}\n{"step": 4, "rew')
     with (tmp_path / "cut" / "timeline.jsonl").open("a") as file:
         file.write('{"step":3,"ver')
-    (tmp_path / "cut" / "samples" / "step_000003.jsonl").write_text("{}\n")
+    for folder in ("samples", "evaluations"):
+        (tmp_path / "cut" / folder / "step_000003.jsonl").write_text("{}\n")
     resumed = ulorl.resume(tmp_path / "cut", ["steps=4"])
     assert lines(resumed.dir) == lines(finished.dir)
     assert samples(resumed.dir) == samples(finished.dir)
     assert timeline(resumed.dir) == timeline(finished.dir)
+    assert evaluations(resumed.dir) == evaluations(finished.dir)
+    assert list(evaluations(finished.dir)) == [f"step_{step:06d}.jsonl" for step in (0, 2, 4)]
     for name in ("model/model.safetensors", "optimizer.safetensors", "pools.safetensors"):
         ours = load_file(checkpoint.latest(resumed.dir) / name)
         theirs = load_file(checkpoint.latest(finished.dir) / name)

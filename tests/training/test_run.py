@@ -20,6 +20,7 @@ from ulorl.learner.policy_learner import PolicyLearner
 from ulorl.models.tiny import model_path
 from ulorl.report.html_report import write_report
 from ulorl.runs.environment import read_environment
+from ulorl.runs.problem_counts import read_counts
 from ulorl.training import checkpoint, run
 
 pytestmark = pytest.mark.slow
@@ -45,6 +46,11 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
     assert finished.after is not None
     assert metrics[0]["eval/accuracy"] == finished.before.accuracy
     assert metrics[-1]["eval/accuracy"] == finished.after.accuracy
+    for step, evaluation in ((0, finished.before), (4, finished.after)):
+        counts = read_counts(finished.dir, step)
+        assert counts is not None
+        shares = [right / scored for right, scored in zip(counts.right, counts.scored, strict=True)]
+        assert (shares, len(set(counts.problems))) == (list(evaluation.by_problem), len(shares))
     assert json.loads((finished.dir / "config.json").read_text())["rollout"]["segments"] == 3
     assert 'id="data"' in (finished.dir / "report.html").read_text(encoding="utf-8")
     assert list((finished.dir / "tensorboard").glob("events*"))

@@ -237,12 +237,14 @@ def _reproduce(
 
 
 for _name, _what in _FIGURES.items():
-    app.command(_name)(_figure_command(_name, _what, [_name], f"{_name}.csv, {_name}.svg and {_name}.md"))
+    app.command(_name)(
+        _figure_command(_name, _what, [_name], f"{_name}.csv, {_name}_problems.csv, {_name}.svg and {_name}.md")
+    )
 app.command("all")(
     _figure_command(
         "all",
         f"The screen, and all of {', '.join(_FIGURES)}: 20 arms.",
         ["screen", *_FIGURES],
-        "a CSV file, a picture and a page for each, and verdicts.md",
+        "two CSV files, a picture and a page for each, and verdicts.md",
     )
 )

@@ -1,10 +1,10 @@
-"""95% confidence intervals of shares. Answers to one problem are correlated, so problems are the unit.
+"""95% confidence intervals of shares and means. Answers to one problem are correlated, so problems are the unit.
 
-Each interval is Wilson's score interval (1927) at the effective number of answers, as Korn & Graubard (1998) compute
-that of Clopper and Pearson: p (1 - p) / variance, with the variance taken over problems, times (z / t)² because that
-variance is itself an estimate. t has the degrees of freedom of Satterthwaite (1946), which are few where a few problems
-make up most of the variance. The effective number is at most the number of answers, and at least (Σ m)² / Σ m² for
-problems with m answers each (Kish 1965), its value when all answers to a problem are equal.
+The interval of a share is Wilson's score interval (1927) at the effective number of answers, as Korn & Graubard (1998)
+compute that of Clopper and Pearson: p (1 - p) / variance, with the variance taken over problems, times (z / t)² because
+that variance is itself an estimate. t has the degrees of freedom of Satterthwaite (1946), which are few where a few
+problems make up most of the variance. The effective number is at most the number of answers, and at least (Σ m)² / Σ m²
+for problems with m answers each (Kish 1965), its value when all answers to a problem are equal.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Z = 1.959963984540054  # of a two-sided 95% interval
+ROUNDING = 1e-12  # equal differences of shares are so far apart at most: 0.3 - 0.2 is not 0.1
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,35 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> Interval:
     The interval is infinite for a single value, and for equal ones, which say nothing of their variance.
     """
     array = np.asarray(values, dtype=np.float64)
-    mean, n = float(array.mean()), len(array)
-    spread = float(array.std(ddof=1)) if n > 1 and np.ptp(array) > 0 else math.inf
-    half = student(max(1, n - 1)) * spread / math.sqrt(n)
+    mean, half = float(array.mean()), student(max(1, len(array) - 1)) * math.sqrt(_variance_of_mean(array))
     return Interval(mean, mean - half, mean + half)
+
+
+def crossed_mean(values_RC: NDArray[np.float64]) -> Interval:
+    """Return the mean of a table with its 95% interval, where rows and columns are both samples of many: each seed (a
+    row) answers each problem (a column), and other seeds and other problems would give other values.
+
+    The squares of the standard errors of the row means and of the column means add up, with the degrees of freedom of
+    Satterthwaite (1946). Mean / that error is the root of min F' of Clark (1973, "The language-as-fixed-effect
+    fallacy", J. Verbal Learning and Verbal Behavior 12): in the crossed model with random rows and columns (Cornfield &
+    Tukey 1956) its square is (MS_rows + MS_columns) / (R C), whose expectation is the variance of the mean, σ_r² / R +
+    σ_c² / C + σ² / (R C), and the last term once more. The estimate that subtracts MS_residual has no such excess, but
+    with three rows it is often near 0 or below, and its intervals then cover too little (docs/reproduction.md).
+
+    The interval is infinite for a single row or column, and where the means of all rows, or of all columns, are equal.
+    """
+    of_rows, of_columns = values_RC.mean(axis=1), values_RC.mean(axis=0)
+    mean, rows, columns = float(values_RC.mean()), _variance_of_mean(of_rows), _variance_of_mean(of_columns)
+    if math.isinf(rows + columns):
+        return Interval(mean, -math.inf, math.inf)
+    freedom = (rows + columns) ** 2 / (rows**2 / (len(of_rows) - 1) + columns**2 / (len(of_columns) - 1))
+    half = student(freedom) * math.sqrt(rows + columns)
+    return Interval(mean, mean - half, mean + half)
+
+
+def _variance_of_mean(values: NDArray[np.float64]) -> float:
+    """Return s² / n; infinite for a single value, and for equal ones, which say nothing of their variance."""
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 and np.ptp(values) >= ROUNDING else math.inf
 
 
 def student(freedom: float) -> float:

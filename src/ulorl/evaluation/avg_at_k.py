@@ -12,7 +12,7 @@ from ulorl.cancellation import NEVER, CancelToken
 from ulorl.common.intervals import Interval
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine import Engine
-from ulorl.evaluation.summary import Summary, answer_of, summarise
+from ulorl.evaluation.summary import Summary, answer_of, right_and_scored, summarise
 from ulorl.rng import Stream, sample_seed
 from ulorl.types import Finish, Prompted, Request, Sample, Sampling, Scored, Segment, Status, Tokens
 
@@ -39,6 +39,11 @@ class Evaluation:
     def summary(self) -> Summary:
         """All figures."""
         return summarise([answer_of(scored) for scored in self.scored], self.samples)
+
+    @property
+    def counts(self) -> list[tuple[int, int]]:
+        """For each problem, how many of its answers are right, and how many were scored."""
+        return right_and_scored([answer_of(scored) for scored in self.scored], self.samples)
 
     @property
     def by_problem(self) -> tuple[float | None, ...]:

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ulorl.common.intervals import student
+from ulorl.common.intervals import ROUNDING, student
 from ulorl.evaluation.estimators import mean_with_error
-
-ROUNDING = 1e-12  # equal differences of shares are so far apart at most: 0.3 - 0.2 is not 0.1
 
 
 @dataclass(frozen=True)

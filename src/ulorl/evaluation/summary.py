@@ -82,7 +82,7 @@ def summarise(answers: Sequence[Answer], samples: int) -> Summary:
     answers: `samples` for each problem, problem after problem; at least one.
     """
     problems = [answers[i : i + samples] for i in range(0, len(answers), samples)]
-    counts = [_counts(of_one) for of_one in problems]
+    counts = right_and_scored(answers, samples)
     by_problem = tuple(right / scored if scored else None for right, scored in counts)
     accuracy, stderr = mean_with_error([share for share in by_problem if share is not None])
     votes = [_majority(of_one) for of_one in problems]
@@ -103,10 +103,16 @@ def summarise(answers: Sequence[Answer], samples: int) -> Summary:
     )
 
 
-def _counts(answers: Sequence[Answer]) -> tuple[int, int]:
-    """Return how many answers to a problem are right, and how many were scored."""
-    rewards = [one.reward for one in answers if one.reward is not None]
-    return sum(reward == 1.0 for reward in rewards), len(rewards)
+def right_and_scored(answers: Sequence[Answer], samples: int) -> list[tuple[int, int]]:
+    """Return for each problem how many of its answers are right, and how many were scored.
+
+    answers: `samples` for each problem, problem after problem.
+    """
+    rewards = [
+        [one.reward for one in answers[i : i + samples] if one.reward is not None]
+        for i in range(0, len(answers), samples)
+    ]
+    return [(sum(reward == 1.0 for reward in of_one), len(of_one)) for of_one in rewards]
 
 
 def _pass_at(counts: Sequence[tuple[int, int]], samples: int) -> dict[int, float]:

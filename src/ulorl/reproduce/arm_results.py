@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ulorl.reproduce.arms import Arm
+from ulorl.reproduce.held_out_scores import Array, Scores, scores_of
+from ulorl.runs.problem_counts import read_counts
 from ulorl.runs.saved_run import SavedRun, common_curve
 
 ENTROPY = "entropy/finished"  # of all finished samples, not only the trained groups, whose population moves
 _START_STEPS = 3
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +48,17 @@ class ArmResults:
     def evaluation(self, key: str, *, before: bool = False) -> Array:
         """Return a metric of the evaluation after training, or before it, [S]; nan where it was not measured."""
         at = [dict(zip(*run.series(key), strict=True)) for run in self.runs]
-        steps = [0 if before else int(run.setting("steps") or 0) for run in self.runs]
-        return np.array([one.get(step, np.nan) for one, step in zip(at, steps, strict=True)])
+        return np.array([one.get(step, np.nan) for one, step in zip(at, self._evaluated(before), strict=True)])
+
+    def scores(self, key: str, *, before: bool = False) -> Scores:
+        """Return `ACCURACY` or `PASS` of the evaluation after training, or before it. Raises UserError when a run's
+        counts of the problems are damaged."""
+        steps = self._evaluated(before)
+        counts = [read_counts(run.dir, step) for run, step in zip(self.runs, steps, strict=True)]
+        return scores_of(key, self.evaluation(key, before=before), counts, int(self.runs[0].setting("eval.samples")))
+
+    def _evaluated(self, before: bool) -> list[int]:
+        return [0 if before else int(run.setting("steps") or 0) for run in self.runs]
 
 
 def _start_entropy(run: SavedRun) -> float:

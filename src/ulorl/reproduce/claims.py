@@ -1,4 +1,5 @@
-"""Judges claims by intervals over seeds. A seed is one run: the unit that could have come out differently."""
+"""Judges claims by intervals. A seed is one run: it could have come out differently, and so could an accuracy on other
+held-out problems."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ REPRODUCED, NOT_REPRODUCED, NOT_RESOLVED = "reproduced", "not reproduced", "not 
 @dataclass(frozen=True)
 class Claim:
     """A statement about a quantity, and what was measured. unit: "" (a ratio), "points" (shares are shown in points of
-    percent) or "nats"."""
+    percent) or "nats". over: what the interval of a figure of held-out problems counts."""
 
     text: str
     quantity: str
     found: Interval
     verdict: str
     unit: str = ""
+    over: str = ""
 
     def __str__(self) -> str:
         return f"{self.text}: **{self.verdict}** ({self.measured})"
@@ -31,7 +33,7 @@ class Claim:
         value, low, high = (
             f"{factor * x:{sign}.{digits}f}" for x in (self.found.value, self.found.low, self.found.high)
         )
-        interval = "" if math.isinf(self.found.high) else f", 95%: {low} to {high}"
+        interval = "" if math.isinf(self.found.high) else f", 95%{self.over and f' over {self.over}'}: {low} to {high}"
         return f"{self.quantity} {value}{self.unit and ' ' + self.unit}{interval}"
 
 

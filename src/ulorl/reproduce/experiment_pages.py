@@ -1,4 +1,5 @@
-"""Writes what an experiment found: a CSV of all curves, a picture, and a page with table and verdicts."""
+"""Writes what an experiment found: CSV files of all curves and of all held-out problems, a picture, and a page with
+table and verdicts."""
 
 from __future__ import annotations
 
@@ -14,13 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ulorl.common import atomic_files
-from ulorl.common.intervals import mean_interval
+from ulorl.common.intervals import Interval, mean_interval
 from ulorl.common.markdown import table
 from ulorl.common.plot_style import STYLE
-from ulorl.reproduce.arm_results import ENTROPY, ArmResults, Array
+from ulorl.reproduce.arm_results import ENTROPY
 from ulorl.reproduce.arms import Subject
 from ulorl.reproduce.claims import Claim
-from ulorl.reproduce.experiments import ACCURACY, PASS, Experiment, Results
+from ulorl.reproduce.experiments import Experiment, Results
+from ulorl.reproduce.held_out_scores import ACCURACY, PASS, SEEDS_ONLY, Array
+from ulorl.runs.problem_counts import EVALUATIONS, read_counts
+from ulorl.runs.saved_run import step_files
 
 CURVES = (
     ENTROPY, "entropy/mean", "reward/mean", "rollout/length_mean", "mpt/masked_fraction", "importance/clip_fraction",
@@ -34,19 +38,28 @@ _NOTE = """\
 Means over {seeds} seeds ± half their 95% interval (Student's t). Entropy in nats, over all samples that finish in a
 step: at the start three steps, from the first in which samples of any length can finish (later with more segments); at
 the end the last third. Accuracy: avg@{k} on {problems} held-out problems at temperature {temperature:g} and top-p
-{top_p:g}, before and after training; all seeds have the same problems, so an interval over seeds says nothing of other
-problems. Masked and clipped tokens and age (in versions): means over the last third."""
+{top_p:g}, before and after training. {over} Masked and clipped tokens and age (in versions): means over the last
+third."""
+_BOTH = """\
+All seeds have the same problems, so the intervals of accuracy and pass@k count both errors, over seeds and over
+problems (min F' of Clark, 1973)."""
+_SEEDS = """\
+All seeds have the same problems. **The intervals of accuracy and pass@k of {arms}, and of differences from them, are
+over seeds only: they leave out what other problems would give.** Some of these runs stored no counts for each problem,
+as runs of earlier versions, or had other problems."""
 
 
 def write(
     out: Path, experiment: Experiment, results: Results, subject: Subject, about: str, commands: Sequence[str]
 ) -> list[Claim]:
-    """Write `<name>.csv`, `<name>.svg` and `<name>.md` into folder `out`, and return the judged claims.
+    """Write `<name>.csv`, `<name>_problems.csv`, `<name>.svg` and `<name>.md` into folder `out`, and return the judged
+    claims.
 
     about: machine, recipe and seeds as text. commands: how to train the first seed of each arm.
     """
     claims = experiment.claims(results, subject)
     atomic_files.write_text(out / f"{experiment.name}.csv", as_csv(results))
+    atomic_files.write_text(out / f"{experiment.name}_problems.csv", problems_csv(results))
     _draw(out / f"{experiment.name}.svg", results, experiment.target_entropies(subject))
     parts = [
         f"# {experiment.title}",
@@ -55,17 +68,29 @@ def write(
         f"![Entropy and reward over the steps, and accuracy after training]({experiment.name}.svg)",
         "\n".join(f"- {claim}" for claim in claims),
         table(_HEAD, _rows(results), numbers_from=1),
-        _note(next(iter(results.values()))),
+        _note(results),
         "The runs, seed 0:\n\n```sh\n" + "\n".join(commands) + "\n```",
     ]
     atomic_files.write_text(out / f"{experiment.name}.md", "\n\n".join(parts) + "\n")
     return claims
 
 
-def _note(arm: ArmResults) -> str:
-    of = arm.runs[0].setting
-    shown = {"problems": int(arm.runs[0].series("eval/problems")[1][-1]), "k": of("eval.samples")}
-    return _NOTE.format(seeds=len(arm.runs), **shown, temperature=of("eval.temperature"), top_p=of("eval.top_p"))
+def _note(results: Results) -> str:
+    first = next(iter(results.values()))
+    of, problems = first.runs[0].setting, int(first.runs[0].series("eval/problems")[1][-1])
+    seeds_only = [
+        label
+        for label, arm in results.items()
+        if SEEDS_ONLY in (arm.scores(key, before=before).over for key in (ACCURACY, PASS) for before in (True, False))
+    ]
+    return _NOTE.format(
+        seeds=len(first.runs),
+        k=of("eval.samples"),
+        problems=problems,
+        temperature=of("eval.temperature"),
+        top_p=of("eval.top_p"),
+        over=_SEEDS.format(arms=", ".join(seeds_only)) if seeds_only else _BOTH,
+    )
 
 
 def as_csv(results: Results) -> str:
@@ -81,34 +106,48 @@ def as_csv(results: Results) -> str:
     return text.getvalue()
 
 
+def problems_csv(results: Results) -> str:
+    """Return every stored evaluation as CSV: a line for each arm, seed, step and held-out problem, with the numbers of
+    right and of scored answers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("arm", "seed", "step", "problem", "right", "scored"))
+    for label, arm in results.items():
+        for run in arm.runs:
+            for step, _ in step_files(run.dir / EVALUATIONS):
+                if counts := read_counts(run.dir, step):
+                    for row in zip(counts.problems, counts.right, counts.scored, strict=True):
+                        writer.writerow((label, run.setting("seed"), step, *row))
+    return text.getvalue()
+
+
 def _rows(results: Results) -> list[tuple[str, ...]]:
-    first = next(iter(results.values())).evaluation(ACCURACY)
+    first = next(iter(results.values())).scores(ACCURACY)
     rows: list[tuple[str, ...]] = []
     for label, arm in results.items():
-        after = arm.evaluation(ACCURACY)
+        after = arm.scores(ACCURACY)
         rows.append(
             (
                 label,
-                _cell(arm.entropy_start, "nats"),
-                _cell(arm.entropy_end, "nats"),
-                _cell(arm.evaluation(ACCURACY, before=True), "%"),
-                _cell(after, "%"),
-                "" if not rows else _cell(after - first, "%", sign=True),
-                _cell(arm.evaluation(PASS), "%"),
-                _cell(arm.evaluation("eval/length_mean"), ""),
-                _cell(arm.last_third("mpt/masked_fraction"), "%"),
-                _cell(arm.last_third("importance/clip_fraction"), "%"),
-                _cell(arm.last_third("rollout/staleness_mean"), "versions"),
+                _cell(mean_interval(arm.entropy_start), "nats"),
+                _cell(mean_interval(arm.entropy_end), "nats"),
+                _cell(arm.scores(ACCURACY, before=True).interval, "%"),
+                _cell(after.interval, "%"),
+                "" if not rows else _cell((after - first).interval, "%", sign=True),
+                _cell(arm.scores(PASS).interval, "%"),
+                _cell(mean_interval(arm.evaluation("eval/length_mean")), ""),
+                _cell(mean_interval(arm.last_third("mpt/masked_fraction")), "%"),
+                _cell(mean_interval(arm.last_third("importance/clip_fraction")), "%"),
+                _cell(mean_interval(arm.last_third("rollout/staleness_mean")), "versions"),
             )
         )
     return rows
 
 
-def _cell(values: Array, unit: str, *, sign: bool = False) -> str:
+def _cell(found: Interval, unit: str, *, sign: bool = False) -> str:
     """Return mean ± half of the interval."""
-    if np.isnan(values).any():
+    if math.isnan(found.value):
         return "-"
-    found = mean_interval(values)
     factor, digits = {"%": (100, 1), "nats": (1, 3), "versions": (1, 2)}.get(unit, (1, 0))
     mean = f"{factor * found.value:{'+' if sign else ''}.{digits}f}"
     half = "" if math.isinf(found.high) else f" ± {factor * (found.high - found.value):.{digits}f}"

@@ -1,15 +1,15 @@
 """The figures and tables of the paper that a small model can show: their arms, and their claims.
 
-An arm is compared with another one seed by seed: runs of one seed have the same problems in the same order. "Entropy at
-the start" and "at the end" are defined in `arm_results`. The bounds of the claims were written before any arm was
-trained: a fall "by half" and "within 20% of the target" are those of the project's plan, and two curves "overlap" when
-they differ by at most 20%.
+An arm is compared with another one seed by seed: runs of one seed have the same problems in the same order. Accuracies
+are compared problem by problem too. "Entropy at the start" and "at the end" are defined in `arm_results`. The bounds of
+the claims were written before any arm was trained: a fall "by half" and "within 20% of the target" are those of the
+project's plan, and two curves "overlap" when they differ by at most 20%.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +19,9 @@ from ulorl.reproduce import arms
 from ulorl.reproduce.arm_results import ArmResults
 from ulorl.reproduce.arms import Arm, Subject
 from ulorl.reproduce.claims import Claim, above, below, compared, held, within
+from ulorl.reproduce.held_out_scores import ACCURACY, Scores
 
 NEAR = 0.2  # how far from a target, or from another curve, counts as there, as a share of it
-ACCURACY, PASS = "eval/accuracy", "eval/pass_at_k"
 
 Results = Mapping[str, ArmResults]  # by the label of the arm in the figure
 
@@ -103,37 +103,41 @@ def _fig2_claims(results: Results, _: Subject) -> list[Claim]:
             "The entropies of POIS and TOIS overlap (within 20%)",
             "POIS less TOIS at the end", entropy(pois, tois), -near, near, unit="nats",
         ),
-        within(
-            "POIS is as accurate as TOIS (within 3 points)",
-            "POIS less TOIS", _gain(pois, tois), -0.03, 0.03, unit="points",
+        _points(
+            within, "POIS is as accurate as TOIS (within 3 points)", "POIS less TOIS", _gain(pois, tois), -0.03, 0.03
         ),
         below("SAIS ends with less entropy than POIS", "SAIS less POIS", entropy(sais, pois), unit="nats"),
         below("SAIS ends with less entropy than TOIS", "SAIS less TOIS", entropy(sais, tois), unit="nats"),
-        below("SAIS is less accurate than POIS", "SAIS less POIS", _gain(sais, pois), unit="points"),
+        _points(below, "SAIS is less accurate than POIS", "SAIS less POIS", _gain(sais, pois)),
     ]  # fmt: skip
 
 
-def _gain(one: ArmResults, other: ArmResults) -> Interval:
-    return mean_interval(one.evaluation(ACCURACY) - other.evaluation(ACCURACY))
+def _gain(one: ArmResults, other: ArmResults) -> Scores:
+    return one.scores(ACCURACY) - other.scores(ACCURACY)
+
+
+def _points(judge: Callable[..., Claim], text: str, quantity: str, scores: Scores, *bounds: float) -> Claim:
+    """Return a claim about accuracy, which says what its interval counts. judge: a function of `claims`."""
+    return replace(judge(text, quantity, scores.interval, *bounds, unit="points"), over=scores.over)
 
 
 def _table2_claims(results: Results, _: Subject) -> list[Claim]:
     full, without = results["UloRL"], results["without DMMPTs"]
-    gain = mean_interval(full.evaluation(ACCURACY) - full.evaluation(ACCURACY, before=True))
+    gain = full.scores(ACCURACY) - full.scores(ACCURACY, before=True)
     return [
-        above("UloRL raises accuracy", "after less before training", gain, unit="points"),
-        above("DMMPTs raise it further", "with less without", _gain(full, without), unit="points"),
+        _points(above, "UloRL raises accuracy", "after less before training", gain),
+        _points(above, "DMMPTs raise it further", "with less without", _gain(full, without)),
     ]
 
 
 def _table3_claims(results: Results, _: Subject) -> list[Claim]:
     labels = list(results)
     return [
-        above(
+        _points(
+            above,
             f"{longer} are more accurate than {shorter}",
             "difference after training",
             _gain(results[longer], results[shorter]),
-            unit="points",
         )
         for shorter, longer in pairwise(labels)
     ]
@@ -145,7 +149,7 @@ def _entropy_claims(results: Results, subject: Subject) -> list[Claim]:
     for name, arm in controls:
         more = mean_interval(arm.entropy_end - plain.entropy_end)
         found.append(compared(f"{name}, entropy at the end", "less that of all tokens", more, "nats"))
-        found.append(compared(f"{name}, accuracy", "less that of all tokens", _gain(arm, plain), "points"))
+        found.append(_points(compared, f"{name}, accuracy", "less that of all tokens", _gain(arm, plain)))
     for name in ("DMMPTs", "adaptive bonus"):
         found.append(_held(f"{name}, entropy held within 20% of its target", results[name], plain, subject.sigma))
     return found

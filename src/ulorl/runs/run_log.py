@@ -17,8 +17,9 @@ from rich.console import Console
 from ulorl.common import atomic_files
 from ulorl.common.progress import Bar, ProgressBars
 from ulorl.config.tree import Config
+from ulorl.runs.problem_counts import EVALUATIONS, ProblemCounts, write_counts
 from ulorl.runs.samples import Decode, write_samples
-from ulorl.runs.saved_run import METRICS, complete_lines, read_run, sample_files
+from ulorl.runs.saved_run import METRICS, complete_lines, read_run, sample_files, step_files
 from ulorl.runs.summary import rows, summarize
 from ulorl.runs.terminal_lines import HEADER, metrics_line, print_line, print_table
 from ulorl.runs.timeline import TIMELINE
@@ -41,7 +42,7 @@ class Position(NamedTuple):
 
 def truncate_to(run_dir: Path, step: int, logged: Position | None = None) -> None:
     """Remove what a run wrote after `step`: later lines of metrics.jsonl and timeline.jsonl, an incomplete last line,
-    later samples files.
+    later files of samples and evaluations.
 
     logged: the position at that step; without it, and where a file is shorter, the lines are read for their steps.
     """
@@ -52,9 +53,9 @@ def truncate_to(run_dir: Path, step: int, logged: Position | None = None) -> Non
         elif path.exists():
             kept = [line for entry, line in complete_lines(path) if entry["step"] <= step]
             atomic_files.write_text(path, "".join(kept))
-    for stored, samples in sample_files(run_dir):
+    for stored, path in [*sample_files(run_dir), *step_files(run_dir / EVALUATIONS)]:
         if stored > step:
-            samples.unlink()
+            path.unlink()
 
 
 class RunLog:
@@ -66,6 +67,7 @@ class RunLog:
                 bar.advance()
             log.samples(step, groups, decode, update)
             log.timeline(timeline_entry(...))
+            log.evaluation(step, counts)
             log.step({"step": step, "version": version, ...})
             log.report(run_dir / "report.html")
         log.summary()
@@ -154,6 +156,10 @@ class RunLog:
         if self._timeline:
             self._timeline.write(json.dumps(entry, separators=(",", ":")) + "\n")
             self._timeline.flush()
+
+    def evaluation(self, step: int, counts: ProblemCounts) -> None:
+        """Store what the evaluation after `step` steps found for each held-out problem."""
+        write_counts(self.run_dir, step, counts)
 
     def report(self, path: Path) -> None:
         """Give the report to the trackers."""

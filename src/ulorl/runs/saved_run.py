@@ -1,4 +1,4 @@
-"""Reads a run folder for the report and the closing table: config.json, metrics.jsonl, samples/.
+"""Reads a run folder: config.json, metrics.jsonl, samples/.
 
 What a run may lack (a step, an evaluation, keys that an older version did not write) is no error. What is damaged is
 an error that names file and line, except an incomplete last line of metrics.jsonl, which a killed run can leave.
@@ -151,8 +151,13 @@ def complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 def sample_files(run_dir: Path) -> list[tuple[int, Path]]:
     """Return (step, file) of every samples/step_<step>.jsonl of a run, in rising order."""
+    return step_files(run_dir / SAMPLES)
+
+
+def step_files(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, file) of every step_<step>.jsonl in a folder, in rising order."""
     found = []
-    for path in (run_dir / SAMPLES).glob("step_*.jsonl"):
+    for path in folder.glob("step_*.jsonl"):
         digits = path.stem.removeprefix("step_")
         if digits.isdecimal():
             found.append((int(digits), path))
@@ -160,7 +165,7 @@ def sample_files(run_dir: Path) -> list[tuple[int, Path]]:
 
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the samples of one step's file. Raises UserError naming the line when one is damaged."""
+    """Yield the objects of one step's file. Raises UserError naming the line when one is damaged."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             yield _object(line, path, number)

@@ -20,6 +20,7 @@ from ulorl.learner.behaviour import record_behaviour
 from ulorl.learner.update_result import Skipped
 from ulorl.rollout.length_bias import LengthBias
 from ulorl.rollout.pool_io import Pools
+from ulorl.runs.problem_counts import ProblemCounts
 from ulorl.runs.run_log import RunLog, finite_metrics
 from ulorl.training import checkpoint
 from ulorl.training.build import Components
@@ -144,7 +145,7 @@ class Loop:
         cfg, last = self.components.config, number == self.components.config.steps
         if self.components.inputs.held_out and (number == 0 or last or _is_due(number, cfg.eval.every)):
             self._boundary = self._mark(number, pending=metrics)
-            evaluation, evaluated = self._evaluate()
+            evaluation, evaluated = self._evaluate(number)
             metrics = metrics | evaluated
             self.before, self.after = (evaluation, None) if number == 0 else (self.before, evaluation)
         with checkpoint.writing(self.run_dir):
@@ -156,7 +157,7 @@ class Loop:
         if last or (number and _is_due(number, cfg.run.checkpoint_every)):
             self.writer.save(self._boundary, self.components.learner)
 
-    def _evaluate(self) -> tuple[Evaluation, Metrics]:
+    def _evaluate(self, number: int) -> tuple[Evaluation, Metrics]:
         parts, settings, started = self.components, evaluation_settings(self.components.config), time.perf_counter()
         answers = len(parts.inputs.held_out) * settings.samples
         with self.log.phase("evaluate", answers, tokens=lambda: parts.engine.stats.decode_tokens) as phase:
@@ -168,6 +169,10 @@ class Loop:
                 on_answer=phase.advance,
                 cancel=self.interrupts.cancel,
             )
+        right, scored = zip(*evaluation.counts, strict=True)
+        with checkpoint.writing(self.run_dir):
+            ids = [problem.id for problem, _ in parts.inputs.held_out]
+            self.log.evaluation(number, ProblemCounts(ids, right, scored))
         of_reward = {f"eval/{name}": value for name, value in parts.inputs.scorer.metrics().items()}
         return evaluation, finite_metrics(
             {**evaluation_metrics(evaluation, time.perf_counter() - started), **of_reward}
