@@ -23,7 +23,7 @@ VERL_RELEASE := verl==0.9.1
 # would compile transformers again. That verl lacks its dependencies is no conflict.
 INSTALL := -m pip install --quiet --no-warn-conflicts
 
-.PHONY: help setup setup-engines setup-verl quickstart docs linkcheck wheel test test-fast test-engines test-verl test-wheel test-gpu faults bad-input check format bench clean
+.PHONY: help setup setup-engines setup-verl setup-browser quickstart docs linkcheck wheel test test-fast test-engines test-verl test-wheel test-gpu faults bad-input check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -87,6 +87,15 @@ setup-engines: $(ENGINES)/.ready ## create .venv-engines and install UloRL with 
 # Two processes, whatever the number of cores: each needs up to 3 GiB.
 test-engines: $(ENGINES)/.ready $(SMOLLM2) ## run the tests that need vLLM or a pretrained model, in a separate environment
 	$(ENGINES)/bin/python -m pytest --numprocesses 2 $(PARALLEL) tests/engines/vllm tests/backends/ray/test_vllm_on_ray.py tests/backends/test_smollm2_sharded.py -rs
+
+# Without a network, and for a user who may not install packages, this target says so and succeeds: the tests of the
+# report in a browser are then skipped. apt-get waits while another apt-get works.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=1 -o DPkg::Lock::Timeout=120
+HAS_BROWSER := PYTHONPATH=tests/helpers $(PYTHON) -c 'import sys, browser; sys.exit(not browser.CHROMIUM)'
+
+setup-browser: ## install Chromium with apt-get; without it the tests of the report in a browser are skipped
+	@$(HAS_BROWSER) || { $(APT) update && $(APT) install --yes --no-install-recommends chromium; } > /dev/null || true
+	@$(HAS_BROWSER) || echo "NO BROWSER: apt-get could not install chromium, so the tests of the report in a browser are skipped"
 
 wheel: $(READY) ## build the wheel and the source distribution into dist/
 	rm -rf dist

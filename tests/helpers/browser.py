@@ -61,7 +61,7 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 30) -> Any:
+    def wait(self, script: str, seconds: float = 60) -> Any:
         """Return the value of an expression as soon as it is true."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -79,6 +79,10 @@ class Page:
     def move(self, x: float, y: float) -> None:
         """Move the pointer."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def button(self, kind: str, x: float, y: float) -> None:
+        """Press ("mousePressed") or release ("mouseReleased") the left button of the pointer."""
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._read:

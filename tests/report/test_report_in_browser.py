@@ -1,35 +1,27 @@
 """The report in a browser: what it shows, what it does with hostile text, keyboard, phone, and a run that goes on.
 
-The tests need Chromium (`apt-get install chromium`). Without it they are skipped, and pytest says so.
+The tests need Chromium (`make setup-browser`). Without it they are skipped, and pytest says so.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from browser import CHROMIUM, Page, opened_page
+from browser import Page
+from report_page import IN_A_BROWSER, axe_violations, legend, newest, set_control
 from report_runs import METRICS, add_timeline, make_run, sample
 from ulorl.report.html_report import write_report
 from ulorl.report.watch_server import WatchServer
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
-]
+pytestmark = IN_A_BROWSER
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
 PARTS = [{"version": 0, "tokens": 2, "chars": 10}, {"version": 1, "tokens": 1, "chars": 1}]
 TOKENS = {"chars": [5, 5, 1], "logprob": [-0.1, -2.5, 0], "entropy": [0.25, 1.5, 0], "masked": [0, 0, 1]}
-SET = (  # a function of a selector and an event, which returns the function that sets a value
-    "(where, event) => (value) => { const e = document.querySelector(where); e.value = value;"
-    " e.dispatchEvent(new Event(event)); }"
-)
 SAMPLES = {
     1: [
         sample(0, "first <b>right</b>", 1, [18], [0]),
@@ -43,12 +35,6 @@ SAMPLES = {
 
 
 @pytest.fixture(scope="module")
-def tab() -> Iterator[Page]:
-    with opened_page() as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
 def report(tab: Page, tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The report of a small run, opened."""
     run_dir = make_run(tmp_path_factory.mktemp("report") / f"run {HOSTILE.replace('/', '')}", samples=SAMPLES)
@@ -57,27 +43,14 @@ def report(tab: Page, tmp_path_factory: pytest.TempPathFactory) -> Page:
     return tab
 
 
-def legend(page: Page) -> dict[str, dict[str, str | None]]:
-    """Return step and value of each curve as the page says them, by metric."""
-    found = page.run(
-        "[...document.querySelectorAll('.legend [data-metric]')]"
-        ".map(e => [e.dataset.metric, {step: e.dataset.step ?? null, value: e.dataset.value ?? null}])"
-    )
-    return dict(found)
-
-
 def test_the_values_at_a_step_are_those_of_the_metrics(report: Page) -> None:
     for step in (2, 1):
-        report.run(
-            f"(s => {{ s.value = {step}; s.dispatchEvent(new Event('input')); }})(document.querySelector('#step'))"
-        )
-        shown = legend(report)
+        set_control(report, "#step", str(step), "input")
+        shown = {metric: found for (metric, _), found in legend(report).items()}
         assert shown.keys() >= {"eval/accuracy", "reward/mean", "entropy/mean", "rollout/finished", "time/eval"}
         for name, found in shown.items():
             if not name.startswith(("computed/", "length/", "rollout/tokens_per_second")):
-                known = [m for m in METRICS if m["step"] <= step and m.get(name) is not None]
-                assert found["value"] == (str(known[-1][name]).removesuffix(".0") if known else None), (step, name)
-                assert found["step"] == (str(known[-1]["step"]) if known else None), (step, name)
+                assert found[:2] == newest(METRICS, name, step), (step, name)
     assert (
         report.run("[...document.querySelectorAll('#metrics-table [data-metric=\"reward/mean\"] td')][0].textContent")
         == "0.2"
@@ -123,7 +96,7 @@ def test_moving_over_a_chart_moves_all_of_them(report: Page) -> None:
 def test_a_range_of_steps_is_that_of_every_chart(report: Page) -> None:
     drawn = "[...document.querySelectorAll('.card:not([hidden]) svg')].map(svg => svg.innerHTML)"
     before = report.run(drawn)
-    report.run(f"({SET})('#toolbar [type=number]', 'change')('1')")
+    set_control(report, "#toolbar [type=number]", "1")
     report.wait("document.querySelector('#toolbar [type=number]').value === '1'")
     report.wait(f"(before => {drawn}.every((now, at) => now !== before[at]))({json.dumps(before)})")
     report.run("[...document.querySelectorAll('#toolbar button')].find(b => b.textContent === 'All steps').click()")
@@ -139,6 +112,32 @@ def test_a_curve_is_hidden_and_shown_by_its_name(report: Page) -> None:
     report.wait(f"{paths} < {whole}")
     report.run(f"{name}.click()")
     report.wait(f"{paths} === {whole}")
+
+
+def test_a_click_on_a_bar_of_the_timeline_shows_its_sample(report: Page) -> None:
+    """Version 1 decoded one segment, of sample 1. A bar keeps its colour under the pointer, and a click is not lost
+    when the height of the page changes between press and release."""
+    middle = (
+        "(() => { document.querySelector('.timeline').scrollIntoView({block: 'center'}); const fill = getComputedStyle("
+        "document.documentElement).getPropertyValue('--bar1').trim(); const r = document.querySelector("
+        "`.timeline svg path[fill='${fill}']`).getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2];"
+        " })()"
+    )
+    choose = "document.querySelector('[data-key=\"{}\"]').click()"
+    height = "document.getElementById('main').getBoundingClientRect().height"
+    drawn = f"new Promise(f => requestAnimationFrame(() => requestAnimationFrame(() => f({height}))))"
+    report.run(choose.format("2/3"))
+    before, (x, y) = report.run(drawn), report.run(middle)
+    report.move(x, y)
+    report.button("mousePressed", x, y)
+    report.run(choose.format("1/0"))
+    assert report.run(drawn) != before
+    report.button("mouseReleased", x, y)
+    report.wait("document.querySelector('.detail h3').textContent.startsWith('Step 1, sample 1')")
+    report.move(*report.run(middle))
+    report.run(drawn)
+    assert report.run(middle)  # found by its colour
+    assert not report.problems
 
 
 def test_charts_have_the_width_of_paper_while_the_page_is_printed(report: Page) -> None:
@@ -166,27 +165,26 @@ def test_hostile_text_is_text(report: Page) -> None:
 
 def test_samples_are_filtered_and_searched(report: Page) -> None:
     count = "document.querySelectorAll('.entry').length"
-    choose = f"({SET})('.samples select', 'change')"
     for verdict in ("right", "wrong", "truncated", "unscored"):
-        report.run(f"{choose}('{verdict}')")
+        set_control(report, ".samples select", verdict)
         assert report.run(count) == 1, verdict
         assert report.run("document.querySelector('.detail .verdict').textContent") == verdict
-    report.run(f"{choose}('')")
-    search = f"({SET})('.samples input', 'input')"
-    report.run(f"{search}('FIRST WRONG')")
+    set_control(report, ".samples select", "")
+    set_control(report, ".samples input", "FIRST WRONG", "input")
     assert report.run("[...document.querySelectorAll('.entry')].map(e => e.dataset.key)") == ["1/1"]
-    report.run(f"{search}('')")
+    set_control(report, ".samples input", "", "input")
     assert report.run(count) == 4
 
 
 def test_tokens_have_their_values_and_colours(report: Page) -> None:
     report.run("document.querySelector('[data-key=\"1/1\"]').click()")
+    colour = ".samples label:last-child select"
     coloured = "[...document.querySelectorAll('.output .token')].map(t => Boolean(t.getAttribute('style')))"
     shades = {"logprob": [True, True, False], "entropy": [True, True, False], "masked": [False, False, True]}
     for colouring, expected in shades.items():
-        report.run(f"({SET})('.samples label:last-child select', 'change')('{colouring}')")
+        set_control(report, colour, colouring)
         assert report.run(coloured) == expected, colouring
-    report.run(f"({SET})('.samples label:last-child select', 'change')('advantage')")
+    set_control(report, colour, "advantage")
     assert "No advantage is stored" in report.run("document.querySelector('.about').textContent")
     report.run("document.querySelector('.output').focus()")
     for _ in range(2):
@@ -194,7 +192,7 @@ def test_tokens_have_their_values_and_colours(report: Page) -> None:
     assert report.run("document.querySelector('.about').textContent") == (
         "“ wron”: token 2 of 3 · version 0 · log-prob -2.5 (probability 8.2%) · entropy 1.5 nats · in the loss"
     )
-    report.run(f"({SET})('.samples label:last-child select', 'change')('version')")
+    set_control(report, colour, "version")
 
 
 def test_the_keyboard_reaches_steps_and_samples(report: Page) -> None:
@@ -219,14 +217,8 @@ def test_nothing_is_wider_than_the_screen(report: Page, width: int, dark: bool) 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing(report: Page, dark: bool) -> None:
-    """axe-core checks names, roles, contrast and order of headings."""
-    spec = importlib.util.find_spec("axe_core_python")
-    if not spec or not spec.submodule_search_locations:
-        pytest.skip("axe-core-python is not installed; it is in the dependency group dev")
     report.open(report.run("location.href"), dark=dark)
-    report.run((Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8") + ";0")
-    found = report.run("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))")
-    assert found == []
+    assert axe_violations(report) == []
 
 
 def test_a_watched_run_goes_on_by_itself(tab: Page, tmp_path: Path) -> None:
@@ -243,7 +235,7 @@ def test_a_watched_run_goes_on_by_itself(tab: Page, tmp_path: Path) -> None:
         with (run_dir / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(METRICS[2]) + "\n")
         tab.wait("document.querySelector('.live').textContent === 'live · step 2'")
-        assert legend(tab)["reward/mean"]["value"] == "0.6"
+        assert legend(tab)["reward/mean", 0][1] == 0.6
         assert tab.run("[...document.querySelectorAll('.entry')].map(e => e.dataset.key)") == [
             "1/0",
             "1/1",
@@ -254,10 +246,10 @@ def test_a_watched_run_goes_on_by_itself(tab: Page, tmp_path: Path) -> None:
         assert tab.run("[window.notReloaded, window.hacked]") == [1, None]
         assert tab.run("document.querySelector('.output').follows") == 1  # the chosen sample was not drawn again
         assert tab.run("[...document.querySelectorAll('#toolbar [type=number]')].map(e => e.value)") == ["0", "2"]
-        tab.run(f"({SET})('#step', 'input')('0')")
-        assert legend(tab)["eval/accuracy"]["value"] == "0.3"
+        set_control(tab, "#step", "0", "input")
+        assert legend(tab)["eval/accuracy", 0][1] == 0.3
         tab.run("document.querySelector('#newest').click()")
-        assert legend(tab)["reward/mean"]["value"] == "0.6"
+        assert legend(tab)["reward/mean", 0][1] == 0.6
         (run_dir / "environment.json").write_text('{"torch": "of a new start"}')
         tab.wait("document.querySelector('#environment')?.textContent.includes('of a new start')")
         assert tab.run("window.notReloaded ?? null") is None

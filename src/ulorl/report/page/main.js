@@ -85,5 +85,14 @@ on("data", redraw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 addEventListener("beforeprint", () => { document.documentElement.classList.add("paper"); redraw(); });
 addEventListener("afterprint", () => { document.documentElement.classList.remove("paper"); redraw(); });
-new ResizeObserver(() => { for (const { chart } of [...drawn(), timeline]) chart?.resize(); drawn().forEach(movePointer); }).observe(document.getElementById("main"));
+
+// Only a change of the width resizes the charts. The height changes with each sample that is chosen, and ECharts draws
+// again on each resize: a click whose press and release have one between them would be lost.
+let width = 0;
+new ResizeObserver(([{ contentRect }]) => {
+  if (contentRect.width === width) return;
+  width = contentRect.width;
+  for (const { chart } of [...drawn(), timeline]) chart?.resize();
+  drawn().forEach(movePointer);
+}).observe(document.getElementById("main"));
 if (page.live) startLive();

@@ -68,7 +68,9 @@ function drawBar(data, rows) {
     const from = Math.max(left, area.x);
     const to = Math.min(Math.max(right, left + 1), area.x + area.width);
     if (to <= from) return null;
-    const children = [{ type: "rect", shape: { x: from, y: middle - height / 2, width: to - from, height }, style: { fill: versionColor(bar[3]) } }];
+    const fill = versionColor(bar[3]); // also under the pointer, where ECharts would take a lighter colour
+    const emphasis = { style: { fill, stroke: color("text"), lineWidth: 1 } };
+    const children = [{ type: "rect", shape: { x: from, y: middle - height / 2, width: to - from, height }, style: { fill }, emphasis }];
     const mark = Math.max(1.5, Math.min(3, height / 3));
     if (bar[4] === "c" && right <= to) children.push({ type: "circle", shape: { cx: right, cy: middle, r: mark }, style: { fill: color("card"), stroke: color("text"), lineWidth: 1 } });
     if (bar[4] === "t" && right <= to) {
@@ -108,6 +110,7 @@ function timelineOption(data, rows) {
   const marks = data.steps.map((one) => ({ xAxis: one.begins, name: nameOf(one) }));
   const groups = data.groups.filter((group, place) => group !== data.groups[place - 1]);
   const groupAt = groups.map((group) => rows[data.groups.indexOf(group)]);
+  const decoding = [...data.decoding, [data.length, data.decoding.at(-1)[1]]]; // the last part has an end too
   return {
     animation: false, textStyle: { fontFamily: "inherit" },
     tooltip: { trigger: "item", confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("text"), fontSize: 12 }, formatter: ({ dataIndex }) => barText(data, data.bars[dataIndex]) },
@@ -125,7 +128,7 @@ function timelineOption(data, rows) {
       { type: "custom", data: lives(data), renderItem: drawLife(rows), encode: { x: [1, 2], y: 0 }, silent: true, animation: false, tooltip: { show: false },
         markLine: { silent: true, symbol: "none", animation: false, lineStyle: { color: color("grid"), type: "solid", width: 1 }, label: { color: color("muted"), fontSize: 10.5, position: "end", align: "left", formatter: ({ data: mark }) => mark.name }, labelLayout: { hideOverlap: true }, data: marks } },
       { type: "custom", data: data.bars, renderItem: drawBar(data, rows), encode: { x: [1, 2], y: 0 }, animation: false },
-      { type: "line", xAxisIndex: 1, yAxisIndex: 1, step: "end", data: data.decoding, symbol: "none", silent: true, animation: false, lineStyle: { color: color("s0"), width: 1.2 }, areaStyle: { color: color("s0"), opacity: 0.2 }, tooltip: { show: false } },
+      { type: "line", xAxisIndex: 1, yAxisIndex: 1, step: "end", data: decoding, symbol: "none", silent: true, animation: false, lineStyle: { color: color("s0"), width: 1.2 }, areaStyle: { color: color("s0"), opacity: 0.2 }, tooltip: { show: false } },
     ],
   };
 }
