@@ -69,6 +69,15 @@ def test_two_processes_that_share_sequences_train_as_one(alone: Path, tmp_path: 
     assert_same_run(tmp_path / "run", alone)
 
 
+def test_two_processes_record_the_learners_log_probs_of_carried_samples_as_one(tmp_path: Path) -> None:
+    """The decoupled objective needs a forward pass of the learner on all ranks before each update of the weights."""
+    settings = ("objective.importance=decoupled", "objective.tis_cap=2")
+    alone = ulorl.train(config(tmp_path / "alone", *settings))
+    assert any(m["rollout/staleness_mean"] for m in alone.metrics if m.get("train/updates"))
+    train(2, str(RECIPE), *SMALL, *settings, f"run.dir={tmp_path / 'run'}", "backend.kind=torchrun", "backend.ranks=2")
+    assert_same_run(tmp_path / "run", alone.dir)
+
+
 def started(run_dir: Path, steps: int, *arguments: str) -> subprocess.Popen[str]:
     """Start a run of two processes, and return when so many lines are logged."""
     process = subprocess.Popen(torchrun(2, "train", *arguments), stderr=subprocess.PIPE, text=True)
