@@ -257,6 +257,7 @@ COMBINATIONS = [  # on countdown.toml: overrides, and what must be said
     ("engine.kind=vllm rollout.temperature=0.5 rollout.top_k=5", "engine.kind: vllm with rollout.temperature=0.5"),
     ("engine.kind=vllm rollout.temperature=2.0 rollout.top_p=0.9", "rollout.top_p=1"),
     ("model.dtype=bfloat16 optim.autocast=bfloat16", "optim.autocast: bfloat16"),
+    ("model.dtype=bfloat16", "model.dtype=bfloat16: bfloat16 weights of .02 lose steps below 6e-5"),
     ("model.attention=flash_attention_2", "model.attention: flash_attention_2 needs bfloat16"),
     ("optim.layout=packed optim.microbatch_tokens=16385", "optim.microbatch_tokens"),
     ("objective.overlong=soft", "objective.overlong_buffer"),

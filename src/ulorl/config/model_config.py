@@ -66,7 +66,9 @@ class ModelConfig(StrictConfig):
         min_length=1,
         description="a transformers folder, a hub name, or a model of the package: ulorl:tiny or ulorl:tiny-maze",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="the dtype of the learner's weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="the dtype of the learner's weights; bfloat16: only where model.lora is trained"
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

@@ -147,7 +147,7 @@ class Config(StrictConfig):
         if flash and not autocast and model.dtype == "float32":
             yield Finding(
                 "model.attention",
-                "flash_attention_2 needs bfloat16: set optim.autocast=bfloat16, or model.dtype=bfloat16",
+                "flash_attention_2 needs bfloat16: set optim.autocast=bfloat16, or for model.lora model.dtype=bfloat16",
             )
         masked = optim.layout == "packed" and not flash and optim.sequence_parallel == 1
         if masked and optim.microbatch_tokens > PACKED_MASK_TOKENS:

@@ -80,6 +80,7 @@ def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
     source = model_source(cfg, str(checkpoint / "model") if checkpoint else None)
     sharded = checkpoint is not None and is_sharded(checkpoint)
     disable_progress_bar()  # of transformers, for loading and saving
+    _check_trained_dtype(cfg)
     reward = _check_settings(cfg)
     files, prompts = ErrorCollector(), ErrorCollector()
     with files:
@@ -157,6 +158,20 @@ def _check_settings(cfg: Config) -> Reward:
         reward = make_reward(cfg.reward, cache=Path(cfg.run.dir) / run_folder.VERDICTS)
     errors.raise_errors()
     return reward
+
+
+def _check_trained_dtype(cfg: Config) -> None:
+    """Refuse to train bfloat16 weights. bfloat16 has 8 significant bits: a step of AdamW, about optim.lr, rounds to
+    nothing on a weight that is 512 times as large, and a sum of gradients takes in no micro-batch 512 times smaller
+    than itself. The adapters of LoRA are float32."""
+    if cfg.model.dtype == "bfloat16" and not cfg.model.lora.rank:
+        raise UserError(
+            f"model.dtype=bfloat16: bfloat16 weights of .02 lose steps below 6e-5, and AdamW's are about optim.lr="
+            f"{cfg.optim.lr:g}; use model.dtype=float32 with optim.autocast=bfloat16, which computes in bfloat16, or "
+            "train adapters with model.lora.rank",
+            code=ErrorCode.CONFIG_CONFLICT,
+            key="model.dtype",
+        )
 
 
 def _scorer(cfg: Config, reward: Reward, tokenizer: PreTrainedTokenizerBase, *, resume: str) -> Scorer:
