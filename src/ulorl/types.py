@@ -67,23 +67,34 @@ class Sampling:
 class Request:
     """One segment of one sample for an engine to decode.
 
-    `tokens` are the prompt and all output so far. `max_new_tokens` is the segment's budget, at most the sample's
-    remaining one. The draw of the output token at index i (0 is the first after the prompt) depends on (`seed`, i)
-    only. `expected_tokens` is an estimate of how many of them the segment will have, for engines that balance load.
+    `max_new_tokens` is the segment's budget, at most the sample's remaining one. The draw of the output token at index
+    i (0 is the first after the prompt) depends on (`seed`, i) only. `expected_tokens` is an estimate of how many of
+    them the segment will have, for engines that balance load. `output` are the tokens of the earlier segments: those
+    of the sample itself, so that a request costs the same however long its sample is.
     """
 
     sample_id: int
-    tokens: Tokens  # prompt + output so far
-    prompt_length: int
+    prompt: Tokens
     max_new_tokens: int
     sampling: Sampling
     seed: int  # of this sample, 64 bits: `rng.sample_seed(run seed, sample id)`
     expected_tokens: int = 0  # 0: unknown
+    output: tuple[Tokens, ...] = ()
+
+    @property
+    def tokens(self) -> Tokens:
+        """Return the prompt and all output so far, which the engine prefills: a copy."""
+        return np.concatenate([self.prompt, *self.output])
 
     @property
     def output_length(self) -> int:
         """Return the number of output tokens decoded before this request."""
-        return len(self.tokens) - self.prompt_length
+        return sum(map(len, self.output))
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens of the prompt and all output so far."""
+        return len(self.prompt) + self.output_length
 
 
 @_value

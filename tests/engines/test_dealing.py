@@ -14,7 +14,7 @@ PROMPT = np.array([7], np.int32)
 
 
 def request(id: int, budget: int = 8, expected: int = 0) -> Request:
-    return Request(id, PROMPT, 1, budget, Sampling(), id, expected)
+    return Request(id, PROMPT, budget, Sampling(), id, expected)
 
 
 def ids(dealt: dict[int, list[Request]]) -> dict[int, list[int]]:

@@ -124,7 +124,7 @@ def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
 
     def play() -> list[int]:
         prompt = inputs.problems[0][1]
-        engine.add(Request(0, prompt, len(prompt), 20, Sampling(), 7))
+        engine.add(Request(0, prompt, 20, Sampling(), 7))
         segments = []
         while engine.pending:
             segments += engine.step()
@@ -135,7 +135,7 @@ def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
     engine.sleep()
     assert engine._cache.capacity == 0
     assert play() == before
-    engine.add(Request(0, inputs.problems[0][1], len(inputs.problems[0][1]), 20, Sampling(), 7))
+    engine.add(Request(0, inputs.problems[0][1], 20, Sampling(), 7))
     with pytest.raises(RuntimeError, match="sleep with 1 requests pending"):
         engine.sleep()
 

@@ -43,7 +43,7 @@ def script(id: int) -> list[int]:
 
 
 def request(id: int, budget: int = 12) -> Request:
-    return Request(id, PROMPT, len(PROMPT), budget, Sampling(), id)
+    return Request(id, PROMPT, budget, Sampling(), id)
 
 
 def scripted(version: int = 0, slots: int = 3) -> ScriptedEngine:
@@ -134,7 +134,7 @@ def test_outputs_of_the_tiny_model_do_not_depend_on_the_number_of_engines(temper
     source = ModelSource(TINY)
     prompts = [np.array(source.tokenizer(text)["input_ids"], np.int32) for text in ("Use 2, 3 and 7 to make 13.", "1+")]
     requests = [
-        Request(id, prompts[id % 2], len(prompts[id % 2]), 8 + id, Sampling(temperature), sample_seed(1, id))
+        Request(id, prompts[id % 2], 8 + id, Sampling(temperature), sample_seed(1, id))
         for id in range(8)
     ]
 

@@ -42,7 +42,7 @@ Alter = Callable[[list[Segment]], list[Segment]]
 
 
 def request(id: int, budget: int = 6) -> Request:
-    return Request(id, PROMPT, len(PROMPT), budget, Sampling(), id)
+    return Request(id, PROMPT, budget, Sampling(), id)
 
 
 def scripted() -> ScriptedEngine:
@@ -399,7 +399,7 @@ engine = FaultyEngine(ScriptedEngine({0: [1] * 9}, 0), {2: deadlock})
 retrying = RetryingEngine(
     engine, remake=None, checks=SegmentChecks([0], 9, None), deadline=0.5, resume="ulorl train --resume runs/r"
 )
-retrying.add(Request(0, np.array([5], np.int32), 1, 8, Sampling(), 0))
+retrying.add(Request(0, np.array([5], np.int32), 8, Sampling(), 0))
 while retrying.pending:
     retrying.step()
 """
@@ -454,7 +454,7 @@ def test_the_embedded_engine_draws_the_same_tokens_again(replaced: bool) -> None
     """Raised in the middle of steps, among them while rows enter; retried rows share their batch with others than
     before, so log-probs differ by rounding."""
     requests = [
-        Request(i, np.arange(1, 3 + i % 3, dtype=np.int32), 2 + i % 3, 40, Sampling(0.9), sample_seed(1, i))
+        Request(i, np.arange(1, 3 + i % 3, dtype=np.int32), 40, Sampling(0.9), sample_seed(1, i))
         for i in range(10)
     ]
     straight = {s.sample_id: s for s in rollout(torch_engine(), requests)}

@@ -15,8 +15,8 @@ EOS = 9
 
 
 def request(sample_id: int, budget: int, output: list[int] | None = None) -> Request:
-    tokens = np.array([5, 6, *(output or [])], dtype=np.int32)
-    return Request(sample_id, tokens, 2, budget, Sampling(), seed=0)
+    prompt, drawn = np.array([5, 6], np.int32), np.array(output or [], np.int32)
+    return Request(sample_id, prompt, budget, Sampling(), seed=0, output=(drawn,))
 
 
 def play(engine: ScriptedEngine) -> dict[int, Segment]:

@@ -21,7 +21,7 @@ CHECKS = SegmentChecks([EOS], 50, ROLLOUT)
 
 
 def request(id: int, sampling: Sampling = ROLLOUT) -> Request:
-    return Request(id, np.array([7, 8], np.int32), 2, 6, sampling, id)
+    return Request(id, np.array([7, 8], np.int32), 6, sampling, id)
 
 
 def segment(id: int, logprob: float = -1.0, finish: Finish = Finish.EOS) -> Segment:

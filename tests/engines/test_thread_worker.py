@@ -18,7 +18,7 @@ PROMPT = np.array([7, 8], np.int32)
 
 
 def request(id: int, budget: int = 6) -> Request:
-    return Request(id, PROMPT, len(PROMPT), budget, Sampling(), id)
+    return Request(id, PROMPT, budget, Sampling(), id)
 
 
 def scripted(outputs: dict[int, list[int]] | None = None) -> ScriptedEngine:

@@ -68,6 +68,6 @@ def test_evaluation_refuses_a_busy_engine() -> None:
     from ulorl.types import Request
 
     engine = ScriptedEngine({0: [1, EOS]}, eos_id=EOS)
-    engine.add(Request(0, PROMPT, 1, 2, Sampling(), 0))
+    engine.add(Request(0, PROMPT, 2, Sampling(), 0))
     with pytest.raises(RuntimeError, match="1 requests are pending"):
         evaluate(engine, BeginsRight(), [], EvaluationSettings(1, Sampling(), 4, seed=0))

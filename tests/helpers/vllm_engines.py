@@ -60,8 +60,8 @@ def prompt(index: int, length: int = 8) -> np.ndarray:
 
 def request(index: int, budget: int, sampling: Sampling = WARM, tokens: np.ndarray | None = None) -> Request:
     own = prompt(index)
-    whole = own if tokens is None else tokens
-    return Request(index, whole, len(own), budget, sampling, sample_seed(0, index))
+    output = () if tokens is None else (tokens[len(own) :],)
+    return Request(index, own, budget, sampling, sample_seed(0, index), output=output)
 
 
 def play(engine: Engine, requests: Sequence[Request]) -> dict[int, Segment]:

@@ -212,7 +212,7 @@ def changes_of_other_models() -> Iterator[str]:
 
     def outcome() -> tuple[Tensor, list[int]]:
         prompt = batch.input_ids[0, :5].numpy().astype(np.int32)
-        engine.add(Request(0, prompt, 5, 12, Sampling(temperature=0.0), 0))
+        engine.add(Request(0, prompt, 12, Sampling(temperature=0.0), 0))
         segments = [segment for _ in range(12) for segment in engine.step()]
         hidden = hidden_states(other, batch.input_ids, None, batch.position_ids).detach()
         return hidden, segments[0].tokens.tolist()

@@ -73,7 +73,7 @@ def test_engine_learner_and_transformers_agree_before_and_after_an_update(kind: 
             assert trained.update(GROUPS).steps == 1
             engine.load_weights(trained.publish().tensors, version)
         prompts = [np.arange(3, 3 + n, dtype=np.int32) for n in (9, 2, 5, 7)]
-        requests = [Request(i, p, len(p), 30, Sampling(0.85), sample_seed(0, i)) for i, p in enumerate(prompts)]
+        requests = [Request(i, p, 30, Sampling(0.85), sample_seed(0, i)) for i, p in enumerate(prompts)]
         found = {s.sample_id: s for s in rollout(engine, requests)}
         rows = [Row(p, found[i].tokens, found[i].logprobs, found[i].versions) for i, p in enumerate(prompts)]
         scored, _ = trained.score([Experience(row, i, 0.0, False) for i, row in enumerate(rows)])

@@ -68,7 +68,7 @@ def test_engine_learner_and_transformers_agree_beyond_the_original_length(folder
     recorded: list[list[np.ndarray]] = [[] for _ in prompts]
     for _ in range(3):
         requests = [
-            Request(i, np.concatenate([p, o]).astype(np.int32), len(p), 60, Sampling(0.85), sample_seed(0, i))
+            Request(i, p, 60, Sampling(0.85), sample_seed(0, i), output=(o,))
             for i, (p, o) in enumerate(zip(prompts, outputs, strict=True))
         ]
         for segment in rollout(engine, requests):

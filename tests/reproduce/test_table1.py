@@ -80,8 +80,8 @@ def test_outputs_end_where_they_are_told() -> None:
 
     def decode(samples: dict[int, int]) -> dict[int, Segment]:
         for sample, drawn in samples.items():
-            tokens = np.array([1, 1] + [5] * drawn, np.int32)
-            engine.add(Request(sample, tokens, 2, 4, Sampling(), 0))
+            output = (np.full(drawn, 5, np.int32),)
+            engine.add(Request(sample, np.ones(2, np.int32), 4, Sampling(), 0, output=output))
         found = []
         while engine.pending:
             found += engine.step()
@@ -96,7 +96,7 @@ def test_outputs_end_where_they_are_told() -> None:
     assert {id: (len(s), s.finish) for id, s in second.items()} == {1: (4, Finish.LENGTH), 2: (1, Finish.EOS)}
     assert engine.again_tokens == 2 * 5
     assert second[1].versions.tolist() == [7] * 4
-    engine.add(Request(2, np.ones(2, np.int32), 2, 4, Sampling(), 0))
+    engine.add(Request(2, np.ones(2, np.int32), 4, Sampling(), 0))
     engine.step()
     assert [(len(segment), segment.finish) for segment in engine.abort()] == [(1, Finish.ABORT)]
 

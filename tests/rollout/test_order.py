@@ -10,7 +10,7 @@ import pytest
 
 from scripted_loop import ScriptedLoop, script
 from ulorl.rollout import pool_io
-from ulorl.rollout.dispatch import Carried, StepDispatch
+from ulorl.rollout.dispatch import StepDispatch
 from ulorl.rollout.expected_length import ExpectedLengths, expected_length, expected_rest
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
@@ -76,19 +76,19 @@ def test_waiting_samples_leave_by_what_is_expected_of_them_now() -> None:
     waiting, tokens = LongestFirst(lambda group: float(lengths[group]), 9, group=3), dict[int, int]()
     for sample in range(300):
         tokens[sample] = int(random.integers(4))
-        waiting.put(sample, tokens[sample])
+        waiting.put({sample: tokens[sample]})
         for group in (sample // 3, int(random.integers(1 + sample // 3))):  # a sibling has finished
             lengths[group] = random.integers(1, 9)
             waiting.changed(group)
         while tokens and random.random() < 0.5:
             rest = {one: expected_rest(present, lengths[one // 3], 9) for one, present in tokens.items()}
             wanted = min(rest, key=lambda one: (-rest[one], one % 3, one // 3))
-            assert waiting.take() == wanted
+            assert waiting.take(1) == [wanted]
             del tokens[wanted]
     while tokens:
-        del tokens[waiting.take()]
+        del tokens[waiting.take(1)[0]]
     with pytest.raises(IndexError):
-        waiting.take()
+        waiting.take(1)
 
 
 def enter(step: StepDispatch) -> list[int]:
@@ -98,7 +98,7 @@ def enter(step: StepDispatch) -> list[int]:
 def test_each_free_slot_goes_to_the_longest_by_all_that_is_known() -> None:
     """G = 2, 3 slots; nothing is known of groups 0 to 2, so their first members enter. Sample 2 ends with 10 tokens:
     10 are expected of 3, and 100 of 1 and 5. Then 4 ends with 20, and 1 is the longest: then 5, then 3."""
-    step = StepDispatch(SEGMENT, L, [], {}, slots=3)
+    step = StepDispatch(SEGMENT, L, {}, {}, slots=3)
     for new in range(3):
         step.open(new)
     assert enter(step) == [0, 2, 4]
@@ -116,7 +116,7 @@ def test_each_free_slot_goes_to_the_longest_by_all_that_is_known() -> None:
 def test_earlier_visits_and_carried_lengths_order_the_first_samples() -> None:
     """Expected to lack: sample 1 (30 + 5) / 2 - 8 = 9.5; 3, with 20 of 30 tokens, half-way: 20; 4 and 5: 12."""
     visits = {0: 5.0, 1: 30.0, 2: 12.0}
-    step = StepDispatch(SEGMENT, L, [Carried(1, 8, 1), Carried(3, 20, 1)], {0: 30, 1: 0}, slots=9, visited=visits.get)  # type: ignore[arg-type]
+    step = StepDispatch(SEGMENT, L, {1: 8, 3: 20}, {0: 30, 1: 0}, slots=9, visited=visits.get)  # type: ignore[arg-type]
     assert step.expected_tokens(1) == 9.5
     step.open(2)
     assert enter(step) == [3, 4, 5, 1]
@@ -126,12 +126,13 @@ def test_samples_that_must_finish_and_old_groups_come_first() -> None:
     """N = 1. Group 6 is next, so groups 4 and older are late, and sample 11 must finish: they enter by their ids;
     then 13, which is expected to have (60 + 60) / 2 tokens, then 10 with 50."""
     schedule = RefillSchedule(prompts=1, group=2, factor=9, max_versions=2, order="longest")
-    carried = [Carried(id, int(id == 11), int(id == 11)) for id in (2, 6, 7, 10, 11, 13)]
+    carried = {id: int(id == 11) for id in (2, 6, 7, 10, 11, 13)}
     visits = {5: 50.0, 6: 60.0}
     open_groups = {1: 1, 3: 0, 5: 0, 6: 60}
     step = StepDispatch(
-        schedule, L, carried, open_groups, slots=6, visited=lambda group: visits.get(group, 0.0), next_group=6
-    )
+        schedule, L, carried, open_groups, versions=carried, slots=6, next_group=6,
+        visited=lambda group: visits.get(group, 0.0),
+    )  # fmt: skip
     assert enter(step) == [2, 6, 7, 11, 13, 10]
 
 
@@ -139,7 +140,8 @@ def test_first_in_first_out_a_carried_sample_gets_a_slot_before_a_new_one() -> N
     """A fleet gives the request with the most expected tokens a slot first, and a new sample is expected to have more
     than a carried one: if all were sent at once, carried ones would wait as long as new ones come."""
     schedule = RefillSchedule(prompts=1, group=2, factor=3.0, max_versions=2)
-    step = StepDispatch(schedule, L, [Carried(0, 60, 1), Carried(1, 50, 1), Carried(3, 40, 1)], {0: 0, 1: 9}, slots=2)
+    carried = {0: 60, 1: 50, 3: 40}
+    step = StepDispatch(schedule, L, carried, {0: 0, 1: 9}, versions=dict.fromkeys(carried, 1), slots=2)
     for group in range(2, 2 + step.new_groups()):
         step.open(group)
     assert enter(step) == [0, 1]
@@ -183,7 +185,7 @@ def test_a_resumed_run_asks_for_the_same_in_the_same_order(schedule: Schedule) -
             experience=pools.experience, lengths=pools.lengths, next_group=left.next_group, slots=3,
         )  # fmt: skip
     straight, resumed = (
-        [(r.sample_id, len(r.tokens), r.max_new_tokens, r.expected_tokens) for r in loop.engine.requests]
+        [(r.sample_id, r.length, r.max_new_tokens, r.expected_tokens) for r in loop.engine.requests]
         for loop in loops
     )
     assert straight == resumed

@@ -96,7 +96,8 @@ def test_a_copy_does_not_change() -> None:
     pools = make_pools([[2]], [[3], [1, 1]], released=1)
     copy = pools.copy()
     before = facts(copy)
-    pools.unfinished.take_all()
+    for sample in list(pools.unfinished):
+        pools.unfinished.append(make_sample(sample.id, [4], Status.COMPLETE).segments[0], Status.COMPLETE)
     pools.experience.add(Scored(make_sample(1, [4], Status.COMPLETE), 1.0, "late"))
     pools.experience.keep(pools.experience.release(pools.experience.finished_groups))
     pools.experience.take_released()

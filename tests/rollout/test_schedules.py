@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from scripted_loop import ScriptedLoop, script
 from ulorl.algorithm import Step
-from ulorl.rollout.dispatch import Carried, StepDispatch, ready_groups
+from ulorl.rollout.dispatch import StepDispatch, ready_groups
 from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
 from ulorl.types import Sample, Status
 
@@ -22,17 +22,18 @@ L = 10
 
 
 class Played:
-    """A step under a schedule; groups get the next ids."""
+    """A step under a schedule; groups get the next ids. carried: output tokens and versions of unfinished samples."""
 
     def __init__(
         self,
         schedule: Schedule,
-        carried: Sequence[Carried] = (),
+        carried: dict[int, tuple[int, int]] | None = None,
         finished: dict[int, int] | None = None,
         first: int = 0,
     ) -> None:
-        open_groups = {sample.id // schedule.group: 0 for sample in carried} | (finished or {})
-        self.step, self._next = StepDispatch(schedule, L, carried, open_groups), first
+        tokens, versions = ({id: pair[i] for id, pair in (carried or {}).items()} for i in range(2))
+        open_groups = {id // schedule.group: 0 for id in tokens} | (finished or {})
+        self.step, self._next = StepDispatch(schedule, L, tokens, open_groups, versions=versions), first
 
     def enter(self) -> list[tuple[int, int]]:
         """Return the samples that enter now, with their budgets."""
@@ -48,7 +49,7 @@ class Played:
 
 def test_segment_opens_its_prompts_and_ends_when_all_have_their_segment() -> None:
     """N = 2, G = 2, segments of 4, L = 10. Sample 1 is carried with 8 tokens: 2 are left to it."""
-    step = Played(SegmentSchedule(prompts=2, group=2, tokens=4), [Carried(1, 8, 2)], {0: 5}, first=1)
+    step = Played(SegmentSchedule(prompts=2, group=2, tokens=4), {1: (8, 2)}, {0: 5}, first=1)
     assert step.enter() == [(1, 2), (2, 4), (3, 4), (4, 4), (5, 4)]
     assert step.enter() == []
     step.finish(1, 2, 3, 4)
@@ -62,13 +63,13 @@ def test_segment_opens_its_prompts_and_ends_when_all_have_their_segment() -> Non
 
 def test_segment_finishes_a_sample_before_it_has_too_many_versions() -> None:
     """At most 3 versions: sample 0 has 2, so this step is its last, and it gets all 10 - 4 tokens; sample 1 has 1."""
-    step = Played(SegmentSchedule(prompts=0, group=2, tokens=2, max_versions=3), [Carried(0, 4, 2), Carried(1, 2, 1)])
+    step = Played(SegmentSchedule(prompts=0, group=2, tokens=2, max_versions=3), {0: (4, 2), 1: (2, 1)})
     assert step.enter() == [(0, 6), (1, 2)]
 
 
 def test_oversubscribe_fills_up_to_its_open_groups_and_ends_with_its_batch() -> None:
     """N = 2, factor 1.5: 3 open groups. Group 0 is open with sample 1 left, so 2 groups are new: 5 samples enter."""
-    step = Played(OversubscribeSchedule(prompts=2, group=2, factor=1.5), [Carried(1, 3, 1)], {0: 6}, first=1)
+    step = Played(OversubscribeSchedule(prompts=2, group=2, factor=1.5), {1: (3, 1)}, {0: 6}, first=1)
     assert step.enter() == [(1, 7), (2, 10), (3, 10), (4, 10), (5, 10)]
     step.finish(2, 3, 4)  # group 1
     assert not step.step.over
@@ -92,7 +93,7 @@ def test_refill_replaces_what_ends() -> None:
 
 def test_refill_with_more_carried_than_places_opens_nothing() -> None:
     """After a run with a larger factor: 6 samples for 4 places enter in their order."""
-    carried = [Carried(id, 1, 1) for id in range(6)]
+    carried = {id: (1, 1) for id in range(6)}
     step = Played(RefillSchedule(prompts=2, group=2, factor=1), carried, first=3)
     assert step.enter() == [(0, 9), (1, 9), (2, 9), (3, 9)]
     step.finish(1, 2)
@@ -117,7 +118,7 @@ def test_a_batch_that_is_ready_ends_the_step_before_it_decodes() -> None:
 def test_a_step_waits_for_samples_with_too_many_versions_and_trains_what_is_ready() -> None:
     """At most 3 versions: sample 0 has 2, so the step waits for it, although group 1 is the batch of N = 1."""
     schedule = OversubscribeSchedule(prompts=1, group=2, factor=2, max_versions=3)
-    step = Played(schedule, [Carried(0, 4, 2), Carried(1, 4, 1)], first=1)
+    step = Played(schedule, {0: (4, 2), 1: (4, 1)}, first=1)
     assert len(step.enter()) == 4
     step.finish(2, 3)
     assert not step.step.over
@@ -178,7 +179,7 @@ def test_oversubscribe_opens_more_when_all_have_ended_with_too_few_tokens() -> N
 
 def test_a_step_without_problems_ends_with_what_is_left() -> None:
     for schedule in (RefillSchedule(prompts=4, group=1, factor=1), OversubscribeSchedule(prompts=4, group=1, factor=1)):
-        step = StepDispatch(schedule, L, [Carried(7, 0, 0)], {7: 0})
+        step = StepDispatch(schedule, L, {7: 0}, {7: 0})
         assert step.admit() == [(7, 10)]
         step.ended(7, 3, finished=True)
         assert not step.over  # it could open another group

@@ -2,8 +2,8 @@
 enter, tokens are drawn, steps fail, requests are stopped, groups leave, weights change, the run is saved, and crashes
 at any point. After every move:
 
- 1. every sample is in exactly one place: about to enter, in flight, unfinished, waiting for siblings, kept for the
-    update, or trained
+ 1. every sample is in exactly one place: unfinished, waiting for siblings, kept for the update, or trained; those in
+    flight are unfinished
  2. a group is released once, whole, with finished samples only
  3. a sample's remaining budget never grows, and no request asks for more than it
  4. versions never decrease along a sample, and none is newer than the weights
@@ -181,8 +181,6 @@ class World:
         """Every sample by where it is."""
         groups = self.scheduler.experience.open_groups.values()
         return {
-            "about to enter": [*self.scheduler._waiting.values()],
-            "in flight": [sample for sample, _ in self.scheduler._in_flight.values()],
             "unfinished": list(self.scheduler.unfinished),
             "waiting": [scored.sample for group in groups for scored in group.members.values()],
             "kept": [m.sample for group in self.scheduler.experience.released for m in group.members],
@@ -309,6 +307,8 @@ class Machine(RuleBasedStateMachine):
         for world in self.worlds:
             ids = sorted(sample.id for samples in world.samples().values() for sample in samples)
             assert ids == list(range(world.scheduler.next_group * GROUP))
+            assert world.scheduler._in_flight.keys() <= {sample.id for sample in world.scheduler.unfinished}
+            assert world.scheduler._seeds.keys() == {sample.id for sample in world.scheduler.unfinished}
             assert world.engine.pending == world.scheduler.in_flight
             assert world.scheduler.in_flight <= (world.schedule.places or 10_000)
 
@@ -380,7 +380,8 @@ class Machine(RuleBasedStateMachine):
                     break
                 world.begin(0)
                 world.end_step()
-            assert [len(samples) for samples in world.samples().values()][:5] == [0, 0, 0, 0, 0]
+            assert world.scheduler.in_flight == 0
+            assert [len(samples) for samples in world.samples().values()][:3] == [0, 0, 0]
             assert len(world.trained) == world.scheduler.next_group
             world.engine.close()
 

@@ -175,7 +175,7 @@ def decode_with_engine(model: PreTrainedModel, batch: int, work: Work) -> int:
 
 def _decode(engine: Engine, work: Work) -> int:
     for index, (prompt, length) in enumerate(zip(work.prompts, work.lengths, strict=True)):
-        engine.add(Request(index, prompt, len(prompt), length, Sampling(), sample_seed(0, index)))
+        engine.add(Request(index, prompt, length, Sampling(), sample_seed(0, index)))
     tokens = 0
     while engine.pending:
         tokens += sum(len(segment) for segment in engine.step())

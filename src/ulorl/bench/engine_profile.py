@@ -226,7 +226,7 @@ def _step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int) -> list
     decode steps after that."""
     rows, started = len(prompts), time.perf_counter()
     for row, prompt in enumerate(prompts):
-        engine.add(Request(row, prompt, len(prompt), steps + 1, Sampling(), sample_seed(0, row)))
+        engine.add(Request(row, prompt, steps + 1, Sampling(), sample_seed(0, row)))
     seconds = []
     while engine.pending:
         drawn = engine.stats.decode_tokens

@@ -48,7 +48,7 @@ def chat(run_dir: Path, problem: str | None = None) -> None:
                 print(error)
                 continue
             seed = sample_seed(cfg.seed, number, Stream.CHAT)
-            request = Request(number, prompt, len(prompt), max_tokens, sampling, seed)
+            request = Request(number, prompt, max_tokens, sampling, seed)
             print(_answer(engine, source.tokenizer, request), flush=True)
 
 

@@ -53,7 +53,7 @@ class EngineClient:
         requests = [self._request(i, t, prompts[i]) for i, t in enumerate(encoded) if not isinstance(t, UserError)]
         if not requests:
             return
-        longest = max(request.prompt_length for request in requests) + self._settings.max_tokens
+        longest = max(request.length for request in requests) + self._settings.max_tokens
         with self._decoding(longest) as engine:
             for segment in rollout(engine, requests, cancel):
                 text = str(self._tokenizer.decode(segment.tokens.tolist(), skip_special_tokens=True))
@@ -98,7 +98,6 @@ class EngineClient:
         return Request(
             index,
             tokens,
-            len(tokens),
             settings.max_tokens,
             Sampling(self._retry_temperature if prompt[1] else settings.temperature, settings.top_p),
             seed,

@@ -48,7 +48,7 @@ class SharedEngine:
         with self._lock:
             number = next(self._numbers)
             self._waiting[number] = future
-            self._queue.append(Request(number, prompt, len(prompt), max_tokens, sampling, seed))
+            self._queue.append(Request(number, prompt, max_tokens, sampling, seed))
         self._fill()
         return future
 

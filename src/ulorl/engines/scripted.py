@@ -66,7 +66,7 @@ class ScriptedEngine:
         what = f"request of sample {request.sample_id}"
         if request.max_new_tokens < 1:
             raise ValueError(f"{what}: max_new_tokens={request.max_new_tokens} must be at least 1")
-        output = request.tokens[request.prompt_length :].tolist()
+        output = request.tokens[len(request.prompt) :].tolist()
         if output != list(script[: len(output)]) or self._eos_id in output:
             raise ValueError(f"{what}: its output so far, {output}, is not an unfinished beginning of its script")
         if self._eos_id not in script[:end] and len(script) < end:
@@ -79,7 +79,7 @@ class ScriptedEngine:
         while self._waiting and not (self._slots and len(self._active) >= self._slots):
             row = self._waiting.popleft()
             self._active.append(row)
-            self.stats.prefill_tokens += len(row.request.tokens)
+            self.stats.prefill_tokens += row.request.length
         if self._active:
             self.stats.decode_steps += 1
             self.stats.decode_tokens += len(self._active)

@@ -148,8 +148,8 @@ def _usual(segments: Sequence[Segment], requests: Sequence[Request], lengths: Se
 def check_request(request: Request, *, vocabulary: int, max_length: int) -> None:
     """Raise ValueError when a request is empty, does not fit the engine's context or cannot be sampled."""
     what, tokens, how = f"request of sample {request.sample_id}", request.tokens, request.sampling
-    if not 0 < request.prompt_length <= len(tokens):
-        raise ValueError(f"{what}: prompt of {request.prompt_length} tokens in {len(tokens)}; it must not be empty")
+    if not len(request.prompt):
+        raise ValueError(f"{what}: its prompt must not be empty")
     if request.max_new_tokens < 1:
         raise ValueError(f"{what}: max_new_tokens={request.max_new_tokens} must be at least 1")
     if len(tokens) + request.max_new_tokens > max_length:

@@ -143,7 +143,7 @@ def _requests(problems: Sequence[Prompted], settings: EvaluationSettings, first:
     prompts = [prompt for _, prompt in problems for _ in range(settings.samples)]
     for id, prompt in enumerate(prompts, start=first * settings.samples):
         seed = sample_seed(settings.seed, id, Stream.EVALUATION)
-        yield Request(id, prompt, len(prompt), settings.max_tokens, settings.sampling, seed)
+        yield Request(id, prompt, settings.max_tokens, settings.sampling, seed)
 
 
 def _sample(segment: Segment, index: int, prompt: Tokens) -> Sample:

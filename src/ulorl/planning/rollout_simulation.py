@@ -16,7 +16,7 @@ from ulorl.planning.decode_times import decode_times
 from ulorl.planning.latency_profile import LatencyProfile
 from ulorl.planning.simulated_engine import EngineFigures, Row, SimulatedEngine
 from ulorl.planning.simulated_step import Samples, SimulatedStep, Stay
-from ulorl.rollout.dispatch import Carried, StepDispatch, ready_groups
+from ulorl.rollout.dispatch import StepDispatch, ready_groups
 from ulorl.rollout.schedules import Schedule
 
 
@@ -107,8 +107,9 @@ class RolloutSimulation:
         dispatch = StepDispatch(
             schedule,
             self._setting.max_tokens,
-            [Carried(id, sample.tokens, sample.versions) for id, sample in self._unfinished.items()],
+            {id: sample.tokens for id, sample in self._unfinished.items()},
             {id: group.finished.tokens for id, group in self._groups.items()},
+            versions={id: sample.versions for id, sample in self._unfinished.items()},
             slots=self._setting.profile.slots * len(engines),
             visited=lambda _: self._seen.tokens / self._seen.samples if self._seen.samples else 0.0,
             next_group=self._next_group,

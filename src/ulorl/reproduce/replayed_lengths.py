@@ -83,7 +83,7 @@ class ReplayEngine(ForwardingEngine):
     def _replayed(self, segment: Segment) -> Segment:
         request, n = self._requests.pop(segment.sample_id), len(segment)
         if n and request.output_length:
-            self.again_tokens += len(request.tokens) - 1
+            self.again_tokens += request.length - 1
         length, end = self._length(segment.sample_id), request.output_length + n
         ends = segment.finish is Finish.LENGTH and end == length < self._max_tokens
         return replace(

@@ -6,33 +6,26 @@ It holds ids and lengths, no tokens, so that the planner plays millions of sampl
 from __future__ import annotations
 
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import NamedTuple
 
 from ulorl.rollout.expected_length import expected_length, expected_rest
 from ulorl.rollout.schedules import Schedule, StepCounts
 from ulorl.rollout.waiting import FirstInFirstOut, LongestFirst, Waiting
 
 
-class Carried(NamedTuple):
-    """An unfinished sample at the beginning of a step: its output tokens so far, and the versions that drew them."""
-
-    id: int
-    tokens: int
-    versions: int
-
-
 class StepDispatch:
     """One step under `schedule`.
 
-    max_tokens: the global maximum output length L. carried: the unfinished samples, in the order in which they enter.
-    open_groups: the output tokens of the finished samples of each group that was not trained yet, by group id. Sample
-    ids are group id * G + member. slots: the samples that the engine decodes at once, 0: unknown. visited: returns the
-    mean output tokens of earlier visits of a group's problem, 0 without one. next_group: the id of the next new group.
+    max_tokens: the global maximum output length L. carried: the output tokens of each unfinished sample so far, by id,
+    in the order in which they enter. open_groups: the output tokens of the finished samples of each group that was not
+    trained yet, by group id. Sample ids are group id * G + member. versions: how many versions drew the tokens of each
+    unfinished sample, which only `max_versions` asks for. slots: the samples that the engine decodes at once, 0:
+    unknown. visited: returns the mean output tokens of earlier visits of a group's problem, 0 without one. next_group:
+    the id of the next new group.
 
     No more samples are sent than the engine decodes at once, so that their order is decided here, when a slot becomes
     free. First in, first out, carried samples enter before new ones. Longest first, samples that must finish, and those
@@ -44,33 +37,35 @@ class StepDispatch:
         self,
         schedule: Schedule,
         max_tokens: int,
-        carried: Iterable[Carried],
+        carried: Mapping[int, int],
         open_groups: Mapping[int, int],
         *,
+        versions: Mapping[int, int] | None = None,
         slots: int = 0,
         visited: Callable[[int], float] = lambda _: 0.0,
         next_group: int = 0,
     ) -> None:
-        self.counts = StepCounts(open=len(open_groups))
+        self.counts = StepCounts(open=len(open_groups), waiting=len(carried))
         self._schedule, self._max_tokens = schedule, max_tokens
+        self._segment = schedule.segment_tokens or max_tokens
         self._visited = cache(visited)  # within a step, it does not change
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
-        self._left: dict[int, int] = {}  # unfinished samples of each group that has some
-        self._lengths: dict[int, int] = {}  # output tokens of each unfinished sample
-        self._must_finish: set[int] = set()
-        longest_first = schedule.order == "longest"
-        self._waiting: Waiting = FirstInFirstOut()
-        if longest_first:
-            self._waiting = LongestFirst(self._expected_length, max_tokens, schedule.group)
-        self._first: deque[int] = deque()  # of those that wait, the samples that enter before all others
-        self._places = min(schedule.places or sys.maxsize, slots or sys.maxsize)
-        for sample in carried:
-            if must_finish := schedule.max_versions > 0 and sample.versions >= schedule.max_versions - 1:
-                self._must_finish.add(sample.id)
-            late = sample.id // schedule.group < next_group - schedule.prompts
-            self._carry(sample.id, sample.tokens, first=longest_first and (must_finish or late))
+        # unfinished samples of each group that has some, and output tokens of each unfinished sample
+        self._left: dict[int, int] = Counter(sample // schedule.group for sample in carried)
+        self._lengths = dict(carried)
+        most = schedule.max_versions - 1 if schedule.max_versions else inf
+        self._must_finish = {sample for sample, count in (versions or {}).items() if count >= most}
         self.counts.must_finish = len(self._must_finish)
+        self._first: deque[int] = deque()  # of those that wait, the samples that enter before all others
+        self._waiting: Waiting = FirstInFirstOut()
+        if schedule.order == "longest":
+            late = (next_group - schedule.prompts) * schedule.group  # the samples with smaller ids
+            self._first.extend(sample for sample in carried if sample < late or sample in self._must_finish)
+            self._waiting = LongestFirst(self._expected_length, max_tokens, schedule.group)
+        first = set(self._first)
+        self._waiting.put({id: tokens for id, tokens in carried.items() if id not in first} if first else carried)
+        self._places = min(schedule.places or sys.maxsize, slots or sys.maxsize)
         self._outstanding = deque(sorted(self._left))  # by age; groups that are finished by now are removed lazily
         self._finished = [group for group in open_groups if group not in self._left]  # not ready; a heap
         heapify(self._finished)
@@ -93,15 +88,16 @@ class StepDispatch:
         self._left[group] = size
         self.counts.open += 1
         self.counts.waiting += size
-        for sample in range(group * size, (group + 1) * size):
-            self._lengths[sample] = 0
-            self._waiting.put(sample, 0)
+        members = dict.fromkeys(range(group * size, (group + 1) * size), 0)
+        self._lengths |= members
+        self._waiting.put(members)
 
     def admit(self) -> list[tuple[int, int]]:
         """Return the ids and budgets in tokens of the samples to send to the engine now."""
-        counts, first, take = self.counts, self._first, self._waiting.take
+        counts, first = self.counts, self._first
         number = max(0, min(counts.waiting, self._places - counts.in_flight))
-        samples = [first.popleft() if first else take() for _ in range(number)]
+        samples = [first.popleft() for _ in range(min(number, len(first)))]
+        samples += self._waiting.take(number - len(samples))
         counts.waiting -= number
         counts.in_flight += number
         counts.beginning = False
@@ -136,19 +132,9 @@ class StepDispatch:
         finished = self._schedule.group - self._left[group]
         return expected_length(self._group_tokens[group], finished, self._visited(group), self._max_tokens)
 
-    def _carry(self, sample: int, tokens: int, *, first: bool) -> None:
-        group = sample // self._schedule.group
-        self._left[group] = self._left.get(group, 0) + 1
-        self._lengths[sample] = tokens
-        if first:
-            self._first.append(sample)
-        else:
-            self._waiting.put(sample, tokens)
-        self.counts.waiting += 1
-
     def _budget(self, sample: int) -> int:
-        left, segment = self._max_tokens - self._lengths[sample], self._schedule.segment_tokens
-        return left if not segment or left < segment or sample in self._must_finish else segment
+        left = self._max_tokens - self._lengths[sample]
+        return left if left < self._segment or sample in self._must_finish else self._segment
 
     def _count_ready(self) -> None:
         """Count the finished groups that the window lets train."""

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ulorl.types import Group, Problem, Sample, Scored, Status
+from ulorl.types import Group, Problem, Sample, Scored, Segment, Status
 
 _UNFINISHED = Status.UNFINISHED  # Python 3.11 takes a function call for each look-up in an enum
 
 
 class UnfinishedPool:
-    """Samples that used up a segment but neither ended nor reached the global maximum length."""
+    """Samples that neither ended nor reached the global maximum length. They stay here while they decode, so that each
+    sample is in one of the two pools."""
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
         self._samples: dict[int, Sample] = {}
@@ -31,13 +32,22 @@ class UnfinishedPool:
         """Put a sample in the place of the one with its id. Raises KeyError when there is none."""
         self._samples[self._samples[sample.id].id] = sample
 
-    def take_all(self) -> list[Sample]:
-        """Remove and return all samples, in the order of their ids."""
-        taken = list(self)
-        self._samples.clear()
-        return taken
+    def append(self, segment: Segment, status: Status) -> Sample:
+        """Append a segment to its sample, and return the sample. It leaves the pool when `status` is that of a finished
+        one. Raises KeyError when the pool does not have it."""
+        old = self._samples[segment.sample_id]
+        sample = Sample(old.id, old.group_id, old.prompt, (*old.segments, segment), status)
+        if status is _UNFINISHED:
+            self._samples[sample.id] = sample
+        else:
+            del self._samples[sample.id]
+        return sample
+
+    def __getitem__(self, id: int) -> Sample:
+        return self._samples[id]
 
     def __iter__(self) -> Iterator[Sample]:
+        """Iterate over the samples in the order of their ids."""
         return map(self._samples.__getitem__, sorted(self._samples))
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """The state of the rollout (section 3.1, Algorithm 1): samples enter a step, their segments end, some are carried over.
 
-The scheduler holds both pools and the samples of the step in progress, so that every sample is in exactly one place. It
-knows no engine: it returns requests and takes segments. When they enter is what its schedule decides.
+The scheduler holds both pools, and every sample is in exactly one of them. It knows no engine: it returns requests and
+takes segments. When they enter is what its schedule decides.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from math import ceil
 
-import numpy as np
-
 from ulorl.rng import sample_seeds
-from ulorl.rollout.dispatch import Carried, StepDispatch, ready_groups
+from ulorl.rollout.dispatch import StepDispatch, ready_groups
 from ulorl.rollout.expected_length import ExpectedLengths
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.schedules import Schedule
@@ -57,9 +55,9 @@ class Scheduler:
         self._longest_first, self._slots = schedule.order == "longest", slots
         self._step: StepDispatch | None = None
         self._problems: Iterator[Prompted] = iter(())
-        self._waiting: dict[int, Sample] = {}  # samples of the step that have not entered the engine
-        self._seeds: dict[int, int] = {}  # of these samples
-        self._in_flight: dict[int, tuple[Sample, Request]] = {}
+        self._in_flight: dict[int, Request] = {}  # by sample id
+        self._seeds: dict[int, int] = {}  # of the unfinished samples
+        self._draw_seeds([sample.id for sample in self.unfinished])
 
     @property
     def group(self) -> int:
@@ -79,22 +77,18 @@ class Scheduler:
         """
         if self._in_flight:
             raise RuntimeError(f"{self.in_flight} samples are still in flight; end their segments first")
-        self._end_step()
-        self._problems, self._seeds = iter(problems), {}
-        self._waiting = {sample.id: sample for sample in self.unfinished.take_all()}
-        limited = self.schedule.max_versions > 0  # else nobody asks for the versions
-        carried = (Carried(s.id, len(s), s.version_count if limited else 0) for s in self._waiting.values())
-        finished = {id: group.tokens for id, group in self.experience.open_groups.items()}
+        self._problems = iter(problems)
+        carried = list(self.unfinished)
         self._step = StepDispatch(
             self.schedule,
             self.max_tokens,
-            carried,
-            finished,
+            {sample.id: len(sample) for sample in carried},
+            {id: group.tokens for id, group in self.experience.open_groups.items()},
+            versions={sample.id: sample.version_count for sample in carried} if self.schedule.max_versions else None,
             slots=self._slots,
             visited=self._visited,
             next_group=self.next_group,
         )
-        self._draw_seeds(list(self._waiting))
 
     def next_requests(self) -> list[Request] | None:
         """Return the requests that enter the engine now, often none. Return None when the step is over.
@@ -106,27 +100,26 @@ class Scheduler:
             raise RuntimeError("no step is in progress; call begin_step first")
         admitted = [] if self._step.over else self._admitted(self._step)
         if self._step.over:
-            self._end_step()
+            self._step = None
             return None
-        return [self._request(*one) for one in admitted]
+        return [self._request(self._step, *one) for one in admitted]
 
     def end_segment(self, segment: Segment) -> Sample:
-        """Append a segment to its sample and return the sample. An unfinished sample is put into the unfinished pool; a
+        """Append a segment to its sample and return the sample. An unfinished sample stays in the unfinished pool; a
         finished one must be scored and added to the experience pool by the caller. Raises ValueError for a segment that
         no request is out for, or that breaks the budget of its request."""
-        found = self._in_flight.get(segment.sample_id)
-        if found is None:
-            raise ValueError(f"segment of sample {segment.sample_id}, which is not in flight")
-        sample, request = found
-        tokens, status = len(segment.tokens), self._status(segment, request)
-        if tokens:  # a stopped request may have none
-            sample = Sample(sample.id, sample.group_id, sample.prompt, (*sample.segments, segment), status)
-        del self._in_flight[sample.id]
-        finished = status is not _UNFINISHED
+        id, tokens = segment.sample_id, len(segment.tokens)
+        request = self._in_flight.get(id)
+        if request is None:
+            raise ValueError(f"segment of sample {id}, which is not in flight")
+        status = self._status(segment, request)
+        del self._in_flight[id]
+        sample = self.unfinished.append(segment, status) if tokens else self.unfinished[id]  # stopped without a token
+        finished = sample.status is not _UNFINISHED
+        if finished:
+            del self._seeds[id]
         if self._step:
-            self._step.ended(sample.id, tokens, finished=finished)
-        if not finished:
-            self.unfinished.put(sample)
+            self._step.ended(id, tokens, finished=finished)
         return sample
 
     def replace(self, samples: Iterable[Sample]) -> None:
@@ -147,11 +140,6 @@ class Scheduler:
             self.lengths.learn(released)
         return released
 
-    def _end_step(self) -> None:
-        for sample in self._waiting.values():
-            self.unfinished.put(sample)
-        self._waiting, self._step = {}, None
-
     def _admitted(self, step: StepDispatch) -> list[tuple[int, int]]:
         first = self.next_group
         for problem, prompt in islice(self._problems, step.new_groups()):
@@ -161,7 +149,7 @@ class Scheduler:
         return step.admit()
 
     def _draw_seeds(self, samples: Sequence[int]) -> None:
-        """Draw the seeds of samples that begin to wait: many at once are 50 times as fast as one by one."""
+        """Draw the seeds of new samples: many at once are 50 times as fast as one by one."""
         self._seeds.update(zip(samples, sample_seeds(self.seed, samples), strict=True))
 
     def _visited(self, group: int) -> float:
@@ -172,18 +160,15 @@ class Scheduler:
         self.next_group += 1
         self.experience.open(id, problem)
         step.open(id)
-        self._waiting |= {
-            member: Sample(member, id, prompt) for member in range(id * self.group, (id + 1) * self.group)
-        }
+        for member in range(id * self.group, (id + 1) * self.group):
+            self.unfinished.put(Sample(member, id, prompt))
 
-    def _request(self, id: int, budget: int) -> Request:
-        assert self._step
-        sample = self._waiting.pop(id)
-        prompt = sample.prompt
-        tokens = np.concatenate([prompt, *[s.tokens for s in sample.segments]]) if sample.segments else prompt
-        expected = min(ceil(self._step.expected_tokens(id)), budget) if self._longest_first else 0
-        request = Request(id, tokens, len(prompt), budget, self.sampling, self._seeds.pop(id), expected)
-        self._in_flight[id] = sample, request
+    def _request(self, step: StepDispatch, id: int, budget: int) -> Request:
+        sample = self.unfinished[id]
+        expected = min(ceil(step.expected_tokens(id)), budget) if self._longest_first else 0
+        output = tuple([segment.tokens for segment in sample.segments])
+        request = Request(id, sample.prompt, budget, self.sampling, self._seeds[id], expected, output)
+        self._in_flight[id] = request
         return request
 
     def _status(self, segment: Segment, request: Request) -> Status:
@@ -194,7 +179,8 @@ class Scheduler:
             raise ValueError(f"sample {request.sample_id}: {n} tokens came back, its budget was {budget}")
         if segment.finish is _EOS:
             return _COMPLETE
-        if segment.finish is _LENGTH and n < budget:
+        if n == budget:
+            return _TRUNCATED if request.output_length + n == self.max_tokens else _UNFINISHED
+        if segment.finish is _LENGTH:
             raise ValueError(f"sample {request.sample_id}: finish 'length' after {n} of {budget} tokens")
-        at_the_end = request.output_length + n == self.max_tokens
-        return _TRUNCATED if at_the_end else _UNFINISHED
+        return _UNFINISHED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush, heapreplace
 from typing import Protocol
 
@@ -13,12 +13,12 @@ from ulorl.rollout.expected_length import expected_rest
 class Waiting(Protocol):
     """The samples that wait, by id."""
 
-    def put(self, sample: int, tokens: int) -> None:
-        """Let a sample with `tokens` output tokens wait."""
+    def put(self, samples: Mapping[int, int]) -> None:
+        """Let samples wait. samples: their output tokens by id."""
         ...
 
-    def take(self) -> int:
-        """Remove and return the sample that enters next. Raises IndexError when none waits."""
+    def take(self, number: int) -> list[int]:
+        """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
         ...
 
     def changed(self, group: int) -> None:
@@ -32,13 +32,13 @@ class FirstInFirstOut:
     def __init__(self) -> None:
         self._samples: deque[int] = deque()
 
-    def put(self, sample: int, tokens: int) -> None:  # noqa: ARG002 - lengths do not matter here
-        """Let a sample wait."""
-        self._samples.append(sample)
+    def put(self, samples: Mapping[int, int]) -> None:
+        """Let samples wait; their lengths do not matter here."""
+        self._samples.extend(samples)
 
-    def take(self) -> int:
-        """Remove and return the sample that enters next. Raises IndexError when none waits."""
-        return self._samples.popleft()
+    def take(self, number: int) -> list[int]:
+        """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
+        return [self._samples.popleft() for _ in range(number)]
 
     def changed(self, group: int) -> None:
         """Do nothing: expected lengths do not matter here."""
@@ -63,17 +63,26 @@ class LongestFirst:
         self._next: dict[int, tuple[float, int, int, int]] = {}  # of each group, its valid entry in the heap
         self._heap: list[tuple[float, int, int, int]] = []  # minus what it is expected to lack, member, group, tokens
 
-    def put(self, sample: int, tokens: int) -> None:
-        """Let a sample with `tokens` output tokens wait."""
-        group = sample // self._group
-        self._samples.setdefault(group, {}).setdefault(tokens, deque()).append(sample)
-        self._changed[group] = None
+    def put(self, samples: Mapping[int, int]) -> None:
+        """Let samples wait. samples: their output tokens by id."""
+        for sample, tokens in samples.items():
+            group = sample // self._group
+            self._samples.setdefault(group, {}).setdefault(tokens, deque()).append(sample)
+            self._changed[group] = None
 
-    def take(self) -> int:
-        """Remove and return the sample that enters next. Raises IndexError when none waits."""
+    def take(self, number: int) -> list[int]:
+        """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
         for group in self._changed:
             heappush(self._heap, self._entry(group))
         self._changed.clear()
+        return [self._take() for _ in range(number)]
+
+    def changed(self, group: int) -> None:
+        """Take note that other lengths are expected of the samples of a group than before."""
+        if group in self._samples:
+            self._changed[group] = None
+
+    def _take(self) -> int:
         heap = self._heap
         while self._next.get(heap[0][2]) is not heap[0]:
             heappop(heap)
@@ -88,11 +97,6 @@ class LongestFirst:
             heappop(heap)
             del self._samples[group], self._next[group]
         return sample
-
-    def changed(self, group: int) -> None:
-        """Take note that other lengths are expected of the samples of a group than before."""
-        if group in self._samples:
-            self._changed[group] = None
 
     def _entry(self, group: int) -> tuple[float, int, int, int]:
         """Return the new valid entry of a group in the heap."""

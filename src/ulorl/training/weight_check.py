@@ -100,11 +100,11 @@ class WeightCheck:
             requests = [
                 Request(
                     index,
-                    np.concatenate([prompt, *(s.tokens for s in outputs[index])]).astype(np.int32),
-                    len(prompt),
+                    prompt,
                     SEGMENT_TOKENS,
                     self._sampling,
                     self._seeds[index],
+                    output=tuple(segment.tokens for segment in outputs[index]),
                 )
                 for index, prompt in enumerate(self._prompts)
                 if not outputs[index] or outputs[index][-1].finish is Finish.LENGTH

@@ -114,7 +114,7 @@ def test_a_fleet_of_actors_and_weights_through_the_object_store() -> None:
     from ulorl.backends.ray.ray_backend import opened
 
     prompt = np.array([5, 6, 7], dtype=np.int32)
-    requests = [Request(i, prompt, 3, 100, Sampling(temperature=0), seed=i) for i in range(12)]
+    requests = [Request(i, prompt, 100, Sampling(temperature=0), seed=i) for i in range(12)]
     spec = EngineSpec(TorchEngineConfig(slots=4), CPU, Sampling(), longest=200)
     settings = RayBackendConfig(engines=2, ranks=1)
     faults = list[str]()

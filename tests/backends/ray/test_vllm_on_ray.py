@@ -36,7 +36,7 @@ def test_a_fleet_of_an_embedded_engine_and_vllm_decodes_the_same_tokens() -> Non
 
     source = ModelSource(TINY)
     prompts = [np.array([3 + i, 4, 5 + 2 * i], dtype=np.int32) for i in range(12)]
-    requests = [Request(i, prompt, 3, 40, GREEDY, seed=i) for i, prompt in enumerate(prompts)]
+    requests = [Request(i, prompt, 40, GREEDY, seed=i) for i, prompt in enumerate(prompts)]
     specs = [
         EngineSpec(settings, torch.device("cpu"), Sampling(), longest=64)
         for settings in (TorchEngineConfig(slots=4), SETTINGS)

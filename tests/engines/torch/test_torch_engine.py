@@ -80,8 +80,7 @@ def prompts() -> list[np.ndarray]:
 
 
 def request(index: int, prompt: np.ndarray, budget: int, how: Sampling, output: np.ndarray | None = None) -> Request:
-    tokens = prompt if output is None else np.concatenate([prompt, output])
-    return Request(index, tokens, len(prompt), budget, how, sample_seed(1, index))
+    return Request(index, prompt, budget, how, sample_seed(1, index), output=() if output is None else (output,))
 
 
 def play(engine: TorchEngine, requests: Sequence[Request]) -> dict[int, Segment]:
@@ -354,7 +353,6 @@ def test_siblings_share_the_prefill_of_their_prompt() -> None:
         Request(
             i,
             own[i % 2],
-            len(own[i % 2]),
             12,
             Sampling(),
             sample_seed(0, i),
@@ -495,7 +493,7 @@ def test_rows_are_sorted_while_they_decode(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_prefill_pass_pads_little() -> None:
     """Lengths without the last token: 100, 90, 30, 20, 10. Two of 100 have 200 tokens, which fits into 200 but not into
     199, and pad 10. Three of 30 pad 90 - 60 = 30, and with one of 90, 180 - 120 = 60."""
-    requests = [Request(n, np.ones(n + 1, np.int32), n + 1, 1, Sampling(), n) for n in (100, 90, 30, 20, 10)]
+    requests = [Request(n, np.ones(n + 1, np.int32), 1, Sampling(), n) for n in (100, 90, 30, 20, 10)]
 
     def lengths(tokens: int, padding: int) -> list[list[int]]:
         return [[request.sample_id for request in batch] for batch in _prefill_batches(requests, tokens, padding)]

@@ -54,7 +54,7 @@ class TestOneEngine:
         alone = play(warm, [request(3, 30)])
         assert all(first[i].tokens.tolist() == again[i].tokens.tolist() for i in first)
         assert alone[3].tokens.tolist() == first[3].tokens.tolist()
-        same_prompt = [Request(i, prompt(0), len(prompt(0)), 30, WARM, sample_seed(0, i)) for i in range(6)]
+        same_prompt = [Request(i, prompt(0), 30, WARM, sample_seed(0, i)) for i in range(6)]
         assert len({tuple(s.tokens.tolist()) for s in play(warm, same_prompt).values()}) > 3
 
     def test_eos_on_the_last_token_of_the_budget_completes(self, warm: VllmEngine) -> None:

@@ -58,7 +58,7 @@ def long_prompts_over_two_versions(engine: VllmEngine) -> None:
             perturb(trained.model, version)
             engine.load_weights(trained.publish().tensors, version)
         for index in range(2):
-            ask = Request(index, own, len(own), 8, WARM, sample_seed(version, index))
+            ask = Request(index, own, 8, WARM, sample_seed(version, index))
             segment = play(engine, [ask])[index]
             expected = transformers_logprobs(trained.model, own, segment, 0.85)
             assert np.abs(segment.logprobs - expected).max() < PARITY, f"version {version}"

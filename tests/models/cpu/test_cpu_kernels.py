@@ -58,7 +58,7 @@ def decode(cpu_kernels: bool) -> dict[int, Segment]:
     linear = [m for m in engine._model.modules() if isinstance(m, nn.Linear)]
     assert all((type(m) is not nn.Linear) == cpu_kernels for m in linear)
     prompts = [np.array(source.tokenizer(p.prompt).input_ids, dtype=np.int32) for p in problems(12, 3)]
-    requests = [Request(i, p, len(p), 60, Sampling(0.0), i) for i, p in enumerate(prompts)]
+    requests = [Request(i, p, 60, Sampling(0.0), i) for i, p in enumerate(prompts)]
     return {segment.sample_id: segment for segment in rollout(engine, requests)}
 
 

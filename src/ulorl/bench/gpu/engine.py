@@ -95,7 +95,7 @@ def _generate(model: PreTrainedModel, prompts: list[Tokens], tokens: int) -> lis
 
 def _decode(engine: TorchEngine, prompts: list[Tokens], tokens: int) -> list[Segment]:
     greedy = Sampling(temperature=0.0)
-    requests = [Request(i, prompt, len(prompt), tokens, greedy, seed=i) for i, prompt in enumerate(prompts)]
+    requests = [Request(i, prompt, tokens, greedy, seed=i) for i, prompt in enumerate(prompts)]
     return sorted(rollout(engine, requests), key=lambda segment: segment.sample_id)
 
 

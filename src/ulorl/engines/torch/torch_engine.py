@@ -183,7 +183,7 @@ class TorchEngine:
         if not new:
             return
         families: dict[bytes, list[Request]] = {}
-        for request in sorted(new, key=lambda request: -len(request.tokens)):
+        for request in sorted(new, key=lambda request: -request.length):
             families.setdefault(request.tokens.tobytes(), []).append(request)
         distinct = [family[0] for family in families.values()]
         self._reserve(new)
@@ -200,12 +200,12 @@ class TorchEngine:
                 for request in siblings:
                     self._enter(request)
                 sources = torch.full_like(targets, row)
-                self._cache.copy(self._to(sources), self._to(targets), len(family[0].tokens) - 1)
+                self._cache.copy(self._to(sources), self._to(targets), family[0].length - 1)
 
     def _reserve(self, new: Sequence[Request]) -> None:
         """Provide memory for new rows at once: for all their tokens if they are few, else for as many again."""
-        longest = max(len(request.tokens) for request in new)
-        most = max(len(request.tokens) + request.max_new_tokens - 1 for request in new)
+        longest = max(request.length for request in new)
+        most = max(request.length + request.max_new_tokens - 1 for request in new)
         self._cache.reserve(len(self._requests) + len(new), min(2 * longest, most), max(most, self._most_entries()))
 
     def _most_entries(self) -> int:
@@ -215,7 +215,7 @@ class TorchEngine:
 
     def _enter(self, request: Request) -> None:
         """Make a request the next row."""
-        how, last = request.sampling, len(request.tokens) - 1
+        how, last = request.sampling, request.length - 1
         start = (request.seed, request.tokens[-1], last, request.output_length, 0, request.max_new_tokens)
         self._rows[len(self._requests)] = (*start, how.temperature, how.top_p, how.top_k)
         self._requests.append(request)
@@ -346,8 +346,8 @@ def _prefill_batches(requests: Sequence[Request], tokens: int, padding: int) -> 
     batch: list[Request] = []
     real = 0
     for request in requests:
-        length = len(request.tokens) - 1
-        padded = (len(batch) + 1) * (len(batch[0].tokens) - 1 if batch else length)
+        length = request.length - 1
+        padded = (len(batch) + 1) * (batch[0].length - 1 if batch else length)
         if batch and (padded > tokens or padded - real - length > padding):
             yield batch
             batch, real = [], 0

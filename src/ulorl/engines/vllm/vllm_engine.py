@@ -204,7 +204,7 @@ class VllmEngine:
             logprobs = np.array(completion.logprobs.logprobs, dtype=np.float32)  # flat: one number for each token
         self._decoded += len(tokens)
         if len(tokens):
-            self.stats.prefill_tokens += len(request.tokens) - (output.num_cached_tokens or 0)
+            self.stats.prefill_tokens += request.length - (output.num_cached_tokens or 0)
         finish = _FINISH[completion.finish_reason]
         return Segment(request.sample_id, tokens, logprobs, self._versions(completion, len(tokens)), finish)
 
