@@ -177,7 +177,7 @@ class Sample:
     @property
     def version_count(self) -> int:
         """Return how many versions drew the output tokens. A segment has one."""
-        return len({int(segment.versions[-1]) for segment in self.segments})
+        return len({segment.versions.item(-1) for segment in self.segments})
 
     def __len__(self) -> int:
         """Return the number of output tokens so far."""

@@ -133,10 +133,7 @@ def test_segments_do_not_depend_on_the_number_of_engines(engines: int) -> None:
 def test_outputs_of_the_tiny_model_do_not_depend_on_the_number_of_engines(temperature: float) -> None:
     source = ModelSource(TINY)
     prompts = [np.array(source.tokenizer(text)["input_ids"], np.int32) for text in ("Use 2, 3 and 7 to make 13.", "1+")]
-    requests = [
-        Request(id, prompts[id % 2], 8 + id, Sampling(temperature), sample_seed(1, id))
-        for id in range(8)
-    ]
+    requests = [Request(id, prompts[id % 2], 8 + id, Sampling(temperature), sample_seed(1, id)) for id in range(8)]
 
     def decoded(engines: int) -> dict[int, Segment]:
         def made(_: int) -> ThreadWorker:

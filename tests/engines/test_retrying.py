@@ -454,8 +454,7 @@ def test_the_embedded_engine_draws_the_same_tokens_again(replaced: bool) -> None
     """Raised in the middle of steps, among them while rows enter; retried rows share their batch with others than
     before, so log-probs differ by rounding."""
     requests = [
-        Request(i, np.arange(1, 3 + i % 3, dtype=np.int32), 40, Sampling(0.9), sample_seed(1, i))
-        for i in range(10)
+        Request(i, np.arange(1, 3 + i % 3, dtype=np.int32), 40, Sampling(0.9), sample_seed(1, i)) for i in range(10)
     ]
     straight = {s.sample_id: s for s in rollout(torch_engine(), requests)}
     assert len({len(s) for s in straight.values()}) > 3  # some end by EOS

@@ -185,8 +185,7 @@ def test_a_resumed_run_asks_for_the_same_in_the_same_order(schedule: Schedule) -
             experience=pools.experience, lengths=pools.lengths, next_group=left.next_group, slots=3,
         )  # fmt: skip
     straight, resumed = (
-        [(r.sample_id, r.length, r.max_new_tokens, r.expected_tokens) for r in loop.engine.requests]
-        for loop in loops
+        [(r.sample_id, r.length, r.max_new_tokens, r.expected_tokens) for r in loop.engine.requests] for loop in loops
     )
     assert straight == resumed
     assert len(loops[0].scheduler.lengths.visits) == 5

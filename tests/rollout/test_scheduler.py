@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from ulorl.engines.scripted import ScriptedEngine
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.rollout.schedules import SegmentSchedule
-from ulorl.types import Problem, Sample, Sampling, Scored, Status
+from ulorl.types import Finish, Problem, Sample, Sampling, Scored, Segment, Status
 
 PROMPT = np.array([5], np.int32)
 EOS = 0
@@ -130,3 +132,29 @@ def test_samples_of_a_step_are_replaced_where_they_are() -> None:
     assert (waiting.sample.learner_logprobs.tolist(), waiting.reward, waiting.answer) == ([-0.5], 1.0, "7")
     with pytest.raises(KeyError):
         scheduler.replace([Sample(9, 0, PROMPT)])
+
+
+def test_the_scheduler_copies_no_token_however_long_a_sample_is() -> None:
+    """131,072 tokens in 8 segments: each request refers to the tokens of the segments before, and what is allocated for
+    a request and its segment grows by 8 bytes for each of these, not with their 65,536 bytes."""
+    scheduler = Scheduler(
+        SegmentSchedule(prompts=1, group=1, tokens=16_384), max_tokens=131_072, sampling=Sampling(), seed=0
+    )
+    tokens, logprobs = np.full(16_384, 7, np.int32), np.zeros(16_384, np.float32)
+    tracemalloc.start()
+    try:
+        for version in range(8):
+            segment = Segment(0, tokens.copy(), logprobs, tokens, Finish.LENGTH)
+            scheduler.begin_step([(Problem("0", "?"), PROMPT)] if version == 0 else [])
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            (request,) = scheduler.next_requests() or ()
+            sample = scheduler.end_segment(segment)
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak - before < 4096
+            assert all(part is one.tokens for part, one in zip(request.output, sample.segments[:-1], strict=True))
+            assert request.length == len(PROMPT) + 16_384 * version
+            assert scheduler.next_requests() is None
+    finally:
+        tracemalloc.stop()
+    assert (len(sample), sample.status) == (131_072, Status.TRUNCATED)

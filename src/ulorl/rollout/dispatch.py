@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -48,7 +47,8 @@ class StepDispatch:
         self.counts = StepCounts(open=len(open_groups), waiting=len(carried))
         self._schedule, self._max_tokens = schedule, max_tokens
         self._segment = schedule.segment_tokens or max_tokens
-        self._visited = cache(visited)  # within a step, it does not change
+        self._visited = visited
+        self._expected: dict[int, float] = {}  # output tokens of the unfinished samples of a group, where asked for
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
         # unfinished samples of each group that has some, and output tokens of each unfinished sample
@@ -126,11 +126,14 @@ class StepDispatch:
             heappush(self._finished, group)
             self._count_ready()
         else:
+            self._expected.pop(group, None)
             self._waiting.changed(group)
 
     def _expected_length(self, group: int) -> float:
-        finished = self._schedule.group - self._left[group]
-        return expected_length(self._group_tokens[group], finished, self._visited(group), self._max_tokens)
+        if group not in self._expected:
+            finished, before = self._schedule.group - self._left[group], self._visited(group)
+            self._expected[group] = expected_length(self._group_tokens[group], finished, before, self._max_tokens)
+        return self._expected[group]
 
     def _budget(self, sample: int) -> int:
         left = self._max_tokens - self._lengths[sample]

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from ulorl.rollout.expected_length import expected_rest
 
+_Entry = tuple[float, int, int]  # minus the tokens that a sample is expected to lack, its member, its group
+
 
 class Waiting(Protocol):
     """The samples that wait, by id."""
@@ -51,59 +53,48 @@ class LongestFirst:
     early.
 
     expected_length: returns the output tokens that are expected of the samples of a group. max_tokens: L. group:
-    samples a group (G); ids are group id * G + member; samples of a group are put in the order of their ids. A heap
-    holds the next sample of each group, so that a change of one of n groups takes O(log n) when its samples have
-    equally many tokens (most have none), else O(G + log n).
+    samples a group (G); ids are group id * G + member. A heap holds the next sample of each of n groups, so that a
+    sample is taken in O(log n), and a change of a group takes O(G log G + log n).
     """
 
     def __init__(self, expected_length: Callable[[int], float], max_tokens: int, group: int) -> None:
         self._expected_length, self._max_tokens, self._group = expected_length, max_tokens, group
-        self._samples: dict[int, dict[int, deque[int]]] = {}  # by group and output tokens
-        self._changed: dict[int, None] = {}  # groups whose next sample must be found again, in order
-        self._next: dict[int, tuple[float, int, int, int]] = {}  # of each group, its valid entry in the heap
-        self._heap: list[tuple[float, int, int, int]] = []  # minus what it is expected to lack, member, group, tokens
+        self._tokens: dict[int, dict[int, int]] = {}  # output tokens by group and member
+        self._changed: dict[int, None] = {}  # groups whose members must be ordered again, in order
+        self._order: dict[int, list[_Entry]] = {}  # of each group; the last one enters next
+        self._heap: list[_Entry] = []  # the last one of each order, and those of orders that are no longer valid
 
     def put(self, samples: Mapping[int, int]) -> None:
         """Let samples wait. samples: their output tokens by id."""
         for sample, tokens in samples.items():
-            group = sample // self._group
-            self._samples.setdefault(group, {}).setdefault(tokens, deque()).append(sample)
+            group, member = divmod(sample, self._group)
+            self._tokens.setdefault(group, {})[member] = tokens
             self._changed[group] = None
 
     def take(self, number: int) -> list[int]:
         """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
         for group in self._changed:
-            heappush(self._heap, self._entry(group))
+            length, limit = self._expected_length(group), self._max_tokens
+            entries = [(-expected_rest(n, length, limit), member, group) for member, n in self._tokens[group].items()]
+            self._order[group] = sorted(entries, reverse=True)
+            heappush(self._heap, self._order[group][-1])
         self._changed.clear()
         return [self._take() for _ in range(number)]
 
     def changed(self, group: int) -> None:
         """Take note that other lengths are expected of the samples of a group than before."""
-        if group in self._samples:
+        if group in self._tokens:
             self._changed[group] = None
 
     def _take(self) -> int:
         heap = self._heap
-        while self._next.get(heap[0][2]) is not heap[0]:
+        while not (order := self._order.get(heap[0][2])) or order[-1] is not heap[0]:
             heappop(heap)
-        _, _, group, tokens = heap[0]
-        samples = self._samples[group]
-        sample = samples[tokens].popleft()
-        if not samples[tokens]:
-            del samples[tokens]
-        if samples:
-            heapreplace(heap, self._entry(group))
+        _, member, group = order.pop()
+        if order:
+            heapreplace(heap, order[-1])
+            del self._tokens[group][member]
         else:
             heappop(heap)
-            del self._samples[group], self._next[group]
-        return sample
-
-    def _entry(self, group: int) -> tuple[float, int, int, int]:
-        """Return the new valid entry of a group in the heap."""
-        length, limit, members = self._expected_length(group), self._max_tokens, self._group
-        entries = [
-            (-expected_rest(tokens, length, limit), samples[0] % members, group, tokens)
-            for tokens, samples in self._samples[group].items()
-        ]
-        self._next[group] = entry = min(entries)
-        return entry
+            del self._tokens[group], self._order[group]
+        return group * self._group + member
