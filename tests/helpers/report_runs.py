@@ -68,6 +68,30 @@ def add_timeline(run_dir: Path, lines: list[dict[str, Any]] = TIMELINE) -> None:
     (run_dir / "timeline.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+OVERFLOWING = [  # samples of a step as text: JSON that Python reads as infinities and NaN
+    """{"sample": 0, "prompt": "p", "output": "abc", "reward": 1e999, "advantage": -1e999, "tokens": 3, "group": 0,
+    "segments": [{"version": 0, "tokens": 2, "chars": 2}, {"version": 1e999, "tokens": 1, "chars": 1}],
+    "token_values": {"chars": [1, 1, 1], "logprob": [-0.5, -1e999, NaN], "entropy": [1e999, 0.25, 1e308]}}""",
+    """{"sample": 1e999, "prompt": "p", "output": "abc", "reward": NaN, "tokens": 1e999, "segments":
+    [{"version": 0, "tokens": 1e999, "chars": 1}, {"version": 1, "tokens": 2, "chars": 1e999}]}""",
+    """{"sample": 2, "prompt": "p", "output": "ab", "reward": 1.0, "tokens": 2, "segments":
+    [{"version": 0, "tokens": 2, "chars": 2}], "token_values": {"chars": [1, 1e999], "logprob": [0, 0]}}""",
+]  # fmt: skip
+
+
+def add_overflowing(run_dir: Path, step: int) -> None:
+    """Write samples of a step and metrics with numbers that no float can express, and with the largest that one can."""
+    (run_dir / "samples").mkdir(exist_ok=True)
+    lines = "".join(text.replace("\n", " ") + "\n" for text in OVERFLOWING)
+    (run_dir / "samples" / f"step_{step:06d}.jsonl").write_text(lines)
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        for at, (low, high) in enumerate([("-1.7976931348623157e308", "1e308"), ("1e999", "-1e308")]):
+            file.write(
+                f'{{"step": {step + at}, "reward/mean": {low}, "entropy/mean": {high}, "train/grad_norm": 1e999,'
+                f' "time/rollout": 1e-300, "time/engine_idle": 1e300, "rollout/tokens": 1{"0" * 400}}}\n'
+            )
+
+
 def data_of(page: str) -> dict[str, Any]:
     """Return the data that a page shows."""
     return dict(json.loads(page.partition('id="data">')[2].partition("</script>")[0]))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from refusals import refused
-from report_runs import METRICS, add_timeline, data_of, make_run, sample
+from report_runs import METRICS, add_overflowing, add_timeline, data_of, make_run, sample
 from ulorl.error_codes import ErrorCode
 from ulorl.report.html_report import LIMIT, render, write_report
 from ulorl.runs.saved_run import read_run
@@ -166,6 +166,29 @@ def test_hostile_text_stays_in_the_data(tmp_path: Path) -> None:
     assert text in run["lead"]
     raw = html.partition('id="data">')[2].partition("</script>")[0]
     assert not set("<>&\u2028") & set(raw)
+
+
+def test_numbers_that_no_float_can_express_are_missing(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, METRICS)
+    add_overflowing(run_dir, 3)
+    run = shown(run_dir)
+    assert run["columns"]["reward/mean"] == [None, 0.2, 0.6, -1.79769e308, None]
+    assert run["columns"]["entropy/mean"] == [None, None, 0.35, 1e308, -1e308]
+    assert run["columns"]["train/grad_norm"] == [None, None, 0.7, None, None]
+    assert run["columns"]["computed/idle_share"] == [None, None, 0.25, None, None]  # 1e300 / 1e-300
+    found = {one["sample"]: one for one in run["samples"]}
+    assert found[0]["verdict"] == found[None]["verdict"] == "unscored"
+    values = found[0]["token_values"]
+    assert (values["logprob"], values["entropy"]) == ([-0.5, None, None], [None, 0.25, 1e308])
+    assert values["version"] == [0, 0, None]
+    assert found[None]["pieces"] == [{"version": None, "tokens": 0, "text": "abc"}]
+    assert found[2]["pieces"] == [{"version": 0, "tokens": 2, "text": "ab"}]
+    config = json.loads((run_dir / "config.json").read_text())
+    (run_dir / "config.json").write_text(json.dumps(config).replace('"seed": 0', '"seed": 1e999', 1))
+    assert shown(run_dir)["config"]["seed"] is None
+    (run_dir / "timeline.jsonl").write_text('{"step": 1, "version": 0, "unit": "decode steps", "length": 1e999}\n')
+    with refused(ErrorCode.RUN_DAMAGED, file=run_dir / "timeline.jsonl"):
+        page(run_dir)
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from browser import Page
 from report_page import IN_A_BROWSER, axe_violations, legend, newest, set_control
-from report_runs import METRICS, add_timeline, make_run, sample
+from report_runs import METRICS, add_overflowing, add_timeline, make_run, sample
 from ulorl.report.html_report import write_report
 from ulorl.report.watch_server import WatchServer
 
@@ -219,6 +219,28 @@ def test_nothing_is_wider_than_the_screen(report: Page, width: int, dark: bool) 
 def test_axe_finds_nothing(report: Page, dark: bool) -> None:
     report.open(report.run("location.href"), dark=dark)
     assert axe_violations(report) == []
+
+
+def test_numbers_that_no_float_can_express_are_shown_as_such(tab: Page, tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", METRICS)
+    add_overflowing(run_dir, 3)
+    tab.open(write_report([run_dir]).as_uri())
+    set_control(tab, "#step", "4", "input")
+    assert legend(tab)["reward/mean", 0][:2] == (3, -1.79769e308)
+    assert legend(tab)["entropy/mean", 0][:2] == (4, -1e308)
+    about = "document.querySelector('.about').textContent"
+    for key, texts in (
+        ("3/0", ["log-prob -0.5 (", "log-prob not a number · entropy 0.25"]),
+        ("3/null", []),
+        ("3/2", []),
+    ):
+        tab.run(f"document.querySelector('[data-key=\"{key}\"]').click()")
+        tab.run("document.querySelector('.output').focus()")
+        for text in texts:
+            tab.press("ArrowRight")
+            assert text in tab.run(about)
+        assert tab.run("document.querySelector('.detail').textContent.includes('NaN')") is False
+    assert not tab.problems
 
 
 def test_a_watched_run_goes_on_by_itself(tab: Page, tmp_path: Path) -> None:

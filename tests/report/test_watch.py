@@ -137,8 +137,9 @@ def test_the_server_opens_no_file_that_a_request_names(server: WatchServer) -> N
     status, body = answer(server, "/samples?step=1")
     assert (status, json.loads(body)[0]["sample"]) == (200, 0)
     assert json.loads(answer(server, "/samples?step=7")[1]) == []
-    (server.run_dir / "samples" / "step_000002.jsonl").write_text('{"sample": 1, "reward": NaN}\n')
-    assert json.loads(answer(server, "/samples?step=2")[1])[0]["reward"] is None
+    (server.run_dir / "samples" / "step_000002.jsonl").write_text('{"sample": 1, "reward": NaN, "tokens": 1e999}\n')
+    (found,) = json.loads(answer(server, "/samples?step=2")[1])
+    assert found["reward"] is found["tokens"] is None
     (server.run_dir / "samples" / "step_000003.jsonl").symlink_to("removed")
     assert answer(server, "/samples?step=3")[0] == 503
     (server.run_dir / "metrics.jsonl").write_text("nonsense\n")

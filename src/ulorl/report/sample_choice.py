@@ -99,22 +99,22 @@ def verdict(sample: Mapping[str, Any]) -> str:
     """Return right, wrong, truncated or unscored."""
     if (sample.get("reward") or 0) > 0:
         return "right"
-    if "error" in sample:
+    if "error" in sample or sample.get("reward", 0) is None:
         return "unscored"
     return "truncated" if sample.get("status") == "truncated" else "wrong"
 
 
 def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int | None) -> list[dict[str, Any]]:
     """Return the output cut where a segment begins: the version, tokens and text of each; one piece without a version
-    when the characters of segments were not stored. A piece that is longer than its share of `clip` has its middle left
-    out: `left_out` is the number of these characters, `tail` what follows them."""
-    if not segments or any("chars" not in segment for segment in segments):
+    when the characters of segments were not stored, or are no numbers. A piece that is longer than its share of `clip`
+    has its middle left out: `left_out` is the number of these characters, `tail` what follows them."""
+    if not segments or any(segment.get("chars") is None for segment in segments):
         segments = [{"version": None, "tokens": 0, "chars": len(output)}]
     most = len(output) if clip is None else max(200, clip // len(segments))
     ends = list(itertools.accumulate(int(s["chars"]) for s in segments))
     found = []
     for segment, start, end in zip(segments, [0, *ends], ends, strict=False):
-        piece = {"version": segment["version"], "tokens": segment["tokens"], "text": output[start:end]}
+        piece = {"version": segment["version"], "tokens": segment["tokens"] or 0, "text": output[start:end]}
         if end - start > most:
             half = most // 2
             piece |= {"text": output[start : start + half], "left_out": end - start - 2 * half}
@@ -125,9 +125,10 @@ def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int | None)
 
 def _tokens(sample: Mapping[str, Any], most: int | None) -> dict[str, list[Any]] | None:
     """Return the text, version and values of each token of a sample whose tokens are stored one by one, None of
-    another. Of more than `most` tokens the middle is left out; `index` says which are there."""
+    another. Of more than `most` tokens the middle is left out; `index` says which are there. A value is None where it
+    was no number."""
     stored, segments = sample.get("token_values"), sample.get("segments") or []
-    if not stored:
+    if not stored or None in stored["chars"] or any(segment["tokens"] is None for segment in segments):
         return None
     output, ends = str(sample.get("output") or ""), list(itertools.accumulate(stored["chars"]))
     versions = [segment["version"] for segment in segments for _ in range(segment["tokens"])]

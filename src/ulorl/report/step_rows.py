@@ -5,6 +5,7 @@ The steps of a long run are thinned: `shown_rows` keeps the same ones each time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -76,4 +77,8 @@ def shown_rows(metrics: Sequence[Mapping[str, Any]], number: int, steps: Collect
 
 
 def _rounded(value: float | int | None) -> float | int | None:
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    """Return a number as it is shown; None where a computation left the range of floats."""
+    if not isinstance(value, float):
+        return value
+    rounded = float(f"{value:.{_DIGITS}g}")
+    return rounded if math.isfinite(rounded) else None

@@ -6,8 +6,6 @@ an error that names file and line, except an incomplete last line of metrics.jso
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ulorl.common.finite_json import FINITE_JSON
 from ulorl.common.key_paths import look_up
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -25,7 +24,6 @@ from ulorl.types import Metrics
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
-_JSON = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and infinities are no JSON: they become None
 
 
 @dataclass
@@ -107,7 +105,7 @@ def read_run(run_dir: Path) -> SavedRun:
     if not run_dir.is_dir():
         raise no_run(f"{run_dir}: no such folder; give the folder of a run (run.dir of its recipe)")
     try:
-        config = _JSON.decode(config_path.read_text(encoding="utf-8"))
+        config = FINITE_JSON.decode(config_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise no_run(f"{run_dir}: not a run, it has no config.json; give the folder of a run") from None
     except (ValueError, RecursionError) as error:
@@ -180,12 +178,12 @@ def _entry(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def _metrics(entry: Mapping[str, Any]) -> Metrics:
-    return {key: _finite(value) for key, value in entry.items()}
+    return {key: _number(value) for key, value in entry.items()}
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        entry = _JSON.decode(line)
+        entry = FINITE_JSON.decode(line)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, number, f"not valid JSON ({error}); delete the line") from None
     if not isinstance(entry, dict):
@@ -199,5 +197,5 @@ def _damaged(path: Path, number: int, what: str) -> UserError:
     )
 
 
-def _finite(value: Any) -> float | int | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+def _number(value: Any) -> float | int | None:
+    return value if isinstance(value, int | float) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ulorl.common.finite_json import FINITE_JSON
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.types import Sample, Status
@@ -74,8 +74,8 @@ def read_timeline(run_dir: Path, steps: int) -> list[StepTimeline]:
     path = run_dir / TIMELINE
     lines = last_lines(path, steps) if path.exists() else []
     try:
-        return [_read(json.loads(line)) for line in lines]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return [_read(FINITE_JSON.decode(line.decode())) for line in lines]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path}: one of the last {steps} lines is damaged ({type(error).__name__}: {error}); delete the file to "
             "see the report without the timeline",
@@ -98,6 +98,8 @@ def last_lines(path: Path, number: int, block: int = 1 << 20) -> list[bytes]:
 
 
 def _read(entry: dict[str, Any]) -> StepTimeline:
+    if not (isinstance(entry["step"], int) and isinstance(entry["length"], int)):
+        raise ValueError('no whole number under "step" or "length"')
     rows = len(entry["sample"])
     columns = {name: np.array(entry.get(name, [0] * rows), dtype=np.int64) for name in _COLUMNS}
     if any(len(column) != rows for column in (*columns.values(), entry["status"])):

@@ -40,9 +40,11 @@ function styleOf(sample, colouring, at, version) {
 
 function tokenText(sample, at) {
   const values = sample.token_values;
-  const parts = [`token ${(values.index?.[at] ?? at) + 1} of ${sample.tokens}`, `version ${values.version[at]}`];
-  if (values.logprob) parts.push(`log-prob ${formatted(values.logprob[at])} (probability ${formatted(Math.exp(values.logprob[at]), "percent")})`);
-  if (values.entropy) parts.push(`entropy ${formatted(values.entropy[at])} nats`);
+  const parts = [`token ${(values.index?.[at] ?? at) + 1} of ${sample.tokens}`, `version ${values.version[at] ?? "not stored"}`];
+  const logprob = values.logprob?.[at] ?? null; // null: what was stored is not a finite number
+  const entropy = values.entropy?.[at] ?? null;
+  if (values.logprob) parts.push(logprob === null ? "log-prob not a number" : `log-prob ${formatted(logprob)} (probability ${formatted(Math.exp(logprob), "percent")})`);
+  if (values.entropy) parts.push(entropy === null ? "entropy not a number" : `entropy ${formatted(entropy)} nats`);
   if (values.masked) parts.push(values.masked[at] ? "masked" : "in the loss");
   return parts.join(" · ");
 }
@@ -63,7 +65,7 @@ function tokenElements(sample, colouring) {
   const values = sample.token_values;
   const shown = [];
   for (let at = 0; at < Math.min(values.text.length, MOST_TOKENS); at++) {
-    if (at === 0 || values.version[at] !== values.version[at - 1]) shown.push(tag(values.version[at], sample.tokens));
+    if (values.version[at] !== null && values.version[at] !== values.version[at - 1]) shown.push(tag(values.version[at], sample.tokens));
     if (at && values.index && values.index[at] !== values.index[at - 1] + 1) shown.push(leftOut(plural(values.index[at] - values.index[at - 1] - 1, "token")));
     shown.push(element("span", { class: "token", "data-at": at, style: styleOf(sample, colouring, at, values.version[at]) }, values.text[at] || "▯"));
   }
