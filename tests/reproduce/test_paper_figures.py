@@ -74,7 +74,8 @@ def test_figures_share_runs(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").iterdir())) == 3
     assert {name: (tmp_path / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in folders} == before
     page = (tmp_path / "fig4.md").read_text(encoding="utf-8")
-    assert "accuracy and pass@k of all tokens, and of differences from them, are\nover seeds only" in page
+    assert "**Over seeds only are the intervals of accuracy and pass@k of these arms" in page
+    assert "differences from them: all tokens.**" in page
     assert page.count("**not resolved at this scale**") == 4  # of one seed nothing follows
     assert f"objective.mpt.sigma={sigma:g}" in page
     assert "](fig4.svg)" in page

@@ -44,9 +44,9 @@ _BOTH = """\
 All seeds have the same problems, so the intervals of accuracy and pass@k count both errors, over seeds and over
 problems (min F' of Clark, 1973)."""
 _SEEDS = """\
-All seeds have the same problems. **The intervals of accuracy and pass@k of {arms}, and of differences from them, are
-over seeds only: they leave out what other problems would give.** Some of these runs stored no counts for each problem,
-as runs of earlier versions, or had other problems."""
+All seeds have the same problems. **Over seeds only are the intervals of accuracy and pass@k of these arms, and of
+differences from them: {arms}.** They leave out what other problems would give, because some of these runs stored no
+counts of the problems, as runs of earlier versions, or had other problems."""
 
 
 def write(
@@ -89,7 +89,7 @@ def _note(results: Results) -> str:
         problems=problems,
         temperature=of("eval.temperature"),
         top_p=of("eval.top_p"),
-        over=_SEEDS.format(arms=", ".join(seeds_only)) if seeds_only else _BOTH,
+        over=_SEEDS.format(arms="; ".join(seeds_only)) if seeds_only else _BOTH,
     )
 
 
