@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,7 +17,11 @@ from ulorl.types import Problem, Prompted
 
 
 def prompted(*questions: str) -> list[Prompted]:
-    return [(Problem(str(i), question), np.zeros(1, np.int32)) for i, question in enumerate(questions)]
+    return [(problem, np.zeros(1, np.int32)) for problem in problems(*questions)]
+
+
+def problems(*questions: str) -> list[Problem]:
+    return [Problem(str(i), question) for i, question in enumerate(questions)]
 
 
 @pytest.mark.parametrize(
@@ -22,19 +29,29 @@ def prompted(*questions: str) -> list[Prompted]:
 )
 def test_a_held_out_question_in_other_typesetting_does_not_train(copy: str) -> None:
     others = ("2 - 2 = ?", "22 = ?", "2 + 2 + 2 = ?")
-    left = without_held_out(prompted(copy, *others), prompted("2 + 2 = ?"))
+    left = without_held_out(prompted(copy, *others), problems("2 + 2 = ?"))
     assert [problem.prompt for problem, _ in left] == list(others)
 
 
 def test_letter_case_makes_no_other_question() -> None:
-    assert (
-        len(without_held_out(prompted("FIND the sum of 3 and 4", "Find 3"), prompted("Find the sum of 3 and 4."))) == 1
-    )
+    training = prompted("FIND the sum of 3 and 4", "Find 3")
+    assert len(without_held_out(training, problems("Find the sum of 3 and 4."))) == 1
 
 
 def test_nothing_left_is_refused() -> None:
     with refused(ErrorCode.DATA_HELD_OUT, key="eval.data"):
-        without_held_out(prompted("2 + 2 = ? "), prompted("2 + 2 = ?"))
+        without_held_out(prompted("2 + 2 = ? "), problems("2 + 2 = ?"))
+
+
+def test_held_out_problems_that_are_not_evaluated_do_not_train_either(tmp_path: Path) -> None:
+    """`eval.problems=1` evaluates the first of two held-out problems; the second one is a training problem."""
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    for path, questions in ((train, ("5,2,3>10", "6,2,3>11", "7,2,3>12")), (test, ("8,2,3>13", "6,2,3>11"))):
+        path.write_text("".join(json.dumps({"problem": q, "answer": q.partition(">")[2]}) + "\n" for q in questions))
+    settings = ["data.kind=files", f"data.path={train}", "data.size=0", "reward.kind=math"]
+    inputs = load_inputs(ulorl.load([COUNTDOWN], [*settings, f"eval.data={{path='{test}',size=0}}", "eval.problems=1"]))
+    assert [problem.prompt for problem, _ in inputs.problems] == ["5,2,3>10", "7,2,3>12"]
+    assert [problem.prompt for problem, _ in inputs.held_out] == ["8,2,3>13"]
 
 
 def test_sequences_that_cannot_be_shared_are_refused() -> None:

@@ -102,7 +102,7 @@ def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
         asked = _asked(cfg, held_out, held_out_places, tokenizer, model)
     prompts.raise_errors()
     scorer = _scorer(cfg, reward, tokenizer, resume=resume_command(Path(cfg.run.dir)))
-    return Inputs(source, without_held_out(prompted, asked), asked, scorer)
+    return Inputs(source, without_held_out(prompted, held_out), asked, scorer)
 
 
 def load_evaluation(cfg: Config) -> Inputs:
@@ -345,10 +345,13 @@ def _prompted(
     return kept
 
 
-def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Prompted]) -> list[Prompted]:
+def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Problem]) -> list[Prompted]:
     """Return the problems that ask no held-out question, ignoring spaces, closing punctuation, letter case and
-    dollar signs. Raises UserError when no problem is left."""
-    asked = {comparable_question(problem.prompt) for problem, _ in held_out}
+    dollar signs. Raises UserError when no problem is left.
+
+    held_out: all held-out problems, also those that `eval.problems` leaves out of the evaluations of this run.
+    """
+    asked = {comparable_question(problem.prompt) for problem in held_out}
     left = [pair for pair in prompted if comparable_question(pair[0].prompt) not in asked]
     if not left:
         raise UserError(
