@@ -217,9 +217,11 @@ def test_problems_must_be_those_the_run_began_with(tmp_path: Path) -> None:
         "eval.data={}",
     ]
     ulorl.train(config(tmp_path / "r", *overrides))
-    problems.write_text("\n".join(lines[:-1]) + "\n")
-    with refused(ErrorCode.RUN_PROBLEMS_CHANGED, key="data.path"):
-        ulorl.resume(tmp_path / "r", ["steps=2"])
+    for changed, what in ((lines[:-1], "another number"), (lines[::-1], "order changed")):
+        problems.write_text("\n".join(changed) + "\n")
+        with refused(ErrorCode.RUN_PROBLEMS_CHANGED, key="data.path") as caught:
+            ulorl.resume(tmp_path / "r", ["steps=2"])
+        assert what in str(caught.value)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -49,7 +49,7 @@ class Counters:
     cursor: int = 0  # problems issued
     next_group: int = 0
     skipped_in_row: int = 0  # mini-batches whose loss or gradient was not finite
-    problems: str = ""  # fingerprint of the training problems that the cursor indexes
+    problems: str = ""  # `problem_fingerprint` of the training problems that the cursor indexes
     logged: int = 0  # bytes of metrics.jsonl
     timeline: int = 0  # bytes of timeline.jsonl
     length_bias: tuple[float, ...] = ()  # state of `LengthBias`

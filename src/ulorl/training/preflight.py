@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from ulorl.rewards.scorer import Scorer
 from ulorl.runs import run_folder
 from ulorl.runs.trackers import require_trackers
 from ulorl.training.checkpoint import resume_command
+from ulorl.training.problem_fingerprint import problem_fingerprint
 from ulorl.training.specifications import model_source, prompt_format
 from ulorl.training.weight_check import CHECK_TOKENS
 from ulorl.types import Problem, Prompted
@@ -57,8 +57,8 @@ class Inputs:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the training problems and their order, on which the meaning of a data cursor depends."""
-        return hashlib.sha256("\n".join(problem.id for problem, _ in self.problems).encode()).hexdigest()[:16]
+        """The fingerprint of the training problems and their order, on which the meaning of a data cursor depends."""
+        return problem_fingerprint([problem for problem, _ in self.problems])
 
     def longest(self, cfg: Config) -> int:
         """Return the tokens of the longest prompt with the longest output that a run or an evaluation can need."""
