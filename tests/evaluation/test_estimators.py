@@ -135,5 +135,20 @@ def test_no_majority_where_the_reward_does_not_say_what_it_judged() -> None:
     assert found.pass_at == {1: 0.5, 2: 1.0}
 
 
+def test_no_problem_leaves_the_majority_because_an_answer_is_not_named() -> None:
+    """Problem 1: the right answer 2 against three wrong ones that are not named: maj 0, where it used to be left out.
+    Problem 2: two right ones, of which one is not named, against a named and an unnamed wrong one: maj 1.
+    Problem 3: a right one, a wrong one, an output without an answer and one that was cut: a tie, maj 1/2."""
+    found = summarise(
+        [
+            answer(1, 1.0, "2"), answer(1, 0.0), answer(1, 0.0), answer(1, 0.0),
+            answer(1, 1.0, "2"), answer(1, 1.0), answer(1, 0.0, "3"), answer(1, 0.0),
+            answer(1, 1.0, "2"), answer(1, 0.0), answer(1, 0.0, None), answer(1, 0.0, truncated=True),
+        ], 4,
+    )  # fmt: skip
+    assert found.majority == pytest.approx((0 + 1 + 1 / 2) / 3)
+    assert found.by_problem == (0.25, 0.5, 0.25)
+
+
 def test_pass_at_k_up_to_a_k_that_is_no_power_of_two() -> None:
     assert list(summarise([answer(1, 1.0)] * 6, 6).pass_at) == [1, 2, 4, 6]

@@ -58,7 +58,7 @@ class Summary:
     pass_at: dict[int, float] = field(
         hash=False
     )  # pass@1, 2, 4, ... up to k; problems with fewer scored answers are left out
-    majority: float | None  # maj@k; None: the reward does not say which answers it judged
+    majority: float | None  # maj@k; None: the reward names none of the answers that it judged
     lengths: Lengths  # of outputs, in tokens
     truncated: float
     no_answer: int  # outputs that ended without an answer; they are wrong
@@ -85,8 +85,8 @@ def summarise(answers: Sequence[Answer], samples: int) -> Summary:
     counts = right_and_scored(answers, samples)
     by_problem = tuple(right / scored if scored else None for right, scored in counts)
     accuracy, stderr = mean_with_error([share for share in by_problem if share is not None])
-    votes = [_majority(of_one) for of_one in problems]
-    voted = [vote for vote in votes if vote is not None]
+    voted = [_majority(of_one) for of_one, share in zip(problems, by_problem, strict=True) if share is not None]
+    named = any(one.answer and not one.truncated and one.reward is not None for one in answers)
     return Summary(
         samples=samples,
         answers=len(answers),
@@ -94,7 +94,7 @@ def summarise(answers: Sequence[Answer], samples: int) -> Summary:
         accuracy=accuracy,
         stderr=stderr,
         pass_at=_pass_at(counts, samples),
-        majority=sum(voted) / len(voted) if voted else None,
+        majority=sum(voted) / len(voted) if named else None,
         lengths=length_distribution([len(one.tokens) for one in answers]),
         truncated=sum(one.truncated for one in answers) / len(answers),
         no_answer=sum(one.answer is None for one in answers),
@@ -125,10 +125,13 @@ def _pass_at(counts: Sequence[tuple[int, int]], samples: int) -> dict[int, float
     return found
 
 
-def _majority(answers: Sequence[Answer]) -> float | None:
-    """Return maj@k of one problem. None: nothing was scored, or the reward does not say what it judged."""
+def _majority(answers: Sequence[Answer]) -> float:
+    """Return maj@k of one problem with a scored answer.
+
+    An output without an answer, or one that was cut, does not vote. Wrong answers that the reward does not name vote
+    as one answer, as those that cannot be extracted do in lm-evaluation-harness (its `[invalid]`): if some of them
+    differ, maj@k is too low rather than too high.
+    """
     scored = [one for one in answers if one.reward is not None]
-    if not scored or any(one.answer == "" and not one.truncated for one in scored):
-        return None
-    votes = [exact_form(one.answer) if one.answer and not one.truncated else None for one in scored]
+    votes = [None if one.answer is None or one.truncated else exact_form(one.answer) for one in scored]
     return maj_at_k(votes, [one.reward == 1.0 for one in scored])
