@@ -36,13 +36,18 @@ class Right(ScorerOf):
 
 
 class CountingLearner:
-    """Trains nothing, and counts versions."""
+    """Trains nothing, and counts versions. Drops the groups whose ids are in `dropped`."""
 
     version = 0
 
+    def __init__(self, dropped: Sequence[int] = ()) -> None:
+        self.dropped = dropped
+
     def update(self, groups: Sequence[Group], _: object = None) -> Update:
-        self.version += bool(groups)
-        return Update(steps=int(bool(groups)))
+        trained = [group for group in groups if group.id not in self.dropped]
+        self.version += bool(trained)
+        advantages = {member.sample.id: 0.0 for group in trained for member in group.members}
+        return Update(steps=int(bool(trained)), groups_dropped=len(groups) - len(trained), advantages=advantages)
 
     def publish(self) -> Weights:
         return Weights(self.version, ())
@@ -112,6 +117,18 @@ def test_the_metrics_of_a_schedule() -> None:
     assert {name: (first[name], second[name]) for name in expected} == {
         k: pytest.approx(v) for k, v in expected.items()
     }
+
+
+def test_the_length_bias_counts_the_samples_that_are_trained() -> None:
+    """Two groups of 2 end in one step: one with outputs of 1 token, one with outputs of 3, which is dropped as dynamic
+    sampling drops a group that is all wrong. 4 samples were started, of 2 tokens on average; those trained have 1."""
+    engine = ScriptedEngine({0: [0], 1: [0], 2: [1, 1, 0], 3: [1, 1, 0]}, eos_id=0, slots=4)
+    learner, bias = CountingLearner(dropped=[1]), LengthBias(4)
+    scheduler = Scheduler(SegmentSchedule(prompts=2, group=2, tokens=4), max_tokens=4, sampling=Sampling(), seed=1)
+    new = [(Problem(p, p), np.array([7], np.int32)) for p in ("a", "b")]
+    made = measured_step(lambda engine: ulorl_step(scheduler, engine, Right(), learner, new), engine, learner)  # type: ignore[arg-type]
+    assert len(made.step.groups) == 2
+    assert count_step(bias, made) == {"train/length_bias": pytest.approx(1 / 2)}
 
 
 def test_segments_of_several_engines_are_timed_by_the_clock() -> None:

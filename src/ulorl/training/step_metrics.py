@@ -127,7 +127,12 @@ def count_step(bias: LengthBias, measured: MeasuredStep) -> Metrics:
         before=[n - len(sample.segments[-1]) for n, sample in zip(after, step.segments, strict=True)],
         after=after,
         complete=[sample.status is Status.COMPLETE for sample in step.segments],
-        trained=[len(scored.sample) for group in step.groups for scored in group.members],
+        trained=[
+            len(scored.sample)
+            for group in step.groups
+            for scored in group.members
+            if scored.sample.id in step.update.advantages  # those of dropped and unscored groups are not trained
+        ],
     )
     return {"train/length_bias": bias.ratio}
 
