@@ -57,7 +57,8 @@ def clipped_objective_sum(
         logprobs_N: log-probs under the weights being trained [N], with gradient.
         old_N: log-probs under the old policy [N], constants.
         advantages_N: advantage of each token's sample [N].
-        kept_N: bool [N], False where the token is left out (masked MPTs, filtered samples).
+        kept_N: bool [N], False where a mask leaves the token out (MPTs, tokens that the engine mask rejects). Samples
+            that are not trained at all, such as truncated ones with `overlong=filter`, are not among the N tokens.
         clip_low: epsilon below 1.
         clip_high: epsilon above 1.
 
