@@ -21,7 +21,7 @@ class StepDispatch:
 
     max_tokens: the global maximum output length L. carried: the output tokens of each unfinished sample so far, by id,
     in the order in which they enter. open_groups: the output tokens of the finished samples of each group that was not
-    trained yet, by group id. Sample ids are group id * G + member. versions: how many versions drew the tokens of each
+    released yet, by group id. Sample ids are group id * G + member. versions: how many versions drew the tokens of each
     unfinished sample, which only `max_versions` asks for. slots: the samples that the engine decodes at once, 0:
     unknown. visited: returns the mean output tokens of earlier visits of a group's problem, 0 without one. next_group:
     the id of the next new group.
