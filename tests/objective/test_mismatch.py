@@ -146,6 +146,22 @@ def test_the_weight_check_passes_when_engine_and_learner_agree() -> None:
     assert ended.tokens == 4
 
 
+@pytest.mark.parametrize(("max_tokens", "segments"), [(1, [1]), (2, [1, 1]), (5, [3, 2]), (13, [7, 6]), (40, [8, 8])])
+def test_the_weight_check_decodes_no_longer_outputs_than_the_run(max_tokens: int, segments: list[int]) -> None:
+    """A prompt and the rollout's longest output fit the context; more might not."""
+    decoded: list[int] = []
+
+    class Counting(TorchEngine):
+        def add(self, request: Request) -> None:
+            decoded.append(request.max_new_tokens)
+            super().add(request)
+
+    counting = Counting(tiny_model(), eos_ids=(), slots=4, prefill_tokens=64, version=3)
+    check = WeightCheck(PROMPTS[:1], Sampling(0.85), seed=0, tolerance=1e-4, max_tokens=max_tokens)
+    assert check(counting, learner()).tokens == sum(segments)
+    assert decoded == segments
+
+
 def test_the_weight_check_stops_a_run_whose_engine_kept_old_weights() -> None:
     trained, stale = learner(), engine()
     trained.update([group([[3] * 4, [3] * 4])])

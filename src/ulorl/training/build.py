@@ -144,6 +144,7 @@ def _weight_check(cfg: Config, inputs: Inputs) -> WeightCheck:
         [prompt for _, prompt in inputs.problems],
         rollout_sampling(cfg),
         seed=cfg.seed,
+        max_tokens=cfg.rollout.max_tokens,
         tolerance=cfg.engine.tolerance or max(TOLERANCE[cfg.engine_dtype], TOLERANCE[cfg.learner_dtype]),
         engines=cfg.engine_count,
     )

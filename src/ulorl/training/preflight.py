@@ -37,7 +37,6 @@ from ulorl.runs.trackers import require_trackers
 from ulorl.training.checkpoint import resume_command
 from ulorl.training.problem_fingerprint import problem_fingerprint
 from ulorl.training.specifications import model_source, prompt_format
-from ulorl.training.weight_check import CHECK_TOKENS
 from ulorl.types import Problem, Prompted
 
 
@@ -66,7 +65,7 @@ class Inputs:
         evaluation = held_out + (cfg.eval.max_tokens or cfg.rollout.max_tokens)
         if not self.problems:  # an evaluation without training
             return evaluation
-        rollout = max(len(prompt) for _, prompt in self.problems) + max(cfg.rollout.max_tokens, CHECK_TOKENS)
+        rollout = max(len(prompt) for _, prompt in self.problems) + cfg.rollout.max_tokens
         return max(rollout, evaluation)
 
 

@@ -23,7 +23,6 @@ from ulorl.types import Finish, LogProbs, Request, Sampling, Segment, Tokens
 
 PROMPTS = 4
 SEGMENT_TOKENS = 8  # of each of two segments: the second one prefills what the first one decoded
-CHECK_TOKENS = 2 * SEGMENT_TOKENS
 
 # Nats, mean over the decoded tokens. float32 on two CPU engines differs by 1e-6; a head one step of 1e-4 old by 1e-3.
 # bfloat16 rounds logits near 20 to multiples of 0.125, and engines sum in different orders.
@@ -35,16 +34,27 @@ class WeightCheck:
     """Compares the log-probs of engine and learner. Prompts and draws are the same at every call, so that a prefix
     cache that should be empty is noticed.
 
-    tolerance: of the mean difference, in nats. sampling: the rollout's. seed: of the run. engines: the engines of a
-    fleet, which gives idle engines one request each: there are at least as many prompts, repeated where there are too
-    few, and the tolerance holds for each output alone, so that the others do not hide one wrong engine.
+    tolerance: of the mean difference, in nats. sampling, max_tokens: the rollout's; outputs are no longer than
+    max_tokens, because every prompt is known to fit the model's context with so long an output. seed: of the run.
+    engines: the engines of a fleet, which gives idle engines one request each: there are at least as many prompts,
+    repeated where there are too few, and the tolerance holds for each output alone, so that the others do not hide one
+    wrong engine.
     """
 
     def __init__(
-        self, prompts: Sequence[Tokens], sampling: Sampling, *, seed: int, tolerance: float, engines: int = 1
+        self,
+        prompts: Sequence[Tokens],
+        sampling: Sampling,
+        *,
+        seed: int,
+        tolerance: float,
+        max_tokens: int = 2 * SEGMENT_TOKENS,
+        engines: int = 1,
     ) -> None:
         self.tolerance = tolerance
         self._sampling, self._engines = sampling, engines
+        first = min(SEGMENT_TOKENS, -(-max_tokens // 2))
+        self._segments = [tokens for tokens in (first, min(SEGMENT_TOKENS, max_tokens - first)) if tokens]
         self._prompts = [prompts[i % len(prompts)] for i in range(max(min(PROMPTS, len(prompts)), engines))]
         # The version of the last check, and for each output its tokens and the learner's log-probs of them.
         self._checked: tuple[int, list[tuple[Tokens, LogProbs]]] | None = None
@@ -97,12 +107,12 @@ class WeightCheck:
     def _decode(self, engine: Engine) -> list[Row]:
         """Return the output for each prompt."""
         outputs: list[list[Segment]] = [[] for _ in self._prompts]
-        for _ in range(2):
+        for tokens in self._segments:
             requests = [
                 Request(
                     index,
                     prompt,
-                    SEGMENT_TOKENS,
+                    tokens,
                     self._sampling,
                     self._seeds[index],
                     output=tuple(segment.tokens for segment in outputs[index]),
