@@ -16,18 +16,25 @@ PROMPT = np.array([5, 6], dtype=np.int32)
 
 
 class Gated(ScriptedEngine):
-    """Waits before each step until the test lets it go on, and fails at the step that the test names."""
+    """Waits before each step until the test lets it go on, and fails, or waits again, at the step that the test
+    names."""
 
-    def __init__(self, *, fails_at: int = 0) -> None:
+    def __init__(self, *, fails_at: int = 0, pauses_after: int = 0) -> None:
         super().__init__(lambda number: [10 + number] * (number + 2) + [EOS], EOS)
-        self.gate, self.fails_at, self.steps = threading.Event(), fails_at, 0
+        self.gate, self.paused = threading.Event(), threading.Event()
+        self.fails_at, self.pauses_after, self.steps = fails_at, pauses_after, 0
 
     def step(self) -> list[Segment]:
         assert self.gate.wait(30)
         self.steps += 1
         if self.steps == self.fails_at:
             raise OSError("the engine broke")
-        return super().step()
+        ended = super().step()
+        if self.steps == self.pauses_after:
+            self.gate.clear()
+            self.paused.set()
+            assert self.gate.wait(30)
+        return ended
 
 
 def test_requests_join_the_batch_and_each_caller_gets_its_own_output() -> None:
@@ -63,6 +70,21 @@ def test_a_request_cancelled_before_it_has_a_slot_is_never_decoded() -> None:
         unfit.result(30)
     assert [request.sample_id for request in engine.requests] == [0, 3]
     assert engine.steps == 3 + 6
+    shared.close()
+
+
+def test_a_request_cancelled_while_it_is_decoded_leaves_its_slot() -> None:
+    """One slot: sample 0 has drawn 2 of its 3 tokens when it is cancelled; sample 1 has 4."""
+    engine = Gated(pauses_after=2)
+    shared = SharedEngine(engine, slots=1)
+    dropped, last = (shared.submit(PROMPT, 20, Sampling(), seed=0) for _ in range(2))
+    engine.gate.set()
+    assert engine.paused.wait(30)
+    assert dropped.cancel()
+    engine.gate.set()
+    assert last.result(30).tokens.tolist() == [11] * 3 + [EOS]
+    assert engine.stats.decode_tokens == 2 + 4
+    assert shared.error is None
     shared.close()
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,10 @@ class Failing(ScriptedEngine):
         self._fail("abort")
         return super().abort()
 
+    def abort_some(self, sample_ids: Collection[int]) -> list[Segment]:
+        self._fail("abort_some")
+        return super().abort_some(sample_ids)
+
     def load_weights(self, weights: Any, version: int) -> None:
         self._fail("load_weights")
         super().load_weights(weights, version)
@@ -307,6 +311,24 @@ def test_abort_returns_every_request_once_despite_faults() -> None:
         assert retrying.pending == 0
         assert len(reported) == bool(isinstance(first, Failing))
         assert play(retrying) == UNDISTURBED  # the one that failed is another by now
+
+
+def test_some_requests_are_stopped_and_a_fault_leaves_them_pending() -> None:
+    for first, stopped in ((scripted(), {0: [], 1: [2]}), (Failing(abort_some=1), {})):
+        retrying, reported = retrying_engine(first)
+        for id in (3, 1, 0):
+            retrying.add(request(id))
+        retrying.step()
+        assert {s.sample_id: s.tokens.tolist() for s in retrying.abort_some([0, 1, 9])} == stopped
+        assert len(reported) == bool(isinstance(first, Failing))
+        ended = [segment for _ in range(9) for segment in retrying.step()]
+        assert {s.sample_id: s.tokens.tolist() for s in ended} == {
+            id: SCRIPTS[id] for id in (0, 1, 3) if id not in stopped
+        }
+    retrying, _ = retrying_engine(FaultyEngine(scripted(), {}))  # which cannot stop some requests
+    retrying.add(request(0))
+    assert retrying.abort_some([0]) == []
+    assert retrying.pending == 1
 
 
 def test_work_counts_on_when_the_engine_is_another() -> None:

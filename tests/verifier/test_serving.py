@@ -326,6 +326,25 @@ def test_requests_beyond_the_limit_are_refused_and_those_of_callers_that_left_ar
     shared.close()
 
 
+def test_a_request_whose_caller_leaves_while_it_is_decoded_is_stopped() -> None:
+    """One slot, a real model and an output of 900 tokens: the caller leaves after the first tokens, and the next caller
+    gets the slot at once. All that is decoded besides is what was drawn until the server saw it."""
+    with serving("ulorl:tiny", engine={"kind": "torch", "slots": 1}) as (url, shared):
+        engine = shared._worker._engine
+        leaves = HTTPConnection(url.split("/")[2], timeout=30)
+        endless = body(model="verifier", messages=[{"role": "user", "content": PROBLEMS[0]}], max_tokens=900)
+        leaves.request("POST", "/v1/chat/completions", endless, {"Content-Type": "application/json"})
+        wait_until(lambda: engine.stats.decode_tokens > 5)
+        leaves.close()
+        wait_until(lambda: not shared._given)
+        drawn = engine.stats.decode_tokens
+        assert 5 < drawn < 900
+        answer = ask(url, PROBLEMS[0], max_tokens=4)
+        assert engine.stats.decode_tokens == drawn + answer.usage.completion_tokens == drawn + 4
+        longer = ask(url, PROBLEMS[0], max_tokens=drawn + 9)
+        assert longer.usage.completion_tokens == drawn + 9  # the output would not have ended by itself
+
+
 def test_long_texts_do_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """/health answers while a text is being encoded."""
     encoding, go_on = threading.Event(), threading.Event()

@@ -22,12 +22,12 @@ class SharedEngine:
     """
 
     def __init__(self, engine: Engine, slots: int = sys.maxsize) -> None:
-        """slots: how many requests the engine gets at once; the others wait here, where one can still be cancelled."""
+        """slots: how many requests the engine gets at once; the others wait here."""
         self._worker, self._slots = ThreadWorker(engine), slots
         self._lock = Lock()  # guards the fields below
         self._waiting: dict[int, Future[Segment]] = {}  # of the requests that wait here or in the engine
         self._queue: deque[Request] = deque()
-        self._given = 0  # requests that the engine has
+        self._given: set[int] = set()  # requests that the engine has
         self._error: BaseException | None = None
         self._numbers = count()
         self._collect()
@@ -41,14 +41,15 @@ class SharedEngine:
         """Return a future of the output to a prompt, at most `max_tokens` tokens. seed: of its draws, 64 bits.
 
         The future fails with ValueError when the request does not fit the engine, and with the engine's error when it
-        stops, or has stopped already. A request whose future is cancelled before it has a slot is never decoded; later,
-        it is decoded to its end.
+        stops, or has stopped already. A request whose future is cancelled is not decoded any further, and its slot
+        becomes free (`StopsSome`; an engine that cannot stop some requests decodes it to its end).
         """
         future: Future[Segment] = Future()
         with self._lock:
             number = next(self._numbers)
             self._waiting[number] = future
             self._queue.append(Request(number, prompt, max_tokens, sampling, seed))
+        future.add_done_callback(partial(self._ended, number))
         self._fill()
         return future
 
@@ -58,23 +59,29 @@ class SharedEngine:
 
     def _fill(self) -> None:
         """Give the engine as many requests as it has free slots for, and drop those that nobody waits for."""
-        taken = []
-        with self._lock:
-            while self._queue and self._given < self._slots:
+        added = []
+        with self._lock:  # also while the engine is given them: a later cancel must come to it after its request
+            while self._queue and len(self._given) < self._slots:
                 request = self._queue.popleft()
                 if self._waiting[request.sample_id].cancelled():
                     del self._waiting[request.sample_id]
                 else:
-                    taken.append(request)
-                    self._given += 1
-        for request in taken:
-            self._worker.decode([request]).add_done_callback(partial(self._added, request.sample_id))
+                    self._given.add(request.sample_id)
+                    added.append((request.sample_id, self._worker.decode([request])))
+        for number, future in added:
+            future.add_done_callback(partial(self._added, number))
+
+    def _ended(self, number: int, future: Future[Segment]) -> None:
+        """Stop a request that nobody waits for any more."""
+        with self._lock:
+            if future.cancelled() and number in self._given:
+                self._worker.abort_some([number])
 
     def _added(self, number: int, added: Future[None]) -> None:
         if error := added.exception():
             with self._lock:
                 future = self._waiting.pop(number, None)
-                self._given -= 1
+                self._given.discard(number)
             _end(future, error)
             self._fill()
 
@@ -87,14 +94,14 @@ class SharedEngine:
             with self._lock:
                 self._error, waiting, self._waiting = error, list(self._waiting.values()), {}
                 self._queue.clear()
-                self._given = 0  # a later request gets the error from the worker, and must not wait for a slot
+                self._given = set()  # a later request gets the error from the worker, and must not wait for a slot
             for future in waiting:
                 _end(future, error)
             return
         for segment in reported.result().segments:
             with self._lock:
                 ended = self._waiting.pop(segment.sample_id, None)
-                self._given -= 1
+                self._given.discard(segment.sample_id)
             _end(ended, segment)
         self._fill()
         self._collect()

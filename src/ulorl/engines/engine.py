@@ -6,7 +6,7 @@ and when a step ends. Requests and segments are plain data, so an engine may liv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -83,6 +83,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release memory and processes. The engine cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class StopsSome(Engine, Protocol):
+    """An engine that can stop some of its requests, and goes on with the others."""
+
+    def abort_some(self, sample_ids: Collection[int]) -> list[Segment]:
+        """Stop the pending requests of these samples and return the partial segments (`Finish.ABORT`), empty ones too.
+        Samples that are not pending are ignored. The other requests draw the tokens that they would draw anyway."""
         ...
 
 

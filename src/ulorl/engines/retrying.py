@@ -13,11 +13,11 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ulorl.engines.engine import Engine, EngineStats, OwnProcess, empty_segment, require_idle
+from ulorl.engines.engine import Engine, EngineStats, OwnProcess, StopsSome, empty_segment, require_idle
 from ulorl.engines.fault_messages import advice, described, engine_failed, print_to_stderr
 from ulorl.engines.segment_checks import PendingRequests, SegmentChecks
 from ulorl.engines.watchdog import StallCheck, Watchdog
@@ -135,6 +135,24 @@ class RetryingEngine:
             self._count(self._described(error))
         self._requests.clear()
         return [partial.get(request.sample_id) or empty_segment(request) for request in requests]
+
+    def abort_some(self, sample_ids: Collection[int]) -> list[Segment]:
+        """Stop the requests of these samples and return the partial segments. A fault, and an engine that cannot stop
+        some requests, leave the others of them: they are decoded to their end."""
+        stopped: list[Segment] = []
+        fault = ""
+        try:
+            with self._watchdog.watching():
+                engine = self._usable()
+                returned = engine.abort_some(sample_ids) if isinstance(engine, StopsSome) else []
+            for segment in self._requests.take_all(returned, self.version, aborted=True):
+                stopped.append(segment)
+            self._requests.check_number(engine.pending)
+        except Exception as error:
+            fault = self._described(error)
+        if fault:
+            self._recover(fault)
+        return stopped
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Load new weights, which are kept until the next ones come: a handle that can be iterated any number of times.

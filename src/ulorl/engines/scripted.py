@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,6 +102,13 @@ class ScriptedEngine:
         self._active.clear()
         self._waiting.clear()
         return segments
+
+    def abort_some(self, sample_ids: Collection[int]) -> list[Segment]:
+        """Stop the requests of these samples and return the partial segments."""
+        stopped = [row for row in (*self._active, *self._waiting) if row.request.sample_id in sample_ids]
+        self._active = [row for row in self._active if row.request.sample_id not in sample_ids]
+        self._waiting = deque(row for row in self._waiting if row.request.sample_id not in sample_ids)
+        return [self._segment(row, Finish.ABORT) for row in stopped]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Set the version; the weights are not used. Raises RuntimeError while requests are pending."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ulorl.engines.engine import Engine, OwnProcess
+from ulorl.engines.engine import Engine, OwnProcess, StopsSome
 from ulorl.engines.worker import REPORT_SECONDS, Progress
 from ulorl.types import Request, Segment
 
@@ -71,6 +71,12 @@ class ThreadWorker:
     def abort(self) -> Future[None]:
         """Stop every pending request; `collect` returns the partial segments."""
         return self._call(lambda engine: self._put(engine.abort()))
+
+    def abort_some(self, sample_ids: Collection[int]) -> Future[None]:
+        """Stop the requests of these samples, where the engine can; `collect` returns the partial segments."""
+        return self._call(
+            lambda engine: self._put(engine.abort_some(sample_ids) if isinstance(engine, StopsSome) else [])
+        )
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> Future[None]:
         """Load weights in the worker's thread. Fails with RuntimeError while requests are pending."""

@@ -277,6 +277,31 @@ def test_abort_returns_what_was_drawn_and_leaves_a_clean_engine() -> None:
     assert [again[i].tokens.tolist() for i in range(7)] == [whole[i].tokens.tolist() for i in range(7)]
 
 
+def test_some_requests_are_stopped_and_the_others_draw_the_same_tokens() -> None:
+    """Three slots: sample 0 is in a row, 5 waits, 99 was never added. The slot of 0 is free for a waiting one."""
+    model = make()
+    requests = [request(i, p, 30, Sampling()) for i, p in enumerate(prompts())]
+    whole = play(engine_of(model), requests)
+    engine = engine_of(model)
+    for one in requests:
+        engine.add(one)
+    for _ in range(9):
+        assert engine.step() == []
+    stopped = {segment.sample_id: segment for segment in engine.abort_some([0, 5, 99])}
+    assert {id: (len(segment), segment.finish) for id, segment in stopped.items()} == {
+        0: (9, Finish.ABORT), 5: (0, Finish.ABORT),
+    }  # fmt: skip
+    assert stopped[0].tokens.tolist() == whole[0].tokens[:9].tolist()
+    assert engine.pending == len(requests) - 2
+    before = engine.stats.decode_tokens
+    engine.step()
+    assert engine.stats.decode_tokens == before + 3
+    rest = play(engine, [])
+    assert {id: segment.tokens.tolist() for id, segment in rest.items()} == {
+        id: segment.tokens.tolist() for id, segment in whole.items() if id not in (0, 5)
+    }
+
+
 def test_requests_that_cannot_be_served_are_refused() -> None:
     engine = TorchEngine(make(), eos_ids=(), slots=2, prefill_tokens=8, max_length=50)
     prompt = np.arange(40, dtype=np.int32)

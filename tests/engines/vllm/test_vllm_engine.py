@@ -87,6 +87,23 @@ class TestOneEngine:
             assert len(segment.logprobs) == len(segment.versions) == len(segment)
         assert play(warm, greedy)[11].tokens.tolist() == whole[11].tokens.tolist()
 
+    def test_some_requests_are_stopped_and_the_others_draw_the_same_tokens(self, warm: VllmEngine) -> None:
+        greedy = [request(i, 60, Sampling(0.0)) for i in range(12)]
+        whole = play(warm, greedy)
+        for r in greedy:
+            warm.add(r)
+        ended = [segment for _ in range(5) for segment in warm.step()]
+        running = [r.sample_id for r in greedy if r.sample_id not in {s.sample_id for s in ended}]
+        stopped = running[0], running[-1]
+        partial = warm.abort_some([*stopped, 99])
+        assert [(s.sample_id, s.finish) for s in partial] == [(id, Finish.ABORT) for id in stopped]
+        assert partial[0].tokens.tolist() == whole[stopped[0]].tokens[:5].tolist()
+        while warm.pending:
+            ended += warm.step()
+        assert {s.sample_id: s.tokens.tolist() for s in ended} == {
+            id: segment.tokens.tolist() for id, segment in whole.items() if id not in stopped
+        }
+
     def test_requests_that_cannot_be_served_are_refused(self, warm: VllmEngine) -> None:
         with pytest.raises(ValueError, match="exceed the engine's context length of 320"):
             warm.add(request(0, 320))

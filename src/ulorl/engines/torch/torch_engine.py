@@ -10,7 +10,7 @@ Shapes: B = n active rows, V vocabulary, Q queries of a forward pass.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,6 +140,16 @@ class TorchEngine:
         self._requests.clear()
         self._waiting.clear()
         return segments
+
+    @torch.inference_mode()
+    def abort_some(self, sample_ids: Collection[int]) -> list[Segment]:
+        """Stop the requests of these samples, which frees their slots, and return the partial segments."""
+        stopped = [request for request in self._waiting if request.sample_id in sample_ids]
+        self._waiting = deque(request for request in self._waiting if request.sample_id not in sample_ids)
+        rows = np.array([row for row, one in enumerate(self._requests) if one.sample_id in sample_ids], dtype=np.int64)
+        segments = [self._segment(int(row), Finish.ABORT) for row in rows]
+        self._release(rows)
+        return [*segments, *map(empty_segment, stopped)]
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:

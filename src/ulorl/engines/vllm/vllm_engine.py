@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
@@ -115,6 +115,10 @@ class VllmEngine:
 
     def abort(self) -> list[Segment]:
         """Stop everything and return what was decoded of each request, in the order they were added."""
+        return self.abort_some([request.sample_id for request in self._requests.values()])
+
+    def abort_some(self, sample_ids: Collection[int]) -> list[Segment]:
+        """Stop the requests of these samples and return what was decoded of each, in the order they were added."""
         from vllm.v1.engine import FinishReason
 
         # LLMEngine drops an aborted request's output, so it is read first, as vLLM's async engine does.
@@ -122,6 +126,7 @@ class VllmEngine:
         outputs = {
             id: states[internal].make_request_output([], None, FinishReason.ABORT, None)
             for id, internal in self._internal.items()
+            if self._requests[id].sample_id in sample_ids
         }
         self._llm.abort_request(list(outputs))
         segments = [self._segment(id, output) for id, output in outputs.items()]
