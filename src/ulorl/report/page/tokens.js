@@ -13,13 +13,21 @@ const MOST_TOKENS = 4000; // that are put on the page at once
 const hasTokens = (sample) => Boolean(sample.token_values);
 const hasValues = (sample, name) => hasTokens(sample) && Array.isArray(sample.token_values[name]);
 
+// Why a sample has no values of its tokens, and which setting stores more.
+function whyNoTokens() {
+  const stored = runs[view.run].config.log?.token_samples;
+  if (stored === undefined) return "An earlier version wrote this run and stored no values of single tokens.";
+  if (!stored) return "This run stores no values of single tokens: log.token_samples is 0.";
+  return `No values of its tokens are stored: this run stores them for ${plural(stored, "trained sample")} of each step, and a run with a higher log.token_samples for more. “with token values” lists the samples that have them.`;
+}
+
 // Why a colouring cannot be shown of a sample; null where it can.
 function whyNot(sample, colouring) {
   if (colouring === "version") return null;
   if (colouring === "advantage") {
     return sample.advantage === undefined || sample.advantage === null ? "No advantage is stored for this sample: it was not trained, or an earlier version wrote it." : null;
   }
-  if (!hasTokens(sample)) return "The values of single tokens are stored for a few trained samples of each step (log.token_samples). Choose “with token values”.";
+  if (!hasTokens(sample)) return whyNoTokens();
   return hasValues(sample, colouring) ? null : "This sample has no such values: it was not trained, because all members of its group have the same reward, or it was left out.";
 }
 
@@ -77,7 +85,7 @@ function tokenElements(sample, colouring) {
 function outputView(sample, colouring) {
   const reason = whyNot(sample, colouring);
   const byToken = hasTokens(sample);
-  const about = element("p", { class: "quiet about", role: "status" }, reason ?? (byToken ? "Point at a token, or go to the output and use the arrow keys." : ""));
+  const about = element("p", { class: "quiet about", role: "status" }, reason ?? (byToken ? "Point at a token, or go to the output and use the arrow keys." : whyNoTokens()));
   const output = element("div", { class: "output", tabindex: 0, role: "group", "aria-label": "Output" },
     ...(byToken ? tokenElements(sample, reason ? "" : colouring) : pieceElements(sample, reason ? "" : colouring)));
   if (byToken) {
