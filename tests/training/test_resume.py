@@ -136,7 +136,9 @@ def test_the_same_command_resumes(
     assert f"{target} holds this run without a checkpoint yet: it starts again" in capsys.readouterr().out
     assert checkpoint.latest(target).name == "step_000004"
     shutil.rmtree(target / "model")
-    ulorl.train(config(target, "run.keep_last=5"))
+    resumed = ulorl.train(config(target, "run.keep_last=5"))
+    assert (resumed.before, resumed.after) == (finished.before, finished.after)
+    assert None not in (resumed.before, resumed.after)
     said = capsys.readouterr().out
     assert (
         f"{target} holds this run, unfinished (--overwrite starts again). It resumes with run.keep_last=5 (was 2)"

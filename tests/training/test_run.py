@@ -46,11 +46,14 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
     assert finished.after is not None
     assert metrics[0]["eval/accuracy"] == finished.before.accuracy
     assert metrics[-1]["eval/accuracy"] == finished.after.accuracy
-    for step, evaluation in ((0, finished.before), (4, finished.after)):
-        counts = read_counts(finished.dir, step)
+    for evaluation in (finished.before, finished.after):
+        counts = read_counts(finished.dir, evaluation.step)
         assert counts is not None
         shares = [right / scored for right, scored in zip(counts.right, counts.scored, strict=True)]
-        assert (shares, len(set(counts.problems))) == (list(evaluation.by_problem), len(shares))
+        assert (np.mean(shares), len(set(counts.problems))) == (pytest.approx(evaluation.accuracy), 6)
+        assert evaluation.interval is not None
+        assert evaluation.interval.low <= evaluation.accuracy <= evaluation.interval.high
+    assert (finished.before.step, finished.after.step) == (0, 4)
     assert json.loads((finished.dir / "config.json").read_text())["rollout"]["segments"] == 3
     assert 'id="data"' in (finished.dir / "report.html").read_text(encoding="utf-8")
     assert list((finished.dir / "tensorboard").glob("events*"))

@@ -45,7 +45,7 @@ def head(run: SavedRun) -> dict[str, Any]:
     return {
         "lead": _lead(run, numbers),
         "evaluations": [
-            {"value": one.value, "limits": one.limits, "step": one.step}
+            {"value": one.accuracy, "limits": one.limits, "step": one.step}
             for one in (numbers.before, numbers.after)
             if one
         ],

@@ -11,12 +11,12 @@ from ulorl.runs.saved_run import SavedRun
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """A held-out accuracy in [0, 1] after `step` updates; `interval` None when it was not measured."""
+class HeldOutAccuracy:
+    """The accuracy of a run on its held-out problems after `step` steps, as its folder has it."""
 
     step: int
-    value: float
-    interval: Interval | None
+    accuracy: float  # avg@k, in [0, 1]
+    interval: Interval | None  # of 95% over problems; None in runs that did not store it
 
     @property
     def limits(self) -> str:
@@ -24,7 +24,7 @@ class Accuracy:
         return f"{self.interval.low:.1%} to {self.interval.high:.1%}" if self.interval else ""
 
     def __str__(self) -> str:
-        return f"{self.value:.1%} ({self.limits})" if self.interval else f"{self.value:.1%}"
+        return f"{self.accuracy:.1%} ({self.limits})" if self.interval else f"{self.accuracy:.1%}"
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Summary:
 
     steps: int  # done
     planned: int | None
-    before: Accuracy | None  # the first evaluation
-    after: Accuracy | None  # the last one, when there were two
+    before: HeldOutAccuracy | None  # the first evaluation
+    after: HeldOutAccuracy | None  # the last one, when there were two
     problems: int | None  # of the last evaluation
     runs: int | None  # a problem
     reward: Change | None
@@ -60,7 +60,7 @@ class Summary:
     @property
     def gain(self) -> float | None:
         """Return the gain in accuracy from the first to the last evaluation, in points."""
-        return 100 * (self.after.value - self.before.value) if self.before and self.after else None
+        return 100 * (self.after.accuracy - self.before.accuracy) if self.before and self.after else None
 
     @property
     def gain_limits(self) -> str:
@@ -96,11 +96,13 @@ def summarize(record: SavedRun) -> Summary:
     )
 
 
-def accuracies(record: SavedRun) -> list[Accuracy]:
-    """Return every evaluation of the run, by step."""
+def accuracies(record: SavedRun) -> list[HeldOutAccuracy]:
+    """Return every evaluation of the run with a scored answer, by step."""
     lows, highs = (dict(zip(*record.series(f"eval/accuracy_{end}"), strict=True)) for end in ("low", "high"))
     return [
-        Accuracy(step, value, Interval(value, lows[step], highs[step]) if step in lows and step in highs else None)
+        HeldOutAccuracy(
+            step, value, Interval(value, lows[step], highs[step]) if step in lows and step in highs else None
+        )
         for step, value in zip(*record.series("eval/accuracy"), strict=True)
     ]
 

@@ -15,7 +15,7 @@ from ulorl.config.tree import Config
 from ulorl.engines.engine import Engine
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import Diverged, UserError
-from ulorl.evaluation.avg_at_k import Evaluation, evaluate
+from ulorl.evaluation.avg_at_k import evaluate
 from ulorl.learner.behaviour import record_behaviour
 from ulorl.learner.update_result import Skipped
 from ulorl.rollout.length_bias import LengthBias
@@ -34,8 +34,7 @@ from ulorl.types import Metrics, Tokens
 
 
 class Loop:
-    """Trains from step `counters.step` + 1 to `config.steps`. `before` and `after` are the first evaluation, before
-    training, and the latest one; None when they were not made."""
+    """Trains from step `counters.step` + 1 to `config.steps`."""
 
     def __init__(
         self,
@@ -47,8 +46,6 @@ class Loop:
     ) -> None:
         self.components, self.log, self.writer, self.interrupts = components, log, writer, interrupts
         self.run_dir = Path(components.config.run.dir)
-        self.before: Evaluation | None = None
-        self.after: Evaluation | None = None
         self._last_skipped: Skipped | None = None
         self._problems = components.inputs.fingerprint
         self._bias = LengthBias(components.config.rollout.max_tokens, counters.length_bias)
@@ -145,9 +142,7 @@ class Loop:
         cfg, last = self.components.config, number == self.components.config.steps
         if self.components.inputs.held_out and (number == 0 or last or _is_due(number, cfg.eval.every)):
             self._boundary = self._mark(number, pending=metrics)
-            evaluation, evaluated = self._evaluate(number)
-            metrics = metrics | evaluated
-            self.before, self.after = (evaluation, None) if number == 0 else (self.before, evaluation)
+            metrics = metrics | self._evaluate(number)
         with checkpoint.writing(self.run_dir):
             self.log.step(metrics | self.writer.metrics())
         if self.components.learner.skipped_in_row >= cfg.optim.max_skipped:
@@ -157,7 +152,7 @@ class Loop:
         if last or (number and _is_due(number, cfg.run.checkpoint_every)):
             self.writer.save(self._boundary, self.components.learner)
 
-    def _evaluate(self, number: int) -> tuple[Evaluation, Metrics]:
+    def _evaluate(self, number: int) -> Metrics:
         parts, settings, started = self.components, evaluation_settings(self.components.config), time.perf_counter()
         answers = len(parts.inputs.held_out) * settings.samples
         with self.log.phase("evaluate", answers, tokens=lambda: parts.engine.stats.decode_tokens) as phase:
@@ -174,9 +169,7 @@ class Loop:
             ids = [problem.id for problem, _ in parts.inputs.held_out]
             self.log.evaluation(number, ProblemCounts(ids, right, scored))
         of_reward = {f"eval/{name}": value for name, value in parts.inputs.scorer.metrics().items()}
-        return evaluation, finite_metrics(
-            {**evaluation_metrics(evaluation, time.perf_counter() - started), **of_reward}
-        )
+        return finite_metrics({**evaluation_metrics(evaluation, time.perf_counter() - started), **of_reward})
 
     def _mark(self, number: int, pending: Metrics | None = None) -> Boundary:
         """Return the present state of the run, `number` steps done, as a place to return to."""

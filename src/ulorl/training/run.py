@@ -24,6 +24,8 @@ from ulorl.learner.learner import LearnerLost
 from ulorl.report.html_report import write_report
 from ulorl.runs import run_folder
 from ulorl.runs.run_log import RunLog
+from ulorl.runs.saved_run import read_run
+from ulorl.runs.summary import HeldOutAccuracy, accuracies
 from ulorl.runs.terminal_lines import print_line
 from ulorl.training import checkpoint
 from ulorl.training.build import Components, build, evaluation_engine, opened_backend, set_threads
@@ -41,17 +43,29 @@ MODEL = "model"  # the folder of the trained model in the run's folder
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. `before` and `after` are its evaluations before and after training."""
+    """A finished run. What it measured is read from its folder, so a run that was stopped and resumed has it too."""
 
     dir: Path
     model: Path  # a transformers folder
-    before: Evaluation | None
-    after: Evaluation | None
+
+    @property
+    def before(self) -> HeldOutAccuracy | None:
+        """The evaluation before training; None without one."""
+        return next((one for one in self._evaluations if one.step == 0), None)
+
+    @property
+    def after(self) -> HeldOutAccuracy | None:
+        """The latest evaluation, after the last step; None without one."""
+        return next((one for one in reversed(self._evaluations) if one.step), None)
 
     @property
     def metrics(self) -> list[Metrics]:
         """The lines of metrics.jsonl."""
         return [json.loads(line) for line in (self.dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def _evaluations(self) -> list[HeldOutAccuracy]:
+        return accuracies(read_run(self.dir))
 
 
 def train(cfg: Config, *, overwrite: bool = False) -> Result:
@@ -102,7 +116,7 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
 def _serve(run_dir: Path) -> Result:
     """Share the learner of the process that torchrun started as rank 0, until its run ends."""
     torchrun.serve()
-    return Result(run_dir, run_dir / MODEL, None, None)
+    return Result(run_dir, run_dir / MODEL)
 
 
 def evaluate_config(cfg: Config) -> Evaluation:
@@ -219,9 +233,8 @@ def _run(components: Components, counters: Counters, log: RunLog, message: str) 
     with log, catching_signals() as interrupts, CheckpointWriter(run_dir, tokenizer, cfg.run) as writer:
         if message:
             log.print(message)
-        loop = Loop(components, log, writer, interrupts, counters)
         try:
-            loop.run()
+            Loop(components, log, writer, interrupts, counters).run()
         except LearnerLost:
             if not interrupts.received:
                 raise
@@ -235,7 +248,7 @@ def _run(components: Components, counters: Counters, log: RunLog, message: str) 
                 log.report(report)
             run_folder.finish(run_dir, cfg.steps)
         log.summary(model=model, report=report)
-    return Result(run_dir, model, loop.before, loop.after)
+    return Result(run_dir, model)
 
 
 def _save_model(components: Components, model: Path) -> None:
