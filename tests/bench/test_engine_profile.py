@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from refusals import refused
-from ulorl.bench.engine_profile import Grid, _step_seconds, grid, request_share
+from ulorl.bench.engine_profile import Grid, added_seconds, grid, step_seconds
 from ulorl.cli.main import app
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
@@ -22,9 +22,13 @@ def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> 
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     profile = read_profile(str(file))
-    assert (profile.decode.rows, profile.decode.contexts) == ((1, 2, 4), (4, 16))
-    assert profile.prefill.tokens == (4, 8, 16)
+    assert (profile.decode.rows, profile.decode.contexts) == ((1, 2, 4), (4, 16, 28))
+    assert profile.prefill.tokens == (1, 4, 8, 16, 28)
+    assert profile.prefill_added.tokens == (1, 4, 8, 16, 28)  # 4 requests of each fit into a pass
+    assert all(seconds > 0 for seconds in profile.prefill.seconds)
+    assert profile.prefill_padding == 128
     assert all(seconds > 0 for line in profile.decode.seconds for seconds in line)
+    assert [line[2] for line in profile.decode.seconds] == [line[2] for line in profile.decode.alike]
     assert profile.sync_seconds > 0
     assert profile.slots == 4
     assert "measured on" in profile.sources["decode"]
@@ -40,17 +44,21 @@ def test_options_of_the_comparison_and_of_the_profile_do_not_mix(options: list[s
 
 
 def test_the_grid() -> None:
-    """Powers of 2, halves between them, and the slots; contexts are an eighth to a half of the tokens."""
-    assert grid(24, 512) == Grid([1, 2, 3, 4, 6, 8, 12, 16, 24], [64, 128, 256], [64, 128, 256], rounds=3)
-    assert grid(20, 512, quick=True) == Grid([1, 2, 4, 8, 16, 20], [64, 256], [64, 128, 256], rounds=2)
+    """Powers of 2, halves between them, and the slots; contexts are an eighth to seven eighths of the tokens."""
+    rows, prefill = [1, 2, 3, 4, 6, 8, 12, 16, 24], [16, 64, 128, 256, 448]
+    assert grid(24, 512) == Grid(rows, [64, 128, 256, 448], prefill, 512, rounds=3)
+    assert grid(20, 512, quick=True) == Grid([1, 2, 4, 8, 16, 20], [64, 256, 448], prefill, 512, rounds=2)
 
 
-def test_the_share_of_a_request() -> None:
-    """Overhead 3, share 2: one request takes 5, and 7 requests in 3 passes take 3 x 3 + 7 x 2 = 23."""
-    assert request_share(5, 23, requests=7, passes=3) == (23 - 3 * 5) / (7 - 3) == 2
+def test_what_a_request_adds_to_a_pass() -> None:
+    """One request takes 3 + 2, and 7 take 3 + 7 x 2 = 17."""
+    assert added_seconds(5, 17, requests=7) == 2
 
 
 def test_a_step_counts_when_all_rows_draw_a_token() -> None:
-    """2 rows of 1 + 4 tokens: the step in which they enter, and 4 others."""
-    engine = ScriptedEngine(lambda _: [5] * 9, eos_id=0)
-    assert len(_step_seconds(engine, [np.ones(4, np.int32)] * 2, steps=4)) == 5
+    """2 rows: the step in which they enter, and 4 others; then they are stopped, though 20 tokens leave a budget of 16.
+    With 6 tokens, the budget is what the steps need."""
+    for most in (20, 6):
+        engine = ScriptedEngine(lambda _: [5] * 30, eos_id=0)
+        assert len(step_seconds(engine, [np.ones(4, np.int32)] * 2, 4, most)) == 5
+        assert engine.pending == 0

@@ -84,6 +84,29 @@ def test_requests_that_enter_together_share_the_overhead_of_a_prefill_pass() -> 
     assert profile(prefill_pass_tokens=100).prefill_seconds([150, 50]) == pytest.approx(2 + 3 + 1)
 
 
+def test_a_request_adds_less_to_a_pass_than_it_takes_alone() -> None:
+    """A single request takes 1 + .02 a token, one more .5 + .01 a token: a pass has an overhead of .5, and 2 requests
+    of 150 and 50 take .5 + 2 + 1. In passes of 100 tokens, the overhead counts twice."""
+    added = TokenTable(tokens=(100, 200), seconds=(1.5, 2.5))
+    assert profile(prefill_added=added).prefill_seconds([150]) == pytest.approx(0.5 + 2)
+    assert profile(prefill_added=added).prefill_seconds([150, 50]) == pytest.approx(0.5 + 2 + 1)
+    many = profile(prefill_added=added, prefill_pass_tokens=100)
+    assert many.prefill_seconds([150, 50]) == pytest.approx(2 * 0.5 + 2 + 1)
+
+
+def test_an_engine_that_pads_computes_every_request_of_a_pass_as_its_longest() -> None:
+    """200 and 180 tokens share a pass of 400, of which 20 are padding; with 100 it would have 600. A pass of 200 takes
+    5 and 2.5 for each further request, one of 100 takes 3 and 1.5. With less padding, every request has its own."""
+    added = TokenTable(tokens=(100, 200), seconds=(1.5, 2.5))
+    one = profile(prefill_added=added, prefill_pass_tokens=400, prefill_padding=50)
+    assert one.prefill_seconds([100, 200, 0, 180]) == pytest.approx((5 + 2.5) + 3)
+    assert one.prefill_seconds([100, 200, 100, 180]) == pytest.approx((5 + 2.5) + (3 + 1.5))
+    tight = profile(prefill_added=added, prefill_pass_tokens=400, prefill_padding=19)
+    assert tight.prefill_seconds([100, 200, 180]) == pytest.approx(3 + 5 + 4.6)
+    unlimited = profile(prefill_added=added, prefill_padding=150)
+    assert unlimited.prefill_seconds([100, 200, 180]) == pytest.approx(5 + 2 * 2.5)
+
+
 def test_learner_seconds_are_a_line() -> None:
     assert profile().learner.at(1000) == 0
     assert TokenTable(tokens=(10, 20), seconds=(3, 4)).at(40) == pytest.approx(6)

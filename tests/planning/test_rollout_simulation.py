@@ -224,6 +224,37 @@ def test_rows_decode_as_fast_as_their_lengths_are_alike() -> None:
     assert engine.schedule(engine.time) == pytest.approx(4 * (1 + 7 / 8) + 2 * (1 + 5 / 8) + 3)
 
 
+def test_a_row_in_the_place_of_a_longer_one_is_as_expensive_until_rows_are_sorted() -> None:
+    """A step takes 1 s and 1 ms an entry. Rows of 70, 60, 10 and 10 tokens: that of 70 ends after the first step, of
+    150 entries. The newest takes its place, so the others, of 61, 11 and 11 tokens, read 60 entries more: 30 steps
+    take 30 + .143 x 30 + .003 x (0 + ... + 29) s. Then the one that had 60 ends, and the newest, of 41 tokens, takes
+    its place: with 50 more, the last two read 82 + 110. After step 32, rows are sorted, as 110 are more than a tenth.
+    So with one of 10 tokens that enters then, they read 42 + 42 + 10 and three more. A row that is left alone reads
+    what it has: 44."""
+    machine = profile(slots=4).model_copy(
+        update={
+            "decode": linear_decode(1.0, 0.0, 1e-3, rows=4, context=1000),
+            "prefill": TokenTable(tokens=(1,), seconds=(0.0,)),
+            "prefill_padding": 128,
+        }
+    )
+    engine = SimulatedEngine(machine, partial(decode_times, machine.decode))
+    for sample, (tokens, draws) in enumerate(((70, 1), (60, 31), (10, 34), (10, 40))):
+        engine.add(Row(sample, sample, tokens, 0, 100, 0, draws=draws))
+    assert engine.schedule(0.0) == pytest.approx(1.150)
+    assert [row.sample_id for row in engine.advance()] == [0]
+    assert engine.schedule(engine.time) - engine.time == pytest.approx(30 + 0.143 * 30 + 0.003 * sum(range(30)))
+    assert [row.sample_id for row in engine.advance()] == [1]
+    start = engine.time
+    assert engine.schedule(start) - start == pytest.approx(3 + 0.192 * 3 + 0.002 * sum(range(3)))
+    engine.add(Row(4, 4, 10, 0, 100, 0, draws=2))
+    assert engine.schedule(start + 0.5) - start == pytest.approx(1.192)
+    assert engine.advance() == []
+    assert engine.schedule(engine.time) - engine.time == pytest.approx(2 + 0.094 + 0.097)
+    assert [row.sample_id for row in engine.advance()] == [2, 4]
+    assert engine.schedule(engine.time) - engine.time == pytest.approx(6 + 0.044 * 6 + 0.001 * sum(range(6)))
+
+
 def test_the_newest_row_is_computed_again_when_keys_and_values_are_full() -> None:
     """Two rows with 3 + 3 tokens and 2 more a step: 12 do not fit into 10 before the fourth step. The second leaves
     with 3 of its 5 tokens, and enters when the first has drawn its last 2: 3 + 2 + 2 steps, and 3 + 3 - 1 tokens that

@@ -15,6 +15,7 @@ from ulorl.cli.main import app
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.planning.group_lengths import LogNormalLengths
+from ulorl.reproduce.comparison import uncertain_share
 from ulorl.reproduce.replayed_lengths import RepeatedLengths, ReplayEngine, repeated_lengths
 from ulorl.reproduce.setups import LARGE_BATCH, SMALL_BATCH, Setup
 from ulorl.reproduce.table1 import Options, run
@@ -60,6 +61,8 @@ def test_all_schedules_train_the_same_groups(tmp_path: Path, monkeypatch: pytest
         assert one["decode_steps"] == one["predicted"]["decode_steps"]
         assert one["prefill_tokens"] == one["predicted"]["prefill_tokens"]
         assert one["rollout"]["groups_per_second"] > 0
+        assert (one["rollout"]["speedup_half_interval"] > 0) == (name != "segment 1")
+        assert len(one["predicted"]["seconds_of_steps"]) == 3
         assert one["step"]["seconds_per_step"] > one["rollout"]["seconds_per_step"]
         if name.startswith("segment"):
             assert one["trained_tokens"] == round(12 * setup["mean_length"])
@@ -68,6 +71,17 @@ def test_all_schedules_train_the_same_groups(tmp_path: Path, monkeypatch: pytest
     assert schedules["segment 8"]["most_versions"] > schedules["segment 2"]["most_versions"] == 2
     assert figures["speedup"]["8"] == round(schedules["segment 8"]["rollout"]["speedup"], 3)
     assert setup["profile"]["learner"]["seconds"][0] > 0
+
+
+def test_the_interval_of_a_speed_up() -> None:
+    """Baseline: 2 and 4 s, as predicted. Own steps: 1.1 and 1.9 s where 1 and 2 s were predicted, 3 s each: relative to
+    their means, .733 - .667 = .067 too slow and as much too fast. Deviation .0943, / sqrt(2), times t(1) = 12.71."""
+    baseline = np.array([[2.0, 4.0], [2.0, 4.0]])
+    own = np.array([[1.1, 1.9], [1.0, 2.0]])
+    assert uncertain_share(own, baseline) == pytest.approx(12.706 * 0.2 / 3, rel=1e-3)
+    # a round in which everything takes twice as long says nothing of the ratio
+    assert uncertain_share(np.array([[2.0, 2.0], [1.0, 2.0]]), np.array([[4.0, 4.0], [2.0, 4.0]])) is None
+    assert uncertain_share(own[:, :1], baseline[:, :1]) is None
 
 
 def test_outputs_end_where_they_are_told() -> None:

@@ -6,7 +6,9 @@ A profile is a JSON file, measured by `ulorl bench engine --profile FILE`, or on
       "name": "what was measured, where",
       "decode": {"rows": [1, 8, 32], "contexts": [128, 512, 2048], "seconds": [[...], [...], [...]], "alike": [...]},
       "prefill": {"tokens": [128, 1024, 4096], "seconds": [...]},
+      "prefill_added": {"tokens": [128, 1024], "seconds": [...]},
       "prefill_pass_tokens": 8192,
+      "prefill_padding": 128,
       "sync_seconds": 1.5,
       "learner": {"tokens": [10000, 20000], "seconds": [...]},
       "slots": 32,
@@ -20,8 +22,11 @@ A profile is a JSON file, measured by `ulorl bench engine --profile FILE`, or on
 decode: seconds of a decode step, a line for each number of rows, a column for each context: the mean tokens of a row,
 prompt and output so far, its input token included. The rows have lengths that are evenly spread from 0 to twice their
 mean; alike: the same of rows that are equally long, for an engine that pads attention; absent: the same times.
-prefill: seconds of a forward pass over a single request of so many tokens. prefill_pass_tokens: the most tokens of such
-a pass; requests that enter together share passes; 0: no limit.
+prefill: seconds to compute a single request of so many tokens. Requests that enter together share passes.
+prefill_added: seconds that one more request of so many tokens adds to a pass; no points: those of a single one without
+the part that does not depend on its tokens. prefill_pass_tokens: the most tokens of a pass; 0: no limit.
+prefill_padding: of an engine that pads the requests of a pass to the longest one, the most tokens of padding that it
+accepts in a pass (`engines.padding`); absent: of one that pads nothing and divides requests between passes.
 sync_seconds: to give new weights to the engines. learner: seconds of an update on so many output tokens; no points: the
 update takes no time. slots: rows that an engine decodes at once. engines: their number. kv_tokens: tokens whose keys
 and values fit into an engine; 0: as many as there are. workload: what is decoded where nothing else is asked for; may
@@ -37,6 +42,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +53,7 @@ from ulorl.config.fields import Finding, Natural, Positive, RefusedKeys, StrictC
 from ulorl.config.key_messages import findings_of
 from ulorl.config.layering import merged
 from ulorl.config.unions import variants_of
+from ulorl.engines.padding import padded_passes
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
@@ -126,7 +133,9 @@ class LatencyProfile(StrictConfig):
     name: str
     decode: DecodeTable
     prefill: TokenTable
+    prefill_added: TokenTable = Field(default_factory=TokenTable)
     prefill_pass_tokens: Natural = 0
+    prefill_padding: Natural | None = None
     sync_seconds: Seconds = 0
     learner: TokenTable = Field(default_factory=TokenTable)
     slots: Positive
@@ -149,15 +158,32 @@ class LatencyProfile(StrictConfig):
     @cached_property
     def prefill_overhead(self) -> float:
         """Seconds of a prefill pass that do not depend on its tokens: what its requests share."""
+        if self.prefill_added.tokens:
+            return max(0.0, self.prefill.at(0) - self.prefill_added.at(0))
         return 0.0 if len(self.prefill.tokens) == 1 else self.prefill.at(0)
 
     def prefill_seconds(self, requests: Sequence[int]) -> float:
         """Return the seconds to prefill requests of so many tokens that enter together. One of 0 tokens needs none."""
-        overhead, tokens = self.prefill_overhead, [count for count in requests if count]
+        tokens = [count for count in requests if count]
         if not tokens:
             return 0.0
-        passes = -(-sum(tokens) // self.prefill_pass_tokens) if self.prefill_pass_tokens else 1
-        return passes * overhead + sum(max(0.0, self.prefill.at(count) - overhead) for count in tokens)
+        most, padding = self.prefill_pass_tokens, self.prefill_padding
+        if padding is None:
+            passes = -(-sum(tokens) // most) if most else 1
+            return passes * self.prefill_overhead + sum(map(self._added_seconds, tokens))
+        tokens.sort(reverse=True)
+        # a pass computes as much for each request as for its longest one, which is the first
+        parts = ((part.stop - part.start, tokens[part.start]) for part in padded_passes(tokens, most or inf, padding))
+        seconds: float = sum(
+            self.prefill.at(longest) + (rows - 1) * self._added_seconds(longest) for rows, longest in parts
+        )
+        return seconds
+
+    def _added_seconds(self, tokens: int) -> float:
+        """Return the seconds that a request adds to a pass."""
+        if self.prefill_added.tokens:
+            return self.prefill_added.at(tokens)
+        return max(0.0, self.prefill.at(tokens) - self.prefill_overhead)
 
 
 def linear_decode(base: float, row: float, kv_token: float, *, rows: int, context: int) -> DecodeTable:

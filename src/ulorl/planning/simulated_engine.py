@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import ceil, inf, sqrt
 
+from ulorl.engines.padding import SORT_ABOVE, SORT_EVERY
 from ulorl.planning.decode_times import DecodeTimes
 from ulorl.planning.latency_profile import LatencyProfile
 
@@ -77,6 +78,9 @@ class SimulatedEngine:
         self._step = 0
         self._context = 0  # tokens of all rows, with the inputs of the next step
         self._squares = 0  # the sum of their squares
+        self._pads = profile.prefill_padding is not None
+        self._extra = 0  # entries that a decode step reads for rows that took the place of longer ones
+        self._idle_step = 0  # the number of the step after which the engine was idle
         self._start = 0.0  # of the next decode step: `time`, and the prefill before it
         self._planned = 0  # steps until the event
 
@@ -93,6 +97,7 @@ class SimulatedEngine:
         """Let queued requests enter, at `time` or after the step in progress; return when something happens next."""
         if not self._rows:
             self.time = self._start = max(self.time, time)
+            self._extra, self._idle_step = 0, self._step
         if time <= self.time:
             self._admit()
             self._planned = self._steps_to_event()
@@ -168,8 +173,7 @@ class SimulatedEngine:
 
     def _steps_until(self, time: float) -> int:
         """Return the steps that have begun by `time`, at least 1."""
-        rows = len(self._rows)
-        steps = self._decode_times().steps(self._context / rows, max(0.0, time - self._start))
+        steps = self._decode_times().steps(self._mean_entries(), max(0.0, time - self._start))
         return max(1, ceil(min(steps, self._planned) - _ROUNDING))
 
     def _decode(self, steps: int) -> None:
@@ -177,9 +181,12 @@ class SimulatedEngine:
             return
         rows, seconds, figures = len(self._rows), self._seconds(steps), self.figures
         self.time = self._start = self._start + seconds
+        checks = (self._step - self._idle_step) // SORT_EVERY
         self._step += steps
         self._squares += (2 * self._context + rows * steps) * steps  # (c + s)^2 = c^2 + 2 c s + s^2
         self._context += rows * steps
+        if (self._step - self._idle_step) // SORT_EVERY > checks and self._extra > (SORT_ABOVE - 1) * self._context:
+            self._extra = 0
         figures.decode_steps += steps
         figures.decode_tokens += rows * steps
         figures.decode_seconds += seconds
@@ -187,7 +194,11 @@ class SimulatedEngine:
         figures.context_peak = max(figures.context_peak, self._context - rows)
 
     def _seconds(self, steps: int) -> float:
-        return self._decode_times().seconds(self._context / len(self._rows), steps)
+        return self._decode_times().seconds(self._mean_entries(), steps)
+
+    def _mean_entries(self) -> float:
+        """Return the entries that the next decode step reads for a row, in the mean."""
+        return (self._context + self._extra) / len(self._rows)
 
     def _decode_times(self) -> DecodeTimes:
         """Return the times of the rows. Their lengths spread as much as their deviation is of that of lengths that are
@@ -201,6 +212,13 @@ class SimulatedEngine:
     def _leave(self, sample: int) -> Row:
         row, end = self._rows.pop(sample)
         row.drawn = row.draws - (end - self._step)
+        if (
+            self._pads and len(self._rows) > 1
+        ):  # the row that entered last takes the place, and reads as much from now on
+            last, end = self._rows[next(reversed(self._rows))]
+            self._extra += max(0, row.context - (last.prompt + last.output + last.draws - (end - self._step)))
+        else:
+            self._extra = 0
         self._context -= row.context
         self._squares -= row.context * row.context
         return row

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ulorl.common.intervals import mean_interval
 from ulorl.common.markdown import table
 from ulorl.planning.rollout_simulation import RolloutSimulation, Setting
 from ulorl.planning.schedule_plan import Bound, Choice, PlanSetting, SchedulePlan
@@ -30,6 +35,8 @@ def compare(runs: Mapping[str, MeasuredRun], plan: SchedulePlan, *, updated: boo
                 one[part]["speedup"] = one[part]["groups_per_second"] / baseline[part]["groups_per_second"]
         one["predicted"]["error"] = one["predicted"]["speedup"] / one["rollout"]["speedup"] - 1
         one["predicted"]["speedup_of_many_steps"] = plan.rollout_speed(planned.figures)
+        share = uncertain_share(_paired_seconds(one), _paired_seconds(baseline)) if one is not baseline else 0.0
+        one["rollout"]["speedup_half_interval"] = None if share is None else share * one["rollout"]["speedup"]
     best = max(one["rollout"]["speedup"] for one in figures.values())
     lengths = runs[plan.planned[0].choice.name].lengths.lengths
     return {
@@ -39,6 +46,29 @@ def compare(runs: Mapping[str, MeasuredRun], plan: SchedulePlan, *, updated: boo
         "carried_bound": _bound_figures(plan, plan.carried_bound, best),
         "schedules": figures,
     }
+
+
+def uncertain_share(own: NDArray[np.float64], baseline: NDArray[np.float64]) -> float | None:
+    """Return half the 95% interval of a measured speed-up, as a share of it; None where it is unknown.
+
+    own, baseline: measured and predicted seconds of every step, [2, rounds]. Steps differ in their work, which the
+    predicted seconds stand for, so the error of a step is its distance from the mean ratio of measured and predicted
+    seconds. The two steps of a round met the same load and are compared with each other.
+    """
+    half = mean_interval(_residuals(*baseline) - _residuals(*own)).high
+    return half if math.isfinite(half) else None
+
+
+def _residuals(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each step adds to the error of the ratio estimator sum(measured) / sum(predicted), as a share of
+    it; the mean is 0."""
+    found: NDArray[np.float64] = measured / measured.mean() - predicted / predicted.mean()
+    return found
+
+
+def _paired_seconds(figures: Mapping[str, Any]) -> NDArray[np.float64]:
+    pair: tuple[Sequence[float], ...] = figures["seconds_of_steps"], figures["predicted"]["seconds_of_steps"]
+    return np.array(pair)
 
 
 def _bound_figures(plan: SchedulePlan, bound: Bound, best: float) -> dict[str, float]:
@@ -99,7 +129,7 @@ def _rates(seconds: float, run: MeasuredRun) -> dict[str, float]:
     }
 
 
-def prediction(choice: Choice, setting: PlanSetting, lengths: RepeatedLengths, steps: int) -> dict[str, float]:
+def prediction(choice: Choice, setting: PlanSetting, lengths: RepeatedLengths, steps: int) -> dict[str, Any]:
     """Return what the planner says of `steps` steps after those that are played, with the same lengths."""
     same = Setting(setting.profile, setting.max_tokens, setting.prompt_tokens, lengths.of_group)
     measured = [*RolloutSimulation(choice.schedule(setting), same).steps(PLAYED_STEPS + steps)][PLAYED_STEPS:]
@@ -109,6 +139,7 @@ def prediction(choice: Choice, setting: PlanSetting, lengths: RepeatedLengths, s
         "groups_per_second": sum(step.groups for step in measured) / seconds,
         "decode_steps": sum(engine.decode_steps for step in measured for engine in step.engines),
         "prefill_tokens": sum(engine.prefill_tokens for step in measured for engine in step.engines),
+        "seconds_of_steps": [round(step.rollout_seconds, 5) for step in measured],
     }
 
 
@@ -127,7 +158,7 @@ def _setup_tables(setup: Mapping[str, Any]) -> list[str]:
         f"**{setup['model']}**, {setup['dtype']}, {setup['engine']} engine with {setup['slots']} slots. "
         f"{setup['prompts']} groups a step of {setup['group']} samples, at most {setup['max_tokens']} tokens, mean "
         f"{setup['mean_length']:g} ({setup['lengths']}). {setup['rounds']} measured steps of each schedule. "
-        "Speed-ups are completed groups a second over those of one segment."
+        "Speed-ups are completed groups a second over those of one segment, ± half their 95% interval over the steps."
     )
     limit = (
         f"The planner's bound of rollout time, {bound['rows']} rows always decoding and no sample prefilled twice: "
@@ -150,7 +181,7 @@ def _speed_table(schedules: Any) -> str:
         rows.append(
             (
                 name,
-                f"{rollout['speedup']:.2f}",
+                _speedup_cell(rollout),
                 f"{predicted['speedup']:.2f} ({predicted['error']:+.0%})",
                 f"{predicted['speedup_of_many_steps']:.2f}",
                 _cell(step.get("speedup"), ".2f"),
@@ -162,6 +193,11 @@ def _speed_table(schedules: Any) -> str:
             )
         )
     return table(head, rows, numbers_from=1)
+
+
+def _speedup_cell(rollout: Mapping[str, Any]) -> str:
+    half = rollout["speedup_half_interval"]
+    return f"{rollout['speedup']:.2f}" + (f" ± {half:.2f}" if half else "")
 
 
 def _age_table(schedules: Any) -> str:

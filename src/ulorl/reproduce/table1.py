@@ -26,6 +26,7 @@ from ulorl.bench.engine_profile import Grid, ProfileMeter, Subject, grid
 from ulorl.bench.machine_facts import facts
 from ulorl.common.progress import SILENT, Bar, ProgressBars
 from ulorl.engines.engine import Engine
+from ulorl.engines.padding import CPU_PADDING
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.planning.group_lengths import GroupLengths, LogNormalLengths, RecordedLengths
@@ -115,7 +116,15 @@ def _measured(setup: Setup, options: Options, about: dict[str, Any], bars: Progr
         updates = Updates(setup, model)
         points = grid(setup.slots, PROMPT_TOKENS + setup.max_tokens, quick=options.quick)
         what = f"{setup.model}, {setup.dtype}, {setup.engine} engine"
-        subject = Subject(engine, what, model.vocabulary, setup.slots, setup.prefill_tokens, updates.weights)
+        subject = Subject(
+            engine,
+            what,
+            model.vocabulary,
+            setup.slots,
+            setup.prefill_tokens,
+            prefill_padding=CPU_PADDING if setup.engine == "torch" else None,
+            weights=updates.weights,
+        )
         meter = ProfileMeter(subject, points, about)
         meter.warm_up()
         meter.measure(_PROFILE_SECONDS)

@@ -32,7 +32,7 @@ from transformers import (
 
 from refusals import refused
 from ulorl.data.countdown import problems
-from ulorl.engines.torch.torch_engine import TorchEngine, _prefill_batches
+from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.models.cpu.fused_decode import entries_read, row_blocks
 from ulorl.models.tiny import model_path
@@ -476,7 +476,7 @@ def test_row_blocks_hold_every_row_once(positions: list[int]) -> None:
 def test_when_rows_are_sorted_does_not_depend_on_what_was_decoded_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed run has a new engine and the log-probs of the run that was not stopped, to the bit. So its rows have
     the same order at every decode step."""
-    monkeypatch.setattr("ulorl.engines.torch.torch_engine._SORT_EVERY", 8)
+    monkeypatch.setattr("ulorl.engines.torch.torch_engine.SORT_EVERY", 8)
 
     def sorted_at(before: int) -> list[int]:
         engine, steps = engine_of(make()), list[int]()
@@ -497,7 +497,7 @@ def test_rows_are_sorted_while_they_decode(monkeypatch: pytest.MonkeyPatch) -> N
     requests = [request(i, p, int(rng.integers(20, 60)), Sampling()) for i, p in enumerate(mixed)]
     found, read = [], []
     for every in (10**9, 1):
-        monkeypatch.setattr("ulorl.engines.torch.torch_engine._SORT_EVERY", every)
+        monkeypatch.setattr("ulorl.engines.torch.torch_engine.SORT_EVERY", every)
         engine = engine_of(make(), slots=20)
         entries = 0
         for one in requests:
@@ -513,21 +513,6 @@ def test_rows_are_sorted_while_they_decode(monkeypatch: pytest.MonkeyPatch) -> N
     for i, segment in found[0].items():
         assert segment.tokens.tolist() == found[1][i].tokens.tolist()
         np.testing.assert_allclose(segment.logprobs, found[1][i].logprobs, atol=1e-4)
-
-
-def test_a_prefill_pass_pads_little() -> None:
-    """Lengths without the last token: 100, 90, 30, 20, 10. Two of 100 have 200 tokens, which fits into 200 but not into
-    199, and pad 10. Three of 30 pad 90 - 60 = 30, and with one of 90, 180 - 120 = 60."""
-    requests = [Request(n, np.ones(n + 1, np.int32), 1, Sampling(), n) for n in (100, 90, 30, 20, 10)]
-
-    def lengths(tokens: int, padding: int) -> list[list[int]]:
-        return [[request.sample_id for request in batch] for batch in _prefill_batches(requests, tokens, padding)]
-
-    assert lengths(200, 30) == [[100, 90], [30, 20, 10]]
-    assert lengths(199, 30) == [[100], [90], [30, 20, 10]]
-    assert lengths(200, 29) == [[100, 90], [30, 20], [10]]
-    assert lengths(1000, 1000) == [[100, 90, 30, 20, 10]]
-    assert lengths(5, 0) == [[100], [90], [30], [20], [10]]
 
 
 def test_keys_and_values_grow_to_the_end_of_the_budget() -> None:

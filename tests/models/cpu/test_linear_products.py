@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -71,6 +72,14 @@ def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], bias: b
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-5, atol=1e-5)
     for (name, expected), found in zip(plain.named_parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_onednn_keeps_its_kernels_unless_the_user_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    for given, kept in ((None, "4096"), ("7", "7")):
+        monkeypatch.setenv(name, given) if given else monkeypatch.delenv(name, raising=False)
+        use_onednn(nn.Linear(2, 2))
+        assert os.environ[name] == kept
 
 
 def test_a_gradient_by_hand() -> None:

@@ -10,13 +10,14 @@ Shapes: B = n active rows, V vocabulary, Q queries of a forward pass.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ulorl.engines.engine import EngineStats, empty_segment, require_idle
+from ulorl.engines.padding import CPU_PADDING, GPU_PADDING, SORT_ABOVE, SORT_EVERY, padded_passes
 from ulorl.engines.segment_checks import check_request
 from ulorl.engines.torch.sampling import draw
 from ulorl.engines.torch.supported_models import check_decoding, full_attention_layers, longest_row
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 _READ_ROUND = 16  # attention reads a multiple of this many entries: CUDA kernels want the mask aligned
 _MASK_ENTRIES = 2**26  # largest mask of a prefill pass: long carried samples are prefilled in chunks that keep below it
-_CPU_PADDING, _GPU_PADDING = 128, 4096  # tokens that take about as long as one more prefill pass
-_SORT_EVERY = 32  # decode steps between checks of the order of the rows
 _ROW = np.dtype(
     [
         ("seed", np.uint64),
@@ -113,7 +112,7 @@ class TorchEngine:
             self._steps_since_idle = 0
         if self._waiting:
             self._admit()
-        if self._fused and self._steps_since_idle % _SORT_EVERY == 0:
+        if self._fused and self._steps_since_idle % SORT_EVERY == 0:
             self._sort()
         n = len(self._requests)
         if not n:
@@ -197,9 +196,9 @@ class TorchEngine:
             families.setdefault(request.tokens.tobytes(), []).append(request)
         distinct = [family[0] for family in families.values()]
         self._reserve(new)
-        padding = _CPU_PADDING if self._model.device.type == "cpu" else _GPU_PADDING
-        for batch in _prefill_batches(distinct, self._prefill_tokens, padding):
-            first = len(self._requests)
+        padding = CPU_PADDING if self._model.device.type == "cpu" else GPU_PADDING
+        for rows in padded_passes([request.length - 1 for request in distinct], self._prefill_tokens, padding):
+            batch, first = distinct[rows], len(self._requests)
             for request in batch:
                 self._enter(request)
             self._prefill(first, [request.tokens[:-1] for request in batch])
@@ -323,7 +322,7 @@ class TorchEngine:
         n = len(self._requests)
         positions = self._rows["position"][:n]
         order = np.argsort(-positions, kind="stable")
-        if n and entries_read(positions) > 1.1 * entries_read(positions[order]):
+        if n and entries_read(positions) > SORT_ABOVE * entries_read(positions[order]):
             moved = np.flatnonzero(order != np.arange(n))
             self._move(order[moved], moved)
 
@@ -348,20 +347,3 @@ class TorchEngine:
         if len(sources):
             self._move(sources, targets)
         del self._requests[n:]
-
-
-def _prefill_batches(requests: Sequence[Request], tokens: int, padding: int) -> Iterator[list[Request]]:
-    """Batches of consecutive requests, longest first, of at most `tokens` tokens with padding, and at most `padding`
-    tokens of it; a longer request is alone."""
-    batch: list[Request] = []
-    real = 0
-    for request in requests:
-        length = request.length - 1
-        padded = (len(batch) + 1) * (batch[0].length - 1 if batch else length)
-        if batch and (padded > tokens or padded - real - length > padding):
-            yield batch
-            batch, real = [], 0
-        batch.append(request)
-        real += length
-    if batch:
-        yield batch

@@ -9,6 +9,7 @@ Shapes: M, N, K of a product [M, K] x [N, K] -> [M, N].
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from typing import Any
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 _LARGE = 2**18  # entries of a matrix, in float32 as large as a core's cache
+# oneDNN makes a kernel for each shape of a product and keeps the last 1,024. An engine of 256 rows needs a few for each
+# number of rows, and more for prefills: with 1,024 it makes them again and again.
+_CACHE_VARIABLE, _KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 4096
 SMALL = 2**24  # multiplications: torch.mm finishes smaller products before oneDNN has made a kernel for their shape
 
 
@@ -61,6 +65,7 @@ def use_onednn(model: nn.Module) -> None:
     """Let every linear layer of `model` that is float32 on a CPU multiply through oneDNN, forward and backward."""
     if not has_onednn():
         return
+    os.environ.setdefault(_CACHE_VARIABLE, str(_KERNELS))  # read when oneDNN makes its first kernel
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
             module.__class__ = _Linear
