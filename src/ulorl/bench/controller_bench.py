@@ -128,8 +128,9 @@ def _steps(schedule: Schedule, engine: _Alone | EngineFleet, workers: Sequence[D
     seconds, returned, trained = [], [], 0
     for step in range(WARM_UP + STEPS):
         started, before = time.process_time(), sum(worker.seconds for worker in workers)
-        returned.append(_rollout(scheduler, engine, workers, problems))
-        trained += len(scheduler.release())
+        with no_full_collections():
+            returned.append(_rollout(scheduler, engine, workers, problems))
+            trained += len(scheduler.release())
         engine.load_weights([], step + 1)
         in_workers = sum(worker.seconds for worker in workers) - before
         seconds.append(round(time.process_time() - started - in_workers, 3))
@@ -154,13 +155,12 @@ def _rollout(scheduler: Scheduler, engine: Any, workers: Sequence[DirectWorker],
         return scheduler.next_requests()
 
     returned = 0
-    with no_full_collections():
-        scheduler.begin_step(problems)
-        for segment in scheduled_rollout(engine, next_requests):
-            sample = scheduler.end_segment(segment)
-            returned += 1
-            if sample.status is not Status.UNFINISHED:
-                scheduler.experience.add(Scored(sample, 0.0, ""))
+    scheduler.begin_step(problems)
+    for segment in scheduled_rollout(engine, next_requests):
+        sample = scheduler.end_segment(segment)
+        returned += 1
+        if sample.status is not Status.UNFINISHED:
+            scheduler.experience.add(Scored(sample, 0.0, ""))
     return returned
 
 

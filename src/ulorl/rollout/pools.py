@@ -43,8 +43,10 @@ class UnfinishedPool:
             del self._samples[sample.id]
         return sample
 
-    def __getitem__(self, id: int) -> Sample:
-        return self._samples[id]
+    @property
+    def samples(self) -> Mapping[int, Sample]:
+        """The samples by id."""
+        return self._samples
 
     def __iter__(self) -> Iterator[Sample]:
         """Iterate over the samples in the order of their ids."""

@@ -98,11 +98,12 @@ class Scheduler:
         """
         if self._step is None:
             raise RuntimeError("no step is in progress; call begin_step first")
-        admitted = [] if self._step.over else self._admitted(self._step)
-        if self._step.over:
+        step, samples = self._step, self.unfinished.samples
+        admitted = [] if step.over else self._admitted(step)
+        if step.over:
             self._step = None
             return None
-        return [self._request(self._step, *one) for one in admitted]
+        return [self._request(step, samples[id], budget) for id, budget in admitted]
 
     def end_segment(self, segment: Segment) -> Sample:
         """Append a segment to its sample and return the sample. An unfinished sample stays in the unfinished pool; a
@@ -114,7 +115,7 @@ class Scheduler:
             raise ValueError(f"segment of sample {id}, which is not in flight")
         status = self._status(segment, request)
         del self._in_flight[id]
-        sample = self.unfinished.append(segment, status) if tokens else self.unfinished[id]  # stopped without a token
+        sample = self.unfinished.append(segment, status) if tokens else self.unfinished.samples[id]
         finished = sample.status is not _UNFINISHED
         if finished:
             del self._seeds[id]
@@ -163,8 +164,8 @@ class Scheduler:
         for member in range(id * self.group, (id + 1) * self.group):
             self.unfinished.put(Sample(member, id, prompt))
 
-    def _request(self, step: StepDispatch, id: int, budget: int) -> Request:
-        sample = self.unfinished[id]
+    def _request(self, step: StepDispatch, sample: Sample, budget: int) -> Request:
+        id = sample.id
         expected = min(ceil(step.expected_tokens(id)), budget) if self._longest_first else 0
         output = tuple([segment.tokens for segment in sample.segments])
         request = Request(id, sample.prompt, budget, self.sampling, self._seeds[id], expected, output)

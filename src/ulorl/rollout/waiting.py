@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush, heapreplace
+from itertools import chain
 from typing import Protocol
 
 from ulorl.rollout.expected_length import expected_rest
@@ -53,8 +54,9 @@ class LongestFirst:
     early.
 
     expected_length: returns the output tokens that are expected of the samples of a group. max_tokens: L. group:
-    samples a group (G); ids are group id * G + member. A heap holds the next sample of each of n groups, so that a
-    sample is taken in O(log n), and a change of a group takes O(G log G + log n).
+    samples a group (G); ids are group id * G + member. What waits when a step begins is sorted once. A heap holds the
+    next sample of each of the n groups that change or come later, so that a sample of them is taken in O(log n), and a
+    change takes O(G log G + log n).
     """
 
     def __init__(self, expected_length: Callable[[int], float], max_tokens: int, group: int) -> None:
@@ -62,7 +64,8 @@ class LongestFirst:
         self._tokens: dict[int, dict[int, int]] = {}  # output tokens by group and member
         self._changed: dict[int, None] = {}  # groups whose members must be ordered again, in order
         self._order: dict[int, list[_Entry]] = {}  # of each group; the last one enters next
-        self._heap: list[_Entry] = []  # the last one of each order, and those of orders that are no longer valid
+        self._sorted: list[_Entry] = []  # of many groups; the last one enters next. Some are no longer valid
+        self._heap: list[_Entry] = []  # the next one of each other group. Some are no longer valid
 
     def put(self, samples: Mapping[int, int]) -> None:
         """Let samples wait. samples: their output tokens by id."""
@@ -73,12 +76,13 @@ class LongestFirst:
 
     def take(self, number: int) -> list[int]:
         """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
-        for group in self._changed:
-            length, limit = self._expected_length(group), self._max_tokens
-            entries = [(-expected_rest(n, length, limit), member, group) for member, n in self._tokens[group].items()]
-            self._order[group] = sorted(entries, reverse=True)
-            heappush(self._heap, self._order[group][-1])
+        changed = [self._ordered(group) for group in self._changed]
         self._changed.clear()
+        if self._sorted or self._heap:
+            for order in changed:
+                heappush(self._heap, order[-1])
+        else:
+            self._sorted = sorted(chain.from_iterable(changed), reverse=True)
         return [self._take() for _ in range(number)]
 
     def changed(self, group: int) -> None:
@@ -86,15 +90,34 @@ class LongestFirst:
         if group in self._tokens:
             self._changed[group] = None
 
+    def _ordered(self, group: int) -> list[_Entry]:
+        """Order the samples of a group again."""
+        length, limit = self._expected_length(group), self._max_tokens
+        entries = [(-expected_rest(n, length, limit), member, group) for member, n in self._tokens[group].items()]
+        self._order[group] = order = sorted(entries, reverse=True)
+        return order
+
     def _take(self) -> int:
-        heap = self._heap
-        while not (order := self._order.get(heap[0][2])) or order[-1] is not heap[0]:
+        ranked, heap = self._sorted, self._heap
+        while ranked and not self._valid(ranked[-1]):
+            ranked.pop()
+        while heap and not self._valid(heap[0]):
             heappop(heap)
-        _, member, group = order.pop()
-        if order:
+        from_heap = not ranked or (bool(heap) and heap[0] < ranked[-1])
+        _, member, group = heap[0] if from_heap else ranked.pop()
+        order = self._order[group]
+        order.pop()
+        if from_heap and order:
             heapreplace(heap, order[-1])
+        elif from_heap:
+            heappop(heap)
+        if order:
             del self._tokens[group][member]
         else:
-            heappop(heap)
             del self._tokens[group], self._order[group]
         return group * self._group + member
+
+    def _valid(self, entry: _Entry) -> bool:
+        """Return whether an entry is the next one of its group, as the group was last ordered."""
+        order = self._order.get(entry[2])
+        return order is not None and order[-1] is entry
