@@ -110,7 +110,8 @@ def test_the_command_writes_its_figures(tmp_path: Path) -> None:
 
 def test_the_controller_bench_keeps_every_sample() -> None:
     figures = controller_bench.run([160], engines=3)
-    assert [size["schedule"] for size in figures["sizes"]] == ["segment", "oversubscribe", "refill"]
+    schedules = ["segment", "oversubscribe", "refill", "refill, longest first"]
+    assert [size["schedule"] for size in figures["sizes"]] == schedules
     for size in figures["sizes"]:
         assert [len(size[name]) for name in ("cpu_seconds", "fleet_cpu_seconds", "came_back")] == [3, 3, 3]
         assert 100 <= sum(size["came_back"]) / 3 <= 300

@@ -1,11 +1,12 @@
 """Measures the controller alone, with engines that need no time: scheduler, schedule and pools, and a fleet over them.
 
 Outputs have 1 to 64 tokens, the same number in all samples of a group. Each schedule has the stated number of samples
-in flight; more come back in a step that refills. The steps that are measured follow `WARM_UP` others, which fill the
-pools. Prompts and outputs are short, so that the work for each sample is measured and not that for each token. The
-engines make their segments in the same thread, and that time is subtracted. CPU seconds are measured, because other
-processes may share the cores; the controller waits for nothing here. They do not include the full garbage collection
-that Python makes outside of rollouts, about once a step; it is measured by itself, with all samples in memory.
+in flight; more come back in a step that refills. "refill, longest first" has every limit: three versions and a window.
+The steps that are measured follow `WARM_UP` others, which fill the pools. Prompts and outputs are short, so that the
+work for each sample is measured and not that for each token. The engines make their segments in the same thread, and
+that time is subtracted. CPU seconds are measured, because other processes may share the cores; the controller waits for
+nothing here. They do not include the full garbage collection that Python makes outside of rollouts, about once a step;
+it is measured by itself, with all samples in memory.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SLOTS = 128
 GROUP = 8
 SEGMENT, TICK = 16, 8  # tokens
 LONGEST = 64  # tokens
+WINDOW = 10_000  # groups, of the schedule with every limit
 WARM_UP, STEPS = 3, 3
 PROMPT = 64
 EOS, TOKEN, VOCABULARY = 0, 5, 1000
@@ -56,10 +58,14 @@ def run(samples: Sequence[int] = (10_000, 100_000), engines: int = ENGINES) -> d
 def _schedules(samples: int) -> dict[str, Schedule]:
     """Return schedules with `samples` samples in flight."""
     mean = (1 + LONGEST // SEGMENT) / 2  # segments of a sample
+    half = samples // GROUP // 2  # the groups of a step
     return {
         "segment": SegmentSchedule(prompts=round(samples / GROUP / mean), group=GROUP, tokens=SEGMENT),
-        "oversubscribe": OversubscribeSchedule(prompts=samples // GROUP // 2, group=GROUP, factor=2),
-        "refill": RefillSchedule(prompts=samples // GROUP // 2, group=GROUP, factor=2),
+        "oversubscribe": OversubscribeSchedule(prompts=half, group=GROUP, factor=2),
+        "refill": RefillSchedule(prompts=half, group=GROUP, factor=2),
+        "refill, longest first": RefillSchedule(
+            prompts=half, group=GROUP, factor=2, order="longest", max_versions=3, window=WINDOW
+        ),
     }
 
 

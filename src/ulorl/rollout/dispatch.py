@@ -130,10 +130,12 @@ class StepDispatch:
             self._waiting.changed(group)
 
     def _expected_length(self, group: int) -> float:
-        if group not in self._expected:
+        length = self._expected.get(group)
+        if length is None:
             finished, before = self._schedule.group - self._left[group], self._visited(group)
-            self._expected[group] = expected_length(self._group_tokens[group], finished, before, self._max_tokens)
-        return self._expected[group]
+            length = expected_length(self._group_tokens[group], finished, before, self._max_tokens)
+            self._expected[group] = length
+        return length
 
     def _budget(self, sample: int) -> int:
         left = self._max_tokens - self._lengths[sample]
