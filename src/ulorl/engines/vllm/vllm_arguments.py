@@ -99,6 +99,8 @@ def engine_arguments(
         "max_num_batched_tokens": max(prefill_tokens, slots),
         "max_model_len": max_length,
         "tensor_parallel_size": settings.tensor_parallel,
+        # In a Ray actor vLLM would let Ray place its workers, one to a bundle; our bundle has all GPUs of the engine.
+        "distributed_executor_backend": "mp" if settings.tensor_parallel > 1 else None,
         "device_ids": list(settings.devices) or None,
         "gpu_memory_utilization": settings.memory_fraction,
         "enforce_eager": settings.eager,
