@@ -116,10 +116,13 @@ class _Trainer:
         from vllm.distributed.weight_transfer import ModuleSource, WeightTransferTrainerFactory
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+        from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
         from vllm.utils.network_utils import get_open_port
 
         if self._backend == "ipc":
-            info: Any = IPCTrainerInitInfo(rank=0, packed=True)
+            # vLLM refuses a tensor that is larger than its buffer, as embeddings in float32 are from 1.7B on.
+            size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, *(tensor.nbytes for _, tensor in self._weights))
+            info: Any = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
         else:
             info = NCCLTrainerInitInfo("127.0.0.1", get_open_port(), world_size=self._client.world_size, rank=0)
         return WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=ModuleSource(self))
