@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +108,42 @@ def test_how_new_weights_travel() -> None:
     ]
     for settings, device, transfer in expected:
         assert pick_transfer(VllmConfig(**settings), device) == transfer, settings
+
+
+def test_cuda_ipc_needs_a_learner_of_one_process() -> None:
+    gpu = torch.device("cuda:0")
+    assert pick_transfer(VllmConfig(process=True), gpu, processes=2) == "file"
+    assert pick_transfer(VllmConfig(process=True, devices=(2,)), gpu, processes=2) == "nccl"  # of two senders, not all
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "processes"),
+    [
+        ({}, "process", 2),
+        ({"tensor_parallel": 2}, "process", 4),
+        ({"process": True, "transfer": "ipc"}, "transfer", 2),
+        ({"process": True}, "", 2),
+        ({"process": True, "transfer": "ipc"}, "", 1),
+        ({}, "", 1),
+    ],
+)
+def test_vllm_beside_a_learner_of_several_processes(settings: dict[str, Any], key: str, processes: int) -> None:
+    if not key:
+        vllm_arguments.check_processes(VllmConfig(**settings), processes)
+        return
+    with refused(ErrorCode.ENGINE_SETTING, key=f"engine.vllm.{key}") as error:
+        vllm_arguments.check_processes(VllmConfig(**settings), processes)
+    assert f"{processes} processes share the learner" in str(error.value)
+
+
+def test_a_recipe_is_refused_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm = ["engine.kind=vllm", "model.path=nowhere"]
+    with refused(ErrorCode.ENGINE_SETTING, key="engine.vllm.process"):
+        load_inputs(ulorl.load([RECIPE], [*vllm, "backend.kind=torchrun", "backend.ranks=2"]))
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}.items():  # torchrun is noticed
+        monkeypatch.setenv(name, value)
+    with refused(ErrorCode.ENGINE_SETTING, key="engine.vllm.process"):
+        load_inputs(ulorl.load([RECIPE], vllm))
 
 
 def test_every_segment_of_every_sample_has_its_own_seed() -> None:

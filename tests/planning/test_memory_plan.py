@@ -108,6 +108,20 @@ def test_advice_makes_the_run_fit() -> None:
         assert plan_recipe(load(recipe, [*overrides, *change.overrides]), 70).fits
 
 
+def test_advice_that_takes_more_processes_gives_vllm_one_of_its_own() -> None:
+    """`check_processes` refuses vLLM in a process of the learner."""
+    recipe = [str(ROOT / "recipes" / "gsm8k.toml")]
+    alone = [f"model.path={CONFIGS / 'qwen3_8b'}", "engine.kind=vllm", "engine.vllm.sleep=true"]
+    plan = plan_recipe(load(recipe, [*alone, "optim.offload=true", "optim.recompute=true"]), 80)
+    advised = [override.split() for change in plan.changes for override in change.overrides if "ranks" in override]
+    assert advised
+    for words in advised:
+        assert "engine.vllm.process=true" in words and load(recipe, [*alone, *words]).engine.vllm.process
+    own = plan_recipe(load(recipe, [*alone, "engine.vllm.process=true", "optim.offload=true"]), 80)
+    assert any("ranks" in override for change in own.changes for override in change.overrides)
+    assert not any("process" in override for change in own.changes for override in change.overrides)
+
+
 def test_the_command(tmp_path: Path) -> None:
     arguments = ["plan", "memory", str(ROOT / "recipes" / "qwen3_4b.toml"), f"model.path={CONFIGS / 'qwen3_4b'}"]
     done = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "plan.json")])

@@ -92,14 +92,15 @@ def make_retrying_engine(
     )
 
 
-def check_engine(settings: EngineConfig) -> None:
+def check_engine(settings: EngineConfig, *, processes: int = 1) -> None:
     """Refuse an engine that is not installed, or a setting that it does not have, before a model is loaded.
 
-    Raises UserError.
+    processes: those that share the learner with the process of the engine. Raises UserError.
     """
     if settings.kind == "vllm":
-        from ulorl.engines.vllm.vllm_arguments import check_arguments
+        from ulorl.engines.vllm.vllm_arguments import check_arguments, check_processes
 
+        check_processes(settings.vllm, processes)
         check_arguments(settings.vllm)
 
 

@@ -16,7 +16,8 @@ class EngineSetting:
 
     kind: the embedded engine takes memory for its slots; vLLM takes `memory_fraction` of the GPU. number: bytes of one
     number. engines: how many there are, each on `tensor_parallel` GPUs. longest: tokens of the longest prompt with its
-    output. sharing: whether its GPUs are the learner's too, at the same time or in turns.
+    output. sharing: whether its GPUs are the learner's too, at the same time or in turns. process: whether vLLM runs in
+    a process of its own, which a learner of several processes needs.
     """
 
     kind: Literal["torch", "vllm"]
@@ -27,6 +28,7 @@ class EngineSetting:
     slots: int
     longest: int
     sharing: Sharing
+    process: bool = False
 
     @property
     def gpus(self) -> int:

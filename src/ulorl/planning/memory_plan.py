@@ -137,10 +137,12 @@ def _combinations(sizes: ModelSizes, setting: RunSetting) -> Iterator[tuple[floa
 
 def _more_ranks(_sizes: ModelSizes, setting: RunSetting) -> Iterator[_Step]:
     ranks, kind = setting.learner.ranks, "" if setting.backend != "local" else "backend.kind=torchrun "
+    alone = setting.backend != "ray" and setting.engine.kind == "vllm" and not setting.engine.process
+    process = " engine.vllm.process=true" if alone else ""
     for doublings in range(1, 7) if not setting.learner.lora_rank else ():
         if (more := ranks * 2**doublings) <= _MOST_RANKS:
             changed = replace(setting, learner=replace(setting.learner, ranks=more))
-            yield _Step(8.0 * doublings, f"{kind}backend.ranks={more}", changed)
+            yield _Step(8.0 * doublings, f"{kind}backend.ranks={more}{process}", changed)
 
 
 def _sequence(sizes: ModelSizes, setting: RunSetting) -> Iterator[_Step]:

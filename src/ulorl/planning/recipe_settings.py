@@ -66,6 +66,7 @@ def engine_setting(config: Config) -> EngineSetting:
         slots=engine.slots,
         longest=longest_sample(config),
         sharing=_sharing(config),
+        process=vllm.process,
     )
 
 

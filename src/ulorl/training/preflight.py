@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from ulorl.answers.normalisation import comparable_question
+from ulorl.backends import torchrun
 from ulorl.backends.ray.ray_preflight import check_ray
 from ulorl.config.data_config import DataConfig
 from ulorl.config.tree import Config
@@ -80,7 +81,7 @@ def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
     sharded = checkpoint is not None and is_sharded(checkpoint)
     disable_progress_bar()  # of transformers, for loading and saving
     _check_trained_dtype(cfg)
-    reward = _check_settings(cfg)
+    reward = _check_settings(cfg, processes=_processes(cfg))
     files, prompts = ErrorCollector(), ErrorCollector()
     with files:
         problems, places = load_located(cfg.data)
@@ -142,7 +143,12 @@ def _asked(
     return _prompted(held_out[: cfg.eval.problems], places, tokenizer, cfg.eval_data(), model, longest)
 
 
-def _check_settings(cfg: Config) -> Reward:
+def _processes(cfg: Config) -> int:
+    """Return how many processes will share the learner with this one, or 1 where this one has no part of it."""
+    return 1 if cfg.backend.kind == "ray" else max(torchrun.world_size(), cfg.backend.learner_ranks or 1)
+
+
+def _check_settings(cfg: Config, *, processes: int = 1) -> Reward:
     """Check what needs no files, and return the reward. Raises UserError."""
     errors = ErrorCollector()
     with errors:
@@ -150,7 +156,7 @@ def _check_settings(cfg: Config) -> Reward:
     with errors:
         require_trackers(cfg.log)
     with errors:
-        check_engine(cfg.engine)
+        check_engine(cfg.engine, processes=processes)
     with errors:
         require_peft(cfg.model.lora)
     with errors:

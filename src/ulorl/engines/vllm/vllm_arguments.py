@@ -43,6 +43,24 @@ def require_vllm() -> str:
     raise vllm_error(f"vLLM is not installed; {install}", ErrorCode.EXTRA_MISSING)
 
 
+def check_processes(settings: VllmConfig, processes: int) -> None:
+    """Refuse settings with which vLLM would wait without end for the other processes of a learner.
+
+    processes: those of torch's default process group, of which the first one runs vLLM. Raises UserError.
+    """
+    if processes == 1:
+        return
+    shared = f"{processes} processes share the learner, and only the first one runs vLLM"
+    if not settings.process:
+        problem = (
+            f"=false: {shared}, which would make its groups of all of them and wait for the others; set it to true"
+        )
+        raise _setting_error("process", problem)
+    if settings.transfer == "ipc":
+        problem = f"=ipc: {shared}, whose sender would wait for all of them; use auto, which takes a file in memory"
+        raise _setting_error("transfer", problem)
+
+
 def check_arguments(settings: VllmConfig) -> None:
     """Refuse a name in `engine.vllm.args` that vLLM does not know or that another key sets, and a useless sleep mode.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from ulorl.engines.engine import EngineStats, require_idle
 from ulorl.engines.engine_spec import EngineSpec
@@ -60,7 +61,8 @@ class VllmEngine:
         self.stats = EngineStats()
         self.version = spec.version
         self.logprobs_mode = "raw_logprobs" if spec.sampling.temperature == 1 else "processed_logprobs"
-        self.transfer = pick_transfer(settings, spec.device)
+        processes = dist.get_world_size() if dist.is_initialized() else 1
+        self.transfer = pick_transfer(settings, spec.device, processes)
         self._eos = sorted(set(source.eos_ids if eos_ids is None else eos_ids))
         self._requests: dict[str, Request] = {}  # by sample id, until their segment is returned
         self._internal: dict[str, str] = {}  # vLLM's own ids of them
@@ -235,7 +237,7 @@ def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
     if ipc:  # memory handles of CUDA IPC cross the process border as pickles, which only our processes write
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     try:
-        with _process_mode(process), _interrupts_are_ours():
+        with _start_environment(process), _interrupts_are_ours():
             return LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=process)
     except (ValueError, RuntimeError, OSError, ImportError, AssertionError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()
@@ -244,19 +246,23 @@ def _start(arguments: dict[str, Any], *, process: bool, ipc: bool) -> Any:
 
 
 @contextmanager
-def _process_mode(process: bool) -> Iterator[None]:
-    """Set in the environment where vLLM runs, and restore torch.set_num_threads, which it disables in our process."""
-    name, set_num_threads = "VLLM_ENABLE_V1_MULTIPROCESSING", torch.set_num_threads
-    before = os.environ.get(name)
-    os.environ[name] = "1" if process else "0"
+def _start_environment(process: bool) -> Iterator[None]:
+    """Set the environment for vLLM's start, and restore torch.set_num_threads, which it disables in our process.
+
+    Under torchrun, torch looks for the store of every process group in torchrun's; vLLM's processes make their own.
+    """
+    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1" if process else "0", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    before, set_num_threads = {name: os.environ.get(name) for name in wanted}, torch.set_num_threads
+    os.environ |= wanted
     try:
         yield
     finally:
         torch.set_num_threads = set_num_threads
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -21,8 +21,11 @@ Transfer = Literal["direct", "file", "ipc", "nccl"]
 _SHM = "/dev/shm"  # files in memory
 
 
-def pick_transfer(settings: VllmConfig, device: torch.device) -> Transfer:
-    """Return how new weights travel from the learner's `device` to vLLM."""
+def pick_transfer(settings: VllmConfig, device: torch.device, processes: int = 1) -> Transfer:
+    """Return how new weights travel from the learner's `device` to vLLM.
+
+    processes: those that share the learner. All of them would have to call vLLM's sender of CUDA IPC.
+    """
     if settings.transfer != "auto":
         return settings.transfer
     if not settings.process and settings.tensor_parallel == 1:
@@ -32,7 +35,8 @@ def pick_transfer(settings: VllmConfig, device: torch.device) -> Transfer:
     gpus = settings.devices or range(settings.tensor_parallel)
     if (device.index or 0) not in gpus:
         return "nccl"  # NCCL refuses two ranks on one GPU
-    return "ipc" if settings.tensor_parallel == 1 else "file"  # the learner has handles only of its own GPU
+    alone = settings.tensor_parallel == 1 and processes == 1  # the learner has handles only of its own GPU
+    return "ipc" if alone else "file"
 
 
 def sender(llm: Any, transfer: Transfer, device: torch.device) -> Callable[[Weights], None]:
