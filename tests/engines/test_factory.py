@@ -153,7 +153,7 @@ def test_every_segment_of_every_sample_has_its_own_seed() -> None:
     assert segment_seed(sample_seed(0, 3), 64) == segment_seed(sample_seed(0, 3), 64)
 
 
-def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
+def test_the_embedded_engine_sleeps_and_wakes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = ulorl.load([RECIPE], ["engine.slots=4"])
     inputs = load_inputs(cfg)
     engine = make_engine(engine_spec(cfg, longest=inputs.longest(cfg)), inputs.source)
@@ -169,8 +169,11 @@ def test_the_embedded_engine_sleeps_and_wakes_by_itself() -> None:
 
     before = play()
     assert engine._cache.capacity > 0
+    emptied: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(engine._cache.capacity))
     engine.sleep()
     assert engine._cache.capacity == 0
+    assert emptied == [0]  # torch gives back what it kept, once nothing uses it any more
     assert play() == before
     engine.add(Request(0, inputs.problems[0][1], 20, Sampling(), 7))
     with pytest.raises(RuntimeError, match="sleep with 1 requests pending"):

@@ -6,7 +6,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import current_thread
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from ulorl.config.training_config import ObjectiveConfig
 from ulorl.learner.age_names import AGES
 from ulorl.learner.experience import minibatches, prepare
 from ulorl.learner.logprobs import token_logprobs
-from ulorl.learner.policy_learner import PolicyLearner
+from ulorl.learner.policy_learner import PolicyLearner, _use_device
 from ulorl.learner.update_result import Skipped, UpdateSums
 from ulorl.learner.update_start import UpdateStart
 from ulorl.models.head import Head
@@ -409,3 +411,17 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     assert calls == {False: 1, True: 2}
     for name, weight in weights[False].items():
         torch.testing.assert_close(weight, weights[True][name], rtol=0, atol=1e-7)
+
+
+def test_threads_of_the_learner_have_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new thread has GPU 0: writing a checkpoint there would open a CUDA context on the GPU of another rank."""
+    chosen: list[tuple[torch.device, str]] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append((device, current_thread().name)))
+    with ThreadPoolExecutor(1, "writer", initializer=_use_device, initargs=(torch.device("cuda", 3),)) as threads:
+        threads.submit(int).result()
+    assert chosen == [(torch.device("cuda", 3), "writer_0")]
+    trained = learner()
+    assert trained._threads._initializer is _use_device
+    assert trained._threads._initargs == (torch.device("cpu"),)
+    assert trained.begin(GROUPS).result().steps == 1  # a CPU needs nothing
+    assert len(chosen) == 1

@@ -116,7 +116,8 @@ def test_advice_that_takes_more_processes_gives_vllm_one_of_its_own() -> None:
     advised = [override.split() for change in plan.changes for override in change.overrides if "ranks" in override]
     assert advised
     for words in advised:
-        assert "engine.vllm.process=true" in words and load(recipe, [*alone, *words]).engine.vllm.process
+        assert "engine.vllm.process=true" in words
+        assert load(recipe, [*alone, *words]).engine.vllm.process
     own = plan_recipe(load(recipe, [*alone, "engine.vllm.process=true", "optim.offload=true"]), 80)
     assert any("ranks" in override for change in own.changes for override in change.overrides)
     assert not any("process" in override for change in own.changes for override in change.overrides)

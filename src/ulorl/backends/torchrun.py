@@ -85,6 +85,7 @@ def serve() -> None:
             else:
                 getattr(learner, name)(*arguments)
         del call, arguments  # the samples of an update, which would stay in memory during the next rollout
+        torch.cuda.empty_cache()  # torch keeps memory that an engine on this GPU needs
     learner.close()
     calls.close()
 

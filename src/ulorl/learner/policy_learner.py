@@ -88,7 +88,8 @@ class PolicyLearner:
         self.entropy_coefficient = control.coefficient if isinstance(control, EntropyBonusConfig) else None
         self._named = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         self.optimizer = Optimizer(self._named, spec.optim)
-        self._threads = ThreadPoolExecutor(2, "learner")  # an update, and what is being written
+        # An update, and what is being written.
+        self._threads = ThreadPoolExecutor(2, "learner", initializer=_use_device, initargs=(policy.device,))
         self._files = dist.new_group(backend="gloo") if ranks.world > 1 else None
 
     @property
@@ -326,6 +327,12 @@ def make_policy(model: PreTrainedModel, spec: LearnerSpec) -> Policy:
         cpu_kernels=spec.cpu_kernels,
         entropy_gradient=spec.objective.entropy.kind == "bonus",
     )
+
+
+def _use_device(device: torch.device) -> None:
+    """Make a GPU the current one of this thread: a new thread has GPU 0, which may be another rank's."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _infinite(loss_sum: Tensor, ids: tuple[int, ...]) -> Skipped | None:

@@ -40,7 +40,7 @@ class Started:
     def send_weights(self) -> None:
         self.events.append("send")
 
-    def _start(self, info: Any, *, client: Any, source: Any) -> Started:
+    def _start(self, info: Any, *, client: Any, source: Any) -> Started:  # noqa: ARG002 - vLLM's names
         self.info, self._source = info, source
         return self
 
@@ -72,4 +72,14 @@ def test_the_buffer_of_cuda_ipc_holds_the_largest_tensor(
     """vLLM's packed_ipc_producer raises for a tensor larger than its buffer."""
     weights = [("norm", torch.empty(8, dtype=dtype)), ("embedding", torch.empty(shape, dtype=dtype, device="meta"))]
     started.sender("ipc")(weights)
-    assert started.info.packed and started.info.packed_buffer_size_bytes == size
+    assert started.info.packed
+    assert started.info.packed_buffer_size_bytes == size
+
+
+@pytest.mark.parametrize("transfer", ["ipc", "nccl"])
+def test_the_senders_streams_wait_for_the_learners(started: Started, transfer: str) -> None:
+    """AdamW's step runs asynchronously on the learner's stream of its GPU; vLLM packs on streams of its own."""
+    send = started.sender(transfer)
+    for _ in range(2):
+        send([("a", torch.zeros(2))])
+    assert started.events == ["cuda:1", "synchronize", "send"] * 2

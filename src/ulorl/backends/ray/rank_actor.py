@@ -90,6 +90,7 @@ class RankActor:
         except Cancelled:  # Ray would take it for the end of the process
             return self._answer(cancelled=True)
         finally:
+            torch.cuda.empty_cache()  # torch keeps memory that an engine on this GPU needs
             with self._lock:
                 self._done = number
                 self._tokens.pop(number, None)

@@ -177,6 +177,7 @@ class TorchEngine:
         """Release the keys and values; rows allocate them again as they grow."""
         require_idle(self, "sleep")
         self._cache.clear()
+        torch.cuda.empty_cache()  # torch would keep the memory for this process, and the learner may be another one
 
     def close(self) -> None:
         """Release the keys and values; the engine is not used again."""

@@ -107,6 +107,7 @@ class _Trainer:
     def send(self, weights: Weights) -> None:
         self._weights = list(weights)
         with torch.cuda.device(self._device):  # vLLM uses the current device
+            torch.cuda.current_stream().synchronize()  # it reads on other streams, which do not wait for AdamW's step
             if self._trainer is None:  # reads names, dtypes and shapes
                 self._trainer = self._connect()
             self._trainer.send_weights()
