@@ -17,6 +17,7 @@ from rank_learner import CPU, Case, small_model
 from tiny_learner import GROUPS
 from ulorl.backends import torchrun
 from ulorl.backends.ray import rank_actor
+from ulorl.learner.experience import prepare
 from ulorl.learner.make_learner import LearnerBuild, make_learner
 
 
@@ -39,8 +40,9 @@ def test_after_every_call_of_a_rank_on_ray(
 ) -> None:
     monkeypatch.setattr(rank_actor, "end_with_parent", lambda: None)
     monkeypatch.setattr(rank_actor, "store_weights", lambda tensors: [name for name, _ in tensors])
+    experience, _ = prepare(GROUPS, build.spec.objective, build.spec.max_tokens)
     actor = rank_actor.RankActor(build, rank_actor.RankPlace(0, 1, "", gpu=False, timeout=1.0))
-    for number, (name, *arguments) in enumerate([("update", GROUPS), ("score", []), ("publish",)], start=1):
+    for number, (name, *arguments) in enumerate([("update", GROUPS), ("score", experience), ("publish",)], start=1):
         events.append(name)
         actor.call(name, number, pickle.dumps(arguments))
     with pytest.raises(AttributeError):  # a call that fails, out of memory for example

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ulorl.config.engine_config import VllmConfig
 from ulorl.engines.factory import make_engine
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.engines.vllm import vllm_arguments, vllm_engine
-from ulorl.engines.vllm.weight_transfer import pick_transfer
+from ulorl.engines.vllm.weight_transfer import pick_transfer, sender
 from ulorl.error_codes import ErrorCode
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource
@@ -108,6 +109,25 @@ def test_how_new_weights_travel() -> None:
     ]
     for settings, device, transfer in expected:
         assert pick_transfer(VllmConfig(**settings), device) == transfer, settings
+
+
+def test_weights_passed_by_reference_are_made_as_they_are_read() -> None:
+    """No list of all of them, which would be a second copy on the GPU when they are gathered, merged or copied."""
+    events: list[str] = []
+
+    class Llm:
+        def collective_rpc(self, name: str, args: tuple[Any]) -> None:
+            events.append(name)
+            for tensor, _ in args[0]:
+                events.append(f"read {tensor}")
+
+    def weights() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in "ab":
+            events.append(f"made {name}")
+            yield name, torch.zeros(1)
+
+    sender(Llm(), "direct", torch.device("cpu"))(weights())
+    assert events == ["ulorl_load", "made a", "read a", "made b", "read b"]
 
 
 def test_cuda_ipc_needs_a_learner_of_one_process() -> None:

@@ -23,7 +23,8 @@ from tiny_learner import GROUPS, MODELS, gradient, learner, tiny_model
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.model_checks import packed_samples_leak
 from ulorl.learner.policy import Policy
-from ulorl.models.attention import require_attention, set_attention
+from ulorl.models import attention as kernels
+from ulorl.models.attention import REPEATED, require_attention, set_attention
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: tuple[int, int]) -> Tensor:
@@ -133,3 +134,51 @@ def test_flash_attention_without_a_package_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with refused(ErrorCode.EXTRA_MISSING, key="model.attention"):
         require_attention("flash_attention_2", "cuda:0")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("masked", [False, True])
+def test_repeated_keys_and_values_give_the_logits_and_gradients_of_sdpa(
+    dtype: torch.dtype, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel for float32 on a GPU, here on a CPU: query heads share keys and values."""
+    monkeypatch.setattr(kernels, "_in_float32_on_gpu", lambda _: True)
+    ids = torch.arange(24).view(2, 12)
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[0, 9:] = 0
+    found, seen = {}, list[tuple[int, bool]]()
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, *arguments: object, **named: object) -> Tensor:
+        seen.append((k.shape[1], bool(named.get("enable_gqa"))))
+        return scaled_dot_product_attention(q, k, v, *arguments, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    for name in ("sdpa", REPEATED):
+        model = tiny_model().to(dtype)  # two query heads, one of keys and values
+        model.set_attn_implementation(name)
+        logits = model(ids, attention_mask=mask if masked else None).logits[:, :9]
+        logits.square().sum().backward()
+        found[name] = [logits, *(p.grad for p in model.parameters())]
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    assert seen == [(2, False) if masked else (1, True)] * 2 + [(2, False)] * 2
+
+
+def test_what_is_not_float32_on_a_gpu_runs_as_in_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(kernels, "sdpa_attention_forward", lambda *arguments, **_: calls.append(arguments[:3]))
+    module, heads = tiny_model().model.layers[0].self_attn, torch.zeros(1, 2, 4, 8)
+    kernels.repeated_sdpa(module, heads, heads[:, :1], heads[:, :1], None)
+    assert calls[0][0] is module
+    assert calls[0][2].shape[1] == 1
+
+
+def test_a_machine_with_a_gpu_takes_the_kernel_of_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    of = tiny_model()
+    set_attention(of, "sdpa")
+    assert of.config._attn_implementation == REPEATED
+    assert not leaks(of, autocast=False)  # it gets the masks of sdpa
+    set_attention(of, "eager")
+    assert of.config._attn_implementation == "eager"

@@ -16,6 +16,7 @@ from small_models import make
 from ulorl.cli.main import app
 from ulorl.config.loading import load
 from ulorl.error_codes import ErrorCode
+from ulorl.models import attention
 from ulorl.models.model_source import ModelSource
 from ulorl.planning.layer_memory import precision_of, saved_bytes
 from ulorl.planning.learner_memory import LearnerSetting, learner_memory
@@ -30,12 +31,22 @@ LONG = LearnerSetting(8, 8, "float32", True, False, True, 133_120, 131_072, 16_6
 
 
 @pytest.mark.parametrize("kind", ["Qwen3", "Qwen3Moe", "Llama"])
-@pytest.mark.parametrize(("dtype", "autocast"), [("float32", False), ("bfloat16", False), ("float32", True)])
-def test_a_layer_saves_what_autograd_saves(kind: str, dtype: str, autocast: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "cpu"),
+    [("float32", False, True), ("float32", False, False), ("bfloat16", False, True), ("float32", True, True)],
+)
+def test_a_layer_saves_what_autograd_saves(
+    kind: str, dtype: str, autocast: bool, cpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cpu=False: with the attention of float32 on a GPU."""
     if kind == "Qwen3Moe" and autocast:
         pytest.skip("torch.autocast leaves grouped products in float32 on a CPU, with copies that depend on routing")
-    model, tokens = make(kind, max_position_embeddings=512).to(getattr(torch, dtype)), 256
+    heads = {} if cpu else {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model, tokens = make(kind, max_position_embeddings=512, **heads).to(getattr(torch, dtype)), 256
     model.config.save_pretrained(tmp_path)
+    if not cpu:
+        monkeypatch.setattr(attention, "_in_float32_on_gpu", lambda _: True)
+        model.set_attn_implementation(attention.REPEATED)
     layer, positions = model.model.layers[0], torch.arange(tokens)[None]
     x = torch.randn(1, tokens, 16, dtype=getattr(torch, dtype), requires_grad=True)
     rotary = [t.detach() for t in model.model.rotary_emb(x, positions)]
@@ -54,7 +65,8 @@ def test_a_layer_saves_what_autograd_saves(kind: str, dtype: str, autocast: bool
         layer(x, position_embeddings=tuple(rotary), attention_mask=None, position_ids=positions)
     found = sum(t.untyped_storage().nbytes() for t in saved.values())
     copies = 2 * sum(p.numel() for p in layer.parameters() if p.ndim > 1) if autocast else 0
-    planned = saved_bytes(read_sizes(ModelSource(str(tmp_path))), precision_of(dtype, autocast=autocast, sharded=False))
+    precision = precision_of(dtype, autocast=autocast, sharded=False)
+    planned = saved_bytes(read_sizes(ModelSource(str(tmp_path))), precision, cpu=cpu)
     assert (found - copies) / tokens == pytest.approx(planned, rel=0.02)
 
 

@@ -24,7 +24,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.learner.batching import Batch
 from ulorl.learner.ulysses_checks import check_ulysses
-from ulorl.models.attention import FLASH, set_attention
+from ulorl.models.attention import FLASH, Overlay, kernel_name, set_attention
 
 _PASSED = ("scaling", "is_causal", "sliding_window", "softcap")  # the arguments that the kernel needs
 _LEFT_OUT = ("position_ids", "cache_position")  # tensors of one part that it does not need; others are refused
@@ -63,7 +63,7 @@ class SequenceShards:
         self.group, self.size, self.rank = group, dist.get_world_size(group), dist.get_rank(group)
         check_ulysses(model, self.size, attention)
         self.attention = attention
-        self._kernel: Callable[..., tuple[Tensor, None]] = AttentionInterface()[attention]
+        self._kernel: Callable[..., tuple[Tensor, None]] = AttentionInterface()[kernel_name(attention)]
         self._borders: list[int] | None = None  # of the samples of a packed row
         # A name of its own: transformers finds the function by the name in the model's configuration. For a name
         # without a mask function it makes no mask, which would be one of this process's positions only.
@@ -128,10 +128,10 @@ class SequenceShards:
             repeats = self.size // key_BksD.shape[1]
             key_BksD, value_BksD = (x.repeat_interleave(repeats, dim=1) for x in (key_BksD, value_BksD))
         heads = [self._exchange(x, split=1, join=2) for x in (query_BqsD, key_BksD, value_BksD)]
-        called = _Overlay(
+        called = Overlay(
             module,
             num_key_value_groups=heads[0].shape[1] // heads[1].shape[1],
-            config=_Overlay(module.config, _attn_implementation=self.attention),  # flash-attention looks it up
+            config=Overlay(module.config, _attn_implementation=self.attention),  # flash-attention looks it up
         )
         passed = {name: arguments[name] for name in _PASSED if arguments.get(name) is not None}
         output_BSqD = self._attend_whole(called, heads, passed | {"dropout": dropout})
@@ -153,17 +153,6 @@ class SequenceShards:
     def _exchange(self, x: Tensor, *, split: int, join: int) -> Tensor:
         exchanged: Tensor = _Exchange.apply(x, split, join, self)  # type: ignore[no-untyped-call]
         return exchanged
-
-
-class _Overlay:
-    """An object with some attributes replaced, and all others its own; the object itself stays as it is."""
-
-    def __init__(self, base: object, **attributes: object) -> None:
-        self.__dict__.update(attributes)
-        self._base = base
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
 
 
 def _borders(position_ids_BS: Tensor, size: int) -> list[int] | None:

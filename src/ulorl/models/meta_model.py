@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, one_line
 from ulorl.models.model_source import ModelSource
-from ulorl.models.weight_conversion import WeightConversion
+from ulorl.models.weight_conversion import StoredWeights, WeightConversion
 
 
 def make_meta_model(source: ModelSource, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -35,12 +36,10 @@ def make_meta_model(source: ModelSource, dtype: torch.dtype | None = None) -> Pr
     return model
 
 
-def checkpoint_names(
-    source: ModelSource,
-) -> Callable[[Iterable[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]:
+def checkpoint_names(source: ModelSource) -> Callable[[Iterable[tuple[str, Tensor]]], StoredWeights]:
     """Return a function from a model's named parameters to the named tensors of its safetensors files.
 
-    It converts one layer after the other, and raises ValueError for an unknown name or, at the end, for a missing
-    parameter.
+    An iteration converts one layer after the other, and raises ValueError for an unknown name or, at the end, for a
+    missing parameter.
     """
-    return WeightConversion(make_meta_model(source)).convert
+    return partial(StoredWeights, WeightConversion(make_meta_model(source)))

@@ -108,6 +108,17 @@ class WeightConversion:
         return places if all(_covered(self.held[name], found) for name, found in places.items()) else None
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """The named tensors of the safetensors files of a model's named parameters, converted in each iteration."""
+
+    conversion: WeightConversion
+    parameters: Iterable[tuple[str, Tensor]]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self.conversion.convert(self.parameters)
+
+
 class _CopiesAreViews(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Lets `contiguous()` and `clone()` return their input, so that the parts of a tensor stay views of it.
 

@@ -43,15 +43,18 @@ def precision_of(dtype: str, *, autocast: bool, sharded: bool) -> Precision:
     return Precision(FLOAT, 2, 2 if sharded else FLOAT, FLOAT)
 
 
-def saved_bytes(sizes: ModelSizes, precision: Precision, sequence: int = 1) -> int:
+def saved_bytes(sizes: ModelSizes, precision: Precision, sequence: int = 1, *, cpu: bool = True) -> int:
     """Return the bytes that autograd saves in one layer for each token of a process, without the layer's input.
 
     sequence: the processes that share each sequence. With Ulysses each of them holds at least one key-value head, and
-    attention's output exists in both layouts.
+    attention's output exists in both layouts. cpu: on a GPU, attention in float32 saves keys and values of every query
+    head (`repeated_sdpa`), unless the process has one key-value head, which needs no copies.
     """
     e, H, norms = precision.product, sizes.hidden, _norm_bytes(precision)
     A, K = sizes.query_heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     attended = max(sizes.kv_heads, sequence) * sizes.head_dim
+    if e == FLOAT and not cpu and sizes.kv_heads > sequence:
+        attended = A
     saved = norms * H + 2 * FLOAT
     saved += e * (2 * A + 2 * attended) + FLOAT * sizes.query_heads  # sdpa: q, k, v, its output, log-sum-exp
     if sequence > 1:

@@ -192,7 +192,7 @@ def _alone(sizes: ModelSizes, setting: LearnerSetting) -> tuple[Phase, ...]:
 def _activations(sizes: ModelSizes, setting: LearnerSetting) -> tuple[int, int]:
     """Return what is saved for all layers, and what one layer adds in its backward pass."""
     precision, tokens, count = setting.precision, setting.tokens, len(sizes.layers)
-    saved = saved_bytes(sizes, precision, setting.sequence)
+    saved = saved_bytes(sizes, precision, setting.sequence, cpu=setting.cpu)
     if setting.lora_rank:
         saved += lora_bytes(sizes, precision)
     stream = precision.stream * sizes.hidden  # a layer's input, or the gradient of its output

@@ -22,9 +22,11 @@ from ulorl.engines.vllm.vllm_engine import VllmEngine
 from vllm_engines import PARITY, VLLM, WARM, load, play, prompt, request, start, three_versions, transformers_logprobs
 
 
-def test_a_killed_process_is_restarted_with_the_weights_that_it_had() -> None:
+def test_a_killed_process_is_restarted_with_the_weights_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights go through a file in memory. SIGKILL while 4 requests decode: eager decoding in float32, so the second
-    process draws the first one's tokens."""
+    process draws the first one's tokens. The environment is that of torchrun, which tells torch to look for every
+    process group in torchrun's own store."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
 
     def in_a_process() -> VllmEngine:
         return start(eos=(), process=True)

@@ -138,7 +138,8 @@ class VllmEngine:
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Load new weights by transformers' parameter names, and drop keys and values of the old ones.
 
-        Raises RuntimeError while requests are pending, ValueError for an unknown name or a missing parameter.
+        weights: can be iterated several times. Raises RuntimeError while requests are pending, ValueError for an
+        unknown name or a missing parameter; after a ValueError the weights are partly new and must be loaded again.
         """
         require_idle(self, "load_weights")
         self._wake("weights")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any, Literal
@@ -40,9 +40,12 @@ def pick_transfer(settings: VllmConfig, device: torch.device, processes: int = 1
 
 
 def sender(llm: Any, transfer: Transfer, device: torch.device) -> Callable[[Weights], None]:
-    """Return a function that loads weights, which are on the learner's `device`, into vLLM's running model."""
+    """Return a function that loads weights, which are on the learner's `device`, into vLLM's running model.
+
+    The weights can be iterated several times. No more than a layer of them, or a buffer, is held at once on the GPU.
+    """
     if transfer == "direct":
-        return lambda weights: llm.collective_rpc("ulorl_load", args=(list(weights),))
+        return lambda weights: llm.collective_rpc("ulorl_load", args=(weights,))
     if transfer == "file":
         return lambda weights: _send_file(llm, weights)
     return _Trainer(llm, transfer, device).send
@@ -101,33 +104,32 @@ class _Trainer:
         self._backend, self._device = backend, device
         workers = llm.vllm_config.parallel_config.world_size
         self._client = TransferClient([lambda name, kwargs: llm.collective_rpc(name, kwargs=kwargs)], workers)
-        self._weights: list[tuple[str, torch.Tensor]] = []
+        self._source: Any = None
         self._trainer: Any = None
 
     def send(self, weights: Weights) -> None:
-        self._weights = list(weights)
         with torch.cuda.device(self._device):  # vLLM uses the current device
             torch.cuda.current_stream().synchronize()  # it reads on other streams, which do not wait for AdamW's step
-            if self._trainer is None:  # reads names, dtypes and shapes
-                self._trainer = self._connect()
+            if self._trainer is None:
+                self._trainer = self._connect(weights)
+            self._source.use(weights)
             self._trainer.send_weights()
-        self._weights = []
+            self._source.use(())  # holds no copy until the next update
 
-    def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Return what vLLM's `ModuleSource` reads of a module."""
-        return iter(self._weights)
-
-    def _connect(self) -> Any:
-        from vllm.distributed.weight_transfer import ModuleSource, WeightTransferTrainerFactory
+    def _connect(self, weights: Weights) -> Any:
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
         from vllm.utils.network_utils import get_open_port
 
+        from ulorl.engines.vllm.weight_source import StreamedWeights
+
+        self._source = StreamedWeights(weights)
         if self._backend == "ipc":
             # vLLM refuses a tensor that is larger than its buffer, as embeddings in float32 are from 1.7B on.
-            size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, *(tensor.nbytes for _, tensor in self._weights))
+            size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, self._source.largest)
             info: Any = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
         else:
             info = NCCLTrainerInitInfo("127.0.0.1", get_open_port(), world_size=self._client.world_size, rank=0)
-        return WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=ModuleSource(self))
+        return WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=self._source)
