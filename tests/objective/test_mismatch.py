@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -198,6 +199,25 @@ def test_the_weight_check_asks_every_engine_of_a_fleet(prompts: list[Tokens]) ->
         for tolerance in (1e-4, 2 * found.mean):
             with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance"):
                 check(6, tolerance)
+
+
+@pytest.mark.parametrize(("apart", "tokens", "wrong"), [(0.8, 1, False), (0.4, 2, True), (0.1, 8, True)])
+def test_a_token_that_is_far_apart_does_not_decide_about_an_output(apart: float, tokens: int, wrong: bool) -> None:
+    """Of each of the two segments of one output, the first `tokens` of 8 are `apart` nats off: 1.6 nats in all, a mean
+    of 0.1 over its 16 tokens and of 0.025 over all 64 of four outputs. The limit is 0.03. Without the two largest: 0 of
+    one token a segment, 2 x 0.4 / 14 = 0.057 of two, and 0.1 of all, as with wrong weights."""
+
+    class Off(TorchEngine):
+        def step(self) -> list[Segment]:
+            return [shifted(s) if s.sample_id == 0 else s for s in super().step()]
+
+    def shifted(s: Segment) -> Segment:
+        return replace(s, logprobs=s.logprobs - np.where(np.arange(len(s)) < tokens, apart, 0).astype(np.float32))
+
+    check = WeightCheck(PROMPTS, Sampling(0.85), seed=0, tolerance=0.03, engines=4)
+    off = Off(tiny_model(), eos_ids=(), slots=4, prefill_tokens=64, version=3)
+    with refused(ErrorCode.ENGINE_MISMATCH, key="engine.tolerance") if wrong else nullcontext():
+        assert check(off, learner()).max == pytest.approx(apart, abs=1e-3)
 
 
 def test_the_weight_check_stops_a_run_whose_engine_gives_no_numbers() -> None:
