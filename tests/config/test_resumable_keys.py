@@ -8,7 +8,7 @@ KEYS = {
     "steps", "run.checkpoint_every", "run.keep_last", "run.keep_every", "run.async_checkpoint", "eval.every", "log",
     "optim.sequence_parallel",
     "optim.lr", "optim.max_skipped", "backend", "rollout.schedule",
-    "engine.tolerance", "engine.max_faults", "engine.deadline", "reward.timeout",
+    "engine.tolerance", "engine.max_faults", "engine.deadline", "reward.timeout", "reward.workers",
     "reward.retries", "reward.max_unscored", "reward.verifier.base_url", "reward.verifier.api_key_env",
     "reward.verifier.concurrency", "reward.verifier.timeout", "reward.verifier.retries",
     "reward.verifier.max_failures", "reward.verifier.cache",

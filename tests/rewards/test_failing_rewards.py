@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -78,6 +80,12 @@ def talking(problem, text):
     os.write(1, b"1.0\\n")
     return text == problem.answer
 
+def meeting(problem, text):
+    open(text, "w").close()
+    while not (os.path.exists("7") and os.path.exists("8")):
+        time.sleep(0.01)
+    return 1
+
 def process(problem, text):
     open("pid", "w").write(str(os.getpid()))
     return 1
@@ -114,8 +122,8 @@ def scorer(reward: Reward | Callable[[Problem, str], float], **settings: Any) ->
     return Scorer(of, Letters(), **{"pause": 0.0, **settings})  # type: ignore[arg-type]
 
 
-def function(path: str, timeout: float = 120.0) -> Reward:
-    return make_reward(FunctionRewardConfig(function=path, timeout=timeout))
+def function(path: str, timeout: float = 120.0, workers: int = 1) -> Reward:
+    return make_reward(FunctionRewardConfig(function=path, timeout=timeout, workers=workers))
 
 
 def scored(by: Scorer, sample: Sample) -> Scored:
@@ -178,6 +186,62 @@ def test_the_process_of_a_function_ends_with_its_reward(module: str) -> None:
     del reward
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+LEAVES = """
+import sys
+from ulorl.rewards.tasks import FunctionReward
+from ulorl.types import Problem
+reward = FunctionReward("ulorl_faulty_rewards:unending")
+reward.submit(Problem("p", "?", "7"), "7")
+while not __import__("os").path.exists("pid"):
+    pass
+"""
+
+
+def test_a_process_that_ends_does_not_wait_for_its_reward(module: str) -> None:
+    """It ends in the middle of a request that has no end, and kills the process that computes it."""
+    script = Path(f"{module}.py")
+    script.write_text(
+        MODULE + "def unending(problem, text):\n    process(problem, text)\n    while True:\n        pass\n"
+    )
+    subprocess.run([sys.executable, "-c", LEAVES], check=True, timeout=100)
+    pid = int(Path("pid").read_text())
+    for _ in range(1000):  # a killed process stays until its new parent has asked for its exit code
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+    pytest.fail("the process of the function goes on")
+
+
+def test_workers_judge_at_once(module: str) -> None:
+    """The function waits for its second call before it answers the first."""
+    score = scorer(function(f"{module}:meeting", workers=2))
+    futures = [score.submit(P, sample(text)) for text in "78"]
+    assert [one.reward for one in score.wait(futures)] == [1.0, 1.0]
+
+
+def test_a_function_judges_while_other_samples_are_decoded(module: str) -> None:
+    """Sample 0 ends with its first token. The engine decodes the last token of sample 1 when the function, called for
+    sample 0, has written a file: a step that judged after its last segment would never end."""
+
+    class Waiting(ScriptedEngine):
+        def step(self) -> list[Segment]:
+            if self.stats.decode_steps == 2:
+                for _ in range(6000):
+                    if Path("pid").exists():
+                        break
+                    time.sleep(0.01)
+                else:
+                    pytest.fail("no reward before the last segment")
+            return super().step()
+
+    engine = Waiting({0: [ord("7"), EOS], 1: [ord("7"), ord("7"), EOS]}, EOS)
+    scheduler = Scheduler(SegmentSchedule(prompts=1, group=2, tokens=4), max_tokens=4, sampling=Sampling(), seed=0)
+    score = scorer(function(f"{module}:process"))
+    step = ulorl_step(scheduler, engine, score, Learner(), [(P, PROMPT)])
+    assert [scored.reward for scored in step.finished] == [1.0, 1.0]
 
 
 def test_a_reward_that_never_works_stops_the_run(module: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from threading import Event
 
 import pytest
 
 from ulorl.cancellation import NEVER, Cancelled, CancelToken
+from ulorl.clients.daemon_pool import DaemonPool
 from ulorl.rewards.reward import Reward, RewardError, Verdict, completed, verdict_with_retries, wait_for_verdict
 from ulorl.types import Problem
 
@@ -68,6 +70,35 @@ def test_a_wait_for_another_thread_is_cancelled() -> None:
     with pytest.raises(Cancelled):
         wait_for_verdict(reward, reward.submit(P, "7"), cancel)
     assert reward.dropped == 1
+
+
+def test_a_cancelled_wait_drops_what_a_thread_has_not_started() -> None:
+    """One thread judges in the order of submission: "first" is in progress, "second" is never judged."""
+    begun, go_on, cancel = Event(), Event(), CancelToken()
+
+    class Threaded(Recording):
+        threads = DaemonPool(1)
+
+        def __call__(self, problem: Problem, text: str) -> Verdict:
+            begun.set()
+            assert go_on.wait(30)
+            return super().__call__(problem, text)
+
+        def drop_pending(self) -> None:
+            Reward.drop_pending(self)
+            super().drop_pending()
+
+    reward = Threaded()
+    first, second = (reward.submit(P, text) for text in ("first", "second"))
+    assert begun.wait(30)
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        wait_for_verdict(reward, first, cancel)
+    with pytest.raises(RewardError):
+        wait_for_verdict(reward, second)
+    go_on.set()
+    assert wait_for_verdict(reward, first) == Verdict(0.0)  # what had begun ends
+    assert (reward.judged, reward.dropped) == (["first"], 1)
 
 
 def test_a_failure_is_repeated_and_returned() -> None:

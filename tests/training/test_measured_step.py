@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from scorers import ScorerOf
 from ulorl.algorithm import Step, ulorl_step
+from ulorl.cancellation import NEVER, CancelToken
 from ulorl.engines.engine import Engine
 from ulorl.engines.fleet import EngineFleet, FleetSettings
 from ulorl.engines.scripted import ScriptedEngine
@@ -78,7 +80,42 @@ def test_the_weights_are_checked_when_they_change_and_progress_is_reported() -> 
     assert (second.weight_mismatch, second.work.decode_tokens) == (Mismatch(1, 0.0, 0.0, 0.0), 2)
     assert (versions, len(segments)) == ([1], 3)
     for one in (first, second):
-        assert min(one.rollout_seconds, one.update_seconds, one.sync_seconds) >= 0
+        assert min(one.rollout_seconds, one.reward_seconds, one.update_seconds, one.sync_seconds) >= 0
+
+
+def test_the_wait_for_rewards_is_no_part_of_the_rollout() -> None:
+    """Of a step whose clock counts calls: the rollout ends when the engine returns its last segment, the rewards are
+    waited for until the engine sleeps, and the update begins then."""
+    now = 0.0
+
+    class Judging(Right):
+        def wait(self, futures: Sequence[Future[Scored]], cancel: CancelToken = NEVER) -> Iterator[Scored]:
+            nonlocal now
+            now += 100.0
+            return super().wait(futures, cancel)
+
+    class Updating(CountingLearner):
+        def update(self, groups: Sequence[Group], _: object = None) -> Update:
+            nonlocal now
+            now += 1000.0
+            return super().update(groups)
+
+    class Decoding(ScriptedEngine):
+        def step(self) -> list[Segment]:
+            nonlocal now
+            now += 1.0
+            return super().step()
+
+    engine, learner = Decoding({0: [1, 0], 1: [1, 1, 0]}, eos_id=0), Updating()
+    scheduler = Scheduler(SegmentSchedule(prompts=1, group=2, tokens=4), max_tokens=6, sampling=Sampling(), seed=1)
+    new = [(Problem("a", "a"), np.array([7], np.int32))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ulorl.training.measured_step.time.perf_counter", lambda: now)
+        made = measured_step(lambda engine: ulorl_step(scheduler, engine, Judging(), learner, new), engine, learner)  # type: ignore[arg-type]
+    assert (made.rollout_seconds, made.reward_seconds, made.update_seconds, made.sync_seconds) == (3, 100, 1000, 0)
+    metrics = step_metrics(1, made, scheduler, 1, slots=8)
+    assert (metrics["time/reward"], metrics["time/step"]) == (100, 1103)
+    assert metrics["rollout/tokens_per_second"] == 5 / 3
 
 
 def test_the_metrics_of_a_schedule() -> None:

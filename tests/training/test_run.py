@@ -39,7 +39,7 @@ def test_a_run_leaves_what_it_promises(finished: run.Result) -> None:
         "step", "version", "reward/mean", "entropy/mean", "mpt/fraction", "mpt/masked_fraction",
         "importance/ratio_mean", "importance/clip_fraction", "rollout/tokens", "rollout/finished", "rollout/carried",
         "rollout/truncated", "rollout/segments_mean", "train/samples", "train/tokens", "train/groups_dropped",
-        "time/step", "time/rollout", "time/update",
+        "time/step", "time/rollout", "time/reward", "time/update",
     ]  # fmt: skip
     assert all(name in m for m in metrics[1:] for name in names)
     assert finished.before is not None

@@ -162,7 +162,8 @@ def _ours(path: Path, prompts: int, max_tokens: int, segments: int) -> Generator
             make_step = partial(_step, parts)
             step = measured_step(make_step, parts.engine, parts.learner, parts.weight_check)
             if number >= segments:
-                phases = (step.rollout_seconds, step.update_seconds, step.sync_seconds)
+                after = step.reward_seconds + step.update_seconds  # as TRL's "update" is measured
+                phases = (step.rollout_seconds, after, step.sync_seconds)
                 figures = (*phases, sum(phases), time.process_time() - started, step.step.update.tokens)
                 yield dict(zip((*PHASES, "cpu", "tokens"), figures, strict=True))
 

@@ -69,7 +69,7 @@ class ServerClient:
         """
         done, pool = SimpleQueue[tuple[int, str | Exception]](), DaemonPool(self._settings.concurrency)
         for index, prompt in enumerate(prompts):
-            pool.start(partial(self._put, done, index, prompt))
+            pool.submit(partial(self._put, done, index, prompt))
         waiting = len(prompts)
         try:
             while waiting:

@@ -116,6 +116,17 @@ class BaseRewardConfig(StrictConfig):
     )
 
 
+class SandboxedRewardConfig(BaseRewardConfig):
+    """The keys of rewards that judge in processes of their own."""
+
+    workers: Positive = Field(
+        default=1,
+        description="processes that judge at once, while other samples are decoded; each starts when all others are "
+        "busy and has its own memory",
+        json_schema_extra=MAY_CHANGE,
+    )
+
+
 class AnswerRewardConfig(BaseRewardConfig):
     """The keys of every reward that looks for an answer in the output."""
 
@@ -133,13 +144,13 @@ class AnswerRewardConfig(BaseRewardConfig):
         return self
 
 
-class MathRewardConfig(AnswerRewardConfig):
+class MathRewardConfig(AnswerRewardConfig, SandboxedRewardConfig):
     """math-verify compares the answer with the reference."""
 
     kind: Literal["math"] = "math"
 
 
-class NumericRewardConfig(AnswerRewardConfig):
+class NumericRewardConfig(AnswerRewardConfig, SandboxedRewardConfig):
     """Numbers with units are compared within a tolerance."""
 
     kind: Literal["numeric"] = "numeric"
@@ -166,7 +177,7 @@ class ChoiceRewardConfig(AnswerRewardConfig):
     kind: Literal["choice"] = "choice"
 
 
-class ReasoningGymRewardConfig(AnswerRewardConfig):
+class ReasoningGymRewardConfig(AnswerRewardConfig, SandboxedRewardConfig):
     """The scorer of the reasoning-gym task judges the answer."""
 
     kind: Literal["reasoning_gym"] = "reasoning_gym"
@@ -184,7 +195,7 @@ class TaskRewardConfig(BaseRewardConfig):
     kind: Literal["task"] = "task"
 
 
-class FunctionRewardConfig(BaseRewardConfig):
+class FunctionRewardConfig(SandboxedRewardConfig):
     """A Python function of yours judges the whole output."""
 
     kind: Literal["function"] = "function"

@@ -220,6 +220,7 @@ FIGURES = (
             Panel(
                 _lines(
                     ("rollout", "time/rollout"),
+                    ("reward", "time/reward"),
                     ("update", "time/update"),
                     ("sync", "time/sync"),
                     ("other", OTHER_SECONDS),

@@ -33,7 +33,7 @@ def row(metrics: Metrics, lengths: Sequence[int] = ()) -> Metrics:
     found = {name: _rounded(value) for name, value in metrics.items()}
     whole, rollout = metrics.get("time/step"), metrics.get("time/rollout")
     if whole is not None:
-        parts = sum(metrics.get(f"time/{name}") or 0.0 for name in ("rollout", "update", "sync"))
+        parts = sum(metrics.get(f"time/{name}") or 0.0 for name in ("rollout", "reward", "update", "sync"))
         found[OTHER_SECONDS] = _rounded(max(0.0, whole - parts))
     idle = metrics.get("time/engine_idle")
     if idle is not None and rollout:

@@ -23,11 +23,12 @@ def make_reward(settings: RewardConfig, cache: Path | None = None) -> Reward:
 
     match settings:
         case kinds.MathRewardConfig():
-            return rules.MathReward(settings.answer, settings.timeout)
+            return rules.MathReward(settings.answer, settings.timeout, settings.workers)
         case kinds.NumericRewardConfig():
             return rules.NumericReward(
                 settings.answer,
                 settings.timeout,
+                settings.workers,
                 relative=settings.tolerance,
                 absolute=settings.absolute_tolerance,
                 strict=settings.units == "strict",
@@ -37,13 +38,13 @@ def make_reward(settings: RewardConfig, cache: Path | None = None) -> Reward:
         case kinds.ChoiceRewardConfig():
             return rules.ChoiceReward(settings.answer)
         case kinds.ReasoningGymRewardConfig():
-            return tasks.ReasoningGymReward(settings.answer, settings.timeout)
+            return tasks.ReasoningGymReward(settings.answer, settings.timeout, settings.workers)
         case kinds.CountdownRewardConfig():
             return tasks.CountdownReward()
         case kinds.TaskRewardConfig():
             return tasks.TaskReward()
         case kinds.FunctionRewardConfig():
-            return tasks.FunctionReward(settings.function, settings.timeout, settings.arguments)
+            return tasks.FunctionReward(settings.function, settings.timeout, settings.arguments, settings.workers)
         case kinds.GenerativeRewardConfig():
             return _generative(settings, cache)
 

@@ -106,7 +106,7 @@ class Verifier:
                 return judging.future
             judging = self._pending[pair] = _Judging(pair, self.prompt.render(*pair))
         if self._server:
-            self._pool.start(partial(self._ask_server, judging, self._server))
+            self._pool.submit(partial(self._ask_server, judging, self._server))
         return judging.future
 
     def run_pending(self, cancel: CancelToken = NEVER) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass, field
 from functools import partial
 
 from ulorl.cancellation import NEVER, CancelToken
+from ulorl.clients.daemon_pool import DaemonPool
 from ulorl.errors import UserError
 from ulorl.types import Metrics, Problem
 
@@ -40,6 +41,7 @@ class Reward(ABC):
     """Judges finished outputs. Truncated samples are not submitted: the scorer gives them 0."""
 
     retries_itself = False  # whether the reward repeats what fails, so that no caller does
+    threads: DaemonPool | None = None  # that judge what is submitted; None: it is judged when it is waited for
 
     @abstractmethod
     def __call__(self, problem: Problem, text: str) -> Verdict:
@@ -52,18 +54,22 @@ class Reward(ABC):
     def submit(self, problem: Problem, text: str) -> Future[Verdict]:
         """Return a future of what `__call__` returns or raises.
 
-        A reward that judges in the background starts here, while other samples are still being decoded. The others
-        judge when the future is waited for: `wait_for_verdict` calls `run_pending` first.
+        A reward that waits for another process or a server starts here, while other samples are still being decoded:
+        it has `threads`, or overrides this method. The others take microseconds of this process and judge when the
+        future is waited for: `wait_for_verdict` calls `run_pending` first.
         """
-        return _Deferred(partial(self, problem, text))
+        judge = partial(self, problem, text)
+        return self.threads.submit(judge) if self.threads else _Deferred(judge)
 
     def run_pending(self, future: Future[Verdict], cancel: CancelToken = NEVER) -> None:  # noqa: ARG002
         """Do the work of this process that `future` waits for, if there is any. Raises Cancelled."""
         if isinstance(future, _Deferred):
             future.run()
 
-    def drop_pending(self) -> None:  # noqa: B027 - most rewards have nothing in the background
-        """Give up what was submitted and not started yet; its futures raise RewardError."""
+    def drop_pending(self) -> None:
+        """Give up what was submitted and not started yet: `wait_for_verdict` raises RewardError for its futures."""
+        if self.threads:
+            self.threads.drop()
 
     def check(self, problem: Problem) -> None:  # noqa: B027 - most rewards can judge every problem
         """Check that the reward can judge a problem. Raises UserError."""
@@ -120,7 +126,10 @@ def wait_for_verdict(reward: Reward, future: Future[Verdict], cancel: CancelToke
     except BaseException:
         reward.drop_pending()
         raise
-    return future.result()
+    try:
+        return future.result()
+    except CancelledError:
+        raise RewardError("the verdict was given up while another one was waited for") from None
 
 
 def verdict_with_retries(

@@ -11,6 +11,7 @@ from enum import Enum
 from ulorl.answers.choices import chosen_letters, problem_options, stated_choice
 from ulorl.answers.extraction import MATH, NUMERIC, Found, after_thinking
 from ulorl.answers.normalisation import exact_form
+from ulorl.clients.daemon_pool import DaemonPool
 from ulorl.config.reward_config import AnswerConfig
 from ulorl.rewards.answer_reward import AnswerReward
 from ulorl.rewards.reward import RewardError, Verdict
@@ -25,13 +26,8 @@ class RuleReward(AnswerReward):
 
     reasons = ("another text than the reference", "the same text as the reference")  # of 0 and of 1
 
-    def __init__(self, answer: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
-        """answer: where the answer is looked for. timeout: seconds by the clock that judging one answer may take."""
-        super().__init__(answer)
-        self._timeout = timeout
-
     def __call__(self, problem: Problem, text: str) -> Verdict:
-        """Judge one output. Raises RewardError when its answer takes longer than the timeout."""
+        """Judge one output. Raises RewardError as `score`."""
         found = self.locate(text)
         if found is None:
             return self.without_answer()
@@ -42,10 +38,20 @@ class RuleReward(AnswerReward):
 
     @abstractmethod
     def score(self, problem: Problem, found: Found) -> float:
-        """Return 1.0 when the answer is right, else 0.0."""
+        """Return 1.0 when the answer is right, else 0.0. Raises RewardError when a process of its own fails."""
 
 
-class MathReward(RuleReward):
+class SandboxedRuleReward(RuleReward):
+    """Compares in processes of its own, from `submit` on."""
+
+    def __init__(self, answer: AnswerConfig | None = None, timeout: float = SECONDS, workers: int = 1) -> None:
+        """answer: where the answer is looked for. timeout: seconds by the clock that judging one answer may take; then
+        RewardError is raised. workers: processes."""
+        super().__init__(answer)
+        self._timeout, self._workers, self.threads = timeout, workers, DaemonPool(workers)
+
+
+class MathReward(SandboxedRuleReward):
     """1.0 when math-verify finds the answer equal to the reference, else 0.0. It does not look at units.
 
     An answer that takes more than 4 seconds of CPU time to compare is wrong. Works from any thread.
@@ -56,12 +62,12 @@ class MathReward(RuleReward):
 
     def score(self, problem: Problem, found: Found) -> float:
         """Return 1.0 when math-verify finds both equal, else 0.0."""
-        compare = shared_sandbox("math", self._timeout).score
+        compare = shared_sandbox("math", self._timeout, self._workers).score
         sides = {"reference": problem.answer, "answer": found.answer, "question": problem.prompt}
         return compare(**sides, prose=found.prose, whole=found.whole)
 
 
-class NumericReward(RuleReward):
+class NumericReward(SandboxedRuleReward):
     """1.0 when answer and reference are the same number with unit, as `quantities.equal` says, else 0.0."""
 
     places = NUMERIC
@@ -71,6 +77,7 @@ class NumericReward(RuleReward):
         self,
         answer: AnswerConfig | None = None,
         timeout: float = SECONDS,
+        workers: int = 1,
         *,
         relative: float = 0.0,
         absolute: float = 0.0,
@@ -78,12 +85,12 @@ class NumericReward(RuleReward):
     ) -> None:
         """relative, absolute: the largest difference, relative to the reference and in its unit. strict: whether the
         answer must name the unit of the reference."""
-        super().__init__(answer, timeout)
+        super().__init__(answer, timeout, workers)
         self._relative, self._absolute, self._strict = relative, absolute, strict
 
     def score(self, problem: Problem, found: Found) -> float:
         """Return 1.0 when both are the same number with unit, within the tolerance, else 0.0."""
-        return shared_sandbox("numeric", self._timeout).score(
+        return shared_sandbox("numeric", self._timeout, self._workers).score(
             reference=problem.answer,
             answer=found.answer,
             relative=self._relative,

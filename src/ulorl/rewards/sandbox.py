@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from queue import LifoQueue
 from typing import IO, Any, Literal
+from weakref import WeakSet
 
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
@@ -29,7 +32,7 @@ class Sandbox:
     """A process that answers requests one at a time (`sandbox_worker.py`).
 
     A request that hangs or kills the process raises RewardError, and the next request gets a new process. The process
-    ends with this one, because its input ends.
+    ends with this one: `_end_all` kills it, or its input ends.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Sandbox:
         self._arguments = json.dumps(dict(arguments or {}))
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._ended = False  # for good
+        _all.add(self)
 
     def __del__(self) -> None:
         try:  # noqa: SIM105 - at the interpreter's end names are gone, `suppress` too; the worker ends with it
@@ -68,6 +73,12 @@ class Sandbox:
     def text(self, **request: Any) -> str:
         """Return the text of a request of kind "reading"; "" for one that used up its CPU time. Raises RewardError."""
         return str(self._answered(request)["score"] or "")
+
+    def end(self) -> None:
+        """Kill the process, also during a request, and start no other: later requests raise RewardError."""
+        self._ended = True
+        if (process := self._process) is not None:
+            process.kill()
 
     def _answered(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
@@ -95,6 +106,8 @@ class Sandbox:
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is not None:
             self._close()  # it ended between two requests: the cause was no answer
+        if self._ended:
+            raise RewardError("this process ends")
         if self._process is None:
             # -P: our folder hides no module
             script = str(Path(sandbox_worker.__file__))
@@ -124,6 +137,7 @@ class Sandbox:
             process.kill()
 
         timer = threading.Timer(seconds, expire)
+        timer.daemon = True  # else a request in a daemon thread would keep this process alive
         timer.start()
         try:
             line = _end(process.stdout).readline()
@@ -153,7 +167,57 @@ def _end(pipe: IO[str] | None) -> IO[str]:
     return pipe
 
 
+_all = WeakSet[Sandbox]()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Kill what judges for daemon threads: a request that never ends would outlive this process."""
+    for sandbox in list(_all):
+        sandbox.end()
+
+
+class SandboxPool:
+    """Sandboxes of one kind, which answer as many requests at once. A process starts when all others are busy."""
+
+    def __init__(
+        self,
+        workers: int,
+        kind: Kind | Literal["function"],
+        seconds: float = SECONDS,
+        function: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """workers: sandboxes; the others as of `Sandbox`."""
+        self._free = LifoQueue[Sandbox]()
+        for _ in range(workers):
+            self._free.put(Sandbox(kind, seconds, function, arguments))
+
+    def start(self) -> None:
+        """Start one process, as `Sandbox.start` does."""
+        with self._lent() as sandbox:
+            sandbox.start()
+
+    def score(self, **request: Any) -> float:
+        """Return the score of a request, as `Sandbox.score` does, once a sandbox is free."""
+        with self._lent() as sandbox:
+            return sandbox.score(**request)
+
+    def text(self, **request: Any) -> str:
+        """Return the text of a request, as `Sandbox.text` does, once a sandbox is free."""
+        with self._lent() as sandbox:
+            return sandbox.text(**request)
+
+    @contextmanager
+    def _lent(self) -> Iterator[Sandbox]:
+        sandbox = self._free.get()
+        try:
+            yield sandbox
+        finally:
+            self._free.put(sandbox)
+
+
 @lru_cache
-def shared_sandbox(kind: Kind, seconds: float = SECONDS) -> Sandbox:
-    """Return the sandbox of a kind that the whole process shares."""
-    return Sandbox(kind, seconds)
+def shared_sandbox(kind: Kind, seconds: float = SECONDS, workers: int = 1) -> SandboxPool:
+    """Return the sandboxes of a kind that the whole process shares."""
+    return SandboxPool(workers, kind, seconds)

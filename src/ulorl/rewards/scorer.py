@@ -69,9 +69,17 @@ class Scorer:
                 if (submitted := self._submitted.pop(future, None)) is not None:
                     future.set_result(self._score(submitted, cancel))
                 yield future.result()
+        except UserError:
+            self._reward.drop_pending()
+            raise
         finally:
             for future in futures:
                 self._submitted.pop(future, None)
+
+    def drop(self) -> None:
+        """Forget what was submitted and not waited for: the reward gives up what it has not started yet."""
+        self._submitted.clear()
+        self._reward.drop_pending()
 
     def metrics(self) -> Metrics:
         """Return the reward's own numbers since the last call."""

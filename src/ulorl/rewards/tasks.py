@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ulorl.answers.extraction import Found, locate
+from ulorl.clients.daemon_pool import DaemonPool
 from ulorl.config.reward_config import AnswerConfig
 from ulorl.data.countdown import score as countdown
 from ulorl.data.task_lookup import find_task
@@ -19,7 +20,7 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.rewards.answer_reward import AnswerReward
 from ulorl.rewards.reward import Reward, RewardError, Verdict
-from ulorl.rewards.sandbox import SECONDS, Sandbox, shared_sandbox
+from ulorl.rewards.sandbox import SECONDS, SandboxPool, shared_sandbox
 from ulorl.types import Problem
 
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
@@ -28,13 +29,14 @@ _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 class ReasoningGymReward(AnswerReward):
     """1.0 when reasoning-gym gives the output's answer its full score, else 0.0: partial credit counts as wrong."""
 
-    def __init__(self, answer: AnswerConfig | None = None, timeout: float = SECONDS) -> None:
+    def __init__(self, answer: AnswerConfig | None = None, timeout: float = SECONDS, workers: int = 1) -> None:
         """answer: where the answer is looked for. timeout: seconds by the clock that judging one answer may take.
+        workers: processes.
 
         Raises UserError without the package reasoning-gym.
         """
         super().__init__(answer)
-        self._timeout = timeout
+        self._timeout, self._workers, self.threads = timeout, workers, DaemonPool(workers)
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError(
                 'reward.kind=reasoning_gym needs reasoning-gym: pip install "ulorl[tasks]"',
@@ -54,7 +56,7 @@ class ReasoningGymReward(AnswerReward):
             return Verdict(0.0, None, reason="no answer found")
         meta = problem.meta
         settings = json.dumps(meta["settings"], sort_keys=True)
-        task = shared_sandbox("task", self._timeout)
+        task = shared_sandbox("task", self._timeout, self._workers)
         score = task.score(task=meta["task"], settings=settings, entry=meta["entry"], answer=found.answer)
         reason = f"the task's scorer gives {'its full score' if score == 1.0 else 'less than its full score'}"
         return Verdict(score, found.answer, found.place, reason)
@@ -108,12 +110,14 @@ class FunctionReward(Reward):
     """The user's function `module:name`, called with the problem, the text and the keyword arguments of the recipe;
     what it returns must be 0 or 1.
 
-    The function runs in a process of its own, with this one's import path and working folder.
+    The function runs in processes of its own, with this one's import path and working folder.
     """
 
-    def __init__(self, path: str, timeout: float = SECONDS, arguments: Mapping[str, Any] | None = None) -> None:
-        """Start the process. arguments: keyword arguments, JSON only. Raises UserError when the module or the function
-        does not exist, or does not take the arguments."""
+    def __init__(
+        self, path: str, timeout: float = SECONDS, arguments: Mapping[str, Any] | None = None, workers: int = 1
+    ) -> None:
+        """Start a process. arguments: keyword arguments, JSON only. workers: processes; further ones start when they
+        are needed. Raises UserError when the module or the function does not exist, or does not take the arguments."""
         module, colon, name = path.partition(":")
         if not (colon and module and name):
             raise _bad_function(path, "expected module:name, for example my_rewards:exact")
@@ -121,9 +125,9 @@ class FunctionReward(Reward):
             raise _bad_function(path, "runs in another process; put it into a module of its own")
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)  # an installed command does not look into the folder it is started in
-        self._sandbox = Sandbox("function", timeout, path, arguments)
+        self.threads, self._sandboxes = DaemonPool(workers), SandboxPool(workers, "function", timeout, path, arguments)
         try:
-            self._sandbox.start()
+            self._sandboxes.start()
         except RewardError as error:
             raise _bad_function(path, str(error)) from None
 
@@ -131,7 +135,7 @@ class FunctionReward(Reward):
         """Call the function. Raises RewardError when it raises, hangs or dies, UserError when it returns neither 0 nor
         1."""
         fields = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "meta": dict(problem.meta)}
-        score = self._sandbox.score(problem=fields, text=text)
+        score = self._sandboxes.score(problem=fields, text=text)
         return Verdict(score, reason=f"your function returned {score:g}")
 
 

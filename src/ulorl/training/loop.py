@@ -72,6 +72,8 @@ class Loop:
                 with suppress(Exception):  # the first error is the one to report
                     self._save_boundary()
             raise
+        finally:
+            self.components.inputs.scorer.drop()  # nobody waits for what a step submitted that has not ended
 
     def _steps(self) -> None:
         number, metrics = self._boundary.counters.step, self._boundary.counters.pending

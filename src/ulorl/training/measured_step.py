@@ -29,8 +29,9 @@ class MeasuredStep:
     spans: Mapping[int, Span]  # when each sample was decoded, by id
     many_engines: bool  # spans are in milliseconds then, and otherwise in decode steps
     weight_mismatch: Mismatch | None  # of engine and learner with the new weights; None when they did not change
-    rollout_seconds: float
-    update_seconds: float  # with overlap: from the end of the rollout to that of the update
+    rollout_seconds: float  # to the last segment
+    reward_seconds: float  # from there until every finished sample had its reward
+    update_seconds: float  # from there; with overlap: until the update that runs meanwhile ends
     sync_seconds: float  # new weights into the engine, and their check
 
     def timeline(self, number: int) -> dict[str, Any]:
@@ -65,20 +66,21 @@ def measured_step(
         many_engines=recorder.many is not None,
         weight_mismatch=mismatch,
         rollout_seconds=recorder.rolled_out - recorder.started,
-        update_seconds=updated - recorder.rolled_out,
+        reward_seconds=recorder.judged - recorder.rolled_out,
+        update_seconds=updated - recorder.judged,
         sync_seconds=time.perf_counter() - updated,
     )
 
 
 class _Recorder(ForwardingEngine):
-    """Records when segments are decoded, and when the phases of a step end: the rollout before `sleep`, the update
-    before `load_weights`."""
+    """Records when segments are decoded, and when the phases of a step end: the rollout with its last segment, its
+    rewards before `sleep`, the update before `load_weights`."""
 
     def __init__(self, engine: Engine, on_segment: Callable[[], None]) -> None:
         super().__init__(engine)
         self._on_segment = on_segment
         self.before, self.work = replace(engine.stats), EngineStats()
-        self.started = self.rolled_out = time.perf_counter()
+        self.started = self.rolled_out = self.judged = time.perf_counter()
         self.updated = 0.0  # 0: no new weights
         self.many = engine if isinstance(engine, ManyEngines) else None
         self.spans: dict[int, Span] = {}
@@ -97,20 +99,23 @@ class _Recorder(ForwardingEngine):
         super().load_weights(weights, version)
 
     def sleep(self) -> None:
-        self.rolled_out, self.work = time.perf_counter(), self.stats.since(self.before)
+        self.judged, self.work = time.perf_counter(), self.stats.since(self.before)
+        if not self.spans:  # no segment ended in this step
+            self.rolled_out = self.judged
         super().sleep()
 
     def _seen(self, segments: list[Segment]) -> list[Segment]:
         """Record the spans of segments that just ended. One engine decodes a token of every active row in each step; of
         several, each has its own steps, so that seconds are all that they share."""
+        if segments:
+            self.rolled_out = time.perf_counter()
         if self.many is None:
             end = self.stats.decode_steps - self.before.decode_steps
             self.spans |= {one.sample_id: Span(end - len(one), end) for one in segments}
             return segments
-        now = time.perf_counter()
         for one in (one for one in segments if one.sample_id in self.many.given):
             engine, start = self.many.given[one.sample_id]
-            self.spans[one.sample_id] = Span(self._milliseconds(start), self._milliseconds(now), engine)
+            self.spans[one.sample_id] = Span(self._milliseconds(start), self._milliseconds(self.rolled_out), engine)
         return segments
 
     def _milliseconds(self, moment: float) -> int:

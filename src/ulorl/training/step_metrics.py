@@ -26,7 +26,7 @@ def step_metrics(
     decodes at once.
     """
     step, work, mismatch = measured.step, measured.work, measured.weight_mismatch
-    seconds = (measured.rollout_seconds, measured.update_seconds, measured.sync_seconds)
+    seconds = (measured.rollout_seconds, measured.reward_seconds, measured.update_seconds, measured.sync_seconds)
     finished = [scored.sample for scored in step.finished]
     decoded = sum(len(sample.segments[-1]) for sample in step.segments)
     return {
@@ -65,6 +65,7 @@ def step_metrics(
         "mismatch/probe_mean": mismatch.mean if mismatch else None,
         "mismatch/probe_max": mismatch.max if mismatch else None,
         "time/rollout": measured.rollout_seconds,
+        "time/reward": measured.reward_seconds,
         "time/update": measured.update_seconds,
         "time/sync": measured.sync_seconds,
         "time/step": sum(seconds),
