@@ -20,6 +20,7 @@ from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.learner.observed import TokenValues
 from ulorl.learner.update_result import Update
+from ulorl.report.sample_choice import shown
 from ulorl.runs.problem_counts import ProblemCounts, read_counts, write_counts
 from ulorl.runs.run_log import Position, RunLog, truncate_to
 from ulorl.runs.samples import write_samples
@@ -291,16 +292,40 @@ def test_observed_tokens_are_stored_one_by_one(tmp_path: Path) -> None:
     assert not {"advantage", "token_values"} & stored(tmp_path, scored).keys()
 
 
-def test_segments_of_one_version_stay_apart_and_a_version_change_within_one_shows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "last"), [("abbcab", ["a", "b"]), ("ab€b", ["€", "b"])])
+def test_of_a_long_output_the_first_and_last_tokens_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, last: list[str]
+) -> None:
+    """Six tokens, of which four may be stored. Of the euro sign only the last of three tokens is stored, which has the
+    character. An id is decoded once."""
+    monkeypatch.setattr("ulorl.runs.samples.TOKENS", 4)
+    scored = make_sample(text, [2], [0, 1])
+    values = TokenValues(np.arange(6, dtype=np.float32), np.array([1, 0, 0, 0, 0, 1], np.bool_))
+    decoded: list[list[int]] = []
+
+    def decode(tokens: Tokens) -> str:
+        decoded.append(tokens.tolist())
+        return from_bytes(tokens)
+
+    groups = [Group(7, Problem("p-7", "1+1"), (scored,))]
+    path = write_samples(tmp_path, 1, groups, decode, {}, {scored.sample.id: values})
+    assert decoded.count([ord("b")]) == 1
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    assert entry["token_values"] == {
+        "chars": [1, 1, 1, 1],
+        "logprob": [0, 0, 0, 0],
+        "entropy": [0, 1, 4, 5],
+        "masked": [1, 0, 0, 1],
+        "left_out": [2, 4],
+    }
+    tokens = shown(entry, 1)["token_values"]
+    assert (tokens["index"], tokens["text"], tokens["version"]) == ([0, 1, 4, 5], ["a", "b", *last], [0, 0, 1, 1])
+    assert (tokens["entropy"], tokens.keys() & {"chars", "left_out"}) == ([0, 1, 4, 5], set())
+
+
+def test_segments_of_one_version_stay_apart(tmp_path: Path) -> None:
     same = stored(tmp_path, make_sample("abcd", [2], [4, 4]))
     assert [s["version"] for s in same["segments"]] == [4, 4]  # a step without an update between the two
-    tokens = np.array([97, 98, 99], np.int32)
-    mixed = Segment(0, tokens, np.zeros(3, np.float32), np.array([4, 5, 5], np.int32), Finish.EOS)
-    sample = Sample(0, 7, tokens, (mixed,), Status.COMPLETE)
-    assert stored(tmp_path, Scored(sample, 0.0, "abc"))["segments"] == [
-        {"version": 4, "tokens": 1, "chars": 1},
-        {"version": 5, "tokens": 2, "chars": 2},
-    ]
 
 
 def test_a_character_cut_by_a_segment_goes_to_the_earlier_one(tmp_path: Path) -> None:

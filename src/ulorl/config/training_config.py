@@ -242,7 +242,8 @@ class LogConfig(StrictConfig):
     )
     token_samples: Natural = Field(
         default=8,
-        description="trained samples of each step of which every token is stored with log-prob, entropy and mask",
+        description="trained samples of each step whose tokens are stored with log-prob, entropy and mask; of more "
+        "than 4,000 tokens the first and the last 2,000",
     )
     wandb: bool = Field(default=False, description="also log to Weights & Biases (extra wandb)")
     trackio: bool = Field(default=False, description="also log to trackio (extra trackio)")

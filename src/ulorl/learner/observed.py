@@ -26,7 +26,11 @@ class TokenValues:
 def observed_samples(experience: Sequence[Experience], number: int) -> frozenset[int]:
     """Return the ids of the samples to observe, at most `number`: right and wrong ones in turn, of each those that most
     versions wrote, and of these the oldest."""
-    order = sorted(experience, key=lambda one: (-len(np.unique(one.row.versions)), one.sample_id))
+    if not number:
+        return frozenset()
+    # A sample's versions rise along its tokens, so they change as often as there are further ones.
+    changes = [int(np.count_nonzero(np.diff(one.row.versions))) for one in experience]
+    order = [one for _, one in sorted(zip(changes, experience, strict=True), key=lambda x: (-x[0], x[1].sample_id))]
     sides = [[one.sample_id for one in order if one.correct is correct] for correct in (True, False)]
     turns = [side[turn] for turn in range(len(order)) for side in sides if turn < len(side)]
     return frozenset(turns[:number])

@@ -125,19 +125,26 @@ def pieces(output: str, segments: Sequence[Mapping[str, Any]], clip: int | None)
 
 def _tokens(sample: Mapping[str, Any], most: int | None) -> dict[str, list[Any]] | None:
     """Return the text, version and values of each token of a sample whose tokens are stored one by one, None of
-    another. Of more than `most` tokens the middle is left out; `index` says which are there. A value is None where it
-    was no number."""
+    another. Of a long output the middle is not stored, and of more than `most` tokens it is left out; `index` says
+    which are there. A value is None where it was no number."""
     stored, segments = sample.get("token_values"), sample.get("segments") or []
     if not stored or None in stored["chars"] or any(segment["tokens"] is None for segment in segments):
         return None
-    output, ends = str(sample.get("output") or ""), list(itertools.accumulate(stored["chars"]))
+    output, chars = str(sample.get("output") or ""), stored["chars"]
+    start, end = stored.get("left_out") or (len(chars), len(chars))  # the tokens that are not stored
+    index = [*range(start), *range(end, end + len(chars) - start)]
     versions = [segment["version"] for segment in segments for _ in range(segment["tokens"])]
-    index = list(range(len(ends)))
-    if most is not None and len(index) > most:
-        index = index[: most // 2] + index[-(most // 2) :]
-    texts = [output[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    columns = {"text": texts, "version": versions, **{key: stored[key] for key in stored if key != "chars"}}
-    return {"index": index} | {key: [column[at] for at in index] for key, column in columns.items()}
+    texts = [*_texts(output, chars[:start]), *_texts(output[len(output) - sum(chars[start:]) :], chars[start:])]
+    columns = {"index": index, "text": texts, "version": [versions[at] for at in index], **stored}
+    places = list(range(len(index)))
+    if most is not None and len(places) > most:
+        places = places[: most // 2] + places[-(most // 2) :]
+    return {key: [columns[key][at] for at in places] for key in columns if key not in ("chars", "left_out")}
+
+
+def _texts(output: str, chars: Sequence[int]) -> list[str]:
+    ends = list(itertools.accumulate(chars))
+    return [output[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _cut(text: str, clip: int | None) -> str:

@@ -115,7 +115,7 @@ class MeasuredRun:
 
     def _sums(self, seconds: float, replay: ReplayEngine, work: EngineStats, groups: list[Group]) -> StepSums:
         trained = [member.sample for group in groups for member in group.members]
-        versions = [len(np.unique(sample.versions)) for sample in trained]
+        versions = [sample.version_count for sample in trained]
         return StepSums(
             steps=1,
             seconds=seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 
 from ulorl.common import atomic_files
 from ulorl.runs.saved_run import SAMPLES
-from ulorl.types import Group, Sample, Scored, Tokens
+from ulorl.types import Group, Scored, Tokens
 
 if TYPE_CHECKING:
     from ulorl.learner.observed import TokenValues
+
+TOKENS = 4000  # of one sample whose values are stored; of a longer one the middle is left out
 
 Decode = Callable[[Tokens], str]
 _NONE: Mapping[int, Any] = {}
@@ -32,17 +35,17 @@ def write_samples(
 ) -> Path:
     """Store the samples of released groups as samples/step_<step>.jsonl, one JSON object for each. Returns the path.
 
-    `segments` of an object lists the versions along the output: an entry for each segment (two if the version changes
-    within it) with its `version`, `tokens` and `chars`, its number of characters of `output`; chars add up to
-    len(output).
+    `segments` of an object lists the versions along the output: an entry for each segment with its `version`, `tokens`
+    and `chars`, its number of characters of `output`; chars add up to len(output).
 
     decode: turns token ids into text, as it was done for `Scored.text`. advantages, token_values: what the update
     returned, by sample id. A sample that has token values is stored with a list of each, and with the characters and
-    log-prob of each token.
+    log-prob of each token; of more than `TOKENS` the first and the last ones, and `left_out` says which are not there.
     """
     folder = run_dir / SAMPLES
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:06d}.jsonl"
+    token_text = cache(lambda token: decode(np.array([token], np.int32)))  # it depends on the id alone
     # Not flushed in every step: the next checkpoint flushes all that it counts on.
     with (
         atomic_files.replacing(path, flush=False) as partial,
@@ -54,17 +57,15 @@ def write_samples(
                 id = scored.sample.id
                 entry = _sample_entry(group, scored, prompt, decode)
                 entry |= {"advantage": advantages[id]} if id in advantages else {}
-                entry |= _token_entry(scored, token_values[id], decode) if id in token_values else {}
+                entry |= _token_entry(scored, token_values[id], decode, token_text) if id in token_values else {}
                 lines.write(json.dumps(entry, allow_nan=False) + "\n")
     return path
 
 
 def _sample_entry(group: Group, scored: Scored, prompt: str, decode: Decode) -> dict[str, Any]:
     sample = scored.sample
-    runs = _version_runs(sample)
-    pieces = (
-        [decode(sample.tokens[start:end]) for _, start, end in runs] if len(runs) > 1 else [scored.text] * len(runs)
-    )
+    segments = [segment for segment in sample.segments if len(segment)]
+    pieces = [decode(segment.tokens) for segment in segments] if len(segments) > 1 else [scored.text] * len(segments)
     return {
         "sample": sample.id,
         "group": group.id,
@@ -77,39 +78,41 @@ def _sample_entry(group: Group, scored: Scored, prompt: str, decode: Decode) -> 
         "status": sample.status.value,
         "tokens": len(sample),
         "segments": [
-            {"version": version, "tokens": end - start, "chars": chars}
-            for (version, start, end), chars in zip(runs, _spans(scored.text, pieces), strict=True)
+            {"version": int(segment.versions[-1]), "tokens": len(segment), "chars": chars}  # it has one version
+            for segment, chars in zip(segments, _spans(scored.text, pieces), strict=True)
         ],
     }
 
 
-def _token_entry(scored: Scored, values: TokenValues, decode: Decode) -> dict[str, Any]:
-    tokens = scored.sample.tokens
-    chars = _spans(scored.text, [decode(tokens[at : at + 1]) for at in range(len(tokens))])
+def _token_entry(
+    scored: Scored, values: TokenValues, decode: Decode, token_text: Callable[[int], str]
+) -> dict[str, Any]:
+    """token_text: returns the text of one token."""
+    text, tokens = scored.text, scored.sample.tokens
+    if len(tokens) <= TOKENS:
+        left_out, chars = None, _spans(text, list(map(token_text, tokens.tolist())))
+    else:
+        left_out = [TOKENS // 2, len(tokens) - TOKENS // 2]
+        first, last = tokens[: left_out[0]], tokens[left_out[1] :]
+        chars = _spans(text[: len(decode(first))], list(map(token_text, first.tolist())))
+        chars += _spans(text[max(0, len(text) - len(decode(last))) :], list(map(token_text, last.tolist())))
     return {
         "token_values": {
             "chars": chars,
-            "logprob": _rounded(scored.sample.logprobs),
-            "entropy": _rounded(values.entropy),
-            "masked": values.masked.astype(int).tolist(),
+            "logprob": _rounded(_kept(scored.sample.logprobs, left_out)),
+            "entropy": _rounded(_kept(values.entropy, left_out)),
+            "masked": _kept(values.masked, left_out).astype(int).tolist(),
+            **({"left_out": left_out} if left_out else {}),
         }
     }
 
 
+def _kept(values: NDArray[Any], left_out: list[int] | None) -> NDArray[Any]:
+    return values if left_out is None else np.delete(values, slice(*left_out))
+
+
 def _rounded(values: NDArray[np.float32]) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
-
-
-def _version_runs(sample: Sample) -> list[tuple[int, int, int]]:
-    """Return (version, first token, end) of each maximal run of one version within one segment."""
-    runs, offset = [], 0
-    for segment in sample.segments:
-        versions = segment.versions.tolist()
-        starts = [i for i in range(len(versions)) if i == 0 or versions[i] != versions[i - 1]]
-        ends = [*starts[1:], len(versions)]
-        runs += [(versions[a], offset + a, offset + b) for a, b in zip(starts, ends, strict=True)]
-        offset += len(versions)
-    return runs
 
 
 def _spans(text: str, pieces: Sequence[str]) -> list[int]:

@@ -71,8 +71,8 @@ def sample_rows(groups: Sequence[Group], decode: Decode, most: int) -> list[Samp
 
 
 def _versions(sample: Sample) -> list[int]:
-    """Return the versions along an output, one for each segment; two where it changes within a segment."""
-    return [version for segment in sample.segments for version in dict.fromkeys(segment.versions.tolist())]
+    """Return the versions along an output, one for each segment."""
+    return [int(segment.versions[-1]) for segment in sample.segments if len(segment)]
 
 
 def _cut(text: str) -> str:
