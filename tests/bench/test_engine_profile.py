@@ -56,9 +56,13 @@ def test_what_a_request_adds_to_a_pass() -> None:
 
 
 def test_a_step_counts_when_all_rows_draw_a_token() -> None:
-    """2 rows: the step in which they enter, and 4 others; then they are stopped, though 20 tokens leave a budget of 16.
-    With 6 tokens, the budget is what the steps need."""
+    """2 rows: the step in which they enter, and 4 others, though 20 tokens leave a budget of 16. With 6 tokens, the
+    budget is what the steps need. A third row enters while these decode, until all three draw a token."""
     for most in (20, 6):
         engine = ScriptedEngine(lambda _: [5] * 30, eos_id=0)
         assert len(step_seconds(engine, [np.ones(4, np.int32)] * 2, 4, most)) == 5
-        assert engine.pending == 0
+        assert (engine.pending, engine.stats.decode_tokens) == (2, 10)
+    engine = ScriptedEngine(lambda _: [5] * 30, eos_id=0)
+    step_seconds(engine, [np.ones(4, np.int32)] * 2, 4, 20)
+    assert len(step_seconds(engine, [np.ones(4, np.int32)], 3, 20)) == 4
+    assert (engine.pending, engine.stats.decode_tokens) == (3, 10 + 12)

@@ -4,9 +4,10 @@ rows and context, of a prefill by tokens, and of giving it new weights.
 Attention reads, and a prefill pass computes, as much for a short row as for a longer neighbour. So a decode step is
 measured twice: with rows that are equally long, as those of one segment are, and with lengths from 0 to twice their
 mean, as carried samples have. They share up to 16 prompts, as the embedded engine prefills each of these once and
-copies its keys and values. The step in which requests enter is not counted. A prefill is measured with one request and,
-where several fit into a pass, with a full pass of equally long ones; the planner computes the passes of other lengths
-as the engine does. Budgets are those of a rollout, so that keys and values have as much memory as there.
+copies its keys and values. The step in which requests enter is not counted. A prefill is measured with one request,
+which enters while another row decodes, and, where several fit into a pass, with a full pass of equally long ones at the
+beginning of a rollout; the planner computes the passes of other lengths as the engine does. Budgets are those of a
+rollout, so that keys and values have as much memory as there.
 Each point is measured once in a round over all of them, so that a slow minute of the machine meets all points alike,
 and each number is a median over the rounds.
 """
@@ -212,14 +213,20 @@ class ProfileMeter:
 
     def _prefill_seconds(self, tokens: int, requests: int) -> float:
         """Return the seconds to prefill requests of so many tokens that enter together, without the decode step of that
-        step."""
-        prompts = [self._prompt(tokens + 1, seed) for seed in range(requests)]
-        self._subject.engine.sleep()  # as before a rollout, whose first prefill allocates keys and values
+        step: of a single one while another row decodes; of many as at the beginning of a rollout, whose first prefill
+        allocates keys and values."""
+        prompts, engine = [self._prompt(tokens + 1, seed) for seed in range(requests)], self._subject.engine
+        engine.sleep()
+        if requests == 1 and self._subject.slots > 1:
+            self._step_seconds([self._prompt(2)], 1, stop=False)
         first, *rest = self._step_seconds(prompts, _PREFILL_STEPS)
         return max(0.0, first - median(rest))
 
-    def _step_seconds(self, prompts: Sequence[Tokens], steps: int) -> list[float]:
-        return step_seconds(self._subject.engine, prompts, steps, self._grid.max_tokens)
+    def _step_seconds(self, prompts: Sequence[Tokens], steps: int, *, stop: bool = True) -> list[float]:
+        seconds = step_seconds(self._subject.engine, prompts, steps, self._grid.max_tokens)
+        if stop:
+            self._subject.engine.abort()
+        return seconds
 
     def _prompt(self, tokens: int, seed: int = 0) -> Tokens:  # equal ones are computed only once
         return np.random.default_rng([tokens, seed]).integers(1, self._subject.vocabulary, tokens).astype(np.int32)
@@ -236,11 +243,11 @@ def _spread(mean: int, count: int) -> list[int]:
 
 
 def step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int, max_tokens: int) -> list[float]:
-    """Return the seconds until requests, one for each prompt, have all entered and drawn a token, and of the `steps`
-    decode steps after that. Their budgets end at `max_tokens` tokens, or after these steps."""
-    rows, started = len(prompts), time.perf_counter()
-    for row, prompt in enumerate(prompts):
-        budget = max(steps + 1, max_tokens - len(prompt))
+    """Return the seconds until requests, one for each prompt, have all entered and drawn a token with those that decode
+    already, and of the `steps` decode steps after that. Their budgets end at `max_tokens` tokens, or later."""
+    rows, started = engine.pending + len(prompts), time.perf_counter()
+    for row, prompt in enumerate(prompts, start=engine.pending):
+        budget = max(steps + 2, max_tokens - len(prompt))
         engine.add(Request(row, prompt, budget, Sampling(), sample_seed(0, row)))
     seconds = list[float]()
     while engine.pending and len(seconds) <= steps:
@@ -250,7 +257,6 @@ def step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int, max_toke
             now = time.perf_counter()
             seconds.append(now - started)
             started = now
-    engine.abort()
     return seconds
 
 
