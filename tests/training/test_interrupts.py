@@ -131,12 +131,12 @@ def test_within_an_evaluation(
     honest, step = run.Loop._evaluate, 3 if last else 2
     calls: list[int] = []
 
-    def evaluate(loop: run.Loop) -> object:
+    def evaluate(loop: run.Loop, number: int) -> object:
         if loop._boundary.counters.step == step:
             calls[:] = [0]
             nonlocal counted
             counted = send(TorchEngine, "step", 3)
-        return honest(loop)
+        return honest(loop, number)
 
     counted: list[int] = []
     monkeypatch.setattr(run.Loop, "_evaluate", evaluate)
