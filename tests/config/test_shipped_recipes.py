@@ -54,6 +54,19 @@ def test_a_name_that_does_not_exist_is_refused_with_the_nearest() -> None:
     assert "did you mean quickstart?" in str(caught.value)
 
 
+def test_a_recipe_that_is_no_file_is_refused_with_what_may_be_meant() -> None:
+    Path("sums.toml").touch()
+    for name, hint in (
+        ("sum.toml", "did you mean sums.toml?"),
+        ("sums", "did you mean sums.toml?"),
+        ("quikstart", f"did you mean quickstart? a path begins in {Path.cwd()}, and "),
+        ("other/quickstart.toml", "give quickstart in place of the path"),
+    ):
+        with refused(ErrorCode.RECIPE_NOT_FOUND, file=name) as caught:
+            load([name])
+        assert hint in str(caught.value)
+
+
 @pytest.mark.parametrize("name", shipped_recipes.names())
 def test_every_recipe_begins_with_a_sentence_about_it(name: str) -> None:
     sentence = shipped_recipes.description(name)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulorl.cli.output_options import check_output_file
-from ulorl.config.loading import load, load_saved, with_overrides
+from ulorl.cli.recipe_arguments import load_recipes
+from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
@@ -183,7 +184,7 @@ def _run_or_config(arguments: list[str]) -> Config:
     """Return the configuration of recipes, or of a run's folder together with its trained model."""
     run_dir = Path(arguments[0])
     if not os.path.exists(run_dir / "config.json"):  # Path.exists raises for names that are too long
-        return load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])
+        return load_recipes(arguments)
     saved = load_saved(run_dir / "config.json")
     trained = saved.model_copy(update={"model": saved.model.model_copy(update={"path": str(run_dir / "model")})})
     return with_overrides(

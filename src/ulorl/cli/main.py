@@ -20,6 +20,7 @@ from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
 from ulorl.cli.eval_commands import evaluate
 from ulorl.cli.plan_commands import app as plan
+from ulorl.cli.recipe_arguments import load_recipes
 from ulorl.cli.recipe_commands import app as recipes
 from ulorl.cli.recipe_commands import complete_recipe
 from ulorl.cli.reproduce_commands import app as reproduce
@@ -329,4 +330,4 @@ def _config(arguments: list[str]) -> Config:
             "give a recipe, for example quickstart, or --resume RUN; `ulorl recipes` lists them",
             code=ErrorCode.COMMAND_LINE,
         )
-    return load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])
+    return load_recipes(arguments)

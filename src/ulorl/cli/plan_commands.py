@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ulorl.cli.output_options import check_output_file
-from ulorl.config.loading import load
+from ulorl.cli.recipe_arguments import load_recipes
 
 app = typer.Typer(
     help="Compute before a run what it will need. No GPU and no weights are used.",
@@ -46,7 +46,7 @@ def memory(
 
     ulorl plan memory recipes/qwen3_8b.toml optim.offload=true --gpu-memory 141
     """
-    config = load([a for a in arguments if "=" not in a], [a for a in arguments if "=" in a])
+    config = load_recipes(arguments)
     check_output_file("--json", json_file)
     from ulorl.planning.plan_text import plan_json, plan_text
     from ulorl.planning.recipe_settings import plan_recipe

@@ -47,18 +47,25 @@ def named(name: str) -> Path:
     """Return the path of a recipe of the package. Raises UserError when it has none of this name."""
     if name in names():
         return folder() / (name + SUFFIX)
-    near = get_close_matches(name, names(), 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise UserError(
-        f"{name}: the package has no such recipe; {meant}It has {', '.join(names())}", code=ErrorCode.RECIPE_NOT_FOUND
-    )
+    text = f"{name}: the package has no such recipe; {_meant(name)}it has {', '.join(names())}"
+    raise UserError(text, code=ErrorCode.RECIPE_NOT_FOUND)
 
 
 def hint(path: Path) -> str:
-    """Return what a message says of a recipe that is no file: which recipe of the package may be meant."""
+    """Return what a message says of a recipe that is no file: which file, or recipe of the package, may be meant."""
+    if os.path.isfile(f"{path}{SUFFIX}"):
+        return f"did you mean {path}{SUFFIX}?"
+    if near := get_close_matches(path.name, [other.name for other in path.parent.glob("*" + SUFFIX)], 1):
+        return f"did you mean {path.parent / near[0]}?"
     if path.stem in names():
         return f"the package has a recipe of this name: give {path.stem} in place of the path"
-    return "`ulorl recipes` lists the recipes of the package, which go by their names"
+    place = "" if path.is_absolute() else f"a path begins in {Path.cwd()}, and "
+    return f"{_meant(path.stem)}{place}`ulorl recipes` lists the recipes of the package, which go by their names"
+
+
+def _meant(name: str) -> str:
+    near = get_close_matches(name, names(), 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def description(name: str) -> str:

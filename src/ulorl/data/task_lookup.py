@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,15 @@ def _found(name: str) -> Any:
             raise LookupError(f"it has {len(tasks)} tasks; name one of them as {place}:Class")
         return tasks[0]
     if not (place and attribute):
-        raise LookupError(f"expected {', '.join(BUILT_IN)}, module:Class, or a Python file")
+        raise LookupError(f"{_meant(name)}expected {', '.join(BUILT_IN)}, module:Class, or a Python file")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # an installed command does not look into the folder it is started in
     return imported_attribute(name)
+
+
+def _meant(name: str) -> str:
+    near = [f"{name}.py"] if Path(f"{name}.py").is_file() else get_close_matches(name, BUILT_IN, 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _members(path: Path) -> dict[str, Any]:
@@ -84,7 +90,8 @@ def _members(path: Path) -> dict[str, Any]:
     try:
         spec.loader.exec_module(module)
     except FileNotFoundError:
-        raise LookupError("no such file") from None
+        where = "" if path.is_absolute() else f"; a path begins in {Path.cwd()}"
+        raise LookupError(f"no such file{where}") from None
     except (Exception, SystemExit) as error:
         raise LookupError(f"cannot be imported ({type(error).__name__}: {error})") from error
     return vars(module)

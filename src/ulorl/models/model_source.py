@@ -125,5 +125,8 @@ def _read_config(path: str, location: str, trust_remote_code: bool) -> Any:
             code = ErrorCode.MODEL_CONFIG
             problem = f"config.json cannot be used ({one_line(error)})"
         else:
-            problem = f"no such folder, and the hub did not give it ({one_line(error)})"
+            problem = (
+                f"no such folder in {Path.cwd()}, and no model of the hub that could be read; check the path, or name "
+                f"and connection ({one_line(error)})"
+            )
         raise UserError(f"{path}: {problem}", code=code, file=path, key=key) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from ulorl.common.progress import ProgressBars
 from ulorl.data.prompts import PromptFormat, PromptLimits, encode_prompts
@@ -58,6 +59,7 @@ def make_tiny(task: str, out: Path, config: WarmUpConfig, *, progress: bool = Tr
         tokenizer = build_tokenizer(definition.words, config.context)
         check_demonstrations(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
         held_out_prompts(task, tokenizer, config)  # raises before the training
+    disable_progress_bar()  # transformers' own, of saving
     model = build_model(tokenizer, config)
     data = training_batches(definition, tokenizer, config, generator(Stream.WARM_UP, config.seed))
     with own_settings(), ProgressBars(shown=progress) as bars:

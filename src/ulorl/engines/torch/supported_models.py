@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,11 @@ def _check_rope(model: PreTrainedModel, config: Any, max_length: int) -> None:
                 f"rope_type={kind} changes with the longest row of a batch beyond {limit} tokens, found "
                 f"max_length={max_length}; lower it, or use yarn",
             )
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """Return the name under which the model's forward pass takes its cache: transformers 5.24 has another than 5.23."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def check_decoding(

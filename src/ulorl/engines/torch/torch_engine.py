@@ -20,7 +20,7 @@ from ulorl.engines.engine import EngineStats, empty_segment, require_idle
 from ulorl.engines.padding import CPU_PADDING, GPU_PADDING, SORT_ABOVE, SORT_EVERY, padded_passes
 from ulorl.engines.segment_checks import check_request
 from ulorl.engines.torch.sampling import draw
-from ulorl.engines.torch.supported_models import check_decoding, full_attention_layers, longest_row
+from ulorl.engines.torch.supported_models import cache_argument, check_decoding, full_attention_layers, longest_row
 from ulorl.models.cpu.fused_decode import FusedDecoder, can_fuse, entries_read
 from ulorl.models.cpu.linear_products import use_onednn
 from ulorl.models.kv_cache import Place, SlotCache
@@ -75,6 +75,7 @@ class TorchEngine:
         self.max_length = longest_row(model, max_length)
         self.version = version
         self._model = model.eval()
+        self._cache_argument = cache_argument(model)
         if cpu_kernels:
             use_onednn(model)
         fused = cpu_kernels and can_fuse(model)
@@ -289,9 +290,9 @@ class TorchEngine:
             input_ids=tokens.to(self._model.device),
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=self._cache.at(place),
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: self._cache.at(place)},
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
