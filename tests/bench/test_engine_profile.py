@@ -48,6 +48,8 @@ def test_the_grid() -> None:
     rows, prefill = [1, 2, 3, 4, 6, 8, 12, 16, 24], [16, 64, 128, 256, 448]
     assert grid(24, 512) == Grid(rows, [64, 128, 256, 448], prefill, 512, rounds=3)
     assert grid(20, 512, quick=True) == Grid([1, 2, 4, 8, 16, 20], [64, 256, 448], prefill, 512, rounds=2)
+    assert grid(1, 4) == Grid([1], [1, 2, 3], [1, 2, 3], 4, rounds=3)  # of 1, 1, 1, 2, 3
+    assert grid(1, 1, quick=True) == Grid([1], [1], [1], 1, rounds=2)
 
 
 def test_what_a_request_adds_to_a_pass() -> None:

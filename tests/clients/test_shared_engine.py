@@ -110,3 +110,24 @@ def test_an_engine_that_fails_fails_every_request() -> None:
     with pytest.raises(OSError, match="the engine broke"):
         shared.submit(PROMPT, 20, Sampling(), seed=0).result(30)
     shared.close()
+
+
+def test_an_engine_that_fails_to_stop_a_request_fails_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> list[Segment]:
+        raise OSError("the engine broke")
+
+    engine = Gated(pauses_after=2)
+    monkeypatch.setattr(engine, "abort_some", fails)
+    shared = SharedEngine(engine, slots=2)  # the third one waits for a slot
+    dropped, *others = (shared.submit(PROMPT, 20, Sampling(), seed=0) for _ in range(3))
+    engine.gate.set()
+    assert engine.paused.wait(30)
+    assert dropped.cancel()
+    engine.gate.set()
+    for future in others:
+        with pytest.raises(OSError, match="the engine broke"):
+            future.result(30)
+    assert isinstance(shared.error, OSError)
+    with pytest.raises(OSError, match="the engine broke"):
+        shared.submit(PROMPT, 20, Sampling(), seed=0).result(30)
+    shared.close()

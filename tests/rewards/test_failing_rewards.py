@@ -299,6 +299,20 @@ def test_an_answer_that_used_up_the_cpu_time_is_wrong() -> None:
     assert sandbox.score(reference="7", answer="10^{10^{10}}") == 0
 
 
+def test_a_process_that_starts_while_its_sandbox_ends_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox, started, popen = Sandbox("math"), list[subprocess.Popen[str]](), subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(popen(*arguments, **options))
+        sandbox.end()  # in another thread, at this moment
+        return started[0]
+
+    monkeypatch.setattr("ulorl.rewards.sandbox.subprocess.Popen", start)
+    with pytest.raises(RewardError, match="this process ends"):
+        sandbox.start()
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
 def test_a_sandbox_that_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(3)\n")

@@ -419,7 +419,7 @@ def test_the_engine_is_made_once_and_a_verdict_does_not_depend_on_the_batch(monk
 
 def test_an_engine_that_fails_scores_nothing(tmp_path: Path) -> None:
     def says(*_: object) -> str:
-        raise MemoryError("no room")
+        raise MemoryError("no memory")
 
     verifier = Says(says, cache=tmp_path / "v.sqlite")
     assert verifier.verdicts(pairs(3)) == [None] * 3

@@ -326,23 +326,33 @@ def test_requests_beyond_the_limit_are_refused_and_those_of_callers_that_left_ar
     shared.close()
 
 
-def test_a_request_whose_caller_leaves_while_it_is_decoded_is_stopped() -> None:
-    """One slot, a real model and an output of 900 tokens: the caller leaves after the first tokens, and the next caller
-    gets the slot at once. All that is decoded besides is what was drawn until the server saw it."""
+def test_a_request_whose_caller_leaves_while_it_is_decoded_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slot, a real model and an output of 900 tokens: the caller leaves when 6 are drawn, where the engine waits
+    until the server saw it, and the next caller gets the slot at once. Nothing else is decoded of it."""
     with serving("ulorl:tiny", engine={"kind": "torch", "slots": 1}) as (url, shared):
         engine = shared._worker._engine
+        step, paused, go_on = engine.step, threading.Event(), threading.Event()
+
+        def step_until_six() -> list[Segment]:
+            ended: list[Segment] = step()
+            if engine.stats.decode_tokens == 6:
+                paused.set()
+                assert go_on.wait(30)
+            return ended
+
+        monkeypatch.setattr(engine, "step", step_until_six)
         leaves = HTTPConnection(url.split("/")[2], timeout=30)
         endless = body(model="verifier", messages=[{"role": "user", "content": PROBLEMS[0]}], max_tokens=900)
         leaves.request("POST", "/v1/chat/completions", endless, {"Content-Type": "application/json"})
-        wait_until(lambda: engine.stats.decode_tokens > 5)
+        assert paused.wait(30)
         leaves.close()
+        wait_until(lambda: not shared._worker._calls.empty())  # the call that stops it
+        go_on.set()
         wait_until(lambda: not shared._given)
-        drawn = engine.stats.decode_tokens
-        assert 5 < drawn < 900
-        answer = ask(url, PROBLEMS[0], max_tokens=4)
-        assert engine.stats.decode_tokens == drawn + answer.usage.completion_tokens == drawn + 4
-        longer = ask(url, PROBLEMS[0], max_tokens=drawn + 9)
-        assert longer.usage.completion_tokens == drawn + 9  # the output would not have ended by itself
+        assert ask(url, PROBLEMS[0], max_tokens=4).usage.completion_tokens == 4
+        assert engine.stats.decode_tokens == 6 + 4
+        longer = ask(url, PROBLEMS[0], max_tokens=20)
+        assert longer.usage.completion_tokens == 20  # the output would not have ended by itself
 
 
 def test_long_texts_do_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def grid(slots: int, max_tokens: int, *, quick: bool = False) -> Grid:
         rows = {min(slots, 2**power) for power in range(slots.bit_length() + 1)}
     lengths = [max(1, max_tokens * share // 32) for share in (1, 4, 8, 16, 28)]
     contexts = lengths[1::2] + lengths[-1:] if quick else lengths[1:]
-    return Grid(sorted(rows), contexts, sorted(set(lengths)), max_tokens, rounds=2 if quick else 3)
+    return Grid(sorted(rows), sorted(set(contexts)), sorted(set(lengths)), max_tokens, rounds=2 if quick else 3)
 
 
 @dataclass(frozen=True)

@@ -74,15 +74,23 @@ class SharedEngine:
     def _ended(self, number: int, future: Future[Segment]) -> None:
         """Stop a request that nobody waits for any more."""
         with self._lock:
-            if future.cancelled() and number in self._given:
-                self._worker.abort_some([number])
+            if not future.cancelled() or number not in self._given:
+                return
+            stopped = self._worker.abort_some([number])
+        stopped.add_done_callback(self._stopped)
+
+    def _stopped(self, stopped: Future[None]) -> None:
+        """An engine that cannot stop a request ends, as one whose step fails: which slots are free is not known."""
+        if error := stopped.exception():
+            self._fail(error)
+            self._worker.close()
 
     def _added(self, number: int, added: Future[None]) -> None:
         if error := added.exception():
             with self._lock:
                 future = self._waiting.pop(number, None)
                 self._given.discard(number)
-            _end(future, error)
+            _end(future, self._error or error)
             self._fill()
 
     def _collect(self) -> None:
@@ -91,12 +99,7 @@ class SharedEngine:
     def _collected(self, reported: Future[Progress]) -> None:
         """In the engine's thread: hand out what ended."""
         if error := reported.exception():
-            with self._lock:
-                self._error, waiting, self._waiting = error, list(self._waiting.values()), {}
-                self._queue.clear()
-                self._given = set()  # a later request gets the error from the worker, and must not wait for a slot
-            for future in waiting:
-                _end(future, error)
+            self._fail(error)
             return
         for segment in reported.result().segments:
             with self._lock:
@@ -105,6 +108,16 @@ class SharedEngine:
             _end(ended, segment)
         self._fill()
         self._collect()
+
+    def _fail(self, error: BaseException) -> None:
+        """Fail every request with the first error, and keep it."""
+        with self._lock:
+            self._error = error = self._error or error
+            waiting, self._waiting = list(self._waiting.values()), {}
+            self._queue.clear()
+            self._given = set()  # a later request learns the error from the worker, and must not wait for a slot
+        for future in waiting:
+            _end(future, error)
 
 
 def _end(future: Future[Segment] | None, outcome: Segment | BaseException) -> None:

@@ -109,7 +109,7 @@ class RolloutSimulation:
             self._setting.max_tokens,
             {id: sample.tokens for id, sample in self._unfinished.items()},
             {id: group.finished.tokens for id, group in self._groups.items()},
-            versions={id: sample.versions for id, sample in self._unfinished.items()},
+            versions={id: one.versions for id, one in self._unfinished.items()} if schedule.max_versions else None,
             slots=self._setting.profile.slots * len(engines),
             visited=lambda _: self._seen.tokens / self._seen.samples if self._seen.samples else 0.0,
             next_group=self._next_group,

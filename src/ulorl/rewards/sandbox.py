@@ -48,7 +48,7 @@ class Sandbox:
         self._arguments = json.dumps(dict(arguments or {}))
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._ended = False  # for good
+        self._ended = threading.Event()  # for good
         _all.add(self)
 
     def __del__(self) -> None:
@@ -76,7 +76,7 @@ class Sandbox:
 
     def end(self) -> None:
         """Kill the process, also during a request, and start no other: later requests raise RewardError."""
-        self._ended = True
+        self._ended.set()
         if (process := self._process) is not None:
             process.kill()
 
@@ -106,13 +106,16 @@ class Sandbox:
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is not None:
             self._close()  # it ended between two requests: the cause was no answer
-        if self._ended:
+        if self._ended.is_set():
             raise RewardError("this process ends")
         if self._process is None:
             # -P: our folder hides no module
             script = str(Path(sandbox_worker.__file__))
             command = [sys.executable, "-P", script, self._kind, self._function, self._arguments]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+            if self._ended.is_set():  # `end`, which takes no lock, may have seen no process
+                self._close()
+                raise RewardError("this process ends")
             try:
                 with suppress(BrokenPipeError):
                     _end(self._process.stdin).write(json.dumps(sys.path) + "\n")

@@ -95,7 +95,7 @@ def test_the_senders_streams_wait_for_the_learners(started: Started, transfer: s
 
 @pytest.mark.parametrize("transfer", ["ipc", "nccl"])
 def test_weights_are_made_one_at_a_time_and_read_once_more_for_names(started: Started, transfer: str) -> None:
-    """vLLM compares each with what the workers were told to expect; the newest ones are sent."""
+    """vLLM compares each with what the workers expect; the newest ones are sent."""
     made, alive = list[str](), list[int]()
 
     class Gathered:

@@ -117,7 +117,7 @@ class VllmEngine:
 
     def abort(self) -> list[Segment]:
         """Stop everything and return what was decoded of each request, in the order they were added."""
-        return self.abort_some([request.sample_id for request in self._requests.values()])
+        return self.abort_some({request.sample_id for request in self._requests.values()})
 
     def abort_some(self, sample_ids: Collection[int]) -> list[Segment]:
         """Stop the requests of these samples and return what was decoded of each, in the order they were added."""
