@@ -107,6 +107,7 @@ def test_help_teaches() -> None:
         (["train", "--resume", "nowhere"], "nowhere"),
         (["eval", RECIPE, "eval.data={}", "eval.problems=x"], "(config-bad-value; docs/errors.md#config-bad-value)"),
         (["eval", RECIPE, "--json", "nowhere/eval.json"], "(file-not-writable; docs/errors.md#file-not-writable)"),
+        (["eval", "runs/typo", "eval.samples=1"], "runs/typo: no such run or recipe"),
         (["report", "nowhere"], "nowhere"),
         (["chat", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere"),

@@ -12,6 +12,7 @@ import ulorl
 from paths import COUNTDOWN
 from refusals import refused
 from ulorl.error_codes import ErrorCode
+from ulorl.models.model_source import ModelSource
 from ulorl.training.preflight import load_inputs, without_held_out
 from ulorl.types import Problem, Prompted
 
@@ -52,6 +53,15 @@ def test_held_out_problems_that_are_not_evaluated_do_not_train_either(tmp_path: 
     inputs = load_inputs(ulorl.load([COUNTDOWN], [*settings, f"eval.data={{path='{test}',size=0}}", "eval.problems=1"]))
     assert [problem.prompt for problem, _ in inputs.problems] == ["5,2,3>10", "7,2,3>12"]
     assert [problem.prompt for problem, _ in inputs.held_out] == ["8,2,3>13"]
+
+
+def test_bfloat16_weights_are_refused_in_new_runs_only(tmp_path: Path) -> None:
+    """A run that began with an earlier commit can be resumed."""
+    cfg = ulorl.load([COUNTDOWN], ["model.dtype=bfloat16", "data.size=20", "eval.problems=2"])
+    with refused(ErrorCode.CONFIG_CONFLICT, key="model.dtype"):
+        load_inputs(cfg)
+    (tmp_path / "model").symlink_to(ModelSource("ulorl:tiny").location)
+    assert load_inputs(cfg, tmp_path).source.path == str(tmp_path / "model")
 
 
 def test_sequences_that_cannot_be_shared_are_refused() -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ulorl.training.problem_fingerprint import changed_problems, problem_fingerprint
+from ulorl.training.problem_fingerprint import changed_problems, problem_fingerprint, remedy
 from ulorl.types import Problem
 
 BEGAN = [Problem("train.jsonl:1", "1 + 1 = ?", "2"), Problem("train.jsonl:2", "2 + 2 = ?", "4")]
@@ -41,3 +41,4 @@ def test_checkpoints_of_earlier_versions_have_the_hash_of_the_ids_only() -> None
     assert problem_fingerprint(BEGAN) == f"{old}-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
     assert changed_problems(old, problem_fingerprint(BEGAN)) == ""
     assert changed_problems(old, problem_fingerprint(BEGAN[::-1])) == "another number, other ids or another order"
+    assert remedy(old).startswith(remedy(problem_fingerprint(BEGAN)) + "; or an earlier commit trained problems")

@@ -13,6 +13,7 @@ import typer
 
 from ulorl.cli.output_options import check_output_file
 from ulorl.cli.recipe_arguments import load_recipes
+from ulorl.config import shipped_recipes
 from ulorl.config.loading import load_saved, with_overrides
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
@@ -184,7 +185,13 @@ def _run_or_config(arguments: list[str]) -> Config:
     """Return the configuration of recipes, or of a run's folder together with its trained model."""
     run_dir = Path(arguments[0])
     if not os.path.exists(run_dir / "config.json"):  # Path.exists raises for names that are too long
-        return load_recipes(arguments)
+        try:
+            return load_recipes(arguments)
+        except UserError as error:
+            if error.code is not ErrorCode.RECIPE_NOT_FOUND or error.file != str(run_dir):
+                raise
+            text = f"{run_dir}: no such run or recipe (a model goes with --suite); {shipped_recipes.hint(run_dir)}"
+            raise UserError(text, code=error.code, file=run_dir) from None
     saved = load_saved(run_dir / "config.json")
     trained = saved.model_copy(update={"model": saved.model.model_copy(update={"path": str(run_dir / "model")})})
     return with_overrides(

@@ -46,7 +46,8 @@ problems (min F' of Clark, 1973)."""
 _SEEDS = """\
 All seeds have the same problems. **Over seeds only are the intervals of accuracy and pass@k of these arms, and of
 differences from them: {arms}.** They leave out what other problems would give, because some of these runs stored no
-counts of the problems, as runs of earlier versions, or had other problems."""
+counts of the problems, as runs of earlier versions, or had other problems, or because too few answers to every problem
+were scored in some seed."""
 
 
 def write(

@@ -80,7 +80,8 @@ def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
     source = model_source(cfg, str(checkpoint / "model") if checkpoint else None)
     sharded = checkpoint is not None and is_sharded(checkpoint)
     disable_progress_bar()  # of transformers, for loading and saving
-    _check_trained_dtype(cfg)
+    if checkpoint is None:  # a run that began before this was refused may end as it began
+        _check_trained_dtype(cfg)
     reward = _check_settings(cfg, processes=_processes(cfg))
     files, prompts = ErrorCollector(), ErrorCollector()
     with files:

@@ -32,5 +32,13 @@ def changed_problems(saved: str, present: str) -> str:
     return ""
 
 
+def remedy(saved: str) -> str:
+    """Return how a run can be resumed whose problems are not those of its fingerprint `saved`, in words."""
+    text = "restore the data as it was, the held-out problems too, because their questions are not trained"
+    if _SEPARATOR in saved:
+        return text
+    return f"{text}; or an earlier commit trained problems of eval.data beyond eval.problems: resume with that commit"
+
+
 def _hash(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

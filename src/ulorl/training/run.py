@@ -34,7 +34,7 @@ from ulorl.training.interrupts import Interrupted, catching_signals
 from ulorl.training.learner_restarts import LearnerRestarts, beginning, continuation
 from ulorl.training.loop import Loop
 from ulorl.training.preflight import load_evaluation, load_inputs
-from ulorl.training.problem_fingerprint import changed_problems
+from ulorl.training.problem_fingerprint import changed_problems, remedy
 from ulorl.training.specifications import evaluation_settings
 from ulorl.types import Metrics
 
@@ -196,8 +196,8 @@ def _resume(cfg: Config, folder: Path, message: str) -> Result:
     inputs = load_inputs(cfg, folder)
     if changed := changed_problems(saved.counters.problems, inputs.fingerprint):
         raise UserError(
-            f"{run_dir}: the training problems are not those the run began with ({changed}); restore the data as it "
-            "was, the held-out problems too, because their questions are not trained",
+            f"{run_dir}: the training problems are not those the run began with ({changed}); "
+            f"{remedy(saved.counters.problems)}",
             code=ErrorCode.RUN_PROBLEMS_CHANGED,
             file=run_dir,
             key="data.path",
