@@ -27,6 +27,8 @@ def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> 
     assert profile.prefill_added.tokens == (1, 4, 8, 16, 28)  # 4 requests of each fit into a pass
     assert all(seconds > 0 for seconds in profile.prefill.seconds)
     assert profile.prefill_padding == 128
+    assert profile.copy_seconds < profile.decode.seconds[-1][-1]  # one token; may be 0 among so few
+    assert "measured on" in profile.sources["copy_seconds"]
     assert all(seconds > 0 for line in profile.decode.seconds for seconds in line)
     assert [line[2] for line in profile.decode.seconds] == [line[2] for line in profile.decode.alike]
     assert profile.sync_seconds > 0

@@ -85,13 +85,14 @@ def test_requests_that_enter_together_share_the_overhead_of_a_prefill_pass() -> 
 
 
 def test_a_request_adds_less_to_a_pass_than_it_takes_alone() -> None:
-    """A single request takes 1 + .02 a token, one more .5 + .01 a token: a pass has an overhead of .5, and 2 requests
-    of 150 and 50 take .5 + 2 + 1. In passes of 100 tokens, the overhead counts twice."""
+    """A single request takes 1 + .02 a token, one more .5 + .01 a token: 150 tokens take 4, or 2 beside others, so that
+    the overhead of their pass is 2. 2 requests of 150 and 50 take 4 + 1. In passes of 100 tokens, the overhead counts
+    twice."""
     added = TokenTable(tokens=(100, 200), seconds=(1.5, 2.5))
-    assert profile(prefill_added=added).prefill_seconds([150]) == pytest.approx(0.5 + 2)
-    assert profile(prefill_added=added).prefill_seconds([150, 50]) == pytest.approx(0.5 + 2 + 1)
+    assert profile(prefill_added=added).prefill_seconds([150]) == pytest.approx(4)
+    assert profile(prefill_added=added).prefill_seconds([50, 150]) == pytest.approx(4 + 1)
     many = profile(prefill_added=added, prefill_pass_tokens=100)
-    assert many.prefill_seconds([150, 50]) == pytest.approx(2 * 0.5 + 2 + 1)
+    assert many.prefill_seconds([150, 50]) == pytest.approx(2 * 2 + 2 + 1)
 
 
 def test_an_engine_that_pads_computes_every_request_of_a_pass_as_its_longest() -> None:

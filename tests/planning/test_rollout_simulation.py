@@ -255,6 +255,51 @@ def test_a_row_in_the_place_of_a_longer_one_is_as_expensive_until_rows_are_sorte
     assert engine.schedule(engine.time) - engine.time == pytest.approx(6 + 0.044 * 6 + 0.001 * sum(range(6)))
 
 
+def test_siblings_that_enter_together_and_rows_that_are_sorted_are_copied() -> None:
+    """A step takes 1 s, and a copied token 1 ms. The second sibling's first 9 tokens are copied. Row 0, of 100 tokens,
+    ends after the first step, and row 2 takes its place: 101 - 11 entries more than 22. The next
+    event is after step 34, 2 after the engine sorts: then the simulation counts the 2 x 44 tokens as copied."""
+    machine = profile(slots=3).model_copy(
+        update={
+            "decode": linear_decode(1.0, 0.0, 0.0, rows=4, context=1000),
+            "prefill": TokenTable(tokens=(1,), seconds=(0.0,)),
+            "prefill_padding": 128,
+            "copy_seconds": 1e-3,
+        }
+    )
+    engine = SimulatedEngine(machine, partial(decode_times, machine.decode))
+    for sample, (tokens, draws) in enumerate(((100, 1), (10, 34), (10, 34))):
+        engine.add(Row(sample, min(sample, 1), tokens, 0, 100, 0, draws=draws))
+    assert engine.schedule(0.0) == pytest.approx(0.009 + 1)
+    engine.advance()
+    engine.schedule(engine.time)
+    engine.schedule(30.5)  # a step that ends with nothing
+    assert [row.sample_id for row in engine.advance()] == [1, 2]
+    assert engine.time == pytest.approx(0.009 + 34 + 0.001 * 2 * 44)
+
+
+def test_no_row_moves_when_the_last_one_ends_and_places_are_those_after_earlier_moves() -> None:
+    """A step takes 1 ms an entry. Rows of 50, 40, 20 and 5 tokens: when the last ends, nothing moves, and the others
+    read 51 + 41 + 21. When the first ends, that of 22 takes its place and reads 52. When that of 43 ends, which is the
+    last now, nothing moves, and the row that is left alone reads what it has: 23 to 28 in its last 6 steps."""
+    machine = profile(slots=4).model_copy(
+        update={
+            "decode": linear_decode(0.0, 0.0, 1e-3, rows=4, context=1000),
+            "prefill": TokenTable(tokens=(1,), seconds=(0.0,)),
+            "prefill_padding": 128,
+        }
+    )
+    engine = SimulatedEngine(machine, partial(decode_times, machine.decode))
+    for sample, (tokens, draws) in enumerate(((50, 2), (40, 3), (20, 9), (5, 1))):
+        engine.add(Row(sample, sample, tokens, 0, 100, 0, draws=draws))
+    assert engine.schedule(0.0) == pytest.approx(0.115)
+    for ended, seconds in ((3, 0.051 + 0.041 + 0.021), (0, 0.042 + 0.052)):
+        assert [row.sample_id for row in engine.advance()] == [ended]
+        assert engine.schedule(engine.time) - engine.time == pytest.approx(seconds)
+    assert [row.sample_id for row in engine.advance()] == [1]
+    assert engine.schedule(engine.time) - engine.time == pytest.approx(0.153)
+
+
 def test_the_newest_row_is_computed_again_when_keys_and_values_are_full() -> None:
     """Two rows with 3 + 3 tokens and 2 more a step: 12 do not fit into 10 before the fourth step. The second leaves
     with 3 of its 5 tokens, and enters when the first has drawn its last 2: 3 + 2 + 2 steps, and 3 + 3 - 1 tokens that

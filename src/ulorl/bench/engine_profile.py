@@ -120,6 +120,7 @@ class ProfileMeter:
             (tokens, requests): [] for tokens in grid.prefill for requests in {1, self._full_pass(tokens)}
         }
         self._sync: list[float] = []
+        self._copy: list[float] = []
         self.seconds = 0.0  # of the latest round
 
     def warm_up(self) -> None:
@@ -144,6 +145,8 @@ class ProfileMeter:
             seconds += self._decode_seconds(rows, context, alike=alike, steps=self._grid.steps)
         for (tokens, requests), times in self._prefill.items():
             times.append(self._prefill_seconds(tokens, requests))
+        if self._subject.prefill_padding is not None and self._subject.slots > 2:
+            self._copy.append(self._copy_seconds(max(self._grid.contexts), self._subject.slots))
         self._subject.engine.sleep()  # as before a rollout
         started = time.perf_counter()
         self._subject.engine.load_weights(self._subject.weights(), len(self._sync))
@@ -166,10 +169,13 @@ class ProfileMeter:
             prefill_added=self._added_table(),
             prefill_pass_tokens=subject.prefill_tokens,
             prefill_padding=subject.prefill_padding,
+            copy_seconds=round(median(self._copy), 10) if self._copy else 0.0,
             sync_seconds=_rounded(median(self._sync)),
             slots=subject.slots,
             sources={
-                **dict.fromkeys(("decode", "prefill", "sync_seconds"), f"measured on {where}, {about['date']}"),
+                **dict.fromkeys(
+                    ("decode", "prefill", "copy_seconds", "sync_seconds"), f"measured on {where}, {about['date']}"
+                ),
                 "learner": f"{ASSUMPTION}: not measured here; without points, the update takes no time",
                 "slots": "the engine's setting",
                 "engines": "one was measured",
@@ -221,6 +227,17 @@ class ProfileMeter:
             self._step_seconds([self._prompt(2)], 1, stop=False)
         first, *rest = self._step_seconds(prompts, _PREFILL_STEPS)
         return max(0.0, first - median(rest))
+
+    def _copy_seconds(self, tokens: int, rows: int) -> float:
+        """Return the seconds to copy a token's keys and values to another row: the prompt of siblings is prefilled once
+        and copied to all but the first. Memory for them is there already, from earlier rows."""
+
+        def entry(siblings: int) -> float:
+            first, *rest = self._step_seconds([self._prompt(tokens)] * siblings, _PREFILL_STEPS)
+            return first - median(rest)
+
+        entry(rows)
+        return max(0.0, entry(rows) - entry(2)) / ((rows - 2) * (tokens - 1))
 
     def _step_seconds(self, prompts: Sequence[Tokens], steps: int, *, stop: bool = True) -> list[float]:
         seconds = step_seconds(self._subject.engine, prompts, steps, self._grid.max_tokens)

@@ -27,6 +27,8 @@ prefill_added: seconds that one more request of so many tokens adds to a pass; n
 the part that does not depend on its tokens. prefill_pass_tokens: the most tokens of a pass; 0: no limit.
 prefill_padding: of an engine that pads the requests of a pass to the longest one, the most tokens of padding that it
 accepts in a pass (`engines.padding`); absent: of one that pads nothing and divides requests between passes.
+copy_seconds: to copy the keys and values of a token to another row, as such an engine does for siblings that enter
+together and where it sorts rows.
 sync_seconds: to give new weights to the engines. learner: seconds of an update on so many output tokens; no points: the
 update takes no time. slots: rows that an engine decodes at once. engines: their number. kv_tokens: tokens whose keys
 and values fit into an engine; 0: as many as there are. workload: what is decoded where nothing else is asked for; may
@@ -39,7 +41,6 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib import resources
 from itertools import pairwise
 from math import inf
@@ -136,6 +137,7 @@ class LatencyProfile(StrictConfig):
     prefill_added: TokenTable = Field(default_factory=TokenTable)
     prefill_pass_tokens: Natural = 0
     prefill_padding: Natural | None = None
+    copy_seconds: Seconds = 0
     sync_seconds: Seconds = 0
     learner: TokenTable = Field(default_factory=TokenTable)
     slots: Positive
@@ -155,13 +157,6 @@ class LatencyProfile(StrictConfig):
         _refuse(findings)
         return self
 
-    @cached_property
-    def prefill_overhead(self) -> float:
-        """Seconds of a prefill pass that do not depend on its tokens: what its requests share."""
-        if self.prefill_added.tokens:
-            return max(0.0, self.prefill.at(0) - self.prefill_added.at(0))
-        return 0.0 if len(self.prefill.tokens) == 1 else self.prefill.at(0)
-
     def prefill_seconds(self, requests: Sequence[int]) -> float:
         """Return the seconds to prefill requests of so many tokens that enter together. One of 0 tokens needs none."""
         tokens = [count for count in requests if count]
@@ -170,20 +165,23 @@ class LatencyProfile(StrictConfig):
         most, padding = self.prefill_pass_tokens, self.prefill_padding
         if padding is None:
             passes = -(-sum(tokens) // most) if most else 1
-            return passes * self.prefill_overhead + sum(map(self._added_seconds, tokens))
+            longest = max(tokens)
+            overhead = max(0.0, self.prefill.at(longest) - self.added_seconds(longest))
+            return passes * overhead + sum(map(self.added_seconds, tokens))
         tokens.sort(reverse=True)
         # a pass computes as much for each request as for its longest one, which is the first
         parts = ((part.stop - part.start, tokens[part.start]) for part in padded_passes(tokens, most or inf, padding))
         seconds: float = sum(
-            self.prefill.at(longest) + (rows - 1) * self._added_seconds(longest) for rows, longest in parts
+            self.prefill.at(longest) + (rows - 1) * self.added_seconds(longest) for rows, longest in parts
         )
         return seconds
 
-    def _added_seconds(self, tokens: int) -> float:
-        """Return the seconds that a request adds to a pass."""
+    def added_seconds(self, tokens: int) -> float:
+        """Return the seconds that a request of so many tokens adds to a pass of others."""
         if self.prefill_added.tokens:
             return self.prefill_added.at(tokens)
-        return max(0.0, self.prefill.at(tokens) - self.prefill_overhead)
+        alone = 0.0 if len(self.prefill.tokens) == 1 else self.prefill.at(0)
+        return max(0.0, self.prefill.at(tokens) - alone)
 
 
 def linear_decode(base: float, row: float, kv_token: float, *, rows: int, context: int) -> DecodeTable:

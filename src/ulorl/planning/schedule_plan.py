@@ -232,8 +232,8 @@ def bound_of(setting: PlanSetting, lengths: LengthFacts, *, carried: bool) -> Bo
     profile = setting.profile
     fit = int(profile.kv_tokens / lengths.context) if profile.kv_tokens else profile.slots
     tokens = setting.prompts * setting.group * lengths.mean
-    prompt = profile.prefill_seconds([setting.prompt_tokens - 1]) - profile.prefill_overhead
-    prompts, spread = setting.prompts * max(0.0, prompt), 1.0 if carried else 0.0
+    prompt = profile.added_seconds(setting.prompt_tokens - 1)
+    prompts, spread = setting.prompts * prompt, 1.0 if carried else 0.0
 
     def rollout_seconds(rows: int) -> float:
         decode = tokens * decode_times(profile.decode, rows, spread).seconds(lengths.context, 1) / rows

@@ -79,7 +79,10 @@ class SimulatedEngine:
         self._context = 0  # tokens of all rows, with the inputs of the next step
         self._squares = 0  # the sum of their squares
         self._pads = profile.prefill_padding is not None
-        self._extra = 0  # entries that a decode step reads for rows that took the place of longer ones
+        self._places: list[int] = []  # the ids of the rows of an engine that pads, in the order of its keys and values
+        self._place: dict[int, int] = {}  # where each of them is
+        self._extras: dict[int, int] = {}  # entries that a row reads beyond its own, in the place of a longer one
+        self._extra = 0  # their sum
         self._idle_step = 0  # the number of the step after which the engine was idle
         self._start = 0.0  # of the next decode step: `time`, and the prefill before it
         self._planned = 0  # steps until the event
@@ -97,7 +100,7 @@ class SimulatedEngine:
         """Let queued requests enter, at `time` or after the step in progress; return when something happens next."""
         if not self._rows:
             self.time = self._start = max(self.time, time)
-            self._extra, self._idle_step = 0, self._step
+            self._idle_step = self._step
         if time <= self.time:
             self._admit()
             self._planned = self._steps_to_event()
@@ -134,7 +137,7 @@ class SimulatedEngine:
         first decode input, so the others are prefilled; samples of a group that enter together share their prompt."""
         if not self._queue or len(self._rows) >= self._slots:
             return
-        prefilled, prompts = [], set()
+        prefilled, prompts, copied = [], set(), 0
         while self._queue and len(self._rows) < self._slots:
             row = self._queue[0]
             context = row.context
@@ -145,17 +148,21 @@ class SimulatedEngine:
             end = self._step + row.draws - row.drawn
             self._rows[row.sample_id] = row, end
             heappush(self._ends, (end, row.sample_id))
+            if self._pads:
+                self._place[row.sample_id] = len(self._places)
+                self._places.append(row.sample_id)
             self._context += context
             self._squares += context * context
             if row.output or row.drawn:
                 self.figures.again_tokens += context - 1
             elif row.group in prompts:
+                copied += context - 1
                 continue
             else:
                 prompts.add(row.group)
             prefilled.append(context - 1)
         if prefilled:
-            seconds = self._profile.prefill_seconds(prefilled)
+            seconds = self._profile.prefill_seconds(prefilled) + copied * self._profile.copy_seconds
             self.figures.prefill_tokens += sum(prefilled)
             self.figures.prefill_seconds += seconds
             self._start += seconds
@@ -186,7 +193,7 @@ class SimulatedEngine:
         self._squares += (2 * self._context + rows * steps) * steps  # (c + s)^2 = c^2 + 2 c s + s^2
         self._context += rows * steps
         if (self._step - self._idle_step) // SORT_EVERY > checks and self._extra > (SORT_ABOVE - 1) * self._context:
-            self._extra = 0
+            self._sort()
         figures.decode_steps += steps
         figures.decode_tokens += rows * steps
         figures.decode_seconds += seconds
@@ -212,16 +219,43 @@ class SimulatedEngine:
     def _leave(self, sample: int) -> Row:
         row, end = self._rows.pop(sample)
         row.drawn = row.draws - (end - self._step)
-        if (
-            self._pads and len(self._rows) > 1
-        ):  # the row that entered last takes the place, and reads as much from now on
-            last, end = self._rows[next(reversed(self._rows))]
-            self._extra += max(0, row.context - (last.prompt + last.output + last.draws - (end - self._step)))
-        else:
-            self._extra = 0
         self._context -= row.context
         self._squares -= row.context * row.context
+        if self._pads:
+            self._close_gap(row)
         return row
+
+    def _close_gap(self, row: Row) -> None:
+        """Let the last row take the place of one that has left, and read as much as that one did from now on."""
+        place, reads = self._place.pop(row.sample_id), row.context + self._take_extra(row.sample_id)
+        last = self._places.pop()
+        if last != row.sample_id:
+            self._places[place], self._place[last] = last, place
+            self._take_extra(last)
+            self._extras[last] = max(0, reads - self._length(last))
+            self._extra += self._extras[last]
+        if len(self._places) == 1:  # no longer one is left
+            self._take_extra(self._places[0])
+
+    def _take_extra(self, sample: int) -> int:
+        extra = self._extras.pop(sample, 0)
+        self._extra -= extra
+        return extra
+
+    def _sort(self) -> None:
+        """Order the rows by length, longest first, so that none is in the place of a longer one. Nearly all move."""
+        self._places.sort(key=self._length, reverse=True)
+        self._place = {sample: place for place, sample in enumerate(self._places)}
+        self._extras.clear()
+        self._extra = 0
+        seconds = self._context * self._profile.copy_seconds
+        self.time = self._start = self._start + seconds
+        self.figures.decode_seconds += seconds
+
+    def _length(self, sample: int) -> int:
+        """Return the tokens of a row that decodes."""
+        row, end = self._rows[sample]
+        return row.prompt + row.output + row.draws - (end - self._step)
 
     def _stale(self, entry: tuple[int, int]) -> bool:
         """Whether a row has left before its end."""
