@@ -39,6 +39,7 @@ def _run(setting: Setting, options: Sequence[str]) -> Figures:
             train(load([shipped_recipes.named("quickstart")], overrides))
             result = resume(Path(folder) / "run", [f"steps={more}"])
         metrics = [line for line in result.metrics if line["step"]]
+        held_out = [found.accuracy for found in (result.before, result.after) if found]
     probes = [found for line in metrics if (found := line.get("mismatch/probe_mean")) is not None]
     figures: Figures = {
         "steps": len(metrics),
@@ -48,7 +49,7 @@ def _run(setting: Setting, options: Sequence[str]) -> Figures:
         "reward": [line.get("reward/mean") for line in metrics],
         "mismatch_mean": [line.get("mismatch/mean") for line in metrics],
         "probe_mean_max": max(probes, default=None),
-        "held_out": [found.accuracy for found in (result.before, result.after) if found],
+        "held_out": held_out,
     }
     require([line["step"] for line in metrics] == list(range(1, more + 1)), "steps are missing", figures)
     require(bool(probes), "the weights of the engine were never compared with the learner's", figures)
