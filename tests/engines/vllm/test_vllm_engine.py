@@ -108,7 +108,7 @@ class TestOneEngine:
         with pytest.raises(ValueError, match="exceed the engine's context length of 320"):
             warm.add(request(0, 320))
         with pytest.raises(ValueError, match=r"token ids must lie in 0\.\.110, found"):
-            warm.add(request(0, 8, tokens=prompt(0) + 100))
+            warm.add(request(0, 8, tokens=np.append(prompt(0), 111)))  # the last one is of its output so far
         assert warm.pending == 0
         warm.add(request(0, 312))  # exactly the context
         with pytest.raises(RuntimeError, match="load_weights with 1 requests pending"):
