@@ -224,6 +224,19 @@ def test_rows_decode_as_fast_as_their_lengths_are_alike() -> None:
     assert engine.schedule(engine.time) == pytest.approx(4 * (1 + 7 / 8) + 2 * (1 + 5 / 8) + 3)
 
 
+def padding_engine(slots: int, *, step: float = 0.0, entry: float = 0.0, copy: float = 0.0) -> SimulatedEngine:
+    """An engine that pads, with seconds of a decode step, of an entry read in it and of a copied token."""
+    machine = profile(slots=slots).model_copy(
+        update={
+            "decode": linear_decode(step, 0.0, entry, rows=4, context=1000),
+            "prefill": TokenTable(tokens=(1,), seconds=(0.0,)),
+            "prefill_padding": 128,
+            "copy_seconds": copy,
+        }
+    )
+    return SimulatedEngine(machine, partial(decode_times, machine.decode))
+
+
 def test_a_row_in_the_place_of_a_longer_one_is_as_expensive_until_rows_are_sorted() -> None:
     """A step takes 1 s and 1 ms an entry. Rows of 70, 60, 10 and 10 tokens: that of 70 ends after the first step, of
     150 entries. The newest takes its place, so the others, of 61, 11 and 11 tokens, read 60 entries more: 30 steps
@@ -231,14 +244,7 @@ def test_a_row_in_the_place_of_a_longer_one_is_as_expensive_until_rows_are_sorte
     its place: with 50 more, the last two read 82 + 110. After step 32, rows are sorted, as 110 are more than a tenth.
     So with one of 10 tokens that enters then, they read 42 + 42 + 10 and three more. A row that is left alone reads
     what it has: 44."""
-    machine = profile(slots=4).model_copy(
-        update={
-            "decode": linear_decode(1.0, 0.0, 1e-3, rows=4, context=1000),
-            "prefill": TokenTable(tokens=(1,), seconds=(0.0,)),
-            "prefill_padding": 128,
-        }
-    )
-    engine = SimulatedEngine(machine, partial(decode_times, machine.decode))
+    engine = padding_engine(slots=4, step=1.0, entry=1e-3)
     for sample, (tokens, draws) in enumerate(((70, 1), (60, 31), (10, 34), (10, 40))):
         engine.add(Row(sample, sample, tokens, 0, 100, 0, draws=draws))
     assert engine.schedule(0.0) == pytest.approx(1.150)
@@ -259,15 +265,7 @@ def test_siblings_that_enter_together_and_rows_that_are_sorted_are_copied() -> N
     """A step takes 1 s, and a copied token 1 ms. The second sibling's first 9 tokens are copied. Row 0, of 100 tokens,
     ends after the first step, and row 2 takes its place: 101 - 11 entries more than 22. The next
     event is after step 34, 2 after the engine sorts: then the simulation counts the 2 x 44 tokens as copied."""
-    machine = profile(slots=3).model_copy(
-        update={
-            "decode": linear_decode(1.0, 0.0, 0.0, rows=4, context=1000),
-            "prefill": TokenTable(tokens=(1,), seconds=(0.0,)),
-            "prefill_padding": 128,
-            "copy_seconds": 1e-3,
-        }
-    )
-    engine = SimulatedEngine(machine, partial(decode_times, machine.decode))
+    engine = padding_engine(slots=3, step=1.0, copy=1e-3)
     for sample, (tokens, draws) in enumerate(((100, 1), (10, 34), (10, 34))):
         engine.add(Row(sample, min(sample, 1), tokens, 0, 100, 0, draws=draws))
     assert engine.schedule(0.0) == pytest.approx(0.009 + 1)
@@ -282,14 +280,7 @@ def test_no_row_moves_when_the_last_one_ends_and_places_are_those_after_earlier_
     """A step takes 1 ms an entry. Rows of 50, 40, 20 and 5 tokens: when the last ends, nothing moves, and the others
     read 51 + 41 + 21. When the first ends, that of 22 takes its place and reads 52. When that of 43 ends, which is the
     last now, nothing moves, and the row that is left alone reads what it has: 23 to 28 in its last 6 steps."""
-    machine = profile(slots=4).model_copy(
-        update={
-            "decode": linear_decode(0.0, 0.0, 1e-3, rows=4, context=1000),
-            "prefill": TokenTable(tokens=(1,), seconds=(0.0,)),
-            "prefill_padding": 128,
-        }
-    )
-    engine = SimulatedEngine(machine, partial(decode_times, machine.decode))
+    engine = padding_engine(slots=4, entry=1e-3)
     for sample, (tokens, draws) in enumerate(((50, 2), (40, 3), (20, 9), (5, 1))):
         engine.add(Row(sample, sample, tokens, 0, 100, 0, draws=draws))
     assert engine.schedule(0.0) == pytest.approx(0.115)
