@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -98,11 +100,8 @@ def test_a_request_that_does_not_fit_fails_alone() -> None:
     shared.close()
 
 
-def test_an_engine_that_fails_fails_every_request() -> None:
-    engine = Gated(fails_at=2)
-    shared = SharedEngine(engine, slots=2)  # the third one waits for a slot
-    futures = [shared.submit(PROMPT, 20, Sampling(), seed=0) for _ in range(3)]
-    engine.gate.set()
+def assert_all_fail(shared: SharedEngine, futures: Sequence[Future[Segment]]) -> None:
+    """These requests and later ones fail with the error of the engine, which is closed."""
     for future in futures:
         with pytest.raises(OSError, match="the engine broke"):
             future.result(30)
@@ -110,6 +109,14 @@ def test_an_engine_that_fails_fails_every_request() -> None:
     with pytest.raises(OSError, match="the engine broke"):
         shared.submit(PROMPT, 20, Sampling(), seed=0).result(30)
     shared.close()
+
+
+def test_an_engine_that_fails_fails_every_request() -> None:
+    engine = Gated(fails_at=2)
+    shared = SharedEngine(engine, slots=2)  # the third one waits for a slot
+    futures = [shared.submit(PROMPT, 20, Sampling(), seed=0) for _ in range(3)]
+    engine.gate.set()
+    assert_all_fail(shared, futures)
 
 
 def test_an_engine_that_fails_to_stop_a_request_fails_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +131,4 @@ def test_an_engine_that_fails_to_stop_a_request_fails_every_request(monkeypatch:
     assert engine.paused.wait(30)
     assert dropped.cancel()
     engine.gate.set()
-    for future in others:
-        with pytest.raises(OSError, match="the engine broke"):
-            future.result(30)
-    assert isinstance(shared.error, OSError)
-    with pytest.raises(OSError, match="the engine broke"):
-        shared.submit(PROMPT, 20, Sampling(), seed=0).result(30)
-    shared.close()
+    assert_all_fail(shared, others)

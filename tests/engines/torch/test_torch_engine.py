@@ -256,15 +256,21 @@ def test_wrong_weights_are_refused() -> None:
         engine.load_weights(weights.items(), 1)
 
 
-def test_abort_returns_what_was_drawn_and_leaves_a_clean_engine() -> None:
-    model = make()
-    requests = [request(i, p, 30, Sampling()) for i, p in enumerate(prompts())]
-    whole = play(engine_of(model), requests)
+def after_nine_steps(model: PreTrainedModel, requests: Sequence[Request]) -> TorchEngine:
+    """An engine in which none of the requests has ended."""
     engine = engine_of(model)
     for one in requests:
         engine.add(one)
     for _ in range(9):
         assert engine.step() == []
+    return engine
+
+
+def test_abort_returns_what_was_drawn_and_leaves_a_clean_engine() -> None:
+    model = make()
+    requests = [request(i, p, 30, Sampling()) for i, p in enumerate(prompts())]
+    whole = play(engine_of(model), requests)
+    engine = after_nine_steps(model, requests)
     assert engine.pending == len(requests)
     partial = {segment.sample_id: segment for segment in engine.abort()}
     assert engine.pending == 0
@@ -282,11 +288,7 @@ def test_some_requests_are_stopped_and_the_others_draw_the_same_tokens() -> None
     model = make()
     requests = [request(i, p, 30, Sampling()) for i, p in enumerate(prompts())]
     whole = play(engine_of(model), requests)
-    engine = engine_of(model)
-    for one in requests:
-        engine.add(one)
-    for _ in range(9):
-        assert engine.step() == []
+    engine = after_nine_steps(model, requests)
     stopped = {segment.sample_id: segment for segment in engine.abort_some([0, 5, 99])}
     assert {id: (len(segment), segment.finish) for id, segment in stopped.items()} == {
         0: (9, Finish.ABORT), 5: (0, Finish.ABORT),
