@@ -1,4 +1,4 @@
-"""Prints the table of docs/schedules.md, section "Order of admission": `python docs/make_order_table.py`, minutes.
+"""Prints the table of docs/schedule_results.md, "Order of admission": `python docs/make_order_table.py`, minutes.
 
 The scheduler of training rolls out over a scripted engine, so lengths, slots and order decide alone. Lengths are
 log-normal, alike within a problem. What counts is decode steps: a decode step takes as long with every number of rows.

@@ -2,7 +2,7 @@
 
 Run it with `python docs/make_schedule_frontier.py LENGTHS.csv`, with the output lengths of DeepSeek-R1's production
 traffic (computed from ServeGen, https://github.com/alibaba/ServeGen): columns `output_tokens` and `probability`. It
-prints the table of docs/schedules.md. Every point is a simulation of `ulorl plan rollout`.
+prints the table of docs/schedule_results.md. Every point is a simulation of `ulorl plan rollout`.
 """
 
 from __future__ import annotations
