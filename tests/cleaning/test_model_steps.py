@@ -59,7 +59,8 @@ def test_a_model_rewrites(output: str, tmp_path: Path) -> None:
     "output",
     [
         None, "", "{", "no", "[]", '"x"', '{"question": "Find x."}', '{"question": "", "answer": "5"}',
-        '{"question": "Find x.", "answer": true}', '{"question": "Find x.", "answer": null}',
+        '{"question": "Find x.", "answer": NaN}', '{"question": "Find x.", "answer": true}',
+        '{"question": "Find x.", "answer": null}',
         '{"question": "Which of the following is prime? (A) 4 (B) 5 (C) 6", "answer": "5"}',  # not rewritten at all
         '{"question": "Find \\ud800.", "answer": "5"}', '{"question": "Find x\\u0000", "answer": "5"}', "{" * 10**5,
     ],

@@ -98,6 +98,7 @@ OPTIONS = ["four", "five", "six", "seven"]
         ({"choices": OPTIONS, "answer": None, "solution": "So the answer is (D)."}, "seven"),
         ({"choices": ["3", "5", "8"], "answer": 1}, "5"),
         ({"choices": [], "answer": "2"}, "2"),  # none
+        ({"choices": [float("inf"), 3], "answer": "3"}, "3"),  # Infinity, as Python writes it into JSON
     ],
 )
 def test_options_kept_apart(fields: dict[str, Any], expected: str, tmp_path: Path) -> None:

@@ -60,13 +60,16 @@ def test_json_file_of_lines(tmp_path: Path) -> None:
     assert len(load(write(tmp_path / "a.json", record(), record(id=1)))) == 2
 
 
-def test_parquet_gives_the_problems_of_the_same_json_lines(tmp_path: Path) -> None:
+def test_parquet_and_csv_give_the_problems_of_the_same_json_lines(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [{"id": f"r{i}", "problem": f"{i} + 1?", "answer": i + 1} for i in range(5)]
+    expected = load(write(tmp_path / "a.jsonl", *map(json.dumps, rows)))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    assert load(tmp_path / "a.parquet") == load(write(tmp_path / "a.jsonl", *map(json.dumps, rows)))
+    assert load(tmp_path / "a.parquet") == expected
+    table = ["id,problem,answer", *(",".join(map(str, row.values())) for row in rows)]
+    assert load(write(tmp_path / "a.csv", *table)) == expected
 
 
 def test_glob_takes_files_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -134,7 +137,8 @@ def test_all_bad_records_are_reported_at_once(tmp_path: Path) -> None:
     [
         ("a.jsonl", b"", ErrorCode.DATA_TOO_FEW),
         ("a.json", b"[1", ErrorCode.DATA_UNREADABLE),
-        ("a.csv", b"x", ErrorCode.DATA_UNREADABLE),
+        ("a.csv", b"x", ErrorCode.DATA_TOO_FEW),
+        ("a.txt", b"x", ErrorCode.DATA_UNREADABLE),
         ("a.jsonl.gz", b"x", ErrorCode.DATA_UNREADABLE),
         ("a.parquet", b"PAR1 not really", ErrorCode.DATA_UNREADABLE),
     ],

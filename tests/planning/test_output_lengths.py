@@ -29,7 +29,7 @@ def test_log_normal_has_the_stated_quantiles() -> None:
 def test_a_row_a_sample(tmp_path: Path) -> None:
     """Cap 1,000 to 10 tokens: 1,000 -> 10, 250 -> 2.5 -> 3, 1 -> 0.01 -> 1; one in four each, 250 twice."""
     file = tmp_path / "mine.csv"
-    file.write_text("id,response_tokens\na,1000\nb,250\nc,250\nd,1\n")
+    file.write_text("response_tokens,id\n1000,a\n250,b\n250,c\n1,d\n", encoding="utf-8-sig")  # as spreadsheets do
     lengths = read_lengths(file)
     assert lengths.name == "mine"
     drawn = np.array(lengths.draw(4_000, 10))

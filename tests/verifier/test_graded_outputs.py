@@ -56,8 +56,8 @@ def test_several_fields_and_markers(tmp_path):
 
 
 def test_outputs_that_are_answers_already(tmp_path):
-    path = write(tmp_path / "g.jsonl", {"question": "q", "answer": 4, "output": " 4 ", "correct": 1})
-    assert [p.answer for p in read_graded(path, Columns(bare=True)).pairs] == ["4"]
+    path = write(tmp_path / "g.jsonl", {"question": "q", "answer": 4, "output": [" 4 ", 1e-05], "correct": [1, 0]})
+    assert [p.answer for p in read_graded(path, Columns(bare=True)).pairs] == ["4", "0.00001"]
 
 
 GOOD = {"question": "q", "answer": "4", "output": ["4", "5"], "correct": [True, False]}

@@ -19,6 +19,7 @@ from ulorl.cleaning.items import Drop, Item, Outcome, Step
 from ulorl.cleaning.question_shapes import Shape, question_shape
 from ulorl.clients.client import CachedClient, Prompt
 from ulorl.common.progress import ProgressBars
+from ulorl.data.record_files import decimal, is_number
 from ulorl.rewards.reward import Reward, RewardError
 from ulorl.types import Problem
 
@@ -72,8 +73,8 @@ def _rewritten(item: Item, of: Shape, output: str | None) -> Outcome:
     match output is not None and _json(output):
         case {"question": None}:
             return Drop("model finds no short-answer form", f"a {of} question")
-        case {"question": str(question), "answer": str() | int() | float() as answer} if not isinstance(answer, bool):
-            question, answer = question.strip(), str(answer).strip()
+        case {"question": str(question), "answer": answer} if isinstance(answer, str) or is_number(answer):
+            question, answer = question.strip(), answer.strip() if isinstance(answer, str) else decimal(answer)
             if question and answer and "\0" not in question + answer and question_shape(question, answer) is None:
                 return item.with_changes(of, question=question, answer=answer)
     return item.marked_undecided(of)

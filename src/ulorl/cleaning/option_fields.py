@@ -13,7 +13,7 @@ from ulorl.answers.normalisation import comparable_answer, comparable_question
 from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.question_shapes import option_letter
 from ulorl.cleaning.reference_answers import short_answer
-from ulorl.data.record_files import Record, decimal
+from ulorl.data.record_files import Record, decimal, is_number
 
 CHOICES = ("choices", "options")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -122,7 +122,7 @@ def _pairs(value: Any) -> tuple[list[str], list[str]]:
 def _plain(value: Any) -> str | None:
     if isinstance(value, str):
         return " ".join(value.split())
-    return decimal(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None
+    return decimal(value) if is_number(value) else None
 
 
 def _parsed(cell: str) -> Any:

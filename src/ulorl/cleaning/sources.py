@@ -18,7 +18,7 @@ from ulorl.cleaning.cleaning_config import SourceConfig
 from ulorl.cleaning.items import Item
 from ulorl.cleaning.option_fields import record_options
 from ulorl.common.key_paths import look_up
-from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_csv, read_hub, read_records
+from ulorl.data.record_files import ENDINGS, Record, decimal, expand_pattern, is_number, read_hub, read_records
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, bad_character
 
@@ -95,7 +95,7 @@ def _files(path: str, settings: SourceConfig) -> list[str]:
 
 
 def _is_hub(path: str) -> bool:
-    plain = _HUB_NAME.fullmatch(path) and not path.endswith((".jsonl", ".json", ".parquet", ".csv"))
+    plain = _HUB_NAME.fullmatch(path) and not path.endswith(ENDINGS)
     return bool(plain) and not os.path.exists(path) and not glob.glob(path) and not os.path.isdir(path.split("/")[0])
 
 
@@ -178,7 +178,7 @@ def _records(source: Source) -> Iterator[Record | UserError]:
         yield from _some(source.path, records)
         return
     for file in expand_pattern(source.path):
-        yield from _some(str(file), read_csv(file) if file.suffix == ".csv" else read_records(file))
+        yield from _some(str(file), read_records(file))
 
 
 def _some(name: str, records: Iterable[Record | UserError]) -> Iterator[Record | UserError]:
@@ -232,13 +232,5 @@ def _text(record: Record, name: str, key: str) -> str:
     elif isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not (is_number(value) or isinstance(value, str)):
-        raise record.error(f"field {name!r} is {shown(value)}, expected text or a number ({key})", key=key)
+        raise record.wrong(name, value, f"text or a number ({key})", key=key)
     return value if isinstance(value, str) else decimal(value)
-
-
-def shown(value: Any) -> str:
-    """Return the start of a value, as JSON, for a message."""
-    try:
-        return json.dumps(value, default=str, ensure_ascii=False)[:80]
-    except (TypeError, ValueError, RecursionError):
-        return f"a {type(value).__name__} that JSON cannot hold"

@@ -1,4 +1,4 @@
-"""Parquet files: the one reader and the one writer. `datasets` and `pyarrow` are imported at the first use."""
+"""Parquet files: the one reader and the one writer. `pyarrow` is imported at the first use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from ulorl.common import atomic_files
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError
+from ulorl.errors import UserError, first_line
+
+_ROWS = 1000  # that are decoded at once
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -18,22 +20,18 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises UserError, which says after which row the file is damaged.
     """
-    import datasets
     import pyarrow.parquet
 
     number = 0
     try:
-        if not pyarrow.parquet.read_metadata(path).num_rows:  # datasets fails for a file without rows
-            return
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        short = [name for name, kind in (rows.features or {}).items() if getattr(kind, "dtype", "") == "float32"]
-        for row in rows:
-            number += 1
-            # 0.1 of 32 bits is 0.10000000149 in 64: the fewest digits that name the number are what was meant
-            yield row | {name: float(str(np.float32(row[name]))) for name in short if row[name] is not None}
-    except Exception as error:  # pyarrow's and datasets' own, of many types
-        cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        text = f"{path}: cannot be read as Parquet after record {number}: {cause}"
+        with pyarrow.parquet.ParquetFile(path) as file:
+            short = [field.name for field in file.schema_arrow if field.type == pyarrow.float32()]
+            for row in (row for batch in file.iter_batches(_ROWS) for row in batch.to_pylist()):
+                number += 1
+                # 0.1 of 32 bits is 0.10000000149 in 64: the fewest digits that name the number are what was meant
+                yield row | {name: float(str(np.float32(row[name]))) for name in short if row[name] is not None}
+    except Exception as error:  # pyarrow's own, of many types
+        text = f"{path}: cannot be read as Parquet after record {number}: {first_line(error)}"
         raise UserError(text, code=ErrorCode.DATA_UNREADABLE, file=path) from error
 
 

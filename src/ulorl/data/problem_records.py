@@ -9,7 +9,7 @@ from typing import Any
 from ulorl.common.key_paths import look_up
 from ulorl.config.data_config import RecordsDataConfig
 from ulorl.data.record_files import Record, decimal, is_number
-from ulorl.errors import UserError, bad_character
+from ulorl.errors import bad_character
 from ulorl.types import Problem
 
 _ID_FIELDS = ("id", "unique_id")
@@ -19,10 +19,10 @@ def problem_of_record(record: Record, data: RecordsDataConfig) -> Problem:
     """Return the problem in a record, from the fields that `data` names. Raises UserError, which names the record."""
     question = _field(record, data.question, "data.question")
     if not isinstance(question, str):
-        raise _wrong(record, data.question, question, "text", "data.question")
+        raise record.wrong(data.question, question, "text", key="data.question")
     answer = _field(record, data.answer, "data.answer")
     if not (is_number(answer) or isinstance(answer, str)):
-        raise _wrong(record, data.answer, answer, "text or a number", "data.answer")
+        raise record.wrong(data.answer, answer, "text or a number", key="data.answer")
     reference = answer if isinstance(answer, str) else decimal(answer)
     if data.answer_after:
         _, mark, reference = reference.rpartition(data.answer_after)
@@ -44,7 +44,7 @@ def _id(record: Record) -> str:
         value = record.fields.get(field)
         if value is not None:
             if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-                raise _wrong(record, field, value, "text or a whole number")
+                raise record.wrong(field, value, "text or a whole number")
             _check_text(record, field, str(value))
             return str(value)
     return record.place
@@ -64,13 +64,9 @@ def _field(record: Record, name: str, key: str) -> Any:
     return value
 
 
-def _wrong(record: Record, name: str, value: Any, expected: str, key: str = "") -> UserError:
-    return record.error(f"field {name!r} is {json.dumps(value, default=str)[:80]}, expected {expected}", key=key)
-
-
 def _check_json(meta: Mapping[str, Any], record: Record) -> None:
     for name, value in meta.items():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except (TypeError, UnicodeEncodeError):
-            raise _wrong(record, name, value, "JSON values (data.keep)", "data.keep") from None
+            raise record.wrong(name, value, "JSON values (data.keep)", key="data.keep") from None

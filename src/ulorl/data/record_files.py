@@ -22,6 +22,7 @@ from ulorl.common.parquet import read_parquet
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
+ENDINGS = (".jsonl", ".json", ".parquet", ".csv")  # of files that `read_records` reads
 _MAX_DIGITS = 4300  # of a whole number, as in Python
 _UNREADABLE = ErrorCode.DATA_UNREADABLE
 
@@ -48,6 +49,18 @@ class Record:
     def field_names(self) -> str:
         """Return the names of the fields, for a message."""
         return (", ".join(map(str, self.fields)) or "none")[:300]
+
+    def wrong(self, name: str, value: Any, expected: str, *, key: str = "") -> UserError:
+        """Return the error that says what a field of this record holds, and what it should hold."""
+        return self.error(f"field {name!r} is {shown(value)}, expected {expected}", key=key)
+
+
+def shown(value: Any) -> str:
+    """Return the start of a value, as JSON, for a message."""
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)[:80]
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__} that JSON cannot hold"
 
 
 class WrittenNumber(float):
@@ -112,19 +125,19 @@ def read_records(path: Path) -> Iterator[Record | UserError]:
             yield from _json_lines(path)
         elif path.suffix == ".json":
             yield from _json_array(path)
+        elif path.suffix == ".csv":
+            yield from _csv(path)
         else:
             packed = path.suffix in (".gz", ".bz2", ".xz", ".zst", ".zip")
-            fix = "unpack it first" if packed else "expected a file that ends in .jsonl, .json or .parquet"
+            fix = "unpack it first" if packed else f"expected a file that ends in {', '.join(ENDINGS)}"
             raise _unreadable(path, fix)
     except OSError as error:
         raise _unreadable(path, f"cannot be read ({error.strerror or error})") from None
 
 
-def read_csv(path: Path) -> Iterator[Record | UserError]:
-    """Yield the records of a CSV file with a header, as `read_records` does.
-
-    Every cell stays text: 007 is 007, which `datasets` would read as a number.
-    """
+def _csv(path: Path) -> Iterator[Record | UserError]:
+    """Yield the records of a file with a header. Every cell stays text: 007 is 007, which `datasets` would read as a
+    number."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit of 131,072 characters fails a file without saying where
     number = 0
     try:
@@ -140,8 +153,6 @@ def read_csv(path: Path) -> Iterator[Record | UserError]:
     except csv.Error as error:
         place = f"{path}: record {number + 1}"
         raise _unreadable(path, f"cannot be read as CSV: {error}", place) from None
-    except OSError as error:
-        raise _unreadable(path, f"cannot be read ({error.strerror or error})") from None
 
 
 def _unreadable(path: Path, what: str, place: str = "") -> UserError:

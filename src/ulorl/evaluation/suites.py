@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ulorl.data.record_files import ENDINGS
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
@@ -16,7 +17,6 @@ PAPER_SAMPLING: Mapping[str, Any] = MappingProxyType(
     {"samples": 32, "temperature": 0.85, "top_p": 0.95, "top_k": 20, "problems": 10**9}
 )
 BOXED = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
-_FILE_ENDINGS = (".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def find_suite(text: str) -> Suite:
         if equals:
             data = {key: value for key, value in data.items() if key not in _OF_HUB_ONLY} | _file(file, text)
         return Suite(name, data, {"kind": "countdown" if data["kind"] == "countdown" else "math"})
-    if text.endswith(_FILE_ENDINGS):
+    if text.endswith(ENDINGS):
         return Suite(Path(text).stem.replace("*", "_"), {**_file(text, text), "template": BOXED}, {"kind": "math"})
     raise _error(
         f"--suite {text}: neither a suite ({', '.join(NAMES)}), nor NAME=FILE, nor a file that ends in "
-        f"{', '.join(_FILE_ENDINGS)}"
+        f"{', '.join(ENDINGS)}"
     )
 
 

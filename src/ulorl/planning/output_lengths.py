@@ -58,7 +58,7 @@ def read_lengths(path: Path) -> Lengths:
     The column of lengths is the first found of `COLUMNS`. Raises UserError that names the file and the line.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin a file with a BOM
             rows = csv.DictReader(file)
             column = _column(path, rows.fieldnames or ())
             found = list(_rows(path, rows, column))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,31 +52,26 @@ def case_of(record: Record | UserError) -> Case:
     fields = {name: value for name, value in record.fields.items() if value is not None}
     texts = {name: _text(record, name, fields[name]) for name in ("reference", "output", "answer") if name in fields}
     if not texts.get("reference", "").strip():
-        raise _bad(record, f"no field 'reference', or nothing in it; the fields are {_names(record)}")
+        raise record.error(f"no field 'reference', or nothing in it; the fields are {record.field_names()}")
     if ("output" in texts) is ("answer" in texts):
         found = "both" if "output" in texts else "neither"
-        raise _bad(
-            record,
+        raise record.error(
             "give 'output' (a whole output) or 'answer' (an answer that is extracted already), one of them, found "
-            f"{found}; the fields are {_names(record)}",
+            f"{found}; the fields are {record.field_names()}"
         )
     question = _text(record, "question", fields.get("question", ""))
     label = fields.get("label")
     if label is not None and label not in (0, 1):
-        raise _bad(record, f"field 'label' is {_short(label)}, expected true, false, 1 or 0")
+        raise record.wrong("label", label, "true, false, 1 or 0")
     meta = fields.get("meta", {})
     if not isinstance(meta, dict):
-        raise _bad(record, f"field 'meta' is {_short(meta)}, expected an object")
+        raise record.wrong("meta", meta, "an object")
     meta = {**{name: fields[name] for name in _OPTIONS if name in fields}, **meta}
     name = fields.get("id")
     problem = Problem(
         str(name) if isinstance(name, str | int) else record.place, question, texts["reference"].strip(), meta
     )
     return Case(record.place, problem, texts.get("output"), texts.get("answer"), None if label is None else bool(label))
-
-
-def _bad(record: Record, message: str) -> UserError:
-    return UserError(f"{record.place}: {message}", code=ErrorCode.DATA_BAD_RECORD, record=record.place)
 
 
 def bad_records(faults: Sequence[UserError]) -> UserError:
@@ -89,16 +83,8 @@ def bad_records(faults: Sequence[UserError]) -> UserError:
 def _text(record: Record, name: str, value: Any) -> str:
     """Return a field as text; numbers are written as in the problems of training."""
     if not (is_number(value) or isinstance(value, str)):
-        raise _bad(record, f"field {name!r} is {_short(value)}, expected text or a number")
+        raise record.wrong(name, value, "text or a number")
     text = value if isinstance(value, str) else decimal(value)
     if where := bad_character(text):
-        raise _bad(record, f"field {name!r} {where}; remove it")
+        raise record.error(f"field {name!r} {where}; remove it")
     return text
-
-
-def _short(value: Any) -> str:
-    return json.dumps(value, default=str)[:80]
-
-
-def _names(record: Record) -> str:
-    return ", ".join(map(str, record.fields))[:300] or "none"

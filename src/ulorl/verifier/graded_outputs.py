@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from ulorl.cleaning.items import Item
 from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.common.key_paths import look_up
-from ulorl.data.record_files import Record, expand_pattern, read_records
+from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_records
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
-from ulorl.verifier.pairs import Pair, bad_record
+from ulorl.verifier.pairs import Pair
 
 KIND = "real"
 _TOKENS = re.compile(r"<[|｜][^<>]{1,40}[|｜]>|</?think>")  # of chat templates
@@ -76,14 +75,14 @@ def _pairs(record: Record, columns: Columns, source: str, name: str) -> list[Pai
     if columns.reference_after:
         _, marker, reference = reference.rpartition(columns.reference_after)
         if not marker:
-            raise bad_record(record, f"field {columns.reference!r} lacks {columns.reference_after!r}")
+            raise record.error(f"field {columns.reference!r} lacks {columns.reference_after!r}")
     reference = short_answer(reference)
     pairs: list[Pair | None] = []
     for output_name, verdict_name in zip(columns.outputs, columns.verdicts, strict=True):
         outputs, verdicts = (_list(_value(record, field)) for field in (output_name, verdict_name))
         if len(outputs) != len(verdicts):
             counts = f"{output_name!r} has {len(outputs)} entries and {verdict_name!r} {len(verdicts)}"
-            raise bad_record(record, f"{counts}; each output needs its verdict")
+            raise record.error(f"{counts}; each output needs its verdict")
         for output, verdict in zip(outputs, verdicts, strict=True):
             right = _verdict(record, verdict_name, verdict)
             answer = _answer(_as_text(record, output_name, output), columns)
@@ -113,17 +112,14 @@ def _list(value: Any) -> list[Any]:
 
 def _verdict(record: Record, name: str, value: Any) -> bool:
     if not isinstance(value, bool | int | float):
-        shown = json.dumps(value, default=str)[:80]
-        raise bad_record(
-            record, f"field {name!r} is {shown}, expected true or false, or a number that is above 0 for true"
-        )
+        raise record.wrong(name, value, "true or false, or a number that is above 0 for true")
     return value > 0
 
 
 def _as_text(record: Record, name: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise bad_record(record, f"field {name!r} is {json.dumps(value, default=str)[:80]}, expected text")
-    return str(value)
+    if not (is_number(value) or isinstance(value, str)):
+        raise record.wrong(name, value, "text or a number")
+    return value if isinstance(value, str) else decimal(value)
 
 
 def _text(record: Record, name: str) -> str:
@@ -136,8 +132,7 @@ def _text(record: Record, name: str) -> str:
 def _value(record: Record, name: str) -> Any:
     value = look_up(record.fields, name)
     if value is None:
-        there = ", ".join(map(str, record.fields)) or "none"
-        raise bad_record(record, f"no field {name!r}, or nothing in it; the fields are {there[:300]}")
+        raise record.error(f"no field {name!r}, or nothing in it; the fields are {record.field_names()}")
     return value
 
 

@@ -81,28 +81,22 @@ def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
             atomic_files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def bad_record(record: Record, what: str) -> UserError:
-    """Return the error of a record of pairs or graded outputs that cannot be used."""
-    return UserError(f"{record.place}: {what}", code=ErrorCode.DATA_BAD_RECORD, record=record.place)
-
-
 def _pair(record: Record) -> Pair:
     values = record.fields
     for name in (*_NEEDED, "equivalent"):
         if values.get(name) is None:
-            there = ", ".join(map(str, values)) or "none"
-            raise bad_record(record, f"no field {name!r}, or nothing in it; a pair needs it; there are {there[:300]}")
+            there = record.field_names()
+            raise record.error(f"no field {name!r}, or nothing in it; a pair needs it; there are {there}")
     if not isinstance(values["equivalent"], bool):
-        found = json.dumps(values["equivalent"], default=str)[:80]
-        raise bad_record(record, f"field 'equivalent' is {found}, expected true or false")
+        raise record.wrong("equivalent", values["equivalent"], "true or false")
     texts = {"kind": "unknown", "change": "", "source": "unknown", "problem": ""}
     for name in _TEXTS:
         value = values.get(name)
         if value is None:
             continue
         if not isinstance(value, str):
-            raise bad_record(record, f"field {name!r} is {str(value)[:80]}, expected text; put it in quotes")
+            raise record.wrong(name, value, "text; put it in quotes")
         if where := bad_character(value):
-            raise bad_record(record, f"field {name!r} {where}; remove it")
+            raise record.error(f"field {name!r} {where}; remove it")
         texts[name] = value
     return Pair(equivalent=values["equivalent"], **texts)
