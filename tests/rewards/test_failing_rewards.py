@@ -299,6 +299,21 @@ def test_an_answer_that_used_up_the_cpu_time_is_wrong() -> None:
     assert sandbox.score(reference="7", answer="10^{10^{10}}") == 0
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="the system has no limits on CPU time")
+@pytest.mark.parametrize(
+    "system",
+    [
+        "def refuse(*_): raise ValueError\nresource.setrlimit = refuse",  # macOS: RLIMIT_AS
+        "for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU): resource.setrlimit(kind, (3 << 30, 3 << 30))",
+    ],
+)
+def test_limits_of_the_system_itself_fail_no_reward(system: str) -> None:
+    """One that cannot be set, and hard ones, which only root may raise again."""
+    judge = "from ulorl.rewards.sandbox_worker import limited_answer\nprint(limited_answer(lambda: 1.0, {}))"
+    run = [sys.executable, "-c", f"import resource\n{system}\n{judge}"]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "{'score': 1.0}\n"
+
+
 def test_a_process_that_starts_while_its_sandbox_ends_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox, started, popen = Sandbox("math"), list[subprocess.Popen[str]](), subprocess.Popen
 

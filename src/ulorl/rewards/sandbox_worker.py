@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from typing import Any
 
@@ -63,8 +63,11 @@ def limited() -> Iterator[None]:
     except ImportError:
         yield
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + KILL_CPU_SECONDS, resource.RLIM_INFINITY))
+    cpu = int(time.process_time()) + KILL_CPU_SECONDS
+    for limit, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, cpu)):
+        _, hard = resource.getrlimit(limit)  # a user or a cluster may have set one, which must not be raised
+        with suppress(ValueError):  # macOS refuses every limit on the address space
+            resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     signal.signal(signal.SIGPROF, _out_of_time)
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
