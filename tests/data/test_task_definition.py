@@ -228,10 +228,12 @@ def test_anything_else_is_refused(name: str, content: str | None, tmp_path: Path
 
 def test_a_task_that_is_not_found_is_refused_with_what_may_be_meant() -> None:
     Path("sums.py").touch()
+    Path("words.py").write_text("open('list.txt')")
     for name, hint in (
         ("mazes", "did you mean maze? expected countdown, "),
         ("sums", "did you mean sums.py? expected countdown, "),
         ("sum.py", f"no such file; a path begins in {Path.cwd()}"),
+        ("words.py", "cannot be imported (FileNotFoundError: "),  # the file is there; what it opens is not
     ):
         with refused(GENERATOR, key="data.task") as caught:
             find_task(name)

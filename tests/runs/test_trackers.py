@@ -307,6 +307,7 @@ class Flaky:
 
 
 def test_a_failure_is_said_once_and_its_step_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "secret")  # with which the password begins
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret-of-mlflow")
     flaky, said, done = Flaky(2, 3), list[str](), list[int]()
     guarded = GuardedTracker("T", flaky, said.append, last_step=1, on_step=done.append)

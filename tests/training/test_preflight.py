@@ -55,6 +55,19 @@ def test_held_out_problems_that_are_not_evaluated_do_not_train_either(tmp_path: 
     assert [problem.prompt for problem, _ in inputs.held_out] == ["8,2,3>13"]
 
 
+def test_problems_that_the_reward_cannot_judge_are_bad(tmp_path: Path) -> None:
+    """Options that are no list would stop the run when the first output to them is judged."""
+    path = tmp_path / "train.jsonl"
+    records = [{"id": f"p{i}", "problem": "5,2,3>10", "answer": "A", "options": o} for i, o in enumerate((["10"], 3))]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = ["data.kind=files", f"data.path={path}", "data.size=0", 'data.keep=["options"]', "reward.kind=choice"]
+    settings += ["eval={}"]
+    with refused(ErrorCode.REWARD_PROBLEM, record="p1"):
+        load_inputs(ulorl.load([COUNTDOWN], settings))
+    inputs = load_inputs(ulorl.load([COUNTDOWN], [*settings, "data.bad=skip"]))
+    assert [problem.id for problem, _ in inputs.problems] == ["p0"]
+
+
 def test_bfloat16_weights_are_refused_in_new_runs_only(tmp_path: Path) -> None:
     """A run that began with an earlier commit can be resumed."""
     cfg = ulorl.load([COUNTDOWN], ["model.dtype=bfloat16", "data.size=20", "eval.problems=2"])

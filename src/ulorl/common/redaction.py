@@ -13,7 +13,8 @@ _IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 def without_secrets(text: str) -> str:
     """Return a text with *** for the values of environment variables whose names end in KEY, TOKEN, PASSWORD or SECRET,
     and for user names and passwords in URLs."""
-    for name, value in os.environ.items():
-        if name.upper().endswith(_SECRET_NAMES) and len(value) >= _SHORTEST:
-            text = text.replace(value, "***")
+    secrets = [value for name, value in os.environ.items() if name.upper().endswith(_SECRET_NAMES)]
+    for secret in sorted(secrets, key=len, reverse=True):  # one may begin another, whose rest would stay
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, "***")
     return _IN_URL.sub("***", text)

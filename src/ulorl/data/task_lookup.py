@@ -83,15 +83,15 @@ def _meant(name: str) -> str:
 def _members(path: Path) -> dict[str, Any]:
     """The names that a Python file defines or imports."""
     name = str(path)  # no name of a module that is imported elsewhere
+    if not os.path.exists(path):
+        where = "" if path.is_absolute() else f"; a path begins in {Path.cwd()}"
+        raise LookupError(f"no such file{where}")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LookupError("no Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except FileNotFoundError:
-        where = "" if path.is_absolute() else f"; a path begins in {Path.cwd()}"
-        raise LookupError(f"no such file{where}") from None
     except (Exception, SystemExit) as error:
         raise LookupError(f"cannot be imported ({type(error).__name__}: {error})") from error
     return vars(module)

@@ -12,6 +12,7 @@ Draws are counter-based, so no generator state is kept. Nothing is pickled. A ch
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -217,7 +218,7 @@ def load(folder: Path, group: int) -> Checkpoint:
 
 def resume_command(run_dir: Path) -> str:
     """Return the command that resumes a run."""
-    return f"ulorl train --resume {run_dir}"
+    return f"ulorl train --resume {shlex.quote(str(run_dir))}"
 
 
 def advice(run_dir: Path) -> str:

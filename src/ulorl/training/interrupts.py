@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from ulorl.cancellation import CancelToken
+from ulorl.training.checkpoint import resume_command
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,7 +22,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
     def __init__(self, run_dir: Path, step: int, signum: int) -> None:
         when = f"after step {step}" if step else "before the first step"
-        super().__init__(f"stopped {when}; everything is saved. Resume with: ulorl train --resume {run_dir}")
+        super().__init__(f"stopped {when}; everything is saved. Resume with: {resume_command(run_dir)}")
         self.step, self.exit_code = step, 128 + signum
 
 

@@ -98,9 +98,9 @@ def load_inputs(cfg: Config, checkpoint: Path | None = None) -> Inputs:
     _check_ids(source, model)
     _check_lengths(source, {"rollout": cfg.rollout.max_tokens, "eval": cfg.eval.max_tokens if cfg.eval.data else 0})
     with prompts:
-        prompted = _prompted(problems, places, tokenizer, cfg.data, model, cfg.rollout.max_tokens)
+        prompted = _prompted(problems, places, reward, tokenizer, cfg.data, model, cfg.rollout.max_tokens)
     with prompts, _of_held_out():
-        asked = _asked(cfg, held_out, held_out_places, tokenizer, model)
+        asked = _asked(cfg, held_out, held_out_places, reward, tokenizer, model)
     prompts.raise_errors()
     scorer = _scorer(cfg, reward, tokenizer, resume=resume_command(Path(cfg.run.dir)))
     return Inputs(source, without_held_out(prompted, held_out), asked, scorer)
@@ -128,7 +128,7 @@ def load_evaluation(cfg: Config) -> Inputs:
     _check_ids(source, model)
     _check_lengths(source, {"eval": cfg.eval.max_tokens or cfg.rollout.max_tokens})
     with _of_held_out():
-        asked = _asked(cfg, held_out, places, tokenizer, model)
+        asked = _asked(cfg, held_out, places, reward, tokenizer, model)
     return Inputs(source, (), asked, _scorer(cfg, reward, tokenizer, resume=""))
 
 
@@ -136,12 +136,13 @@ def _asked(
     cfg: Config,
     held_out: Sequence[Problem],
     places: Mapping[str, str],
+    reward: Reward,
     tokenizer: PreTrainedTokenizerBase,
     model: PreTrainedModel,
 ) -> list[Prompted]:
     """Return the held-out problems that are used, with their prompts."""
     longest = cfg.eval.max_tokens or cfg.rollout.max_tokens
-    return _prompted(held_out[: cfg.eval.problems], places, tokenizer, cfg.eval_data(), model, longest)
+    return _prompted(held_out[: cfg.eval.problems], places, reward, tokenizer, cfg.eval_data(), model, longest)
 
 
 def _processes(cfg: Config) -> int:
@@ -322,12 +323,14 @@ def _check_lengths(source: ModelSource, longest_outputs: Mapping[str, int]) -> N
 def _prompted(
     problems: Sequence[Problem],
     places: Mapping[str, str],
+    reward: Reward,
     tokenizer: PreTrainedTokenizerBase,
     data: DataConfig,
     model: PreTrainedModel,
     max_tokens: int,
 ) -> list[Prompted]:
-    """Return the problems with their prompts, without those that `data.bad=skip` leaves out."""
+    """Return the problems with their prompts, without those that `data.bad=skip` leaves out: with a prompt that cannot
+    be used, or that the reward cannot judge."""
     encoded = encode_each(
         problems,
         tokenizer,
@@ -340,15 +343,25 @@ def _prompted(
         ),
         places,
     )
-    leave_out([prompt for prompt in encoded if isinstance(prompt, UserError)], data)
-    kept = [(p, prompt) for p, prompt in zip(problems, encoded, strict=True) if not isinstance(prompt, UserError)]
+    found = [(p, _unjudged(reward, p) or prompt) for p, prompt in zip(problems, encoded, strict=True)]
+    leave_out([prompt for _, prompt in found if isinstance(prompt, UserError)], data)
+    kept = [(problem, prompt) for problem, prompt in found if not isinstance(prompt, UserError)]
     if problems and not kept:
         raise UserError(
-            f"{source_of(data)}: every problem's prompt is bad, as warned of above",
+            f"{source_of(data)}: every problem is bad, as warned of above",
             code=ErrorCode.PROMPT_UNUSABLE,
             file=source_of(data),
         )
     return kept
+
+
+def _unjudged(reward: Reward, problem: Problem) -> UserError | None:
+    """Return why the reward cannot judge a problem, None for one that it can."""
+    try:
+        reward.check(problem)
+    except UserError as error:
+        return error
+    return None
 
 
 def without_held_out(prompted: Sequence[Prompted], held_out: Sequence[Problem]) -> list[Prompted]:

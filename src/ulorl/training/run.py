@@ -141,8 +141,9 @@ def _check_unfinished(cfg: Config, folder: Path | None) -> None:
         )
     if done > cfg.steps or run_folder.finished(run_dir) == cfg.steps:
         raise UserError(
-            f"{run_dir} holds a run already: all {cfg.steps} steps are done. To train longer: ulorl train --resume "
-            f"{run_dir} steps={2 * max(done, cfg.steps)}; to start again: another run.dir, or --overwrite",
+            f"{run_dir} holds a run already: all {cfg.steps} steps are done. To train longer: "
+            f"{checkpoint.resume_command(run_dir)} steps={2 * max(done, cfg.steps)}; to start again: another run.dir, "
+            "or --overwrite",
             code=ErrorCode.RUN_FOLDER_TAKEN,
             file=run_dir,
             key="run.dir",
