@@ -21,9 +21,10 @@ or PowerShell, names of recipes included.
 command. Values are written as in TOML: `optim.lr=1e-4`, `data.keep='["unit"]'`, `model.lora='{rank=16, alpha=32}'`;
 text needs no quotes.
 
-**Exit codes**: 0 done; 1 `ulorl reward test` found verdicts that disagree with their labels, or `ulorl plan memory` a
-run that does not fit; 2 a [recipe, data, a folder or the command itself is wrong](errors.md); 75 the engine hung in
-this process, so give the same command again; 130 or 143 interrupted, and everything is saved.
+**Exit codes**: 0 done; 1 `ulorl reward test` found verdicts that disagree with their labels, `ulorl plan
+memory` a run that does not fit, or `ulorl plan rollout` no schedule within the limits; 2 a [recipe, data, a folder or
+the command itself is wrong](errors.md); 75 the engine hung in this process, so give the same command again; 130 or 143
+interrupted, and everything is saved.
 
 This page is written by `docs/make_cli.py`.
 """
