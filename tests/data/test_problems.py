@@ -6,6 +6,8 @@ import ast
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -317,6 +319,23 @@ def test_bad_tasks_and_settings_are_refused(
 ) -> None:
     with refused(code, key=key):
         gym(task, size, settings=settings)
+
+
+def test_tasks_that_draw_from_sets_give_every_process_the_same_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of a set of texts depends on PYTHONHASHSEED, which is another number in every process."""
+    code = (
+        "from ulorl.config.data_config import ReasoningGymDataConfig\n"
+        "from ulorl.data.problems import load_problems\n"
+        "for problem in load_problems(ReasoningGymDataConfig(task='ransom_note', size=3)): print(problem)"
+    )
+    printed = set()
+    for seed in "12":
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        printed.add(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    (said,) = printed
+    assert said.count("Problem(id='ransom_note-0-") == 3
+    with refused(ErrorCode.DATA_GENERATOR, key="data.settings.max_note"):
+        gym("ransom_note", 1, settings={"max_note": 3})
 
 
 def test_countdown_refuses_a_setting_with_the_name_of_an_argument() -> None:

@@ -9,7 +9,7 @@ result with the target, which it copies. The last line is the answer:
     7-2=5+2=7+7=14,10>
     7+7=14-2=12-2=10,10
 
-The model reads the problem and a newline (`PROMPT_TEMPLATE`; `data.template` in a recipe).
+The model reads the problem and a newline (`data.template` in a recipe).
 
 Every valid chain of a length is an equally likely origin of a problem, so targets with many solutions are more common.
 A stable hash that ignores the order of the numbers separates training and held-out problems.
@@ -34,7 +34,6 @@ from ulorl.errors import UserError
 from ulorl.rng import Stream, generator
 from ulorl.types import Problem
 
-PROMPT_TEMPLATE = "{question}\n"
 LARGEST = 50  # no value of a chain is above it, none below 0
 SMALLEST_TARGET = 10
 REACHES = (math.inf, 16.0, 8.0, 4.0)  # of searchers: the distance at which a chain's weight has fallen to 1/e

@@ -53,7 +53,7 @@ def load_located(data: DataConfig, *, held_out: bool = False) -> tuple[list[Prob
     if isinstance(data, ReasoningGymDataConfig):
         from ulorl.data.reasoning_gym_problems import generate_problems
 
-        return list(generate_problems(data, held_out=held_out)), {}
+        return generate_problems(data, held_out=held_out), {}
     if isinstance(data, HubDataConfig):
         fix = "check data.path, data.subset, data.split, data.revision and the network, or use data.kind=files"
         records: Iterable[Record | UserError] = read_hub(

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,18 +21,55 @@ from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 from ulorl.types import Problem
 
+# Tasks that draw from sets of texts, whose order depends on the hash seed of the Python process.
+HASHED = frozenset({
+    "isomorphic_strings", "knight_swap", "list_functions", "polynomial_multiplication", "ransom_note", "word_ladder",
+})  # fmt: skip
+_HASH_SEED = "PYTHONHASHSEED"
 _CHECKED = 100  # entries of which it is checked that they can be stored
 _log = logging.getLogger(__name__)
 
 
-def generate_problems(data: ReasoningGymDataConfig, *, held_out: bool) -> Iterator[Problem]:
-    """Yield `data.size` distinct questions of one side, in the order in which the task draws them.
+def generate_problems(data: ReasoningGymDataConfig, *, held_out: bool) -> list[Problem]:
+    """Return `data.size` distinct questions of one side, in the order in which the task draws them.
 
     The side is a stable hash of what the question asks in any wording (`problem_keys`), so that sides are
     disjoint for every seed, size and setting. `meta` holds what the scorer needs: task, settings, and the entry as a
-    Python literal (JSON would lose its tuples and integer keys). Raises UserError for an unknown task or setting, and
-    when the task has too few questions.
+    Python literal (JSON would lose its tuples and integer keys). Tasks of `HASHED` are drawn in a process with a fixed
+    hash seed: every process would draw other problems, and no run could be resumed. Raises UserError for an unknown
+    task or setting, and when the task has too few questions.
     """
+    if data.task not in HASHED or os.environ.get(_HASH_SEED) == "0":
+        return list(_drawn(data, held_out))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", __name__, str(int(held_out))],
+        input=data.model_dump_json(),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, _HASH_SEED: "0", "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    if done.returncode:
+        ended = f"the process that draws its problems ended with code {done.returncode}, for the reason above"
+        raise _refusal(f"data.task={data.task}: {ended}")
+    found = json.loads(done.stdout)
+    if isinstance(found, dict):
+        raise UserError(found["message"], code=ErrorCode[found["code"]], key=found["key"])
+    return [Problem(**fields) for fields in found]
+
+
+def _main() -> None:
+    """Write the problems that standard input describes as JSON, or the error, to standard output."""
+    data, answer = ReasoningGymDataConfig.model_validate_json(sys.stdin.read()), sys.stdout
+    with redirect_stdout(sys.stderr):  # what libraries print is no problem
+        try:
+            found: Any = [dataclasses.asdict(problem) for problem in _drawn(data, sys.argv[1] == "1")]
+        except UserError as error:
+            found = {"message": str(error), "code": error.code.name, "key": error.key}
+    json.dump(found, answer)
+
+
+def _drawn(data: ReasoningGymDataConfig, held_out: bool) -> Iterator[Problem]:
     dataset = _dataset(data)
     seen: set[str] = set()
     keys: set[str] = set()  # of this side
@@ -107,3 +149,7 @@ def _near(name: str, names: Iterable[str]) -> str:
     known = list(names)
     near = get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+if __name__ == "__main__":
+    _main()
