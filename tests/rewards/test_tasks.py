@@ -137,6 +137,8 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    return 1\n"
         "def at_least(problem, text, length=1, count=()):\n"
         "    return len(text) >= length and all(part in text for part in count)\n"
+        "def bit(problem, text):\n"
+        "    return hash('a text') >> int(text) & 1\n"
         "table = {}\n",
         encoding="utf-8",
     )
@@ -144,6 +146,15 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)  # the working folder is searched, as the recipe's author expects
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
     return "ulorl_user_rewards"
+
+
+def test_a_function_meets_the_same_hashes_in_every_process(functions: str) -> None:
+    """A reward that goes through a set of texts would else depend on the process that judges."""
+    found = []
+    for _ in range(2):
+        reward = make_reward(FunctionRewardConfig(function=f"{functions}:bit"))
+        found.append([reward(Problem("p", "?"), str(place)).reward for place in range(32)])
+    assert found[0] == found[1]
 
 
 def test_user_function(functions: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,7 +113,10 @@ class Sandbox:
             # -P: our folder hides no module
             script = str(Path(sandbox_worker.__file__))
             command = [sys.executable, "-P", script, self._kind, self._function, self._arguments]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+            # Sympy's results can depend on the order of sets, and that on the hash seed, which else differs each time.
+            fixed = {"PYTHONHASHSEED": "0", **os.environ}
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8", env=fixed)
             if self._ended.is_set():  # `end`, which takes no lock, may have seen no process
                 self._close()
                 raise RewardError("this process ends")
