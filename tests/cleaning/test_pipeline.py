@@ -197,6 +197,8 @@ def test_bad_records(line: str, code: ErrorCode, key: str, tmp_path: Path) -> No
         ({"lengths__min_chars": 5000}, ErrorCode.CONFIG_CONFLICT, "lengths.min_chars"),
         ({"duplicate__run": 1}, ErrorCode.CONFIG_UNKNOWN_KEY, "duplicate"),
         ({"duplicates__run": 0}, ErrorCode.CONFIG_BAD_VALUE, "duplicates.run"),
+        ({"duplicates__permutations": 6}, ErrorCode.CONFIG_BAD_VALUE, "duplicates.permutations"),  # too few for LSH
+        ({"duplicates__seed": 2**32}, ErrorCode.CONFIG_BAD_VALUE, "duplicates.seed"),  # numpy's has 32 bits
         ({"contamination__against": ["none.jsonl"]}, ErrorCode.DATA_NOT_FOUND, None),
         ({"models__m__kind": "endpoint"}, ErrorCode.CONFIG_MISSING_KEY, "models.m.name"),
     ],

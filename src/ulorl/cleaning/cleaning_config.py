@@ -107,8 +107,8 @@ class DuplicatesConfig(StepConfig):
         description="two questions with at least this Jaccard similarity of their runs of words are near-duplicates",
     )
     run: Positive = Field(default=3, description="how many words (Chinese: characters) a run has")
-    permutations: Positive = Field(default=128, description="how many permutations MinHash takes")
-    seed: Natural = Field(default=1, description="the seed of MinHash")
+    permutations: int = Field(default=128, ge=16, description="how many permutations MinHash takes, 16 at least")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="the seed of MinHash")
 
 
 class ContaminationConfig(StepConfig):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ulorl.cli.output_options import check_output_file
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
@@ -260,9 +261,7 @@ def serve(
 
 def _check_files(json_file: Path | None, picture: Path | None, cache: Path) -> None:
     for option, path in (("--json", json_file), ("--picture", picture), ("--cache", cache)):
-        if path and not path.absolute().parent.is_dir():
-            message = f"{option} {path}: there is no folder {path.parent}"
-            raise UserError(message, code=ErrorCode.FILE_NOT_WRITABLE, key=option, file=path)
+        check_output_file(option, path)
     if picture and picture.suffix not in (".svg", ".png", ".pdf"):
         message = f"--picture {picture}: give a name that ends in .svg, .png or .pdf"
         raise UserError(message, code=ErrorCode.COMMAND_LINE, key="--picture", file=picture)
