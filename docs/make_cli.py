@@ -14,8 +14,8 @@ from ulorl.cli.main import app
 
 HEAD = """# Command line
 
-`ulorl COMMAND --help` prints what this page lists. `ulorl --install-completion` installs completion for bash, zsh, fish
-or PowerShell, names of recipes included.
+`ulorl COMMAND --help` prints what this page lists, and `ulorl --version` the version. `ulorl --install-completion`
+installs completion for bash, zsh, fish or PowerShell, names of recipes included.
 
 **Arguments of the form `key=value`** are overrides of the [configuration](configuration.md), or settings of the
 command. Values are written as in TOML: `optim.lr=1e-4`, `data.keep='["unit"]'`, `model.lora='{rank=16, alpha=32}'`;

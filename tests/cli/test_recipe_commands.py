@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from paths import ROOT
 from refusals import refused
+from ulorl import __version__
 from ulorl.cli import main
 from ulorl.cli.recipe_commands import complete_recipe
 from ulorl.config import shipped_recipes
@@ -71,6 +72,25 @@ def test_quickstart_trains_the_recipe_and_says_what_to_open(monkeypatch: pytest.
 def test_quickstart_takes_no_recipe() -> None:
     with refused(ErrorCode.COMMAND_LINE):
         invoke("quickstart", "gsm8k")
+
+
+def test_quickstart_calls_its_recipe_by_name_when_it_refuses_a_setting() -> None:
+    with refused(ErrorCode.CONFIG_UNKNOWN_KEY) as caught:
+        invoke("quickstart", "step=3")
+    assert str(caught.value).startswith("quickstart + step=3:")
+
+
+def test_quickstart_announces_no_training_where_the_run_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "_train", lambda _run, overwrite: None)  # noqa: ARG005
+    Path("runs/quickstart").mkdir(parents=True)
+    Path("runs/quickstart/finished.json").write_text('{"steps": 3}')
+    assert "has learnt to explore" not in invoke("quickstart", "steps=3")
+    assert "has learnt to explore" in invoke("quickstart", "steps=4")
+    assert "has learnt to explore" in invoke("quickstart", "steps=3", "--overwrite")
+
+
+def test_version() -> None:
+    assert invoke("--version") == f"ulorl {__version__}\n"
 
 
 def test_explain_says_cause_and_fix() -> None:

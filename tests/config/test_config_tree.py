@@ -137,6 +137,8 @@ def test_bad_keys_and_values_are_named(tmp_path: Path, override: str, code: Erro
     ("override", "line"),
     [
         ("rollot.group=4", "rollot: unknown key; did you mean rollout?"),
+        ("lr=1e-4", "lr: unknown key; did you mean optim.lr?"),
+        ("rollout.factor=2", "rollout.factor: unknown key; did you mean rollout.schedule.factor?"),
         ("rollout.group=1", "rollout.group: Input should be greater than or equal to 2, found 1"),
         ("reward.tolerance=0.1", "reward.tolerance: goes with reward.kind=numeric only, found reward.kind=math"),
         (

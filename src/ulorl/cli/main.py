@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from ulorl import __version__
 from ulorl.cli.bench_commands import app as bench
 from ulorl.cli.data_commands import app as data
 from ulorl.cli.eval_commands import evaluate
@@ -32,12 +33,14 @@ from ulorl.config.training_config import RolloutConfig
 from ulorl.config.tree import Config
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError, name_some
+from ulorl.runs import run_folder
 
 app = typer.Typer(
     help="UloRL: reinforcement learning for language models that reason in ultra-long outputs.\n\n"
     "A run is one or more TOML recipes plus key=value overrides: `ulorl check` checks them, `ulorl train` runs them, "
     "and the folder run.dir holds the result.",
-    epilog="Start with: ulorl quickstart. Other recipes: ulorl recipes. All keys: docs/configuration.md.",
+    epilog="Start with: ulorl quickstart. Other recipes: ulorl recipes. "
+    "All keys: docs/configuration.md of the repository.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -74,6 +77,20 @@ def main() -> None:
         sys.exit(2)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ulorl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # its callback has done it
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and exit")
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def quickstart(
     overrides: Annotated[
@@ -88,15 +105,17 @@ def quickstart(
     ulorl quickstart steps=30
     """
     if recipes := [text for text in overrides or [] if "=" not in text]:
-        message = f"{recipes[0]}: quickstart takes key=value only; `ulorl train` takes recipes"
+        message = f"{recipes[0]}: quickstart takes key=value only, without spaces; `ulorl train` takes recipes"
         raise UserError(message, code=ErrorCode.COMMAND_LINE)
     config = load([shipped_recipes.named("quickstart")], overrides or [])
-    print(
-        "A tiny model (0.8 million parameters) has learnt to explore mazes. Rewards now teach it to reach the goal.\n"
-        f"{config.steps} steps, and an evaluation before, between and after; 120 steps took 3 to 4 minutes on two "
-        f"cores. The run is in {config.run.dir}: Ctrl-C saves it, and the same command resumes it.\n",
-        flush=True,
-    )
+    if overwrite or run_folder.finished(Path(config.run.dir)) != config.steps:  # else training refuses the folder
+        print(
+            "A tiny model (0.8 million parameters) has learnt to explore mazes. "
+            "Rewards now teach it to reach the goal.\n"
+            f"{config.steps} steps, and an evaluation before, between and after; 120 steps took 3 to 4 minutes on two "
+            f"cores. The run is in {config.run.dir}: Ctrl-C saves it, and the same command resumes it.\n",
+            flush=True,
+        )
     _train(config, overwrite=overwrite)
     run_dir = shlex.quote(config.run.dir)
     print(

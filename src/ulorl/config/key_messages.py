@@ -111,9 +111,16 @@ def _unknown(place: _Place, value: Any) -> Iterator[Finding]:
             yield Finding(key, text, ErrorCode.CONFIG_UNKNOWN_KEY)
         return
     known = list(place.section.model_fields) if place.section else []
-    near = get_close_matches(place.name, known, n=1)
+    near = [*_deeper(place), *get_close_matches(place.name, known, n=1)]
     hint = f"; did you mean {near[0]}?" if near else f"; the keys here are {', '.join(known)}" if known else ""
     yield Finding(place.key, f"unknown key{hint}", ErrorCode.CONFIG_UNKNOWN_KEY)
+
+
+def _deeper(place: _Place) -> Iterator[str]:
+    """Yield the dotted keys of the name in the sections of the section: optim.lr of lr."""
+    for section, field in (place.section.model_fields if place.section else {}).items():
+        if any(place.name in variant.model_fields for variant in variants_of(field.annotation).values()):
+            yield ".".join(filter(None, (place.parent, section, place.name)))
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:

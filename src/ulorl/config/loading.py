@@ -78,7 +78,9 @@ def load_class(
     files = [shipped_recipes.find(recipe) for recipe in recipes]
     layers = [_Layer([_read_toml(file)], str(file)) for file in files]
     layers.append(_Layer([*(parse_override(override) for override in overrides), table]))
-    return _checked(config_class, layers, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
+    return _checked(
+        config_class, layers, " + ".join([*map(shipped_recipes.shown, recipes), *overrides]) or "the configuration"
+    )
 
 
 def load_sections(
@@ -99,7 +101,9 @@ def load_sections(
         layers.append(_Layer([{name: section for name, section in tree.items() if name in keep}], str(file)))
     layers += [_Layer([tree]) for tree in above]
     layers.append(_Layer([parse_override(override) for override in overrides]))
-    return _checked(Config, layers, " + ".join([*map(str, recipes), *overrides]) or "the configuration")
+    return _checked(
+        Config, layers, " + ".join([*map(shipped_recipes.shown, recipes), *overrides]) or "the configuration"
+    )
 
 
 def build(tree: Mapping[str, Any], source: str = "the configuration") -> Config:
@@ -219,7 +223,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        text, code = "not found; the folder of a run holds its config.json", ErrorCode.RUN_NOT_FOUND
+        text, code = "not found; give the folder of a run, such as runs/quickstart", ErrorCode.RUN_NOT_FOUND
     except OSError as error:
         text, code = f"cannot be read ({error.strerror}); give the folder of a run", ErrorCode.RUN_NOT_FOUND
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or brackets without end

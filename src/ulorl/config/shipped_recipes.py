@@ -43,6 +43,12 @@ def find(recipe: str | Path) -> Path:
     return Path(recipe)
 
 
+def shown(recipe: str | Path) -> str:
+    """Return what a message calls a recipe: its path as it was given, but the name of one in the package's folder."""
+    path = Path(recipe)
+    return path.relative_to(folder()).with_suffix("").as_posix() if path.is_relative_to(folder()) else str(recipe)
+
+
 def named(name: str) -> Path:
     """Return the path of a recipe of the package. Raises UserError when it has none of this name."""
     if name in names():

@@ -64,7 +64,7 @@ function seriesOf(panel, at, curves) {
     markLine: place || !target.length ? undefined : {
       silent: true, symbol: "none", animation: false,
       lineStyle: { color: color("muted"), type: [4, 3], width: 1 },
-      label: { color: color("muted"), formatter: ({ data }) => data.name, position: "insideEndTop" },
+      label: { color: color("muted"), formatter: ({ data }) => data.name, position: "insideStartBottom" },
       data: target.map(({ value, name }) => ({ yAxis: value, name })),
     },
   }));

@@ -85,7 +85,7 @@ function tokenElements(sample, colouring) {
 function outputView(sample, colouring) {
   const reason = whyNot(sample, colouring);
   const byToken = hasTokens(sample);
-  const about = element("p", { class: "quiet about", role: "status" }, reason ?? (byToken ? "Point at a token, or go to the output and use the arrow keys." : whyNoTokens()));
+  const about = element("p", { class: "quiet about", role: "status" }, reason ?? (byToken ? "Point at a token, or go to the output and use the arrow keys. ▯ has no text, such as the token that ends an output." : whyNoTokens()));
   const output = element("div", { class: "output", tabindex: 0, role: "group", "aria-label": "Output" },
     ...(byToken ? tokenElements(sample, reason ? "" : colouring) : pieceElements(sample, reason ? "" : colouring)));
   if (byToken) {
