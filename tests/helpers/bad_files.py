@@ -187,7 +187,7 @@ def bad_file(rng: random.Random, folder: Path) -> Case:
         "wide.jsonl": good.encode("utf-16"),
         "nul.jsonl": good.encode() + b"\n" + bytes(rng.randrange(1, 5000)),
         "packed.jsonl.gz": gzip.compress(good.encode()),
-        "table.csv": b"problem,answer\n1+1,2\n",
+        "table.csv": b"problem,answer\n1+1\n",
         "none": good.encode(),
         "fake.parquet": rng.choice([b"", b"PAR1", b"PAR1 no PAR1", good.encode(), rng.randbytes(300)]),
         "long.jsonl": b'{"problem": "' + b"1" * 10**7,
