@@ -20,8 +20,11 @@ VERL := .venv-verl
 VERL_RELEASE := verl==0.9.1
 
 # pip compiles what it installs. Without that, and with PYTHONDONTWRITEBYTECODE set as in many containers, every process
-# would compile transformers again. That verl lacks its dependencies is no conflict.
+# of a user would compile transformers again. That verl lacks its dependencies is no conflict.
 INSTALL := -m pip install --quiet --no-warn-conflicts
+
+# pip compiles no editable package: each of the hundreds of processes that the tests start would compile UloRL again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-engines setup-verl setup-browser quickstart docs linkcheck wheel test test-fast test-engines test-verl test-wheel test-gpu faults bad-input check format bench clean
 
@@ -102,12 +105,12 @@ wheel: $(READY) ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m hatchling build --directory dist
 
 # `make test` installs the wheel too, but into an environment that borrows the packages of .venv. This target lets pip
-# install what the wheel asks for.
+# install what the wheel asks for, and Python compile the part of it that the tests import.
 WHEEL := .venv-wheel
 
 test-wheel: wheel ## install the wheel into an empty environment, .venv-wheel, and test it there
 	$(PYTHON) -m venv --clear $(WHEEL)
-	$(WHEEL)/bin/python $(INSTALL) $(TORCH) dist/*.whl
+	$(WHEEL)/bin/python $(INSTALL) --no-compile $(TORCH) dist/*.whl
 	ULORL_INSTALLED=$(abspath $(WHEEL)) $(BIN)/python -m pytest tests/test_package.py $(ARGS)
 
 # A GPU machine often has a Python with torch and transformers for its card, and no network: this target uses that
