@@ -28,6 +28,7 @@ GREEDY = Sampling(temperature=0)
 SETTINGS = VllmEngineConfig(vllm=VllmConfig(process=True, eager=True, memory_fraction=0.1), slots=4)
 
 
+@pytest.mark.slow
 def test_a_fleet_of_an_embedded_engine_and_vllm_decodes_the_same_tokens() -> None:
     set_environment(RayBackendConfig())
     from ulorl.backends.ray.cluster import Needs, Places, connected

@@ -98,6 +98,7 @@ def own(**more: Any) -> VerifierConfig:
     return EngineVerifierConfig(name=str(SMOLLM2), max_tokens=24, **more)
 
 
+@pytest.mark.slow
 def test_the_server_says_what_our_engine_says(server: str) -> None:
     """Greedy, float32: the same texts through the chat template, an output that was cut is "" from both."""
     prompts = [(text, 0) for text in ASKED]

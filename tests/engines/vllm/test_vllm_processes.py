@@ -22,6 +22,7 @@ from ulorl.engines.vllm.vllm_engine import VllmEngine
 from vllm_engines import PARITY, VLLM, WARM, load, play, prompt, request, start, three_versions, transformers_logprobs
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_restarted_with_the_weights_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights go through a file in memory. SIGKILL while 4 requests decode: eager decoding in float32, so the second
     process draws the first one's tokens. The environment is that of torchrun, which tells torch to look for every
@@ -61,6 +62,7 @@ def test_a_killed_process_is_restarted_with_the_weights_that_it_had(monkeypatch:
         assert sorted(segment.sample_id for segment in retrying.abort()) == [0, 1]
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_the_whole_group_saves_first(tmp_path: Path) -> None:
     """Ctrl-C in a terminal reaches vLLM's processes too; they must not die of it before the run is saved."""
     arguments = [

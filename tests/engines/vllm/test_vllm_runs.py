@@ -25,6 +25,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     assert lines(resumed.dir) == lines(tmp_path / "straight")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SMOLLM2 / "config.json").exists(), reason=f"no model in {SMOLLM2}; make test-engines gets it")
 def test_smollm2_trains(tmp_path: Path) -> None:
     """A real pretrained model for two steps, 49,152 tokens of vocabulary, tied head."""
