@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -23,10 +24,10 @@ TINY = [
 MAZE = "6:7>21#2,9,15,28"
 
 
-def ulorl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def ulorl(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ulorl", *arguments]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=240, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +43,21 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_eval_of_a_run_is_the_accuracy_the_run_ended_with(run_dir: Path, tmp_path: Path) -> None:
-    done = ulorl("eval", str(run_dir), "--json", str(tmp_path / "e.json"))
-    assert done.returncode == 0, done.stderr
+    code, out, err = run(["eval", str(run_dir), "--json", str(tmp_path / "e.json")])
+    assert code == 0, err
     last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     assert json.loads((tmp_path / "e.json").read_text())["accuracy"] == last["eval/accuracy"]
-    assert "avg@1 on 4 problems" in done.stdout
+    assert "avg@1 on 4 problems" in out
 
 
-def test_chat_answers_what_is_asked_and_what_is_typed(run_dir: Path) -> None:
+def test_chat_answers_what_is_asked_and_what_is_typed(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ulorl("chat", str(run_dir), "--problem", MAZE)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.splitlines()[-1] in ("[right]", "[wrong]", "[cut after 32 tokens]")
     assert asked.stderr == ""  # no progress bar, no warning of a library
-    typed = ulorl("chat", str(run_dir), stdin=f"{MAZE}\n\n6:0>1#\n")  # the empty line ends
-    assert typed.stdout == asked.stdout  # the same question under the same seed
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{MAZE}\n\n6:0>1#\n"))  # the empty line ends
+    _, typed, _ = run(["chat", str(run_dir)])
+    assert typed == asked.stdout  # the same question under the same seed
 
 
 def test_report_and_compare_are_written_again(run_dir: Path, tmp_path: Path) -> None:
