@@ -79,6 +79,7 @@ class TestTheSameQuestions:
             assert abs(a - b) < 3 * np.hypot(a_error, b_error)
 
 
+@pytest.mark.slow
 def test_the_countdown_recipe_learns_as_with_the_embedded_engine(tmp_path: Path) -> None:
     seven = ["steps=7", "eval.problems=1", "run.checkpoint_every=0"]
     runs = {kind: train(tmp_path / kind, *seven, kind=kind) for kind in ("vllm", "torch")}
