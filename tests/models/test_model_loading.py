@@ -146,7 +146,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_hub_name_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    load_refused("nobody/nothing", ErrorCode.MODEL_NOT_FOUND)
+    load_refused("nobody/nothing", ErrorCode.MODEL_NOT_FOUND, "in the cached files.)")  # a whole sentence
 
 
 def test_a_file_is_not_a_folder(saved: Path) -> None:

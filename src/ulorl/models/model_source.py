@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from ulorl.config.model_config import RopeConfig
 from ulorl.error_codes import ErrorCode
-from ulorl.errors import UserError, one_line
+from ulorl.errors import UserError, first_line, one_line
 from ulorl.models.tokenizer import load_tokenizer, read_eos_ids
 from ulorl.models.yarn import UNSCALED, scale_positions
 
@@ -127,6 +127,6 @@ def _read_config(path: str, location: str, trust_remote_code: bool) -> Any:
         else:
             problem = (
                 f"no such folder in {Path.cwd()}, and no model of the hub that could be read; check the path, or name "
-                f"and connection ({one_line(error)})"
+                f"and connection ({first_line(error)})"
             )
         raise UserError(f"{path}: {problem}", code=code, file=path, key=key) from error
