@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
 
@@ -37,3 +38,13 @@ def test_nothing_elsewhere() -> None:
     assert drawn(terminal(), shown=False) == ""
     assert drawn(Console(file=io.StringIO(), width=120)) == ""
     SILENT.add("nothing").advance()
+
+
+def test_on_a_narrow_terminal_a_bar_keeps_to_its_line() -> None:
+    file = io.StringIO()
+    with ProgressBars(Console(file=file, force_terminal=True, width=80)) as bars:
+        bars.add("steps", 120).show(status="accuracy 53.8%  reward 0.520  entropy 0.269")
+        bars.add("rollout", 177, tokens=lambda: 10**6)
+        bars.refresh()
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).replace("\r", "\n").split("\n")
+    assert {line.split()[0] for line in lines if line.strip()} == {"steps", "rollout"}

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 Advance = Callable[[int], None]  # reports how many more items are done
@@ -62,7 +63,7 @@ class ProgressBars:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            _Speed(),
+            _Speed(Column(no_wrap=True)),  # else a narrow terminal breaks it into lines
             TextColumn("{task.fields[status]}", markup=False),
             console=console,
             refresh_per_second=4,
