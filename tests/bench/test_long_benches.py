@@ -116,3 +116,14 @@ def test_the_controller_bench_keeps_every_sample() -> None:
         assert [len(size[name]) for name in ("cpu_seconds", "fleet_cpu_seconds", "came_back")] == [3, 3, 3]
         assert 100 <= sum(size["came_back"]) / 3 <= 300
     assert "| 160 |" in table(figures)
+
+
+def test_the_controller_bench_without_a_fleet(tmp_path: Path) -> None:
+    out = tmp_path / "controller.json"
+    result = CliRunner().invoke(app, ["bench", "controller", "--samples", "160", "--engines", "0", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())
+    assert [len(size["cpu_seconds"]) for size in figures["sizes"]] == [3, 3, 3, 3]
+    assert not any("fleet_cpu_seconds" in size for size in figures["sizes"])
+    assert "; no fleet." in table(figures)
+    assert table(figures).count("| not measured |") == 4

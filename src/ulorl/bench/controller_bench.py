@@ -44,8 +44,8 @@ EOS, TOKEN, VOCABULARY = 0, 5, 1000
 
 
 def run(samples: Sequence[int] = (10_000, 100_000), engines: int = ENGINES) -> dict[str, Any]:
-    """Measure steps of each schedule with each number of samples in flight. Raises RuntimeError when a sample is
-    lost."""
+    """Measure steps of each schedule with each number of samples in flight, without a fleet and, unless `engines` is 0,
+    with one. Raises RuntimeError when a sample is lost."""
     about = facts()
     sizes = [
         {"schedule": name, "samples": number, **_measure(schedule, engines)}
@@ -75,9 +75,11 @@ def _length(sample: int) -> int:
 
 
 def _measure(schedule: Schedule, engines: int) -> dict[str, Any]:
-    """Return the CPU seconds of steps without a fleet, and with one of `engines` engines."""
+    """Return the CPU seconds of steps without a fleet and, unless `engines` is 0, with one of `engines` engines."""
     worker, workers = _worker(), [_worker() for _ in range(engines)]
     alone = _steps(schedule, _Alone(worker), [worker])
+    if not engines:
+        return alone
     fleet = EngineFleet(
         workers,
         remake=lambda _: _worker(),

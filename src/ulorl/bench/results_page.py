@@ -212,16 +212,14 @@ def _controller(figures: Figures) -> Table:
              "a full collection"]]  # fmt: skip
     for size in figures["sizes"]:
         seconds, with_fleet = (
-            f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-            for values in (size["cpu_seconds"], size["fleet_cpu_seconds"])
+            f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "not measured"
+            for values in (size["cpu_seconds"], size.get("fleet_cpu_seconds"))
         )
         microseconds, collection = f"{size['microseconds_a_sample']:.1f}", f"{size['collection_cpu_seconds']:.2f}"
         counts = f"{size['samples']:,}", f"{median(size['came_back']):,.0f}"
         rows.append([size["schedule"], *counts, seconds, microseconds, with_fleet, collection])
-    return (
-        f"Medians of {len(figures['sizes'][0]['cpu_seconds'])} steps with their range; a fleet of {figures['engines']} "
-        f"engines of {figures['slots']} slots."
-    ), rows
+    fleet = f"a fleet of {figures['engines']} engines of {figures['slots']} slots" if figures["engines"] else "no fleet"
+    return f"Medians of {len(figures['sizes'][0]['cpu_seconds'])} steps with their range; {fleet}.", rows
 
 
 def _step(figures: Figures) -> Table:

@@ -182,7 +182,7 @@ def controller(
         list[int] | None,
         typer.Option(min=8, help="in flight at once; repeatable; default 10000 and 100000"),
     ] = None,
-    engines: Annotated[int, typer.Option(min=1, help="the number of engines of the fleet")] = 256,
+    engines: Annotated[int, typer.Option(min=0, help="the number of engines of the fleet; 0: without a fleet")] = 256,
     json_file: Json = None,
 ) -> None:
     """Measure the controller's own time a step, with engines that need none."""
