@@ -148,8 +148,9 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "ulorl_user_rewards"
 
 
-def test_a_function_meets_the_same_hashes_in_every_process(functions: str) -> None:
+def test_a_function_gets_the_same_hashes_in_every_process(functions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reward that goes through a set of texts would else depend on the process that judges."""
+    monkeypatch.setenv("PYTHONHASHSEED", "random")
     found = []
     for _ in range(2):
         reward = make_reward(FunctionRewardConfig(function=f"{functions}:bit"))

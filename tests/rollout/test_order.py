@@ -17,7 +17,7 @@ from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
 from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
 from ulorl.rollout.waiting import LongestFirst
-from ulorl.types import Finish, Group, Problem, Sample, Sampling, Scored, Segment, Status
+from ulorl.types import Sampling
 
 L = 100
 SEGMENT = SegmentSchedule(prompts=3, group=2, tokens=L, order="longest")
@@ -42,28 +42,19 @@ def test_what_is_expected_of_a_sample(
     assert expected_rest(present, length, L) == rest
 
 
-def group(id: int, problem: str, *lengths: int) -> Group:
-    def member(number: int, length: int) -> Scored:
-        zeros = np.zeros(length, np.float32)
-        segment = Segment(number, zeros.astype(np.int32), zeros, zeros.astype(np.int32), Finish.EOS)
-        return Scored(Sample(number, id, np.array([1], np.int32), (segment,), Status.COMPLETE), 1.0, "")
-
-    members = tuple(member(id * len(lengths) + place, length) for place, length in enumerate(lengths))
-    return Group(id, Problem(problem, "?"), members)
-
-
 def test_the_last_visit_of_a_problem_replaces_the_one_before() -> None:
     lengths = ExpectedLengths()
     assert lengths.mean("a") == 0
-    lengths.learn([group(0, "a", 2, 4), group(1, "b", 10, 20)])
+    lengths.learn("a", 2 + 4, 2)
+    lengths.learn("b", 10 + 20, 2)
     assert (lengths.mean("a"), lengths.mean("b"), lengths.mean("new")) == (3, 15, 9)  # 36 / 4
-    lengths.learn([group(2, "a", 5, 9)])
+    lengths.learn("a", 5 + 9, 2)
     assert (lengths.mean("a"), lengths.mean("new")) == (7, 11)  # 44 / 4
     kept = Pools(UnfinishedPool(), ExperiencePool(2), lengths)
     meta, arrays = pool_io.dump(kept)
     assert pool_io.read(json.loads(json.dumps(meta)), arrays, 2).lengths.visits == {"a": (14, 2), "b": (30, 2)}
     copy = kept.copy()
-    lengths.learn([group(3, "c", 1, 1)])
+    lengths.learn("c", 1 + 1, 2)
     assert copy.lengths.mean("new") == 11
     del meta["visits"]  # as in older checkpoints
     assert pool_io.read(meta, arrays, 2).lengths.visits == {}
@@ -158,7 +149,8 @@ def test_a_short_group_is_not_overtaken_for_ever(kind: type[OversubscribeSchedul
     schedule = kind(prompts=1, group=2, factor=2, order="longest")
     length = lambda sample: 1 if sample // 2 == 1 else 4  # noqa: E731
     loop = ScriptedLoop({id: script(id, length(id)) for id in range(40)}, schedule, 8, slots=2)
-    loop.scheduler.lengths.learn([group(90, "short", 1, 1), group(91, "long", 4, 4)])
+    loop.scheduler.lengths.learn("short", 1 + 1, 2)
+    loop.scheduler.lengths.learn("long", 4 + 4, 2)
     names = iter(["long", "short", *["long"] * 18])
     trained = [[g.id for g in loop.step(islice(names, 4)).groups] for _ in range(4)]
     assert trained == [[0], [2], [1], [3]]

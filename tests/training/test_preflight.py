@@ -62,7 +62,7 @@ def test_problems_that_the_reward_cannot_judge_are_bad(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     settings = ["data.kind=files", f"data.path={path}", "data.size=0", 'data.keep=["options"]', "reward.kind=choice"]
     settings += ["eval={}"]
-    with refused(ErrorCode.REWARD_PROBLEM, record="p1"):
+    with refused(ErrorCode.REWARD_PROBLEM, record=f"{path}:2"):
         load_inputs(ulorl.load([COUNTDOWN], settings))
     inputs = load_inputs(ulorl.load([COUNTDOWN], [*settings, "data.bad=skip"]))
     assert [problem.id for problem, _ in inputs.problems] == ["p0"]

@@ -6,6 +6,7 @@ import pytest
 
 from refusals import refused
 from ulorl.error_codes import ErrorCode
+from ulorl.rewards.case_files import read_cases
 from ulorl.verifier.pairs import Pair, read_pairs, write_pairs
 
 PAIRS = [
@@ -64,3 +65,12 @@ def test_missing_files_and_other_endings_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with refused(ErrorCode.FILE_NOT_WRITABLE):
         write_pairs(PAIRS, tmp_path / "file" / "pairs.jsonl")
+
+
+def test_csv_has_no_true_and_no_false(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("question,reference,answer,equivalent\nq,1,one,true\n")
+    for read in (read_pairs, read_cases):
+        with refused(ErrorCode.DATA_UNREADABLE, file=file) as caught:
+            read([str(file)])
+        assert "expected a file that ends in .jsonl, .json, .parquet" in str(caught.value)

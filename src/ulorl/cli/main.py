@@ -1,8 +1,9 @@
 """The command line. Every command imports what it needs when it runs, so `--help` answers at once.
 
-Exit codes: 0 done; 1 `reward test` found verdicts that disagree with their labels, or `plan memory` a run that
-does not fit; 2 a recipe, data, a model folder or the command itself is wrong, and the message says where; 75 the engine
-hung in this process, so give the same command again; 130 or 143 interrupted, everything is saved.
+Exit codes: 0 done; 1 `reward test` found verdicts that disagree with their labels, `plan memory` a run that does
+not fit, or `plan rollout` no schedule within the limits; 2 a recipe, data, a model folder or the command itself is
+wrong, and the message says where; 75 the engine hung in this process, so give the same command again; 130 or 143
+interrupted, everything is saved.
 """
 
 from __future__ import annotations

@@ -111,8 +111,14 @@ def _unknown(place: _Place, value: Any) -> Iterator[Finding]:
             yield Finding(key, text, ErrorCode.CONFIG_UNKNOWN_KEY)
         return
     known = list(place.section.model_fields) if place.section else []
-    near = [*_deeper(place), *get_close_matches(place.name, known, n=1)]
-    hint = f"; did you mean {near[0]}?" if near else f"; the keys here are {', '.join(known)}" if known else ""
+    near = [*get_close_matches(place.name, known, n=1), *_deeper(place)]
+    hint = (
+        f"; did you mean {' or '.join(near[:3])}?"
+        if near
+        else f"; the keys here are {', '.join(known)}"
+        if known
+        else ""
+    )
     yield Finding(place.key, f"unknown key{hint}", ErrorCode.CONFIG_UNKNOWN_KEY)
 
 

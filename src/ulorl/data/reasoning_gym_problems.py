@@ -39,7 +39,7 @@ def generate_problems(data: ReasoningGymDataConfig, *, held_out: bool) -> list[P
     hash seed: every process would draw other problems, and no run could be resumed. Raises UserError for an unknown
     task or setting, and when the task has too few questions.
     """
-    if data.task not in HASHED or os.environ.get(_HASH_SEED) == "0":
+    if data.task not in HASHED or not sys.flags.hash_randomization:  # off: PYTHONHASHSEED is 0
         return list(_drawn(data, held_out))
     done = subprocess.run(
         [sys.executable, "-P", "-m", __name__, str(int(held_out))],

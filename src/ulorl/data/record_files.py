@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +22,8 @@ from ulorl.common.parquet import read_parquet
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
-ENDINGS = (".jsonl", ".json", ".parquet", ".csv")  # of files that `read_records` reads
+TYPED_ENDINGS = (".jsonl", ".json", ".parquet")  # of files whose values are text, numbers, true or false
+ENDINGS = (*TYPED_ENDINGS, ".csv")  # of all files that can be read; the values of .csv are all text
 _MAX_DIGITS = 4300  # of a whole number, as in Python
 _UNREADABLE = ErrorCode.DATA_UNREADABLE
 
@@ -112,11 +113,15 @@ def expand_pattern(pattern: str, key: str = "") -> list[Path]:
     return files
 
 
-def read_records(path: Path) -> Iterator[Record | UserError]:
+def read_records(path: Path, endings: Sequence[str] = ENDINGS) -> Iterator[Record | UserError]:
     """Yield the records of one file; in the place of a record that cannot be read, the UserError that names it.
 
-    Raises UserError when the file as a whole cannot be read.
+    Raises UserError when the file as a whole cannot be read, or its name has none of the `endings`.
     """
+    if path.suffix not in endings:
+        packed = path.suffix in (".gz", ".bz2", ".xz", ".zst", ".zip")
+        fix = "unpack it first" if packed else f"expected a file that ends in {', '.join(endings)}"
+        raise _unreadable(path, fix)
     try:
         if path.suffix == ".parquet":
             for number, row in enumerate(read_parquet(path), 1):
@@ -125,12 +130,8 @@ def read_records(path: Path) -> Iterator[Record | UserError]:
             yield from _json_lines(path)
         elif path.suffix == ".json":
             yield from _json_array(path)
-        elif path.suffix == ".csv":
-            yield from _csv(path)
         else:
-            packed = path.suffix in (".gz", ".bz2", ".xz", ".zst", ".zip")
-            fix = "unpack it first" if packed else f"expected a file that ends in {', '.join(ENDINGS)}"
-            raise _unreadable(path, fix)
+            yield from _csv(path)
     except OSError as error:
         raise _unreadable(path, f"cannot be read ({error.strerror or error})") from None
 

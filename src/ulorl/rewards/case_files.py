@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_records
+from ulorl.data.record_files import TYPED_ENDINGS, Record, decimal, expand_pattern, is_number, read_records
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError, bad_character, listing
 from ulorl.types import Problem
@@ -33,7 +33,7 @@ def read_cases(paths: Sequence[str]) -> list[Case]:
     cases, faults = list[Case](), list[UserError]()
     for path in paths:
         files = expand_pattern(path)
-        for record in (record for file in files for record in read_records(file)):
+        for record in (record for file in files for record in read_records(file, TYPED_ENDINGS)):
             try:
                 cases.append(case_of(record))
             except UserError as error:

@@ -114,7 +114,7 @@ class Sandbox:
             script = str(Path(sandbox_worker.__file__))
             command = [sys.executable, "-P", script, self._kind, self._function, self._arguments]
             # Sympy's results can depend on the order of sets, and that on the hash seed, which else differs each time.
-            fixed = {"PYTHONHASHSEED": "0", **os.environ}
+            fixed = {**os.environ, "PYTHONHASHSEED": "0"}
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8", env=fixed)
             if self._ended.is_set():  # `end`, which takes no lock, may have seen no process

@@ -5,9 +5,7 @@ Sources: the finished siblings of a sample, and the last visit of its problem.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from ulorl.types import Group
+from collections.abc import Mapping
 
 
 class ExpectedLengths:
@@ -24,14 +22,12 @@ class ExpectedLengths:
         """Output tokens and samples of the last visit of each problem, by problem id."""
         return self._visits
 
-    def learn(self, groups: Iterable[Group]) -> None:
-        """Take note of visits that are over: groups whose samples are all finished."""
-        for group in groups:
-            visit = sum(len(member.sample) for member in group.members), len(group.members)
-            before = self._visits.get(group.problem.id, (0, 0))
-            self._visits[group.problem.id] = visit
-            self._tokens += visit[0] - before[0]
-            self._samples += visit[1] - before[1]
+    def learn(self, problem: str, tokens: int, samples: int) -> None:
+        """Take note of a visit that is over: `samples` outputs of `tokens` tokens together."""
+        before = self._visits.get(problem, (0, 0))
+        self._visits[problem] = tokens, samples
+        self._tokens += tokens - before[0]
+        self._samples += samples - before[1]
 
     def mean(self, problem: str) -> float:
         """Return the mean output tokens at the last visit of a problem, of all problems for one without a visit, and 0

@@ -138,7 +138,8 @@ class Scheduler:
         ready = ready_groups(finished, unfinished, self.schedule.window)
         released = self.experience.release(ready[: self.schedule.trained([finished[id] for id in ready])])
         if self._longest_first:
-            self.lengths.learn(released)
+            for group in released:
+                self.lengths.learn(group.problem.id, finished[group.id], self.group)
         return released
 
     def _admitted(self, step: StepDispatch) -> list[tuple[int, int]]:

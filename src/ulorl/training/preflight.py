@@ -343,7 +343,7 @@ def _prompted(
         ),
         places,
     )
-    found = [(p, _unjudged(reward, p) or prompt) for p, prompt in zip(problems, encoded, strict=True)]
+    found = [(p, _unjudged(reward, p, places) or prompt) for p, prompt in zip(problems, encoded, strict=True)]
     leave_out([prompt for _, prompt in found if isinstance(prompt, UserError)], data)
     kept = [(problem, prompt) for problem, prompt in found if not isinstance(prompt, UserError)]
     if problems and not kept:
@@ -355,12 +355,14 @@ def _prompted(
     return kept
 
 
-def _unjudged(reward: Reward, problem: Problem) -> UserError | None:
+def _unjudged(reward: Reward, problem: Problem, places: Mapping[str, str]) -> UserError | None:
     """Return why the reward cannot judge a problem, None for one that it can."""
     try:
         reward.check(problem)
     except UserError as error:
-        return error
+        place = places.get(problem.id, problem.id)
+        named = f"{place}: {error}" if place != problem.id else str(error)
+        return UserError(named, code=error.code, file=error.file, key=error.key, record=place)
     return None
 
 

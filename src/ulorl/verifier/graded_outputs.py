@@ -12,7 +12,7 @@ from ulorl.cleaning.items import Item
 from ulorl.cleaning.normalise_step import normalise
 from ulorl.cleaning.reference_answers import short_answer
 from ulorl.common.key_paths import look_up
-from ulorl.data.record_files import Record, decimal, expand_pattern, is_number, read_records
+from ulorl.data.record_files import TYPED_ENDINGS, Record, decimal, expand_pattern, is_number, read_records
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError
 from ulorl.verifier.pairs import Pair
@@ -55,7 +55,7 @@ def read_graded(path: str, columns: Columns, source: str = "") -> Graded:
         raise UserError(message, code=ErrorCode.CONFIG_CONFLICT, file=path)
     pairs, missing, faults = list[Pair](), 0, ErrorCollector()
     for file in expand_pattern(path):
-        for number, record in enumerate(read_records(file), 1):
+        for number, record in enumerate(read_records(file, TYPED_ENDINGS), 1):
             with faults:
                 if isinstance(record, UserError):
                     raise record

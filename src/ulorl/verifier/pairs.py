@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ulorl.common import atomic_files
 from ulorl.common.parquet import write_parquet
-from ulorl.data.record_files import Record, expand_pattern, read_records
+from ulorl.data.record_files import TYPED_ENDINGS, Record, expand_pattern, read_records
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import ErrorCollector, UserError, bad_character
 
@@ -47,7 +47,7 @@ def read_pairs(paths: Sequence[str | Path]) -> list[Pair]:
     for path in paths:
         before = len(pairs)
         for file in expand_pattern(str(path)):
-            for record in read_records(file):
+            for record in read_records(file, TYPED_ENDINGS):
                 with faults:
                     if isinstance(record, UserError):
                         raise record
