@@ -66,7 +66,8 @@ def _prompt(
     (prompt,) = encode_prompts([problem], tokenizer, prompt_format, limits)
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in prompt:
         raise UserError(
-            f"{problem.prompt!r} has characters that this model does not know; write a problem like those in the samples/ folder of the run",
+            f"{problem.prompt!r} has characters that this model does not know; write one like those in the "
+            "samples/ folder of the run",
             code=ErrorCode.PROMPT_UNUSABLE,
         )
     return prompt
