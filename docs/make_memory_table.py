@@ -28,8 +28,8 @@ The head needs less memory than the backward pass of a layer in these runs, and 
 so the peak does not add them up. Qwen3-30B-A3B on 8 learner GPUs is at the limit: take 16, or the host.
 
 `ulorl bench memory` compares the plan with the peak of learners of two processes over gloo: dense and with experts, in
-float32 and bfloat16, of padded and packed samples, with and without a shared sequence. The plan is 0 to 5% above the
-peak; [benchmarks.md](benchmarks.md) has the figures.
+float32 and bfloat16, of padded and packed samples, with and without a shared sequence. The plan is 0% to 4% above the
+peak ([figures](benchmarks.md#the-memory-plan-of-a-learner-ulorl-bench-memory)).
 """
 
 

@@ -189,12 +189,12 @@ def test_the_process_of_a_function_ends_with_its_reward(module: str) -> None:
 
 
 LEAVES = """
-import sys
+import os
 from ulorl.rewards.tasks import FunctionReward
 from ulorl.types import Problem
 reward = FunctionReward("ulorl_faulty_rewards:unending")
 reward.submit(Problem("p", "?", "7"), "7")
-while not __import__("os").path.exists("pid"):
+while not (os.path.exists("pid") and os.path.getsize("pid")):  # the file exists before its text does
     pass
 """
 
