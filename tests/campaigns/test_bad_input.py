@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("mutations", "rounds"),
-    [(CONFIGURATIONS, 10), (DATA, 6), (MODELS, 4)],
+    [(CONFIGURATIONS, 20), (DATA, 6), (MODELS, 4)],
     ids=["configurations", "data", "models"],
 )
 def test_every_generated_bad_input_is_refused(mutations: Sequence[Mutation], rounds: int, tmp_path: Path) -> None:
