@@ -8,12 +8,14 @@ copies its keys and values. The step in which requests enter is not counted. A p
 which enters while another row decodes, and, where several fit into a pass, with a full pass of equally long ones at the
 beginning of a rollout; the planner computes the passes of other lengths as the engine does. Budgets are those of a
 rollout, so that keys and values have as much memory as there.
-Each point is measured once in a round over all of them, so that a slow minute of the machine meets all points alike,
-and each number is a median over the rounds.
+Each point is measured once in a round over all of them, so that a slow minute of the machine meets all points alike.
+Each number is the mean over the rounds without the smallest and the largest tenth: a rollout is the sum of its steps,
+so a machine that is slow for a third of the time counts as much as in a rollout, but a single pause does not.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -121,7 +123,7 @@ class ProfileMeter:
         }
         self._sync: list[float] = []
         self._copy: list[float] = []
-        self.seconds = 0.0  # of the latest round
+        self.rounds, self.seconds = 0, 0.0  # the rounds so far, and what all of them together took
 
     def warm_up(self) -> None:
         """Let the engine make what it makes once for each number of rows, and for prefills."""
@@ -130,13 +132,10 @@ class ProfileMeter:
         for tokens, requests in self._prefill:
             self._prefill_seconds(tokens, requests)
 
-    def measure(self, seconds: float = 0.0) -> None:
-        """Measure every point once, and again until `seconds` have passed: steps of milliseconds need many rounds."""
-        started = time.perf_counter()
-        while True:
+    def measure(self, seconds: float) -> None:
+        """Measure rounds until all of them together have taken `seconds`, at least one."""
+        while not self.rounds or self.seconds < seconds:
             self.round()
-            if time.perf_counter() - started >= seconds:
-                break
 
     def round(self) -> None:
         """Measure every point once more."""
@@ -151,10 +150,11 @@ class ProfileMeter:
         started = time.perf_counter()
         self._subject.engine.load_weights(self._subject.weights(), len(self._sync))
         self._sync.append(time.perf_counter() - started)
-        self.seconds = time.perf_counter() - began
+        self.rounds += 1
+        self.seconds += time.perf_counter() - began
 
     def profile(self) -> LatencyProfile:
-        """Return the medians of all rounds. The update is not measured: the profile says that it takes no time."""
+        """Return the means of all rounds. The update is not measured: the profile says that it takes no time."""
         grid, subject, about = self._grid, self._subject, self._about
         where = f"{about['processor']} ({about['capability']}), {about['threads']} threads"
         return LatencyProfile(
@@ -169,8 +169,8 @@ class ProfileMeter:
             prefill_added=self._added_table(),
             prefill_pass_tokens=subject.prefill_tokens,
             prefill_padding=subject.prefill_padding,
-            copy_seconds=round(median(self._copy), 10) if self._copy else 0.0,
-            sync_seconds=_rounded(median(self._sync)),
+            copy_seconds=round(_mean(self._copy), 10) if self._copy else 0.0,
+            sync_seconds=_rounded(_mean(self._sync)),
             slots=subject.slots,
             sources={
                 **dict.fromkeys(
@@ -186,7 +186,7 @@ class ProfileMeter:
     def _decode_table(self, *, alike: bool) -> tuple[tuple[float, ...], ...]:
         contexts, rows = self._grid.contexts, self._grid.rows
         points = [[self._decode_point(count, context, alike) for context in contexts] for count in rows]
-        return tuple(tuple(_rounded(median(self._decode[point])) for point in line) for line in points)
+        return tuple(tuple(_rounded(_mean(self._decode[point])) for point in line) for line in points)
 
     def _decode_point(self, rows: int, context: int, alike: bool) -> tuple[int, int, bool]:
         """Return what is measured for a point of the table: where rows of twice the mean do not fit, equally long ones
@@ -195,14 +195,14 @@ class ProfileMeter:
 
     def _prefill_table(self) -> TokenTable:
         """Return the seconds of a single request."""
-        seconds = (_rounded(median(self._prefill[tokens, 1])) for tokens in self._grid.prefill)
+        seconds = (_rounded(_mean(self._prefill[tokens, 1])) for tokens in self._grid.prefill)
         return TokenTable(tokens=tuple(self._grid.prefill), seconds=tuple(seconds))
 
     def _added_table(self) -> TokenTable:
         """Return the seconds that one more request adds to a pass: a line from one request to as many as fit."""
         full = {tokens: requests for tokens, requests in self._prefill if requests > 1}
         added = (
-            added_seconds(median(self._prefill[tokens, 1]), median(self._prefill[tokens, requests]), requests)
+            added_seconds(_mean(self._prefill[tokens, 1]), _mean(self._prefill[tokens, requests]), requests)
             for tokens, requests in full.items()
         )
         return TokenTable(tokens=tuple(full), seconds=tuple(map(_rounded, added)))
@@ -275,6 +275,12 @@ def step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int, max_toke
             seconds.append(now - started)
             started = now
     return seconds
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean without the smallest and the largest tenth, which are one each of 3 to 10 values."""
+    cut = math.ceil(len(values) / 10) if len(values) > 2 else 0
+    return float(np.mean(sorted(values)[cut : len(values) - cut]))
 
 
 def _rounded(seconds: float) -> float:

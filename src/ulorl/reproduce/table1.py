@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ulorl.bench.engine_profile import Grid, ProfileMeter, Subject, grid
+from ulorl.bench.engine_profile import ProfileMeter, Subject, grid
 from ulorl.bench.machine_facts import facts
 from ulorl.common.progress import SILENT, Bar, ProgressBars
 from ulorl.engines.engine import Engine
@@ -49,7 +49,8 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 2, 32
 _CORRELATION = (
     0.35  # of siblings where a file names no problems: in 6 sources of reasoning models .07 to .75, median .35
 )
-_PROFILE_SECONDS = 5.0  # at least, whenever the profile is measured
+_PROFILE_SECONDS = 5.0  # of the profile that is measured first: steps of milliseconds need many rounds
+_PROFILE_SHARE = 0.15  # of the time of all that follows: the machine may be slow for part of it
 _DRAWS = 16  # of lengths, to choose from
 
 
@@ -130,13 +131,14 @@ def _measured(setup: Setup, options: Options, about: dict[str, Any], bars: Progr
         meter.measure(_PROFILE_SECONDS)
         plan = _plan(setup, source, meter.profile(), options.choices)
         left = 60 * options.minutes - (time.perf_counter() - started)
-        rounds = options.rounds or _rounds_within(left, plan, points, meter.seconds)
+        rounds = options.rounds or _rounds_within((1 - _PROFILE_SHARE) * left, plan)
         runs = _begun_runs(setup, plan, _typical_lengths(plan, rounds), model.vocabulary)
-        bar = bars.add(setup.model, total=rounds * len(runs))
-        for number in range(1, rounds + 1):
+        bar, began = bars.add(setup.model, total=rounds * len(runs)), time.perf_counter()
+        for _ in range(rounds):
             _round(runs, engine, updates, bar, measure_updates=options.update, forget=setup.engine == "vllm")
-            if number in _profile_rounds(rounds, points.rounds):
-                meter.measure(_PROFILE_SECONDS)
+            meter.measure(_PROFILE_SHARE * (time.perf_counter() - began))
+        while meter.rounds < points.rounds:
+            meter.round()
         bar.remove()
     plan = _plan(setup, source, updates.complete(meter.profile()), options.choices)
     return {
@@ -194,18 +196,12 @@ def _round(
             engine.load_weights(updates.weights(), one.version)
 
 
-def _profile_rounds(rounds: int, wanted: int) -> set[int]:
-    """Return after which rounds the profile is measured again, beside its first round: evenly, with the last one."""
-    return {math.ceil(rounds * part / (wanted - 1)) for part in range(1, wanted)} if wanted > 1 else set()
-
-
-def _rounds_within(seconds: float, plan: SchedulePlan, points: Grid, profile_seconds: float) -> int:
+def _rounds_within(seconds: float, plan: SchedulePlan) -> int:
     """Return how many rounds fit into `seconds`, from 2 to 32. An update is taken to cost 3 prefills."""
     baseline = plan.baseline
     tokens = baseline.tokens_a_second * baseline.step_seconds
-    profile = plan.setting.profile
-    a_round = sum(one.figures.rollout_seconds for one in plan.planned) + 3 * profile.prefill_seconds([round(tokens)])
-    fit = (seconds - (points.rounds - 1) * profile_seconds) / a_round
+    update = 3 * plan.setting.profile.prefill_seconds([round(tokens)])
+    fit = seconds / (sum(one.figures.rollout_seconds for one in plan.planned) + update)
     return min(max(int(fit), _LEAST_ROUNDS), _MOST_ROUNDS)
 
 
