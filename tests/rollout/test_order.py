@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import cycle, islice
+from math import ceil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from scripted_loop import ScriptedLoop, script
 from ulorl.rollout import pool_io
 from ulorl.rollout.dispatch import StepDispatch
-from ulorl.rollout.expected_length import ExpectedLengths, expected_length, expected_rest
+from ulorl.rollout.expected_length import ExpectedLengths, expected_length, expected_rest, expected_rests
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
 from ulorl.rollout.scheduler import Scheduler
@@ -40,6 +41,7 @@ def test_what_is_expected_of_a_sample(
 ) -> None:
     assert expected_length(tokens, finished, before, L) == length
     assert expected_rest(present, length, L) == rest
+    assert expected_rests(np.array([present]), np.array([length]), L).tolist() == [rest]
 
 
 def test_the_last_visit_of_a_problem_replaces_the_one_before() -> None:
@@ -73,17 +75,19 @@ def test_waiting_samples_leave_by_what_is_expected_of_them_now() -> None:
             waiting.changed(group)
         while tokens and random.random() < 0.5:
             rest = {one: expected_rest(present, lengths[one // 3], 9) for one, present in tokens.items()}
-            wanted = min(rest, key=lambda one: (-rest[one], one % 3, one // 3))
-            assert waiting.take(1) == [wanted]
-            del tokens[wanted]
-    while tokens:
-        del tokens[waiting.take(1)[0]]
+            wanted = sorted(rest, key=lambda one: (-rest[one], one % 3, one // 3))
+            wanted = wanted[: len(wanted) if random.random() < 0.1 else random.integers(1, 4)]
+            assert waiting.take(len(wanted)) == (wanted, [ceil(rest[one]) for one in wanted])
+            for one in wanted:
+                del tokens[one]
+    assert waiting.take(0) == ([], [])
+    assert sorted(waiting.take(len(tokens))[0]) == sorted(tokens)
     with pytest.raises(IndexError):
         waiting.take(1)
 
 
 def enter(step: StepDispatch) -> list[int]:
-    return [sample for sample, _ in step.admit()]
+    return [sample for sample, *_ in step.admit()]
 
 
 def test_each_free_slot_goes_to_the_longest_by_all_that_is_known() -> None:
@@ -96,10 +100,9 @@ def test_each_free_slot_goes_to_the_longest_by_all_that_is_known() -> None:
     step.ended(2, 10, finished=True)
     assert enter(step) == [1]
     step.ended(4, 20, finished=True)
-    assert (step.expected_tokens(3), step.expected_tokens(5)) == (10, 20)
-    assert enter(step) == [5]
+    assert list(step.admit()) == [(5, 100, 20)]
     step.ended(0, 100, finished=True)
-    assert enter(step) == [3]
+    assert list(step.admit()) == [(3, 100, 10)]
     assert step.counts.in_flight == 3
     assert step.counts.waiting == 0
 
@@ -108,9 +111,8 @@ def test_earlier_visits_and_carried_lengths_order_the_first_samples() -> None:
     """Expected to lack: sample 1 (30 + 5) / 2 - 8 = 9.5; 3, with 20 of 30 tokens, half-way: 20; 4 and 5: 12."""
     visits = {0: 5.0, 1: 30.0, 2: 12.0}
     step = StepDispatch(SEGMENT, L, {1: 8, 3: 20}, {0: 30, 1: 0}, slots=9, visited=visits.get)  # type: ignore[arg-type]
-    assert step.expected_tokens(1) == 9.5
     step.open(2)
-    assert enter(step) == [3, 4, 5, 1]
+    assert list(step.admit()) == [(3, 80, 20), (4, 100, 12), (5, 100, 12), (1, 92, 10)]
 
 
 def test_samples_that_must_finish_and_old_groups_come_first() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from heapq import heappop, heappush
-from math import ceil
 
 from ulorl.engines.dealing import Dealer
 from ulorl.planning.decode_times import decode_times
@@ -63,7 +62,6 @@ class RolloutSimulation:
         self.seconds = 0.0
         self._schedule, self._setting, self._stays = schedule, setting, stays
         self._engines = [SimulatedEngine(profile, times) for _ in range(profile.engines)]
-        self._longest_first = schedule.order == "longest"
         self._next_group = 0
         self._started_tokens = 0
         self._seen = Samples()  # that were trained: no problem comes twice, so nothing else is known of a new one
@@ -119,7 +117,7 @@ class RolloutSimulation:
         while not dispatch.over:
             for _ in range(dispatch.new_groups()):
                 dispatch.open(self._open_group())
-            for row, engine in deal([self._row(dispatch, *one) for one in dispatch.admit()], ended):
+            for row, engine in deal([self._row(*one) for one in dispatch.admit()], ended):
                 engines[engine].add(row)
                 touched.add(engine)
             if not dispatch.counts.in_flight:  # the step is over
@@ -152,10 +150,9 @@ class RolloutSimulation:
             self._started_tokens += self._unfinished[sample].length
         return id
 
-    def _row(self, dispatch: StepDispatch, id: int, budget: int) -> Row:
+    def _row(self, id: int, budget: int, expected: int) -> Row:
         sample = self._unfinished[id]
         prompt, draws = self._setting.prompt_tokens, min(budget, sample.length - sample.tokens)
-        expected = min(ceil(dispatch.expected_tokens(id)), budget) if self._longest_first else 0
         return Row(id, id // self._schedule.group, prompt, sample.tokens, budget, expected, draws)
 
     def _end_segment(self, row: Row, engine: int) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
-from math import inf
+from math import ceil, inf
 
 from ulorl.rollout.expected_length import expected_length, expected_rest
 from ulorl.rollout.schedules import Schedule, StepCounts
@@ -21,10 +21,10 @@ class StepDispatch:
 
     max_tokens: the global maximum output length L. carried: the output tokens of each unfinished sample so far, by id,
     in the order in which they enter. open_groups: the output tokens of the finished samples of each group that was not
-    released yet, by group id. Sample ids are group id * G + member. versions: how many versions drew the tokens of each
-    unfinished sample, which only `max_versions` asks for. slots: the samples that the engine decodes at once, 0:
-    unknown. visited: returns the mean output tokens of earlier visits of a group's problem, 0 without one. next_group:
-    the id of the next new group.
+    released yet, by group id. Sample ids are group id * G + member. versions: how many versions drew the tokens of
+    unfinished samples; only those with `max_versions` - 1 or more matter. slots: the samples that the engine decodes at
+    once, 0: unknown. visited: returns the mean output tokens of earlier visits of a group's problem, 0 without one.
+    next_group: the id of the next new group.
 
     No more samples are sent than the engine decodes at once, so that their order is decided here, when a slot becomes
     free. First in, first out, carried samples enter before new ones. Longest first, samples that must finish, and those
@@ -48,7 +48,6 @@ class StepDispatch:
         self._schedule, self._max_tokens = schedule, max_tokens
         self._segment = schedule.segment_tokens or max_tokens
         self._visited = visited
-        self._expected: dict[int, float] = {}  # output tokens of the unfinished samples of a group, where asked for
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
         # unfinished samples of each group that has some, and output tokens of each unfinished sample
@@ -92,22 +91,21 @@ class StepDispatch:
         self._lengths |= members
         self._waiting.put(members)
 
-    def admit(self) -> list[tuple[int, int]]:
-        """Return the ids and budgets in tokens of the samples to send to the engine now."""
+    def admit(self) -> Iterator[tuple[int, int, int]]:
+        """Return the samples to send to the engine now: ids, budgets in tokens, and how many of these tokens each is
+        expected to need, 0 where the order of admission does not ask for that."""
         counts, first = self.counts, self._first
         number = max(0, min(counts.waiting, self._places - counts.in_flight))
         samples = [first.popleft() for _ in range(min(number, len(first)))]
-        samples += self._waiting.take(number - len(samples))
+        expected = [self._expected_tokens(sample) for sample in samples]
+        for taken, more in zip((samples, expected), self._waiting.take(number - len(samples)), strict=True):
+            taken += more
         counts.waiting -= number
         counts.in_flight += number
         counts.beginning = False
         self._nothing_left = not counts.in_flight
-        return [(sample, self._budget(sample)) for sample in samples]
-
-    def expected_tokens(self, sample: int) -> float:
-        """Return the tokens that an unfinished sample is expected to lack until it is finished."""
-        length = self._expected_length(sample // self._schedule.group)
-        return expected_rest(self._lengths[sample], length, self._max_tokens)
+        budgets = [self._budget(sample) for sample in samples]
+        return zip(samples, budgets, map(min, expected, budgets), strict=True)
 
     def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
         """Take note that the engine returned a sample with `tokens` new tokens."""
@@ -126,16 +124,16 @@ class StepDispatch:
             heappush(self._finished, group)
             self._count_ready()
         else:
-            self._expected.pop(group, None)
             self._waiting.changed(group)
 
     def _expected_length(self, group: int) -> float:
-        length = self._expected.get(group)
-        if length is None:
-            finished, before = self._schedule.group - self._left[group], self._visited(group)
-            length = expected_length(self._group_tokens[group], finished, before, self._max_tokens)
-            self._expected[group] = length
-        return length
+        finished, before = self._schedule.group - self._left[group], self._visited(group)
+        return expected_length(self._group_tokens[group], finished, before, self._max_tokens)
+
+    def _expected_tokens(self, sample: int) -> int:
+        """Return the tokens that an unfinished sample is expected to lack until it is finished."""
+        length = self._expected_length(sample // self._schedule.group)
+        return ceil(expected_rest(self._lengths[sample], length, self._max_tokens))
 
     def _budget(self, sample: int) -> int:
         left = self._max_tokens - self._lengths[sample]

@@ -6,6 +6,10 @@ Sources: the finished siblings of a sample, and the last visit of its problem.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class ExpectedLengths:
@@ -56,3 +60,9 @@ def expected_rest(present: int, length: float, max_tokens: int) -> float:
     if length < 2 * present:
         length = 2 * present
     return (length if length < max_tokens else max_tokens) - present
+
+
+def expected_rests(present: NDArray[Any], lengths: NDArray[Any], max_tokens: int) -> NDArray[Any]:
+    """Return `expected_rest` of many samples, [n]. present: their tokens, [n]. lengths: their expected lengths, [n]."""
+    found: NDArray[Any] = np.minimum(np.maximum(lengths, 2 * present), max_tokens) - present
+    return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from math import ceil
 
 from ulorl.rng import sample_seeds
 from ulorl.rollout.dispatch import StepDispatch, ready_groups
@@ -84,7 +83,7 @@ class Scheduler:
             self.max_tokens,
             {sample.id: len(sample) for sample in carried},
             {id: group.tokens for id, group in self.experience.open_groups.items()},
-            versions={sample.id: sample.version_count for sample in carried} if self.schedule.max_versions else None,
+            versions=self._versions(carried),
             slots=self._slots,
             visited=self._visited,
             next_group=self.next_group,
@@ -99,11 +98,11 @@ class Scheduler:
         if self._step is None:
             raise RuntimeError("no step is in progress; call begin_step first")
         step, samples = self._step, self.unfinished.samples
-        admitted = [] if step.over else self._admitted(step)
+        admitted = () if step.over else self._admitted(step)
         if step.over:
             self._step = None
             return None
-        return [self._request(step, samples[id], budget) for id, budget in admitted]
+        return [self._request(samples[id], budget, expected) for id, budget, expected in admitted]
 
     def end_segment(self, segment: Segment) -> Sample:
         """Append a segment to its sample and return the sample. An unfinished sample stays in the unfinished pool; a
@@ -142,7 +141,7 @@ class Scheduler:
                 self.lengths.learn(group.problem.id, finished[group.id], self.group)
         return released
 
-    def _admitted(self, step: StepDispatch) -> list[tuple[int, int]]:
+    def _admitted(self, step: StepDispatch) -> Iterable[tuple[int, int, int]]:
         first = self.next_group
         for problem, prompt in islice(self._problems, step.new_groups()):
             self._open_group(step, problem, prompt)
@@ -153,6 +152,11 @@ class Scheduler:
     def _draw_seeds(self, samples: Sequence[int]) -> None:
         """Draw the seeds of new samples: many at once are 50 times as fast as one by one."""
         self._seeds.update(zip(samples, sample_seeds(self.seed, samples), strict=True))
+
+    def _versions(self, carried: Sequence[Sample]) -> dict[int, int]:
+        """Return how many versions drew the tokens of each sample that may be near `max_versions`, by id."""
+        least = self.schedule.max_versions - 1
+        return {one.id: one.version_count for one in carried if len(one.segments) >= least} if least > 0 else {}
 
     def _visited(self, group: int) -> float:
         return self.lengths.mean(self.experience.problem(group).id)
@@ -165,9 +169,8 @@ class Scheduler:
         for member in range(id * self.group, (id + 1) * self.group):
             self.unfinished.put(Sample(member, id, prompt))
 
-    def _request(self, step: StepDispatch, sample: Sample, budget: int) -> Request:
+    def _request(self, sample: Sample, budget: int, expected: int) -> Request:
         id = sample.id
-        expected = min(ceil(step.expected_tokens(id)), budget) if self._longest_first else 0
         output = tuple([segment.tokens for segment in sample.segments])
         request = Request(id, sample.prompt, budget, self.sampling, self._seeds[id], expected, output)
         self._in_flight[id] = request

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush, heapreplace
-from itertools import chain
+from math import ceil
 from typing import Protocol
 
-from ulorl.rollout.expected_length import expected_rest
+import numpy as np
+from numpy.typing import NDArray
+
+from ulorl.rollout.expected_length import expected_rest, expected_rests
 
 _Entry = tuple[float, int, int]  # minus the tokens that a sample is expected to lack, its member, its group
+_Taken = tuple[list[int], list[int]]  # ids of samples, and the tokens that they are expected to lack, 0: not asked for
 
 
 class Waiting(Protocol):
@@ -20,7 +24,7 @@ class Waiting(Protocol):
         """Let samples wait. samples: their output tokens by id."""
         ...
 
-    def take(self, number: int) -> list[int]:
+    def take(self, number: int) -> _Taken:
         """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
         ...
 
@@ -39,9 +43,9 @@ class FirstInFirstOut:
         """Let samples wait; their lengths do not matter here."""
         self._samples.extend(samples)
 
-    def take(self, number: int) -> list[int]:
+    def take(self, number: int) -> _Taken:
         """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
-        return [self._samples.popleft() for _ in range(number)]
+        return [self._samples.popleft() for _ in range(number)], [0] * number
 
     def changed(self, group: int) -> None:
         """Do nothing: expected lengths do not matter here."""
@@ -54,70 +58,97 @@ class LongestFirst:
     early.
 
     expected_length: returns the output tokens that are expected of the samples of a group. max_tokens: L. group:
-    samples a group (G); ids are group id * G + member. What waits when a step begins is sorted once. A heap holds the
-    next sample of each of the n groups that change or come later, so that a sample of them is taken in O(log n), and a
-    change takes O(G log G + log n).
+    samples a group (G); ids are group id * G + member. What waits when a step begins is sorted once, and so is what
+    leaves at once. A heap holds the next sample of each of the n groups that change or come later, so that a sample of
+    them is taken in O(log n), and a change takes O(G log G + log n).
     """
 
     def __init__(self, expected_length: Callable[[int], float], max_tokens: int, group: int) -> None:
         self._expected_length, self._max_tokens, self._group = expected_length, max_tokens, group
-        self._tokens: dict[int, dict[int, int]] = {}  # output tokens by group and member
-        self._changed: dict[int, None] = {}  # groups whose members must be ordered again, in order
-        self._order: dict[int, list[_Entry]] = {}  # of each group; the last one enters next
-        self._sorted: list[_Entry] = []  # of many groups; the last one enters next. Some are no longer valid
-        self._heap: list[_Entry] = []  # the next one of each other group. Some are no longer valid
+        self._tokens: dict[int, int] = {}  # output tokens of the samples, by id
+        self._new: list[Mapping[int, int]] = []  # samples that were put since the last order
+        self._changed: set[int] = set()  # groups whose samples must be ordered again
+        self._sorted: list[_Entry] = []  # the last one enters next. Those of groups in `_order` are no longer valid
+        self._order: dict[int, list[_Entry]] = {}  # of each group that changed since; the last one enters next
+        self._heap: list[_Entry] = []  # the next one of each of these groups. Some are no longer valid
 
     def put(self, samples: Mapping[int, int]) -> None:
         """Let samples wait. samples: their output tokens by id."""
-        for sample, tokens in samples.items():
-            group, member = divmod(sample, self._group)
-            self._tokens.setdefault(group, {})[member] = tokens
-            self._changed[group] = None
+        self._tokens |= samples
+        self._new.append(samples)
 
-    def take(self, number: int) -> list[int]:
+    def take(self, number: int) -> _Taken:
         """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
-        changed = [self._ordered(group) for group in self._changed]
-        self._changed.clear()
+        if not number:
+            return [], []
+        if number == len(self._tokens):
+            groups, members, rests = self._all_sorted()
+            self._set_sorted([])
+            self._tokens.clear()
+            return (groups * self._group + members).tolist(), np.ceil(rests).astype(np.int64).tolist()
         if self._sorted or self._heap:
-            for order in changed:
-                heappush(self._heap, order[-1])
+            self._changed.update(sample // self._group for samples in self._new for sample in samples)
+            for group in self._changed:
+                self._order_again(group)
+            self._new.clear()
+            self._changed.clear()
         else:
-            self._sorted = sorted(chain.from_iterable(changed), reverse=True)
-        return [self._take() for _ in range(number)]
+            groups, members, rests = (column[::-1] for column in self._all_sorted())
+            self._set_sorted(list(zip((-rests).tolist(), members.tolist(), groups.tolist(), strict=True)))
+        entries = [self._take() for _ in range(number)]
+        return [group * self._group + member for _, member, group in entries], [ceil(-rest) for rest, *_ in entries]
 
     def changed(self, group: int) -> None:
         """Take note that other lengths are expected of the samples of a group than before."""
-        if group in self._tokens:
-            self._changed[group] = None
+        self._changed.add(group)
 
-    def _ordered(self, group: int) -> list[_Entry]:
-        """Order the samples of a group again."""
-        length, limit = self._expected_length(group), self._max_tokens
-        entries = [(-expected_rest(n, length, limit), member, group) for member, n in self._tokens[group].items()]
-        self._order[group] = order = sorted(entries, reverse=True)
-        return order
+    def _all_sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return groups, members and expected tokens of all samples, in the order in which they enter, [n] each."""
+        ids, present = (np.fromiter(values, np.int64) for values in (self._tokens, self._tokens.values()))
+        groups, members = np.divmod(ids, self._group)
+        distinct, which = np.unique(groups, return_inverse=True)
+        lengths = np.array([self._expected_length(group) for group in distinct.tolist()], np.float64)
+        rests = expected_rests(present, lengths[which], self._max_tokens)
+        order = np.lexsort((groups, members, -rests))
+        return groups[order], members[order], rests[order]
 
-    def _take(self) -> int:
+    def _set_sorted(self, entries: list[_Entry]) -> None:
+        self._sorted = entries
+        for emptied in (self._new, self._changed, self._order, self._heap):
+            emptied.clear()
+
+    def _order_again(self, group: int) -> None:
+        """Order the samples of a group that wait, in its own list and the heap."""
+        ids = range(group * self._group, (group + 1) * self._group)
+        waiting = [(member, self._tokens[id]) for member, id in enumerate(ids) if id in self._tokens]
+        if waiting:
+            length, limit = self._expected_length(group), self._max_tokens
+            order = [(-expected_rest(present, length, limit), member, group) for member, present in waiting]
+            order.sort(reverse=True)
+            self._order[group] = order
+            heappush(self._heap, order[-1])
+
+    def _take(self) -> _Entry:
         ranked, heap = self._sorted, self._heap
-        while ranked and not self._valid(ranked[-1]):
+        while ranked and ranked[-1][2] in self._order:
             ranked.pop()
         while heap and not self._valid(heap[0]):
             heappop(heap)
-        from_heap = not ranked or (bool(heap) and heap[0] < ranked[-1])
-        _, member, group = heap[0] if from_heap else ranked.pop()
-        order = self._order[group]
-        order.pop()
-        if from_heap and order:
-            heapreplace(heap, order[-1])
-        elif from_heap:
-            heappop(heap)
-        if order:
-            del self._tokens[group][member]
+        if heap and not (ranked and ranked[-1] < heap[0]):
+            entry = heap[0]
+            order = self._order[entry[2]]
+            order.pop()
+            if order:
+                heapreplace(heap, order[-1])
+            else:
+                heappop(heap)
         else:
-            del self._tokens[group], self._order[group]
-        return group * self._group + member
+            entry = ranked.pop()
+        _, member, group = entry
+        del self._tokens[group * self._group + member]
+        return entry
 
     def _valid(self, entry: _Entry) -> bool:
-        """Return whether an entry is the next one of its group, as the group was last ordered."""
-        order = self._order.get(entry[2])
-        return order is not None and order[-1] is entry
+        """Return whether an entry of the heap is the next one of its group, as the group was last ordered."""
+        order = self._order[entry[2]]
+        return bool(order) and order[-1] is entry
