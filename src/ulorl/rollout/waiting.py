@@ -93,8 +93,9 @@ class LongestFirst:
             self._new.clear()
             self._changed.clear()
         else:
-            groups, members, rests = (column[::-1] for column in self._all_sorted())
-            self._set_sorted(list(zip((-rests).tolist(), members.tolist(), groups.tolist(), strict=True)))
+            groups, members, rests = self._all_sorted()
+            last_first = (column[::-1].tolist() for column in (-rests, members, groups))
+            self._set_sorted(list(zip(*last_first, strict=True)))
         entries = [self._take() for _ in range(number)]
         return [group * self._group + member for _, member, group in entries], [ceil(-rest) for rest, *_ in entries]
 
