@@ -9,7 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from refusals import refused
-from ulorl.bench.engine_profile import Grid, added_seconds, grid, step_seconds
+from ulorl.bench.engine_profile import (
+    Grid,
+    ProfileMeter,
+    Subject,
+    added_seconds,
+    grid,
+    mean_without_extremes,
+    step_seconds,
+)
 from ulorl.cli.main import app
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
@@ -52,6 +60,31 @@ def test_the_grid() -> None:
     assert grid(20, 512, quick=True) == Grid([1, 2, 4, 8, 16, 20], [64, 256, 448], prefill, 512, rounds=2)
     assert grid(1, 4) == Grid([1], [1, 2, 3], [1, 2, 3], 4, rounds=3)  # of 1, 1, 1, 2, 3
     assert grid(1, 1, quick=True) == Grid([1], [1], [1], 1, rounds=2)
+
+
+def test_means_leave_out_a_tenth_at_either_end() -> None:
+    """Of 3 values one at either end, the median; of 11 two: 2 to 8 remain of 0 to 10, however large the largest is."""
+    assert mean_without_extremes([1, 4]) == 2.5
+    assert mean_without_extremes([90, 1, 4]) == 4
+    assert mean_without_extremes([0, 1, 2, 3, 4, 5, 6, 7, 8, 100]) == 4.5
+    assert mean_without_extremes([3, 2, 1, 0, 4, 5, 6, 7, 8, 9, 1000]) == 5
+
+
+def test_points_are_measured_in_turns_until_there_are_enough() -> None:
+    """Contexts 1, 2 and 3 of one row, prefills of as many tokens, the sync: 7 points with nothing to copy."""
+    engine = ScriptedEngine(lambda _: [1] * 99, eos_id=0, slots=1)
+    subject = Subject(engine, "scripted", 9, slots=1, prefill_tokens=8, prefill_padding=None, weights=lambda: ())
+    meter = ProfileMeter(subject, grid(1, 4), {"processor": "P", "capability": "C", "threads": 1, "date": "D"})
+    meter.measure(0)
+    assert meter.rounds == 1
+    meter.measure(0, rounds=1.5)
+    assert meter.rounds == pytest.approx(11 / 7)  # the first count of points that is at least 1.5 rounds
+    seconds = meter.seconds
+    meter.measure(seconds)  # they took as long already
+    assert (meter.rounds, meter.seconds) == (11 / 7, seconds)
+    meter.measure(seconds + 0.01)
+    assert meter.seconds >= seconds + 0.01
+    assert meter.profile().decode.contexts == (1, 2, 3)
 
 
 def test_what_a_request_adds_to_a_pass() -> None:

@@ -65,14 +65,15 @@ def test_the_last_visit_of_a_problem_replaces_the_one_before() -> None:
 def test_waiting_samples_leave_by_what_is_expected_of_them_now() -> None:
     """Any order of moves, against the definition: the largest of all, then the first member, then the first group."""
     random = np.random.default_rng(0)
-    lengths = random.integers(1, 9, size=100)  # expected of each group
+    lengths = random.integers(1, 63, size=100) / 7  # expected of each group
     waiting, tokens = LongestFirst(lambda group: float(lengths[group]), 9, group=3), dict[int, int]()
     for sample in range(300):
         tokens[sample] = int(random.integers(4))
         waiting.put({sample: tokens[sample]})
         for group in (sample // 3, int(random.integers(1 + sample // 3))):  # a sibling has finished
-            lengths[group] = random.integers(1, 9)
+            lengths[group] = random.integers(1, 63) / 7
             waiting.changed(group)
+            assert waiting.take(0) == ([], [])
         while tokens and random.random() < 0.5:
             rest = {one: expected_rest(present, lengths[one // 3], 9) for one, present in tokens.items()}
             wanted = sorted(rest, key=lambda one: (-rest[one], one % 3, one // 3))
@@ -80,7 +81,6 @@ def test_waiting_samples_leave_by_what_is_expected_of_them_now() -> None:
             assert waiting.take(len(wanted)) == (wanted, [ceil(rest[one]) for one in wanted])
             for one in wanted:
                 del tokens[one]
-    assert waiting.take(0) == ([], [])
     assert sorted(waiting.take(len(tokens))[0]) == sorted(tokens)
     with pytest.raises(IndexError):
         waiting.take(1)

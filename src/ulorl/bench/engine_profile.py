@@ -8,9 +8,10 @@ copies its keys and values. The step in which requests enter is not counted. A p
 which enters while another row decodes, and, where several fit into a pass, with a full pass of equally long ones at the
 beginning of a rollout; the planner computes the passes of other lengths as the engine does. Budgets are those of a
 rollout, so that keys and values have as much memory as there.
-Each point is measured once in a round over all of them, so that a slow minute of the machine meets all points alike.
-Each number is the mean over the rounds without the smallest and the largest tenth: a rollout is the sum of its steps,
-so a machine that is slow for a third of the time counts as much as in a rollout, but a single pause does not.
+The points take turns, so that a slow minute of the machine meets all points alike. Each number is the mean of all its
+values without at least a tenth at either end; of three values, that is the median. A rollout is the sum of its steps:
+where there are many values, slow periods of a shared machine count nearly as much as in a rollout, and a single pause
+does not count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
@@ -104,15 +106,15 @@ def run(model: str = TINY, slots: int = 32, max_tokens: int = 512, *, quick: boo
     meter.warm_up()
     with ProgressBars() as bars:
         bar = bars.add("rounds", total=points.rounds)
-        for _ in range(points.rounds):
-            meter.round()
+        for number in range(1, points.rounds + 1):
+            meter.measure(0, rounds=number)
             bar.advance()
     return meter.profile()
 
 
 class ProfileMeter:
-    """Measures `subject` at every point of `grid`, a round at a time, so that rounds of something else may come between
-    them. about: of `machine_facts.facts`. Begin with `warm_up`."""
+    """Measures `subject` at every point of `grid`, one after the other in rounds; anything else may run between two
+    points. about: of `machine_facts.facts`. Begin with `warm_up`."""
 
     def __init__(self, subject: Subject, grid: Grid, about: dict[str, Any]) -> None:
         self._subject, self._grid, self._about = subject, grid, about
@@ -123,7 +125,14 @@ class ProfileMeter:
         }
         self._sync: list[float] = []
         self._copy: list[float] = []
-        self.rounds, self.seconds = 0, 0.0  # the rounds so far, and what all of them together took
+        self._points = self._all_points()
+        self._measured = 0  # points, over all rounds
+        self.seconds = 0.0  # that all points together took
+
+    @property
+    def rounds(self) -> float:
+        """How often every point was measured; 1.5: half of them twice."""
+        return self._measured / len(self._points)
 
     def warm_up(self) -> None:
         """Let the engine make what it makes once for each number of rows, and for prefills."""
@@ -132,29 +141,41 @@ class ProfileMeter:
         for tokens, requests in self._prefill:
             self._prefill_seconds(tokens, requests)
 
-    def measure(self, seconds: float) -> None:
-        """Measure rounds until all of them together have taken `seconds`, at least one."""
-        while not self.rounds or self.seconds < seconds:
-            self.round()
+    def measure(self, seconds: float, rounds: float = 1) -> None:
+        """Measure points until there are `rounds` rounds that took `seconds`, with what was measured before."""
+        while self.rounds < rounds or self.seconds < seconds:
+            began = time.perf_counter()
+            self._points[self._measured % len(self._points)]()
+            self._measured += 1
+            self.seconds += time.perf_counter() - began
 
-    def round(self) -> None:
-        """Measure every point once more."""
-        began = time.perf_counter()
-        for (rows, context, alike), seconds in self._decode.items():
-            seconds += self._decode_seconds(rows, context, alike=alike, steps=self._grid.steps)
-        for (tokens, requests), times in self._prefill.items():
-            times.append(self._prefill_seconds(tokens, requests))
-        if self._subject.prefill_padding is not None and self._subject.slots > 2:
-            self._copy.append(self._copy_seconds(max(self._grid.contexts), self._subject.slots))
+    def _all_points(self) -> list[Callable[[], None]]:
+        copy = self._subject.prefill_padding is not None and self._subject.slots > 2
+        return [
+            *(partial(self._measure_decode, *point) for point in self._decode),
+            *(partial(self._measure_prefill, *point) for point in self._prefill),
+            *([self._measure_copy] if copy else []),
+            self._measure_sync,
+        ]
+
+    def _measure_decode(self, rows: int, context: int, alike: bool) -> None:
+        seconds = self._decode_seconds(rows, context, alike=alike, steps=self._grid.steps)
+        self._decode[rows, context, alike] += seconds
+
+    def _measure_prefill(self, tokens: int, requests: int) -> None:
+        self._prefill[tokens, requests].append(self._prefill_seconds(tokens, requests))
+
+    def _measure_copy(self) -> None:
+        self._copy.append(self._copy_seconds(max(self._grid.contexts), self._subject.slots))
+
+    def _measure_sync(self) -> None:
         self._subject.engine.sleep()  # as before a rollout
         started = time.perf_counter()
         self._subject.engine.load_weights(self._subject.weights(), len(self._sync))
         self._sync.append(time.perf_counter() - started)
-        self.rounds += 1
-        self.seconds += time.perf_counter() - began
 
     def profile(self) -> LatencyProfile:
-        """Return the means of all rounds. The update is not measured: the profile says that it takes no time."""
+        """Return what was measured, after a round or more. No update is: the profile says that it takes no time."""
         grid, subject, about = self._grid, self._subject, self._about
         where = f"{about['processor']} ({about['capability']}), {about['threads']} threads"
         return LatencyProfile(
@@ -169,8 +190,8 @@ class ProfileMeter:
             prefill_added=self._added_table(),
             prefill_pass_tokens=subject.prefill_tokens,
             prefill_padding=subject.prefill_padding,
-            copy_seconds=round(_mean(self._copy), 10) if self._copy else 0.0,
-            sync_seconds=_rounded(_mean(self._sync)),
+            copy_seconds=round(max(0.0, mean_without_extremes(self._copy)), 10) if self._copy else 0.0,
+            sync_seconds=_rounded(mean_without_extremes(self._sync)),
             slots=subject.slots,
             sources={
                 **dict.fromkeys(
@@ -186,7 +207,7 @@ class ProfileMeter:
     def _decode_table(self, *, alike: bool) -> tuple[tuple[float, ...], ...]:
         contexts, rows = self._grid.contexts, self._grid.rows
         points = [[self._decode_point(count, context, alike) for context in contexts] for count in rows]
-        return tuple(tuple(_rounded(_mean(self._decode[point])) for point in line) for line in points)
+        return tuple(tuple(_rounded(mean_without_extremes(self._decode[point])) for point in line) for line in points)
 
     def _decode_point(self, rows: int, context: int, alike: bool) -> tuple[int, int, bool]:
         """Return what is measured for a point of the table: where rows of twice the mean do not fit, equally long ones
@@ -195,14 +216,18 @@ class ProfileMeter:
 
     def _prefill_table(self) -> TokenTable:
         """Return the seconds of a single request."""
-        seconds = (_rounded(_mean(self._prefill[tokens, 1])) for tokens in self._grid.prefill)
+        seconds = (_rounded(max(0.0, mean_without_extremes(self._prefill[tokens, 1]))) for tokens in self._grid.prefill)
         return TokenTable(tokens=tuple(self._grid.prefill), seconds=tuple(seconds))
 
     def _added_table(self) -> TokenTable:
         """Return the seconds that one more request adds to a pass: a line from one request to as many as fit."""
         full = {tokens: requests for tokens, requests in self._prefill if requests > 1}
         added = (
-            added_seconds(_mean(self._prefill[tokens, 1]), _mean(self._prefill[tokens, requests]), requests)
+            added_seconds(
+                mean_without_extremes(self._prefill[tokens, 1]),
+                mean_without_extremes(self._prefill[tokens, requests]),
+                requests,
+            )
             for tokens, requests in full.items()
         )
         return TokenTable(tokens=tuple(full), seconds=tuple(map(_rounded, added)))
@@ -226,7 +251,7 @@ class ProfileMeter:
         if requests == 1 and self._subject.slots > 1:
             self._step_seconds([self._prompt(2)], 1, stop=False)
         first, *rest = self._step_seconds(prompts, _PREFILL_STEPS)
-        return max(0.0, first - median(rest))
+        return first - median(rest)
 
     def _copy_seconds(self, tokens: int, rows: int) -> float:
         """Return the seconds to copy a token's keys and values to another row: the prompt of siblings is prefilled once
@@ -237,7 +262,7 @@ class ProfileMeter:
             return first - median(rest)
 
         entry(rows)
-        return max(0.0, entry(rows) - entry(2)) / ((rows - 2) * (tokens - 1))
+        return (entry(rows) - entry(2)) / ((rows - 2) * (tokens - 1))
 
     def _step_seconds(self, prompts: Sequence[Tokens], steps: int, *, stop: bool = True) -> list[float]:
         seconds = step_seconds(self._subject.engine, prompts, steps, self._grid.max_tokens)
@@ -277,8 +302,8 @@ def step_seconds(engine: Engine, prompts: Sequence[Tokens], steps: int, max_toke
     return seconds
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Return the mean without the smallest and the largest tenth, which are one each of 3 to 10 values."""
+def mean_without_extremes(values: Sequence[float]) -> float:
+    """Return the mean without at least a tenth of the values at either end: one of 3 to 10 values, two of 11 to 20."""
     cut = math.ceil(len(values) / 10) if len(values) > 2 else 0
     return float(np.mean(sorted(values)[cut : len(values) - cut]))
 

@@ -91,7 +91,6 @@ def _speedup(plan: SchedulePlan, figures: Mapping[str, Any]) -> dict[str, float]
 def _figures(run: MeasuredRun, choice: Choice, plan: SchedulePlan, updated: bool) -> dict[str, Any]:
     """Return the figures of one schedule, without ratios to others."""
     sums, profile, setting = run.measured, plan.setting.profile, plan.setting
-    mean_length = float(run.lengths.lengths.mean())
     computed = sums.decode_tokens + sums.prefill_tokens
     whole = sums.seconds + sum(
         profile.learner.at(step.trained_tokens) + profile.sync_seconds for step in run.steps if step.groups
@@ -112,10 +111,7 @@ def _figures(run: MeasuredRun, choice: Choice, plan: SchedulePlan, updated: bool
         "most_versions": sums.most_versions,
         "mean_rows": sums.decode_tokens / sums.decode_steps,
         "occupancy": sums.decode_tokens / sums.decode_steps / setting.profile.slots,
-        "length_bias": sums.trained_tokens / sums.samples / mean_length,
-        "length_bias_of_first_steps": run.first.trained_tokens / run.first.samples / mean_length
-        if run.first.samples
-        else None,
+        "length_bias_of_first_steps": run.first_length_bias,
         "seconds_of_steps": [round(step.seconds, 4) for step in run.steps],
     }
 
@@ -203,7 +199,7 @@ def _speedup_cell(rollout: Mapping[str, Any]) -> str:
 def _age_table(schedules: Any) -> str:
     head = (
         "schedule", "groups", "decode steps per 1,000 trained tokens", "prefilled again", "rows", "occupancy",
-        "mean age", "versions, mean", "most", "length bias", "first 8 steps",
+        "mean age", "versions, mean", "most", "length bias, first 8 steps",
     )  # fmt: skip
     rows = [
         (
@@ -216,7 +212,6 @@ def _age_table(schedules: Any) -> str:
             f"{one['mean_age']:.2f}",
             f"{one['mean_versions']:.2f}",
             one["most_versions"],
-            f"{one['length_bias']:.2f}",
             _cell(one["length_bias_of_first_steps"], ".2f"),
         )
         for name, one in schedules

@@ -58,7 +58,8 @@ class MeasuredRun:
     """A run of `schedule` with the real scheduler. group sizes and lengths: of `lengths`, [P, G].
 
     prompt_tokens: of every prompt; tokens are drawn below `vocabulary`. slots: rows at once. first: sums over the first
-    8 steps, which are biased to short samples. measured, steps: sums over the measured steps, and each of them.
+    8 steps, which are biased to short samples; first_started: the groups they started. measured, steps: sums over the
+    measured steps, and each of them.
     """
 
     schedule: Schedule
@@ -69,6 +70,7 @@ class MeasuredRun:
     slots: int
     version: int = 0
     first: StepSums = field(default_factory=StepSums)
+    first_started: int = 0
     measured: StepSums = field(default_factory=StepSums)
     steps: list[StepSums] = field(default_factory=list)
 
@@ -87,6 +89,15 @@ class MeasuredRun:
             sums, _ = self._step(engine)
             if number < FIRST_STEPS:
                 self.first.add(sums)
+                self.first_started = self._scheduler.next_group
+
+    @property
+    def first_length_bias(self) -> float | None:
+        """Mean length of what the first steps trained over that of what they started; None: they trained nothing."""
+        if not self.first.samples:
+            return None
+        started = [length for group in range(self.first_started) for length in self.lengths.of_group(group)]
+        return self.first.trained_tokens / self.first.samples / (sum(started) / len(started))
 
     def measure(self, engine: Engine) -> list[Group]:
         """Make and measure one step on `engine`, whose model never draws EOS. Return the groups that it trains."""

@@ -6,7 +6,7 @@ engine, which drops rows that have finished. So completed groups a second are co
 
 An output ends at its given length, whatever the model draws, and each schedule trains the same P groups in the measured
 steps. The steps before, which fill the pools, are played by the same scheduler without a model. The schedules take
-turns, a step each, so that all meet the same load of the machine; rounds of a latency profile come between.
+turns, a step each, so that all meet the same load of the machine; points of a latency profile come between.
 
 Rollout time is measured. Update time is that of real updates, one in each round, on what one segment trains: seconds a
 trained token, the same for all schedules, because they train the same groups. New weights are sent after each update.
@@ -50,7 +50,7 @@ _CORRELATION = (
     0.35  # of siblings where a file names no problems: in 6 sources of reasoning models .07 to .75, median .35
 )
 _PROFILE_SECONDS = 5.0  # of the profile that is measured first: steps of milliseconds need many rounds
-_PROFILE_SHARE = 0.15  # of the time of all that follows: the machine may be slow for part of it
+_PROFILE_SHARE = 0.15  # of the time from then on, at least: the machine may be slow for part of it
 _DRAWS = 16  # of lengths, to choose from
 
 
@@ -128,17 +128,18 @@ def _measured(setup: Setup, options: Options, about: dict[str, Any], bars: Progr
         )
         meter = ProfileMeter(subject, points, about)
         meter.warm_up()
+        began = time.perf_counter()
         meter.measure(_PROFILE_SECONDS)
         plan = _plan(setup, source, meter.profile(), options.choices)
         left = 60 * options.minutes - (time.perf_counter() - started)
-        rounds = options.rounds or _rounds_within((1 - _PROFILE_SHARE) * left, plan)
+        profile_seconds = max(_PROFILE_SHARE * left, (points.rounds - 1) * meter.seconds / meter.rounds)
+        rounds = options.rounds or _rounds_within(left - profile_seconds, plan)
         runs = _begun_runs(setup, plan, _typical_lengths(plan, rounds), model.vocabulary)
-        bar, began = bars.add(setup.model, total=rounds * len(runs)), time.perf_counter()
-        for _ in range(rounds):
+        bar = bars.add(setup.model, total=rounds * len(runs))
+        for number in range(1, rounds + 1):
             _round(runs, engine, updates, bar, measure_updates=options.update, forget=setup.engine == "vllm")
-            meter.measure(_PROFILE_SHARE * (time.perf_counter() - began))
-        while meter.rounds < points.rounds:
-            meter.round()
+            least = 1 + (points.rounds - 1) * number / rounds
+            meter.measure(_PROFILE_SHARE * (time.perf_counter() - began), rounds=least)
         bar.remove()
     plan = _plan(setup, source, updates.complete(meter.profile()), options.choices)
     return {

@@ -92,14 +92,15 @@ class StepDispatch:
         self._waiting.put(members)
 
     def admit(self) -> Iterator[tuple[int, int, int]]:
-        """Return the samples to send to the engine now: ids, budgets in tokens, and how many of these tokens each is
-        expected to need, 0 where the order of admission does not ask for that."""
+        """Return the samples to send to the engine now, to be read once: ids, budgets in tokens, and how many of these
+        tokens each is expected to need, 0 where the order of admission does not ask for that."""
         counts, first = self.counts, self._first
         number = max(0, min(counts.waiting, self._places - counts.in_flight))
         samples = [first.popleft() for _ in range(min(number, len(first)))]
         expected = [self._expected_tokens(sample) for sample in samples]
-        for taken, more in zip((samples, expected), self._waiting.take(number - len(samples)), strict=True):
-            taken += more
+        others, others_expected = self._waiting.take(number - len(samples))
+        samples += others
+        expected += others_expected
         counts.waiting -= number
         counts.in_flight += number
         counts.beginning = False

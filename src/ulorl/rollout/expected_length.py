@@ -56,10 +56,7 @@ def expected_rest(present: int, length: float, max_tokens: int) -> float:
     It is not expected to be further than half-way: a sample that is long already often becomes longer than its
     siblings.
     """
-    # every step asks for all samples, and calls of `min` and `max` take twice as long as all the rest
-    if length < 2 * present:
-        length = 2 * present
-    return (length if length < max_tokens else max_tokens) - present
+    return min(max(length, 2 * present), max_tokens) - present
 
 
 def expected_rests(present: NDArray[Any], lengths: NDArray[Any], max_tokens: int) -> NDArray[Any]:

@@ -156,7 +156,9 @@ class Scheduler:
     def _versions(self, carried: Sequence[Sample]) -> dict[int, int]:
         """Return how many versions drew the tokens of each sample that may be near `max_versions`, by id."""
         least = self.schedule.max_versions - 1
-        return {one.id: one.version_count for one in carried if len(one.segments) >= least} if least > 0 else {}
+        if least < 1:
+            return {}
+        return {one.id: one.version_count for one in carried if len(one.segments) >= least}
 
     def _visited(self, group: int) -> float:
         return self.lengths.mean(self.experience.problem(group).id)

@@ -25,7 +25,8 @@ class Waiting(Protocol):
         ...
 
     def take(self, number: int) -> _Taken:
-        """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
+        """Remove and return the samples that enter next, with what each is expected to lack. Raises IndexError when
+        fewer wait."""
         ...
 
     def changed(self, group: int) -> None:
@@ -44,7 +45,8 @@ class FirstInFirstOut:
         self._samples.extend(samples)
 
     def take(self, number: int) -> _Taken:
-        """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
+        """Remove and return the samples that enter next, with what each is expected to lack. Raises IndexError when
+        fewer wait."""
         return [self._samples.popleft() for _ in range(number)], [0] * number
 
     def changed(self, group: int) -> None:
@@ -58,18 +60,18 @@ class LongestFirst:
     early.
 
     expected_length: returns the output tokens that are expected of the samples of a group. max_tokens: L. group:
-    samples a group (G); ids are group id * G + member. What waits when a step begins is sorted once, and so is what
-    leaves at once. A heap holds the next sample of each of the n groups that change or come later, so that a sample of
-    them is taken in O(log n), and a change takes O(G log G + log n).
+    samples a group (G); ids are group id * G + member. All that waits is sorted at once when a step begins, and
+    whenever all of it leaves together. A heap holds the next sample of each of the n groups that change or come later,
+    so that a sample of them is taken in O(log n), and a change takes O(G log G + log n).
     """
 
     def __init__(self, expected_length: Callable[[int], float], max_tokens: int, group: int) -> None:
         self._expected_length, self._max_tokens, self._group = expected_length, max_tokens, group
         self._tokens: dict[int, int] = {}  # output tokens of the samples, by id
-        self._new: list[Mapping[int, int]] = []  # samples that were put since the last order
+        self._new: list[Mapping[int, int]] = []  # samples that were put since they were last ordered
         self._changed: set[int] = set()  # groups whose samples must be ordered again
         self._sorted: list[_Entry] = []  # the last one enters next. Those of groups in `_order` are no longer valid
-        self._order: dict[int, list[_Entry]] = {}  # of each group that changed since; the last one enters next
+        self._order: dict[int, list[_Entry]] = {}  # of each group that changed or came since; the last one enters next
         self._heap: list[_Entry] = []  # the next one of each of these groups. Some are no longer valid
 
     def put(self, samples: Mapping[int, int]) -> None:
@@ -78,12 +80,13 @@ class LongestFirst:
         self._new.append(samples)
 
     def take(self, number: int) -> _Taken:
-        """Remove and return the samples that enter next. Raises IndexError when fewer wait."""
+        """Remove and return the samples that enter next, with what each is expected to lack. Raises IndexError when
+        fewer wait."""
         if not number:
             return [], []
         if number == len(self._tokens):
             groups, members, rests = self._all_sorted()
-            self._set_sorted([])
+            self._begin_again([])
             self._tokens.clear()
             return (groups * self._group + members).tolist(), np.ceil(rests).astype(np.int64).tolist()
         if self._sorted or self._heap:
@@ -95,7 +98,7 @@ class LongestFirst:
         else:
             groups, members, rests = self._all_sorted()
             last_first = (column[::-1].tolist() for column in (-rests, members, groups))
-            self._set_sorted(list(zip(*last_first, strict=True)))
+            self._begin_again(list(zip(*last_first, strict=True)))
         entries = [self._take() for _ in range(number)]
         return [group * self._group + member for _, member, group in entries], [ceil(-rest) for rest, *_ in entries]
 
@@ -113,7 +116,8 @@ class LongestFirst:
         order = np.lexsort((groups, members, -rests))
         return groups[order], members[order], rests[order]
 
-    def _set_sorted(self, entries: list[_Entry]) -> None:
+    def _begin_again(self, entries: list[_Entry]) -> None:
+        """Let `entries` be all that waits, in order; forget earlier orders."""
         self._sorted = entries
         for emptied in (self._new, self._changed, self._order, self._heap):
             emptied.clear()
