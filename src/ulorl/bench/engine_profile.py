@@ -6,8 +6,9 @@ measured twice: with rows that are equally long, as those of one segment are, an
 mean, as carried samples have. They share up to 16 prompts, as the embedded engine prefills each of these once and
 copies its keys and values. The step in which requests enter is not counted. A prefill is measured with one request,
 which enters while another row decodes, and, where several fit into a pass, with a full pass of equally long ones at the
-beginning of a rollout; the planner computes the passes of other lengths as the engine does. Budgets are those of a
-rollout, so that keys and values have as much memory as there.
+beginning of a rollout, after new weights; the planner computes the passes of other lengths as the engine does. Budgets
+are those of a rollout, so that keys and values have as much memory as there.
+
 The points take turns, so that a slow minute of the machine meets all points alike. Each number is the mean of all its
 values without at least a tenth at either end; of three values, that is the median. A rollout is the sum of its steps:
 where there are many values, slow periods of a shared machine count nearly as much as in a rollout, and a single pause
@@ -42,13 +43,14 @@ from ulorl.rng import sample_seed
 from ulorl.types import Request, Sampling, Tokens
 
 _LENGTHS = 16  # of rows that decode together, at most
+_POINT_SECONDS = 0.1  # of decode steps, unless they need more contexts than an eighth of a row
 _PREFILL_STEPS = 3  # decode steps after a prefill, to know what is not prefill
 
 
 @dataclass(frozen=True)
 class Grid:
     """What is measured: rows x contexts, and prefills of so many tokens. max_tokens: of a row. steps: decode steps of a
-    point in a round."""
+    point in a round, at least: of short ones there are more, because the first ones after a prefill are slower."""
 
     rows: Sequence[int]
     contexts: Sequence[int]
@@ -125,6 +127,7 @@ class ProfileMeter:
         }
         self._sync: list[float] = []
         self._copy: list[float] = []
+        self._steps = dict.fromkeys(grid.rows, grid.steps)
         self._points = self._all_points()
         self._measured = 0  # points, over all rounds
         self.seconds = 0.0  # that all points together took
@@ -136,8 +139,10 @@ class ProfileMeter:
 
     def warm_up(self) -> None:
         """Let the engine make what it makes once for each number of rows, and for prefills."""
+        least, most = self._grid.steps, self._grid.max_tokens // 8
         for rows in self._grid.rows:
-            self._decode_seconds(rows, min(self._grid.contexts), alike=False, steps=2)
+            seconds = min(self._decode_seconds(rows, min(self._grid.contexts), alike=False, steps=2))
+            self._steps[rows] = max(least, min(most, math.ceil(_POINT_SECONDS / seconds)))
         for tokens, requests in self._prefill:
             self._prefill_seconds(tokens, requests)
 
@@ -159,7 +164,7 @@ class ProfileMeter:
         ]
 
     def _measure_decode(self, rows: int, context: int, alike: bool) -> None:
-        seconds = self._decode_seconds(rows, context, alike=alike, steps=self._grid.steps)
+        seconds = self._decode_seconds(rows, context, alike=alike, steps=self._steps[rows])
         self._decode[rows, context, alike] += seconds
 
     def _measure_prefill(self, tokens: int, requests: int) -> None:
@@ -244,10 +249,12 @@ class ProfileMeter:
 
     def _prefill_seconds(self, tokens: int, requests: int) -> float:
         """Return the seconds to prefill requests of so many tokens that enter together, without the decode step of that
-        step: of a single one while another row decodes; of many as at the beginning of a rollout, whose first prefill
-        allocates keys and values."""
-        prompts, engine = [self._prompt(tokens + 1, seed) for seed in range(requests)], self._subject.engine
-        engine.sleep()
+        step: of a single one while another row decodes; of many as at the beginning of a rollout, which has new weights
+        and whose first prefill allocates keys and values."""
+        prompts = [self._prompt(tokens + 1, seed) for seed in range(requests)]
+        if requests > 1:
+            self._measure_sync()
+        self._subject.engine.sleep()
         if requests == 1 and self._subject.slots > 1:
             self._step_seconds([self._prompt(2)], 1, stop=False)
         first, *rest = self._step_seconds(prompts, _PREFILL_STEPS)

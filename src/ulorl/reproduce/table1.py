@@ -9,7 +9,7 @@ steps. The steps before, which fill the pools, are played by the same scheduler 
 turns, a step each, so that all meet the same load of the machine; points of a latency profile come between.
 
 Rollout time is measured. Update time is that of real updates, one in each round, on what one segment trains: seconds a
-trained token, the same for all schedules, because they train the same groups. New weights are sent after each update.
+trained token, the same for all schedules, because they train the same groups. New weights are sent after each step.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _measured(setup: Setup, options: Options, about: dict[str, Any], bars: Progr
         runs = _begun_runs(setup, plan, _typical_lengths(plan, rounds), model.vocabulary)
         bar = bars.add(setup.model, total=rounds * len(runs))
         for number in range(1, rounds + 1):
-            _round(runs, engine, updates, bar, measure_updates=options.update, forget=setup.engine == "vllm")
+            _round(runs, engine, updates, bar, measure_updates=options.update)
             least = 1 + (points.rounds - 1) * number / rounds
             meter.measure(_PROFILE_SHARE * (time.perf_counter() - began), rounds=least)
         bar.remove()
@@ -182,27 +182,24 @@ def _typical_lengths(plan: SchedulePlan, rounds: int) -> RepeatedLengths:
 
 
 def _round(
-    runs: Mapping[str, MeasuredRun], engine: Engine, updates: Updates, bar: Bar, *, measure_updates: bool, forget: bool
+    runs: Mapping[str, MeasuredRun], engine: Engine, updates: Updates, bar: Bar, *, measure_updates: bool
 ) -> None:
-    """Measure a step of every schedule, and an update on what the first one, one segment, trains.
-
-    forget: new weights after every step empty the engine's prefix cache, as they do in training.
-    """
+    """Measure a step of every schedule, each with new weights, as in training: they empty an engine's prefix cache.
+    Measure an update on what the first schedule, one segment, trains."""
     for index, one in enumerate(runs.values()):
         groups = one.measure(engine)
         bar.advance()
         if measure_updates and not index:
             updates.measure(groups)
-        if forget:
-            engine.load_weights(updates.weights(), one.version)
+        engine.load_weights(updates.weights(), one.version)
 
 
 def _rounds_within(seconds: float, plan: SchedulePlan) -> int:
     """Return how many rounds fit into `seconds`, from 2 to 32. An update is taken to cost 3 prefills."""
-    baseline = plan.baseline
+    baseline, profile = plan.baseline, plan.setting.profile
     tokens = baseline.tokens_a_second * baseline.step_seconds
-    update = 3 * plan.setting.profile.prefill_seconds([round(tokens)])
-    fit = seconds / (sum(one.figures.rollout_seconds for one in plan.planned) + update)
+    steps = sum(one.figures.rollout_seconds + profile.sync_seconds for one in plan.planned)
+    fit = seconds / (steps + 3 * profile.prefill_seconds([round(tokens)]))
     return min(max(int(fit), _LEAST_ROUNDS), _MOST_ROUNDS)
 
 
