@@ -47,6 +47,25 @@ def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> 
     assert "assumption" in profile.sources["learner"]
 
 
+def test_the_engine_of_a_recipe_is_measured(tmp_path: Path) -> None:
+    """Its slots and dtype; rows of 24 tokens: contexts of 3, 12 and 21."""
+    file = tmp_path / "profile.json"
+    settings = ["data.kind=countdown", "data.size=9", "engine.kind=torch", "engine.slots=3", "engine.dtype=bfloat16"]
+    command = ["bench", "engine", "model.path=ulorl:tiny", *settings, "--profile", str(file), "--quick"]
+    result = CliRunner().invoke(app, [*command, "--tokens", "24"])
+    assert result.exit_code == 0, result.output
+    profile = read_profile(str(file))
+    assert (profile.decode.rows, profile.decode.contexts, profile.slots) == ((1, 2, 3), (3, 12, 21), 3)
+    assert profile.name.startswith("ulorl:tiny, bfloat16, torch engine")
+    assert profile.kv_tokens == 0
+    with refused(ErrorCode.BENCH_INPUT, key="--tokens"):
+        CliRunner().invoke(app, [*command, "--tokens", "10000000"], catch_exceptions=False)
+    with refused(ErrorCode.BENCH_INPUT, key="--profile"):
+        CliRunner().invoke(app, [*command, "--batch", "8"], catch_exceptions=False)
+    with refused(ErrorCode.BENCH_INPUT, key="--profile"):
+        CliRunner().invoke(app, ["bench", "engine", "model.path=ulorl:tiny"], catch_exceptions=False)
+
+
 @pytest.mark.parametrize("options", [["--quick"], ["--profile", "p.json", "--json", "f.json"]])
 def test_options_of_the_comparison_and_of_the_profile_do_not_mix(options: list[str]) -> None:
     with refused(ErrorCode.BENCH_INPUT, key="--profile"):

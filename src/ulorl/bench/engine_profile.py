@@ -18,8 +18,10 @@ does not count.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -33,13 +35,19 @@ from torch import Tensor
 from ulorl.bench.engine_bench import PREFILL_TOKENS, check_length
 from ulorl.bench.machine_facts import facts
 from ulorl.common.progress import ProgressBars
+from ulorl.config.tree import Config
 from ulorl.engines.engine import Engine
-from ulorl.engines.padding import CPU_PADDING
+from ulorl.engines.factory import check_engine, make_engine
+from ulorl.engines.padding import CPU_PADDING, GPU_PADDING
 from ulorl.engines.torch.torch_engine import TorchEngine
+from ulorl.error_codes import ErrorCode
+from ulorl.errors import UserError
 from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import TINY, ModelSource
 from ulorl.planning.latency_profile import ASSUMPTION, DecodeTable, LatencyProfile, TokenTable
+from ulorl.planning.recipe_settings import longest_sample
 from ulorl.rng import sample_seed
+from ulorl.training.specifications import engine_spec, model_source
 from ulorl.types import Request, Sampling, Tokens
 
 _LENGTHS = 16  # of rows that decode together, at most
@@ -78,7 +86,8 @@ class Subject:
     """The engine to measure. weights: what `load_weights` is given. vocabulary: of its model.
 
     slots, prefill_tokens: the engine's, for the profile. prefill_padding: the embedded engine's (`engines.padding`),
-    None for another. name: of the model and its dtype.
+    None for another. kv_tokens: whose keys and values fit into its memory; 0: its cache grows with its rows. name: of
+    the model and its dtype.
     """
 
     engine: Engine
@@ -88,6 +97,7 @@ class Subject:
     prefill_tokens: int
     prefill_padding: int | None
     weights: Callable[[], Iterable[tuple[str, Tensor]]]
+    kv_tokens: int = 0
 
 
 def run(model: str = TINY, slots: int = 32, max_tokens: int = 512, *, quick: bool = False) -> LatencyProfile:
@@ -103,7 +113,44 @@ def run(model: str = TINY, slots: int = 32, max_tokens: int = 512, *, quick: boo
     weights = {name: parameter.detach().clone() for name, parameter in loaded.named_parameters()}
     name, vocabulary = f"{model}, float32", loaded.config.vocab_size
     subject = Subject(engine, name, vocabulary, slots, PREFILL_TOKENS, CPU_PADDING, weights.items)
-    points = grid(slots, max_tokens, quick=quick)
+    return _measured(subject, grid(slots, max_tokens, quick=quick), about)
+
+
+def run_recipe(config: Config, max_tokens: int | None = None, *, quick: bool = False) -> LatencyProfile:
+    """Measure one engine as a recipe describes it, with the recipe's model on its device.
+
+    max_tokens: of prompt and output in the measured rows; None: as many as the recipe allows, or as fit into the
+    engine's memory with all its slots. Raises UserError for an unusable engine or model, and for rows longer than the
+    recipe has.
+    """
+    check_engine(config.engine)
+    source, slots, about = model_source(config), config.engine.slots, facts()
+    longest = min(longest_sample(config), source.context_length or sys.maxsize)
+    if max_tokens and max_tokens > longest:
+        message = f"--tokens {max_tokens}: the recipe's rows, prompt and output, have {longest} tokens at most"
+        raise UserError(message, code=ErrorCode.BENCH_INPUT, key="--tokens")
+    spec = engine_spec(config, longest=longest)
+    learner = load_model(source, dtype=getattr(torch, config.model.dtype), device=spec.device)
+    weights = {name: parameter.detach() for name, parameter in learner.named_parameters()}
+    padding = CPU_PADDING if spec.device.type == "cpu" else GPU_PADDING
+    with closing(make_engine(spec, source, eos_ids=())) as engine:
+        kv_tokens = getattr(engine, "kv_tokens", 0)  # vLLM reserves memory for them
+        subject = Subject(
+            engine,
+            f"{config.model.path}, {spec.dtype}, {config.engine.kind} engine",
+            learner.config.vocab_size,
+            slots,
+            config.engine.prefill_tokens,
+            padding if isinstance(engine, TorchEngine) else None,
+            weights.items,
+            kv_tokens,
+        )
+        fit = kv_tokens // slots if kv_tokens else longest
+        tokens = max_tokens or min(longest, fit)
+        return _measured(subject, grid(slots, tokens, quick=quick), about)
+
+
+def _measured(subject: Subject, points: Grid, about: dict[str, Any]) -> LatencyProfile:
     meter = ProfileMeter(subject, points, about)
     meter.warm_up()
     with ProgressBars() as bars:
@@ -198,6 +245,7 @@ class ProfileMeter:
             copy_seconds=round(max(0.0, mean_without_extremes(self._copy)), 10) if self._copy else 0.0,
             sync_seconds=_rounded(mean_without_extremes(self._sync)),
             slots=subject.slots,
+            kv_tokens=subject.kv_tokens,
             sources={
                 **dict.fromkeys(
                     ("decode", "prefill", "copy_seconds", "sync_seconds"), f"measured on {where}, {about['date']}"
@@ -205,7 +253,9 @@ class ProfileMeter:
                 "learner": f"{ASSUMPTION}: not measured here; without points, the update takes no time",
                 "slots": "the engine's setting",
                 "engines": "one was measured",
-                "kv_tokens": f"{ASSUMPTION}: not limited; the embedded engine's cache grows with its rows",
+                "kv_tokens": "the memory of the engine that was measured"
+                if subject.kv_tokens
+                else f"{ASSUMPTION}: not limited; the embedded engine's cache grows with its rows",
             },
         )
 

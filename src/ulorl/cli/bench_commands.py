@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ulorl.cli.output_options import check_output_file
+from ulorl.cli.recipe_arguments import load_recipes
 from ulorl.error_codes import ErrorCode
 from ulorl.errors import UserError
 
@@ -35,11 +36,23 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write
 
 @app.command()
 def engine(
-    model: Annotated[str, typer.Option(help="ulorl:tiny, ulorl:tiny-maze or a model folder")] = "ulorl:tiny",
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE]... [key=value]...",
+            help="with --profile: measure the engine and the model of a recipe, vLLM too",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="ulorl:tiny, ulorl:tiny-maze or a model folder; default ulorl:tiny")
+    ] = None,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="rows decoded at once; repeatable; default 32 and 128")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="maximum number of output tokens")] = 128,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="maximum number of output tokens; default 128, with a recipe its own")
+    ] = None,
     lengths: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="CSV of real output lengths, in place of the log-normal; repeatable"),
@@ -55,8 +68,8 @@ def engine(
         typer.Option(
             "--profile",
             metavar="FILE",
-            help="measure decode step, prefill and weight sync of the embedded engine instead, and write them for "
-            "ulorl plan rollout; rows up to --batch (default 32), of up to --tokens tokens",
+            help="measure decode step, prefill and weight sync of the embedded engine, or of a recipe's, and write "
+            "them for ulorl plan rollout; rows up to --batch (default 32) or engine.slots, of up to --tokens tokens",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="with --profile: measure fewer points")] = False,
@@ -70,17 +83,28 @@ def engine(
     schedule is fast on this machine, and ulorl plan rollout reads it.
 
     ulorl bench engine --model models/smollm2-135m-instruct --batch 32 --tokens 512 --profile cpu.json
+
+    ulorl bench engine recipes/qwen3_8b.toml --profile h100.json
     """
     _check(json_file)
     if (quick and not profile) or (profile and (json_file or lengths)):
         message = "--quick goes with --profile, --json and --lengths go without it; leave one of them out"
         raise UserError(message, code=ErrorCode.BENCH_INPUT, key="--profile")
+    if arguments and (not profile or model or batch):
+        message = (
+            f"{' '.join(arguments)}: a recipe goes with --profile, and without --model and --batch; set model.path=... "
+            "and engine.slots=... instead"
+        )
+        raise UserError(message, code=ErrorCode.BENCH_INPUT, key="--profile")
     if profile:
         check_output_file("--profile", profile)
-        from ulorl.bench.engine_profile import run
+        from ulorl.bench.engine_profile import run, run_recipe
         from ulorl.planning.latency_profile import write_profile
 
-        measured = run(model, max(batch or [32]), tokens, quick=quick)
+        if arguments:
+            measured = run_recipe(load_recipes(arguments), tokens, quick=quick)
+        else:
+            measured = run(model or "ulorl:tiny", max(batch or [32]), tokens or 128, quick=quick)
         write_profile(measured, profile)
         print(f"{measured.name}: wrote {profile}")
         return
@@ -88,7 +112,13 @@ def engine(
 
     caches = ("static", "dynamic")[: generate * (1 + dynamic)]
     figures = bench.run(
-        model, batch or (32, 128), tokens, lengths=lengths or (), equal=equal, caches=caches, repeats=repeats
+        model or "ulorl:tiny",
+        batch or (32, 128),
+        tokens or 128,
+        lengths=lengths or (),
+        equal=equal,
+        caches=caches,
+        repeats=repeats,
     )
     _show(figures, json_file)
 

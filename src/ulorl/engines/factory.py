@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +22,16 @@ from ulorl.models.model_loading import load_model
 from ulorl.models.model_source import ModelSource
 
 
-def make_engine(spec: EngineSpec, source: ModelSource) -> Engine:
+def make_engine(spec: EngineSpec, source: ModelSource, *, eos_ids: Sequence[int] | None = None) -> Engine:
     """Make the engine of `spec` with the weights of `source`.
 
-    Raises UserError when the engine is not installed or cannot decode this model.
+    eos_ids: the tokens that end an output; None: those of `source`. Raises UserError when the engine is not installed
+    or cannot decode this model.
     """
     if spec.engine.kind == "vllm":
         from ulorl.engines.vllm.vllm_engine import VllmEngine
 
-        return VllmEngine(spec, source)
+        return VllmEngine(spec, source, eos_ids=eos_ids)
     upcast = spec.dtype == "bfloat16" and spec.device.type == "cpu" and not has_bfloat16()
     dtype = getattr(torch, spec.weights_dtype if upcast else spec.dtype)
     model = load_model(source, dtype=dtype, device=spec.device)
@@ -38,7 +39,7 @@ def make_engine(spec: EngineSpec, source: ModelSource) -> Engine:
         model = model.float()
     return TorchEngine(
         model,
-        eos_ids=source.eos_ids,
+        eos_ids=source.eos_ids if eos_ids is None else eos_ids,
         slots=spec.engine.slots,
         prefill_tokens=spec.engine.prefill_tokens,
         version=spec.version,

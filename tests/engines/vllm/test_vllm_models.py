@@ -20,13 +20,16 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from typer.testing import CliRunner
 
 import ulorl
 from paths import COUNTDOWN
 from refusals import refused
+from ulorl.cli.main import app
 from ulorl.engines.factory import make_engine
 from ulorl.error_codes import ErrorCode
 from ulorl.models.model_source import TINY, ModelSource
+from ulorl.planning.latency_profile import read_profile
 from ulorl.training.specifications import engine_spec, model_source
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-engines` runs these")
@@ -102,3 +105,22 @@ def test_yarn_beyond_the_original_length(where: str, tmp_path: Path) -> None:
                 expected = transformers_logprobs(theirs, r.tokens, found[r.sample_id], 0.85)
                 assert np.abs(found[r.sample_id].logprobs - expected).max() < PARITY
     assert max(map(len, carried)) > 160
+
+
+def test_a_profile_of_a_recipe_measures_vllm_and_its_memory(tmp_path: Path) -> None:
+    """4 slots of 256 tokens, which vLLM on a CPU reserves in whole blocks."""
+    file = tmp_path / "profile.json"
+    command = [
+        "bench", "engine", "model.path=ulorl:tiny", "data.kind=countdown", "data.size=9", "data.max_prompt_tokens=56",
+        "rollout.max_tokens=200", "engine.kind=vllm", "engine.vllm.eager=true", "engine.slots=4",
+        "--profile", str(file), "--quick",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    profile = read_profile(str(file))
+    assert profile.name.startswith("ulorl:tiny, float32, vllm engine")
+    assert (profile.decode.rows, profile.decode.contexts) == ((1, 2, 4), (32, 128, 224))
+    assert all(seconds > 0 for line in profile.decode.seconds for seconds in line)
+    assert profile.kv_tokens >= 4 * 256
+    assert "assumption" not in profile.sources["kv_tokens"]
+    assert profile.prefill_padding is None

@@ -81,6 +81,11 @@ class VllmEngine:
         """The number of requests added and not yet returned as a segment."""
         return len(self._requests)
 
+    @property
+    def kv_tokens(self) -> int:
+        """The tokens whose keys and values fit into memory at once."""
+        return int(self._llm.vllm_config.cache_config.kv_cache_size_tokens)
+
     def add(self, request: Request) -> None:
         """Queue one request. Raises ValueError when it is empty, does not fit the context or cannot be sampled."""
         from vllm import SamplingParams
