@@ -139,7 +139,7 @@ def test_the_recommendation_keeps_the_limits(plan: SchedulePlan) -> None:
     assert best.figures.groups_a_second >= 0.98 * max(f.groups_a_second for f in allowed)
     text = schedule_plan_text(plan)
     assert f"Recommended: {best.choice.name}, " in text
-    assert recipe_lines(best.choice, 0) in text
+    assert recipe_lines(best.choice, plan.setting) in text
     none = plan_schedules(setting(kv_limit=0.01, steps=12), CHOICES[:2])
     assert none.recommended is None
     assert "segment 1: keys and values reach" in schedule_plan_text(none)
@@ -154,10 +154,13 @@ def test_every_schedule_keeps_a_limit_on_versions() -> None:
 @pytest.mark.parametrize("choice", CHOICES[1::3])
 def test_recipe_lines_choose_the_schedule_that_was_simulated(choice: Choice, tmp_path: Path) -> None:
     file = tmp_path / "schedule.toml"
-    file.write_text(recipe_lines(choice, 3))
+    sizes = load([COUNTDOWN]).rollout
+    machine = setting(
+        prompts=sizes.prompts, group=sizes.group, max_tokens=sizes.max_tokens, max_versions=3, window=9, order="longest"
+    )
+    file.write_text(recipe_lines(choice, machine))
     config = load([COUNTDOWN, file])
     rollout = config.rollout
-    machine = setting(prompts=rollout.prompts, group=rollout.group, max_tokens=rollout.max_tokens, max_versions=3)
     assert rollout_schedule(rollout) == choice.schedule(machine)
     assert choices_of(config, rollout.max_tokens).count(choice) == 1
 
@@ -201,3 +204,16 @@ def test_the_command_prints_a_plan_and_writes_its_numbers_and_its_picture(tmp_pa
     assert f"Recommended: {numbers['recommended']}, " in result.output
     assert "<svg" in picture.read_text()
     assert CliRunner().invoke(app, [*command, "--kv-limit", "0"]).exit_code == 1
+
+
+def test_the_recipes_window_and_order_hold_for_every_schedule(tmp_path: Path) -> None:
+    profile, out = tmp_path / "p.json", tmp_path / "out.json"
+    write_profile(SMALL, profile)
+    kept = ["rollout.prompts=4", "rollout.schedule.window=16", "rollout.schedule.order=longest"]
+    command = ["plan", "rollout", str(COUNTDOWN), *kept, "--profile", str(profile), "--steps", "8", "--json", str(out)]
+    result = CliRunner().invoke(app, [*command, "workload.mean=60", "workload.p95=150"])
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(out.read_text())["setting"]
+    assert (numbers["prompts"], numbers["window"], numbers["order"]) == (4, 16, "longest")
+    assert 'window = 16\norder = "longest"' in result.output
+    assert "Not simulated" not in result.output

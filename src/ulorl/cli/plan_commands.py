@@ -110,7 +110,8 @@ def rollout(
     Every schedule is simulated with the run's own scheduling code, on the same output lengths: `segment` (1: each step
     waits for its longest output; 2, 4, 8: the paper's), `oversubscribe` and `refill` (docs/schedules.md). Speed is
     completed groups a second, so that schedules with different batches compare fairly. Age is what speed costs: the
-    versions of the weights between drawing a token and training on it. The paper's 4 segments have a mean age of 1.6.
+    versions of the weights between drawing a token and training on it. In our simulation of the paper's run, 4 segments
+    have a mean age of 1.6.
 
     A profile says how long a decode step, a prefill, an update and a weight sync take. Measure it with `ulorl bench
     engine --profile FILE`, or take a preset: paper (table 1 of UloRL), h100-8b (one node), h100-30b-a3b (128 GPUs).
@@ -118,8 +119,10 @@ def rollout(
     recipe the profile's workload is planned.
 
     The recommendation is the schedule with the youngest tokens among those within 2% of the highest speed that the
-    limits allow. The bound is what no schedule exceeds: engines that are always full. If the recommended schedule is
-    near it, only a shorter update, more memory or more engines help. The exit code is 1 when no schedule is allowed.
+    limits allow; it also trains at least 97% of its prompts in a step, and no growing batch. The bound is what no
+    schedule exceeds: every engine always decodes as many rows as are best for it, and prefills each prompt once. If the
+    recommended schedule is near it, only a shorter update, more memory or more engines help. The exit code is 1 when no
+    schedule is allowed. The recipe's window, order and max_versions hold for every schedule.
 
     ulorl plan rollout --profile h100-8b --max-age 1
 
@@ -147,6 +150,8 @@ def rollout(
         steps=steps,
         max_age=max_age,
         max_versions=max_versions,
+        window=config.rollout.schedule.window if config else 0,
+        order=config.rollout.schedule.order if config else "fifo",
         kv_limit=kv_limit,
     )
     choices = choices_of(config, workload.max_tokens)

@@ -88,8 +88,6 @@ def not_simulated(config: Config) -> list[str]:
     schedule = config.rollout.schedule
     set_to = {
         "rollout.overlap": config.rollout.overlap,
-        "rollout.schedule.window": schedule.window,
-        "rollout.schedule.order": schedule.order != "fifo",
         "rollout.schedule.batch_tokens": schedule.kind != "segment" and schedule.batch_tokens,
     }
     return [key for key, value in set_to.items() if value]

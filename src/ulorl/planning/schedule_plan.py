@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from ulorl.planning.latency_profile import LatencyProfile
 from ulorl.planning.rollout_simulation import RolloutSimulation, Setting
 from ulorl.planning.schedule_figures import ScheduleFigures, figures_of
 from ulorl.planning.simulated_step import Stay
-from ulorl.rollout.schedules import OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
+from ulorl.rollout.schedules import Order, OversubscribeSchedule, RefillSchedule, Schedule, SegmentSchedule
 
 SEGMENTS = (1, 2, 4, 8)
 OVERSUBSCRIBE = (1.25, 1.5, 2.0, 3.0)
@@ -31,8 +32,8 @@ class PlanSetting:
     """What is planned.
 
     prompts, group: groups a step (N), samples a group (G). max_tokens: L. prompt_tokens: of a prompt, in the mean.
-    steps: to simulate of each schedule; 0: enough for about 32,000 samples, at least 32. max_versions: a limit that
-    every schedule keeps, 0: none. max_age: of trained tokens, in the mean. kv_limit: the share of keys and values.
+    steps: to simulate of each schedule; 0: enough for about 32,000 samples, at least 32. max_versions, window, order:
+    of every schedule (`Schedule`). max_age: of trained tokens, in the mean. kv_limit: the share of keys and values.
     """
 
     profile: LatencyProfile
@@ -45,6 +46,8 @@ class PlanSetting:
     steps: int = 0
     max_age: float = 2.0
     max_versions: int = 0
+    window: int = 0
+    order: Order = "fifo"
     kv_limit: float = 0.9
 
     @property
@@ -73,12 +76,17 @@ class Choice:
 
     def schedule(self, setting: PlanSetting) -> Schedule:
         """Return the schedule for a setting."""
-        n, g, limit = setting.prompts, setting.group, setting.max_versions
+        shared: dict[str, Any] = dict(
+            prompts=setting.prompts,
+            group=setting.group,
+            max_versions=setting.max_versions,
+            window=setting.window,
+            order=setting.order,
+        )
         if self.kind == "segment":
-            tokens = -(-setting.max_tokens // self.segments)
-            return SegmentSchedule(prompts=n, group=g, max_versions=limit, tokens=tokens)
+            return SegmentSchedule(tokens=-(-setting.max_tokens // self.segments), **shared)
         batch = OversubscribeSchedule if self.kind == "oversubscribe" else RefillSchedule
-        return batch(prompts=n, group=g, max_versions=limit, factor=self.factor)
+        return batch(factor=self.factor, **shared)
 
 
 CHOICES = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from ulorl.common.markdown import table
 from ulorl.planning.latency_profile import ASSUMPTION
-from ulorl.planning.schedule_plan import AS_FAST, Choice, Planned, SchedulePlan
+from ulorl.planning.schedule_plan import AS_FAST, Choice, Planned, PlanSetting, SchedulePlan
 
 
 def schedule_plan_text(plan: SchedulePlan) -> str:
@@ -31,6 +31,8 @@ def schedule_plan_json(plan: SchedulePlan) -> dict[str, Any]:
                 "seed",
                 "max_age",
                 "max_versions",
+                "window",
+                "order",
                 "kv_limit",
             )
         }
@@ -48,13 +50,15 @@ def schedule_plan_json(plan: SchedulePlan) -> dict[str, Any]:
     }
 
 
-def recipe_lines(choice: Choice, max_versions: int) -> str:
-    """Return the lines of a recipe that choose a schedule."""
-    limit = [f"max_versions = {max_versions}"] if max_versions else []
+def recipe_lines(choice: Choice, setting: PlanSetting) -> str:
+    """Return the lines of a recipe that choose a schedule, with what every schedule of the plan keeps."""
+    kept = [f"max_versions = {setting.max_versions}"] if setting.max_versions else []
+    kept += [f"window = {setting.window}"] if setting.window else []
+    kept += [f'order = "{setting.order}"'] if setting.order != "fifo" else []
     if choice.kind == "segment":
-        lines = ["[rollout]", f"segments = {choice.segments}", "", "[rollout.schedule]", 'kind = "segment"', *limit]
+        lines = ["[rollout]", f"segments = {choice.segments}", "", "[rollout.schedule]", 'kind = "segment"', *kept]
     else:
-        lines = ["[rollout.schedule]", f'kind = "{choice.kind}"', f"factor = {choice.factor:g}", *limit]
+        lines = ["[rollout.schedule]", f'kind = "{choice.kind}"', f"factor = {choice.factor:g}", *kept]
     return "\n".join(lines)
 
 
@@ -142,12 +146,12 @@ def _verdict(plan: SchedulePlan) -> Iterator[str]:
     )
     yield (
         f"Of the schedules with a mean age up to {setting.max_age:g} and keys and values up to "
-        f"{setting.kv_limit:.0%} of an engine, it trains the youngest tokens among those with at least "
-        f"{AS_FAST:.0%} of the highest speed."
+        f"{setting.kv_limit:.0%} of an engine, whose batch is steady, it trains the youngest tokens among those with "
+        f"at least {AS_FAST:.0%} of the highest speed."
     )
     if fastest is not best and fastest.reasons:
         yield (
             f"Without the limits, {fastest.choice.name} is the fastest: {plan.speed(fastest.figures):.2f} x one "
             f"segment at a mean age of {fastest.figures.age:.2f}, {plan.of_bound(fastest.figures):.0%} of the bound."
         )
-    yield f"\n{recipe_lines(best.choice, setting.max_versions)}"
+    yield f"\n{recipe_lines(best.choice, setting)}"
