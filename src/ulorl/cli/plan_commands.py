@@ -91,6 +91,14 @@ def rollout(
             help="the most versions of a sample, which every schedule then keeps; 0: no limit [default: the recipe's]",
         ),
     ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="W",
+            help="the collect window of every schedule, in groups (docs/schedules.md); 0: none [default: the recipe's]",
+        ),
+    ] = None,
     kv_limit: Annotated[
         float, typer.Option("--kv-limit", min=0, metavar="SHARE", help="the highest use of keys and values")
     ] = 0.9,
@@ -137,8 +145,7 @@ def rollout(
 
     machine, config = read_inputs(profile, arguments or [])
     workload = workload_of(machine)
-    if max_versions is None:
-        max_versions = config.rollout.schedule.max_versions if config else 0
+    own = config.rollout.schedule if config else None
     setting = PlanSetting(
         profile=machine,
         source=lengths_source(workload, lengths, scale),
@@ -149,9 +156,9 @@ def rollout(
         seed=seed,
         steps=steps,
         max_age=max_age,
-        max_versions=max_versions,
-        window=config.rollout.schedule.window if config else 0,
-        order=config.rollout.schedule.order if config else "fifo",
+        max_versions=_given_or(max_versions, own.max_versions if own else 0),
+        window=_given_or(window, own.window if own else 0),
+        order=own.order if own else "fifo",
         kv_limit=kv_limit,
     )
     choices = choices_of(config, workload.max_tokens)
@@ -170,3 +177,7 @@ def rollout(
         draw_timelines(setting, list(dict.fromkeys([choices[0], best.choice])), picture)
     if not result.recommended:
         raise typer.Exit(1)
+
+
+def _given_or(option: int | None, default: int) -> int:
+    return default if option is None else option
