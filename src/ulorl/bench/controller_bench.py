@@ -2,7 +2,7 @@
 
 Outputs have 1 to 64 tokens, the same number in all samples of a group. Each schedule has the stated number of samples
 in flight; more come back in a step that refills. "refill, longest first" has every limit: three versions and a window.
-The steps that are measured follow `WARM_UP` others, which fill the pools. Prompts and outputs are short, so that the
+The steps that are measured follow three others, which fill the pools. Prompts and outputs are short, so that the
 work for each sample is measured and not that for each token. The engines make their segments in the same thread, and
 that time is subtracted. CPU seconds are measured, because other processes may share the cores; the controller waits for
 nothing here. They do not include the full garbage collection that Python makes outside of rollouts, about once a step;

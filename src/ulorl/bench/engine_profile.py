@@ -12,7 +12,8 @@ are those of a rollout, so that keys and values have as much memory as there.
 The points take turns, so that a slow minute of the machine meets all points alike. Each number is the mean of all its
 values without at least a tenth at either end; of three values, that is the median. A rollout is the sum of its steps:
 where there are many values, slow periods of a shared machine count nearly as much as in a rollout, and a single pause
-does not count.
+does not count. More rows, context or tokens never make a pass faster, so where means fall they are noise, and
+neighbours get their common mean.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from ulorl.bench.engine_bench import PREFILL_TOKENS, check_length
 from ulorl.bench.machine_facts import facts
+from ulorl.bench.rising_tables import rising, rising_table
 from ulorl.common.progress import ProgressBars
 from ulorl.config.tree import Config
 from ulorl.engines.engine import Engine
@@ -262,7 +264,8 @@ class ProfileMeter:
     def _decode_table(self, *, alike: bool) -> tuple[tuple[float, ...], ...]:
         contexts, rows = self._grid.contexts, self._grid.rows
         points = [[self._decode_point(count, context, alike) for context in contexts] for count in rows]
-        return tuple(tuple(_rounded(mean_without_extremes(self._decode[point])) for point in line) for line in points)
+        means = [[mean_without_extremes(self._decode[point]) for point in line] for line in points]
+        return tuple(tuple(map(_rounded, line)) for line in rising_table(means).tolist())
 
     def _decode_point(self, rows: int, context: int, alike: bool) -> tuple[int, int, bool]:
         """Return what is measured for a point of the table: where rows of twice the mean do not fit, equally long ones
@@ -271,21 +274,23 @@ class ProfileMeter:
 
     def _prefill_table(self) -> TokenTable:
         """Return the seconds of a single request."""
-        seconds = (_rounded(max(0.0, mean_without_extremes(self._prefill[tokens, 1]))) for tokens in self._grid.prefill)
-        return TokenTable(tokens=tuple(self._grid.prefill), seconds=tuple(seconds))
+        return self._token_table([tokens for tokens, requests in self._prefill if requests == 1], self._single)
 
     def _added_table(self) -> TokenTable:
         """Return the seconds that one more request adds to a pass: a line from one request to as many as fit."""
         full = {tokens: requests for tokens, requests in self._prefill if requests > 1}
-        added = (
-            added_seconds(
-                mean_without_extremes(self._prefill[tokens, 1]),
-                mean_without_extremes(self._prefill[tokens, requests]),
-                requests,
-            )
-            for tokens, requests in full.items()
-        )
-        return TokenTable(tokens=tuple(full), seconds=tuple(map(_rounded, added)))
+
+        def added(tokens: int) -> float:
+            many = mean_without_extremes(self._prefill[tokens, full[tokens]])
+            return added_seconds(self._single(tokens), many, full[tokens])
+
+        return self._token_table(list(full), added)
+
+    def _single(self, tokens: int) -> float:
+        return max(0.0, mean_without_extremes(self._prefill[tokens, 1]))
+
+    def _token_table(self, tokens: Sequence[int], seconds: Callable[[int], float]) -> TokenTable:
+        return TokenTable(tokens=tuple(tokens), seconds=tuple(map(_rounded, rising([*map(seconds, tokens)]))))
 
     def _full_pass(self, tokens: int) -> int:
         """Return how many requests of so many tokens a pass has, at least 1."""
