@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 from typer.testing import CliRunner
 
 from refusals import refused
-from ulorl.bench.engine_profile import (
+from ulorl.bench.profile_meter import (
     Grid,
     ProfileMeter,
     Subject,
@@ -20,9 +22,12 @@ from ulorl.bench.engine_profile import (
 )
 from ulorl.bench.rising_tables import rising, rising_table
 from ulorl.cli.main import app
+from ulorl.engines.engine import Engine
+from ulorl.engines.forwarding import ForwardingEngine
 from ulorl.engines.scripted import ScriptedEngine
 from ulorl.error_codes import ErrorCode
 from ulorl.planning.latency_profile import read_profile
+from ulorl.types import Request
 
 
 def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> None:
@@ -39,9 +44,7 @@ def test_the_command_writes_a_profile_that_the_planner_reads(tmp_path: Path) -> 
     assert profile.copy_seconds < profile.decode.seconds[-1][-1]  # one token; may be 0 among so few
     assert "measured on" in profile.sources["copy_seconds"]
     assert all(seconds > 0 for line in profile.decode.seconds for seconds in line)
-    assert len(profile.decode.alike) == 3
-    for spread, alike in zip(profile.decode.seconds, profile.decode.alike, strict=True):
-        assert 0.5 < spread[2] / alike[2] < 2  # the same measurement, with other neighbours
+    assert [line[2] for line in profile.decode.seconds] == [line[2] for line in profile.decode.alike]
     assert profile.sync_seconds > 0
     assert profile.slots == 4
     assert "measured on" in profile.sources["decode"]
@@ -111,9 +114,7 @@ def test_times_that_fall_are_noise() -> None:
 
 def test_points_are_measured_in_turns_until_there_are_enough() -> None:
     """Contexts 1, 2 and 3 of one row, prefills of as many tokens, the sync: 7 points with nothing to copy."""
-    engine = ScriptedEngine(lambda _: [1] * 99, eos_id=0, slots=1)
-    subject = Subject(engine, "scripted", 9, slots=1, prefill_tokens=8, prefill_padding=None, weights=lambda: ())
-    meter = ProfileMeter(subject, grid(1, 4), {"processor": "P", "capability": "C", "threads": 1, "date": "D"})
+    meter, _ = scripted_meter(slots=1, tokens=4)
     meter.measure(0)
     assert meter.rounds == 1
     meter.measure(0, rounds=1.5)
@@ -124,6 +125,74 @@ def test_points_are_measured_in_turns_until_there_are_enough() -> None:
     meter.measure(seconds + 0.01)
     assert meter.seconds >= seconds + 0.01
     assert meter.profile().decode.contexts == (1, 2, 3)
+
+
+class Recorded(ForwardingEngine):
+    """Notes what it is asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.calls: list[str] = []
+        self.prompts: list[tuple[int, ...]] = []
+
+    def add(self, request: Request) -> None:
+        self.calls.append("add")
+        self.prompts.append(tuple(request.prompt.tolist()))
+        super().add(request)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        self.calls.append("load")
+        super().load_weights(weights, version)
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+        super().sleep()
+
+
+def scripted_meter(slots: int, tokens: int, padding: int | None = None) -> tuple[ProfileMeter, Recorded]:
+    """A meter of rows of `tokens` tokens, with passes of 64."""
+    engine = Recorded(ScriptedEngine(lambda _: [1] * 999, eos_id=0, slots=slots))
+    subject = Subject(engine, "scripted", 999, slots, 64, padding, weights=lambda: ())
+    about = {"processor": "P", "capability": "C", "threads": 1, "date": "D"}
+    return ProfileMeter(subject, grid(slots, tokens), about), engine
+
+
+def test_a_prefill_is_never_known_from_before() -> None:
+    """An engine with a prefix cache would not compute it again. Of prefills of 16, 32 and 56 tokens, 4, 2 and 1 fit
+    into a pass; each request has a token more. A full pass begins with new weights, awake."""
+    meter, engine = scripted_meter(slots=4, tokens=64)
+    meter.measure(0, rounds=2)
+    of_prefills = [prompt for prompt in engine.prompts if len(prompt) in {17, 33, 57}]
+    assert len(of_prefills) == len(set(of_prefills)) == 2 * (1 + 4 + 1 + 2 + 1)
+    assert "load add" in " ".join(engine.calls)
+    assert "load sleep" not in " ".join(engine.calls)
+
+
+@pytest.mark.parametrize(("padding", "different"), [(128, 1), (None, 4)])
+def test_rows_share_prompts_only_where_they_are_copied(padding: int | None, different: int) -> None:
+    """1, 2, 3 and 4 equally long rows around 56 tokens, which 8 steps leave 4 tokens before."""
+    meter, engine = scripted_meter(slots=4, tokens=64, padding=padding)
+    meter.measure(0)
+    rows = [prompt for prompt in engine.prompts if len(prompt) == 56 - 4]
+    assert len(rows) == 1 + 2 + 3 + 4
+    assert len(set(rows)) == different
+
+
+def test_short_steps_are_measured_longer() -> None:
+    """A scripted step takes microseconds: as many steps are made as an eighth of a row has tokens."""
+    meter, engine = scripted_meter(slots=1, tokens=256)
+    meter.warm_up()
+    engine.prompts.clear()
+    before = engine.stats.decode_tokens
+    while len(engine.prompts) < 2:
+        meter.measure(meter.seconds + 1e-9, rounds=0)
+    assert engine.stats.decode_tokens - before == 2 * (1 + 32)
+
+
+def test_rows_that_do_not_decode_together_are_refused() -> None:
+    engine = ScriptedEngine(lambda _: [1] * 99, eos_id=0, slots=2)
+    with refused(ErrorCode.BENCH_INPUT, key="--tokens"):
+        step_seconds(engine, [np.ones(3, np.int32)] * 3, 4, 20)
 
 
 def test_what_a_request_adds_to_a_pass() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 _ROUNDS = 100  # after which a table of this size hardly changes
 
@@ -23,7 +23,7 @@ def rising(values: Iterable[float]) -> list[float]:
     return [mean for mean, count in blocks for _ in range(count)]
 
 
-def rising_table(table: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+def rising_table(table: ArrayLike) -> NDArray[np.float64]:
     """Return the table, [R, C], that falls along no row and no column and is nearest to the given one, in least
     squares: alternating projections with Dykstra's corrections."""
     found = np.array(table, np.float64)
@@ -35,5 +35,5 @@ def rising_table(table: Sequence[Sequence[float]]) -> NDArray[np.float64]:
             found = np.array([rising(line) for line in lines.tolist()])
             found = found if axis else found.T
             corrections[axis] = shifted - found
-    # the last projection, along rows, may have left the columns falling by rounding
+    # the columns may still fall by little, as the rounds only come near the nearest table
     return np.maximum.accumulate(found, axis=0)

@@ -51,7 +51,12 @@ def engine(
         list[int] | None, typer.Option(min=1, help="rows decoded at once; repeatable; default 32 and 128")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help="maximum number of output tokens; default 128, with a recipe its own")
+        int | None,
+        typer.Option(
+            min=1,
+            help="maximum number of output tokens, with --profile of prompt and output; default 128, with a recipe as "
+            "many as it allows and the engine's memory holds",
+        ),
     ] = None,
     lengths: Annotated[
         list[Path] | None,

@@ -127,7 +127,7 @@ def rollout(
     recipe the profile's workload is planned.
 
     The recommendation is the schedule with the youngest tokens among those within 2% of the highest speed that the
-    limits allow; it also trains at least 97% of its prompts in a step, and no growing batch. The bound is what no
+    limits allow; its mean batch is 97% to 125% of the prompts, and steady. The bound is what no
     schedule exceeds: every engine always decodes as many rows as are best for it, and prefills each prompt once. If the
     recommended schedule is near it, only a shorter update, more memory or more engines help. The exit code is 1 when no
     schedule is allowed. The recipe's window, order and max_versions hold for every schedule.

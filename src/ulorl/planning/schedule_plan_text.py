@@ -52,14 +52,18 @@ def schedule_plan_json(plan: SchedulePlan) -> dict[str, Any]:
 
 def recipe_lines(choice: Choice, setting: PlanSetting) -> str:
     """Return the lines of a recipe that choose a schedule, with what every schedule of the plan keeps."""
-    kept = [f"max_versions = {setting.max_versions}"] if setting.max_versions else []
-    kept += [f"window = {setting.window}"] if setting.window else []
-    kept += [f'order = "{setting.order}"'] if setting.order != "fifo" else []
+    kept = _kept(setting)
     if choice.kind == "segment":
         lines = ["[rollout]", f"segments = {choice.segments}", "", "[rollout.schedule]", 'kind = "segment"', *kept]
     else:
         lines = ["[rollout.schedule]", f'kind = "{choice.kind}"', f"factor = {choice.factor:g}", *kept]
     return "\n".join(lines)
+
+
+def _kept(setting: PlanSetting) -> list[str]:
+    kept = [f"max_versions = {setting.max_versions}"] if setting.max_versions else []
+    kept += [f"window = {setting.window}"] if setting.window else []
+    return kept + ([f'order = "{setting.order}"'] if setting.order != "fifo" else [])
 
 
 def _lines(plan: SchedulePlan) -> Iterator[str]:
@@ -97,6 +101,7 @@ def _setting(plan: SchedulePlan) -> Iterator[str]:
         f"update and weight sync stay; {plan.carried_bound_speed:.2f} x at {plan.carried_bound.rows} rows, if all "
         "samples in flight are computed again at each step, as new weights need it"
     )
+    yield f"every schedule: {', '.join(_kept(setting)) or 'no limit on versions, no window, first in, first out'}"
 
 
 def _speeds(plan: SchedulePlan) -> str:

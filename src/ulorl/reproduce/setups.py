@@ -104,7 +104,7 @@ def make_engine(setup: Setup, source: ModelSource) -> Engine:
         )
     from ulorl.engines.vllm.vllm_engine import VllmEngine
 
-    vllm = VllmEngineConfig(slots=setup.slots, prefill_tokens=2048, vllm=VllmConfig(eager=True))
+    vllm = VllmEngineConfig(slots=setup.slots, prefill_tokens=setup.prefill_tokens, vllm=VllmConfig(eager=True))
     device = torch.device("cpu")
     spec = EngineSpec(engine=vllm, device=device, sampling=Sampling(), longest=setup.longest)
     return VllmEngine(spec, source, eos_ids=())

@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ulorl.bench.engine_profile import ProfileMeter, Subject, grid
 from ulorl.bench.machine_facts import facts
+from ulorl.bench.profile_meter import ProfileMeter, Subject, grid
 from ulorl.common.progress import SILENT, Bar, ProgressBars
 from ulorl.engines.engine import Engine
 from ulorl.engines.padding import CPU_PADDING

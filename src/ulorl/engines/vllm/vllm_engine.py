@@ -86,6 +86,11 @@ class VllmEngine:
         """The tokens whose keys and values fit into memory at once."""
         return int(self._llm.vllm_config.cache_config.kv_cache_size_tokens)
 
+    @property
+    def prefill_tokens(self) -> int:
+        """The most tokens of one prefill pass."""
+        return int(self._llm.vllm_config.scheduler_config.max_num_batched_tokens)
+
     def add(self, request: Request) -> None:
         """Queue one request. Raises ValueError when it is empty, does not fit the context or cannot be sampled."""
         from vllm import SamplingParams
