@@ -105,7 +105,7 @@ class StepDispatch:
         counts.in_flight += number
         counts.beginning = False
         self._nothing_left = not counts.in_flight
-        budgets = [self._budget(sample) for sample in samples]
+        budgets = self._budgets(samples)
         return zip(samples, budgets, map(min, expected, budgets), strict=True)
 
     def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
@@ -136,9 +136,13 @@ class StepDispatch:
         length = self._expected_length(sample // self._schedule.group)
         return ceil(expected_rest(self._lengths[sample], length, self._max_tokens))
 
-    def _budget(self, sample: int) -> int:
-        left = self._max_tokens - self._lengths[sample]
-        return left if left < self._segment or sample in self._must_finish else self._segment
+    def _budgets(self, samples: Iterable[int]) -> list[int]:
+        """Return the budget of each sample: a segment, or what is left where that is less or the sample must finish."""
+        longest, segment, lengths = self._max_tokens, self._segment, self._lengths
+        if segment >= longest:
+            return [longest - lengths[sample] for sample in samples]
+        must_finish = self._must_finish
+        return [longest - lengths[s] if s in must_finish else min(segment, longest - lengths[s]) for s in samples]
 
     def _count_ready(self) -> None:
         """Count the finished groups that the window lets train."""

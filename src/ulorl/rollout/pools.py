@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ulorl.types import Group, Problem, Sample, Scored, Segment, Status
+from ulorl.types import Group, Problem, Sample, Scored, Segment, Status, Tokens
 
 _UNFINISHED = Status.UNFINISHED  # Python 3.11 takes a function call for each look-up in an enum
 
@@ -17,6 +17,7 @@ class UnfinishedPool:
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
         self._samples: dict[int, Sample] = {}
+        self._lengths: dict[int, int] = {}  # every step asks for all of them, and samples are far apart in memory
         for sample in samples:
             self.put(sample)
 
@@ -27,26 +28,40 @@ class UnfinishedPool:
         if sample.id in self._samples:
             raise ValueError(f"sample {sample.id} is in the unfinished pool already")
         self._samples[sample.id] = sample
+        self._lengths[sample.id] = len(sample)
+
+    def start(self, ids: Iterable[int], group_id: int, prompt: Tokens) -> None:
+        """Add new samples of a group, whose ids were never used before."""
+        for id in ids:
+            self._samples[id] = Sample(id, group_id, prompt)
+            self._lengths[id] = 0
 
     def replace(self, sample: Sample) -> None:
-        """Put a sample in the place of the one with its id. Raises KeyError when there is none."""
+        """Put a sample of the same length in the place of the one with its id. Raises KeyError when there is none."""
         self._samples[self._samples[sample.id].id] = sample
 
     def append(self, segment: Segment, status: Status) -> Sample:
         """Append a segment to its sample, and return the sample. It leaves the pool when `status` is that of a finished
         one. Raises KeyError when the pool does not have it."""
-        old = self._samples[segment.sample_id]
-        sample = Sample(old.id, old.group_id, old.prompt, (*old.segments, segment), status)
+        id = segment.sample_id
+        old = self._samples[id]
+        sample = Sample(id, old.group_id, old.prompt, (*old.segments, segment), status)
         if status is _UNFINISHED:
-            self._samples[sample.id] = sample
+            self._samples[id] = sample
+            self._lengths[id] += len(segment.tokens)
         else:
-            del self._samples[sample.id]
+            del self._samples[id], self._lengths[id]
         return sample
 
     @property
     def samples(self) -> Mapping[int, Sample]:
         """The samples by id."""
         return self._samples
+
+    @property
+    def lengths(self) -> Mapping[int, int]:
+        """The output tokens of each sample so far, by id."""
+        return self._lengths
 
     def __iter__(self) -> Iterator[Sample]:
         """Iterate over the samples in the order of their ids."""
@@ -142,7 +157,7 @@ class ExperiencePool:
 
     @staticmethod
     def _closed(id: int, group: OpenGroup) -> Group:
-        return Group(id, group.problem, tuple(scored for _, scored in sorted(group.members.items())))
+        return Group(id, group.problem, tuple([group.members[id] for id in sorted(group.members)]))
 
     def __len__(self) -> int:
         """Return the number of finished samples in open groups."""

@@ -54,7 +54,7 @@ class Scheduler:
         self._longest_first, self._slots = schedule.order == "longest", slots
         self._step: StepDispatch | None = None
         self._problems: Iterator[Prompted] = iter(())
-        self._in_flight: dict[int, Request] = {}  # by sample id
+        self._in_flight: dict[int, int] = {}  # the budget of each request that is out, by sample id
         self._seeds: dict[int, int] = {}  # of the unfinished samples
         self._draw_seeds([sample.id for sample in self.unfinished])
 
@@ -77,13 +77,13 @@ class Scheduler:
         if self._in_flight:
             raise RuntimeError(f"{self.in_flight} samples are still in flight; end their segments first")
         self._problems = iter(problems)
-        carried = list(self.unfinished)
+        lengths = self.unfinished.lengths
         self._step = StepDispatch(
             self.schedule,
             self.max_tokens,
-            {sample.id: len(sample) for sample in carried},
+            {id: lengths[id] for id in sorted(lengths)},
             {id: group.tokens for id, group in self.experience.open_groups.items()},
-            versions=self._versions(carried),
+            versions=self._versions(),
             slots=self._slots,
             visited=self._visited,
             next_group=self.next_group,
@@ -109,10 +109,10 @@ class Scheduler:
         finished one must be scored and added to the experience pool by the caller. Raises ValueError for a segment that
         no request is out for, or that breaks the budget of its request."""
         id, tokens = segment.sample_id, len(segment.tokens)
-        request = self._in_flight.get(id)
-        if request is None:
+        budget = self._in_flight.get(id)
+        if budget is None:
             raise ValueError(f"segment of sample {id}, which is not in flight")
-        status = self._status(segment, request)
+        status = self._status(segment, budget)
         del self._in_flight[id]
         sample = self.unfinished.append(segment, status) if tokens else self.unfinished.samples[id]
         finished = sample.status is not _UNFINISHED
@@ -153,12 +153,13 @@ class Scheduler:
         """Draw the seeds of new samples: many at once are 50 times as fast as one by one."""
         self._seeds.update(zip(samples, sample_seeds(self.seed, samples), strict=True))
 
-    def _versions(self, carried: Sequence[Sample]) -> dict[int, int]:
+    def _versions(self) -> dict[int, int]:
         """Return how many versions drew the tokens of each sample that may be near `max_versions`, by id."""
         least = self.schedule.max_versions - 1
         if least < 1:
             return {}
-        return {one.id: one.version_count for one in carried if len(one.segments) >= least}
+        samples = self.unfinished.samples.values()
+        return {one.id: one.version_count for one in samples if len(one.segments) >= least}
 
     def _visited(self, group: int) -> float:
         return self.lengths.mean(self.experience.problem(group).id)
@@ -168,26 +169,24 @@ class Scheduler:
         self.next_group += 1
         self.experience.open(id, problem)
         step.open(id)
-        for member in range(id * self.group, (id + 1) * self.group):
-            self.unfinished.put(Sample(member, id, prompt))
+        self.unfinished.start(range(id * self.group, (id + 1) * self.group), id, prompt)
 
     def _request(self, sample: Sample, budget: int, expected: int) -> Request:
-        id = sample.id
-        output = tuple([segment.tokens for segment in sample.segments])
-        request = Request(id, sample.prompt, budget, self.sampling, self._seeds[id], expected, output)
-        self._in_flight[id] = request
-        return request
+        id, segments = sample.id, sample.segments
+        self._in_flight[id] = budget
+        output = tuple([segment.tokens for segment in segments]) if segments else ()
+        return Request(id, sample.prompt, budget, self.sampling, self._seeds[id], expected, output)
 
-    def _status(self, segment: Segment, request: Request) -> Status:
-        """Return the status of a sample after `segment`, the result of `request`. The engine's finish reason decides,
-        not the length: EOS exactly on a boundary is complete."""
-        n, budget = len(segment.tokens), request.max_new_tokens
+    def _status(self, segment: Segment, budget: int) -> Status:
+        """Return the status of a sample after `segment`, the result of a request with `budget`. The engine's finish
+        reason decides, not the length: EOS exactly on a boundary is complete."""
+        n, id = len(segment.tokens), segment.sample_id
         if n > budget:
-            raise ValueError(f"sample {request.sample_id}: {n} tokens came back, its budget was {budget}")
+            raise ValueError(f"sample {id}: {n} tokens came back, its budget was {budget}")
         if segment.finish is _EOS:
             return _COMPLETE
         if n == budget:
-            return _TRUNCATED if request.output_length + n == self.max_tokens else _UNFINISHED
+            return _TRUNCATED if self.unfinished.lengths[id] + n == self.max_tokens else _UNFINISHED
         if segment.finish is _LENGTH:
-            raise ValueError(f"sample {request.sample_id}: finish 'length' after {n} of {budget} tokens")
+            raise ValueError(f"sample {id}: finish 'length' after {n} of {budget} tokens")
         return _UNFINISHED
