@@ -178,6 +178,18 @@ def test_rows_share_prompts_only_where_they_are_copied(padding: int | None, diff
     assert len(set(rows)) == different
 
 
+def test_equal_lengths_are_measured_only_of_an_engine_that_pads() -> None:
+    """Of 4 contexts, 2, 3 and 4 rows of spread lengths can have the 3 shorter ones in the mean. The copy of keys and
+    values is a further point of an engine that pads."""
+    counts = {}
+    for padding in (128, None):
+        meter, _ = scripted_meter(slots=4, tokens=64, padding=padding)
+        meter.measure(0)
+        counts[padding] = len(meter._points)
+        assert bool(meter.profile().decode.alike) == (padding is not None)
+    assert counts[128] - counts[None] == 3 * 3 + 1
+
+
 def test_short_steps_are_measured_longer() -> None:
     """A scripted step takes microseconds: as many steps are made as an eighth of a row has tokens."""
     meter, engine = scripted_meter(slots=1, tokens=256)

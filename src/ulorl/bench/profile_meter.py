@@ -100,7 +100,7 @@ class ProfileMeter:
 
     def __init__(self, subject: Subject, grid: Grid, about: dict[str, Any]) -> None:
         self._subject, self._grid, self._about = subject, grid, about
-        points = product(grid.rows, grid.contexts, (False, True))
+        points = product(grid.rows, grid.contexts, (False, True) if self._pads else (False,))
         self._decode: dict[tuple[int, int, bool], list[float]] = {self._decode_point(*point): [] for point in points}
         self._prefill: dict[tuple[int, int], list[float]] = {
             (tokens, requests): [] for tokens in grid.prefill for requests in {1, self._full_pass(tokens)}
@@ -136,7 +136,7 @@ class ProfileMeter:
             self.seconds += time.perf_counter() - began
 
     def _all_points(self) -> list[Callable[[], None]]:
-        copy = self._subject.prefill_padding is not None and self._subject.slots > 2 and max(self._grid.contexts) > 1
+        copy = self._pads and self._subject.slots > 2 and max(self._grid.contexts) > 1
         return [
             *(partial(self._measure_decode, *point) for point in self._decode),
             *(partial(self._measure_prefill, *point) for point in self._prefill),
@@ -173,7 +173,7 @@ class ProfileMeter:
                 rows=tuple(grid.rows),
                 contexts=tuple(grid.contexts),
                 seconds=_rounded_table(spread),
-                alike=_rounded_table(alike),
+                alike=_rounded_table(alike) if self._pads else (),
             ),
             prefill=self._prefill_table(),
             prefill_added=self._added_table(),
@@ -196,6 +196,11 @@ class ProfileMeter:
             },
         )
 
+    @property
+    def _pads(self) -> bool:
+        """Whether the engine pads attention, so that a step takes longer where the lengths of its rows are spread."""
+        return self._subject.prefill_padding is not None
+
     def _decode_tables(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the seconds with rows of spread and of equal lengths, [rows, contexts] each.
 
@@ -207,9 +212,11 @@ class ProfileMeter:
             np.array(
                 [[mean_without_extremes(self._decode[self._decode_point(r, c, a)]) for c in contexts] for r in rows]
             )
-            for a in (False, True)
+            for a in (False, self._pads)
         )
         found = alike = rising_table(alike)
+        if not self._pads:
+            return found, alike
         both = sum(2 * context <= self._grid.max_tokens for context in contexts)
         if both:
             found = alike.copy()
@@ -248,8 +255,8 @@ class ProfileMeter:
     def _decode_seconds(self, rows: int, context: int, *, alike: bool, steps: int) -> list[float]:
         """Return the seconds of `steps` decode steps of `rows` rows with `context` tokens in the mean."""
         lengths = _spread(max(1, context - (steps + 1) // 2), 1 if alike else min(rows, _LENGTHS))
-        own = self._subject.prefill_padding is None
-        prompts = [self._prompt(lengths[row * len(lengths) // rows], own * row) for row in range(rows)]
+        # without padding, rows of one length share no prompt: vLLM would store its keys and values only once
+        prompts = [self._prompt(lengths[row * len(lengths) // rows], 0 if self._pads else row) for row in range(rows)]
         return self._step_seconds(prompts, steps)[1:]
 
     def _prefill_seconds(self, tokens: int, requests: int) -> float:
