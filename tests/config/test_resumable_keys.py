@@ -7,7 +7,7 @@ from ulorl.config.resumable_keys import may_change, resumable_keys
 KEYS = {
     "steps", "run.checkpoint_every", "run.keep_last", "run.keep_every", "run.async_checkpoint", "eval.every", "log",
     "optim.sequence_parallel",
-    "optim.lr", "optim.max_skipped", "backend", "rollout.schedule",
+    "optim.lr", "optim.max_skipped", "backend", "rollout.schedule", "rollout.segments",
     "engine.tolerance", "engine.max_faults", "engine.deadline", "reward.timeout", "reward.workers",
     "reward.retries", "reward.max_unscored", "reward.verifier.base_url", "reward.verifier.api_key_env",
     "reward.verifier.concurrency", "reward.verifier.timeout", "reward.verifier.retries",

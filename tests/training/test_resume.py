@@ -81,16 +81,19 @@ def test_a_decoupled_run_with_an_entropy_bonus_resumes_bit_for_bit(tmp_path: Pat
 
 
 def test_the_schedule_may_change_on_resume(tmp_path: Path) -> None:
-    """From many samples to fewer places than samples are carried, and to segments: none is lost."""
+    """From many samples to fewer places than samples are carried, to segments, and to whole outputs: none is lost."""
     few = "eval.problems=2", "eval.samples=1", "eval.every=0", "run.checkpoint_every=1"
     ulorl.train(config(tmp_path / "r", *few, "steps=2", "rollout.schedule={kind='refill',factor=2.5}"))
     ulorl.resume(tmp_path / "r", ["steps=3", "rollout.schedule.factor=1"])
-    many, fewer, segments = ulorl.resume(tmp_path / "r", ["steps=4", "rollout.schedule.kind=segment"]).metrics[-3:]
+    ulorl.resume(tmp_path / "r", ["steps=4", "rollout.schedule.kind=segment"])
+    many, fewer, segments, whole = ulorl.resume(tmp_path / "r", ["steps=5", "rollout.segments=1"]).metrics[-4:]
     assert lost_and_duplicated(tmp_path / "r") == (0, 0)
     places = 8 * 2  # of factor 1
     assert many["rollout/carried"] > places
     assert many["train/groups"] == fewer["train/groups"] == 8
     assert segments["rollout/in_flight"] == fewer["rollout/carried"] + 8 * 2  # all of them and the new ones
+    assert segments["rollout/carried"] > 0
+    assert whole["rollout/carried"] == 0
 
 
 def test_written_beside_the_run_checkpoints_are_the_same(finished: run.Result, tmp_path: Path) -> None:

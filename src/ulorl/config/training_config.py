@@ -45,6 +45,7 @@ class RolloutConfig(StrictConfig):
         default=8,
         description="the most segments of a sample (k), with schedule.kind=segment; 1: every sample is finished within "
         "its step",
+        json_schema_extra=MAY_CHANGE,
     )
     temperature: float = Field(
         default=0.85, gt=0, description="the sampling temperature, also of the learner's log-probs and entropies"
