@@ -35,6 +35,10 @@ TIMELINE = [
     {"step": 2, "version": 1, "unit": "decode steps", "length": 2, "sample": [1], "start": [0], "end": [2],
      "tokens": [2], "status": "t"},
 ]  # fmt: skip
+OF_TWO_ENGINES = [  # engine 0 decodes two samples for two seconds, then one; engine 1 none for a second
+    {"step": 1, "version": 0, "unit": "milliseconds", "length": 4000, "sample": [0, 1, 2], "start": [0, 0, 1000],
+     "end": [4000, 2000, 4000], "tokens": [4, 2, 3], "engine": [0, 0, 1], "status": "ccu"},
+]  # fmt: skip
 
 
 def sample(

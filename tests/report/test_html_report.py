@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from refusals import refused
-from report_runs import METRICS, add_overflowing, add_timeline, data_of, make_run, sample
+from report_runs import METRICS, OF_TWO_ENGINES, add_overflowing, add_timeline, data_of, make_run, sample
 from ulorl.error_codes import ErrorCode
 from ulorl.report.html_report import LIMIT, render, write_report
 from ulorl.runs.saved_run import read_run
@@ -103,9 +103,14 @@ def test_the_timeline_shows_who_decoded_when(tmp_path: Path) -> None:
     assert shown(run_dir)["timeline"] is None
     add_timeline(run_dir)
     found = shown(run_dir)["timeline"]
-    assert found["bars"] == [[0, 0, 4, 0, "c", 4, 1], [1, 0, 4, 0, "u", 4, 1], [1, 4, 6, 1, "t", 2, 2]]
+    assert found["bars"] == [[0, 0, 4, 0, "c", 4, 1, 0], [1, 0, 4, 0, "u", 4, 1, 0], [1, 4, 6, 1, "t", 2, 2, 0]]
     assert found["decoding"] == [[0, 2], [1, 2], [2, 2], [3, 2], [4, 1], [5, 1]]
     assert (found["total"], found["slots"], found["unit"]) == (2, 128, "decode steps")
+    assert (found["engines"], found["engine_count"], found["load"]) == ([], 1, [])
+    add_timeline(run_dir, OF_TWO_ENGINES)
+    found = shown(run_dir)["timeline"]
+    assert found["bars"][2] == [2, 1, 4, 0, "u", 3, 1, 1]
+    assert (found["engines"], found["engine_count"], found["slots"], found["unit"]) == ([0, 1], 2, 256, "seconds")
     (run_dir / "timeline.jsonl").write_text('{"step": 1, "sample": [0]}\n')
     with refused(ErrorCode.RUN_DAMAGED, file=run_dir / "timeline.jsonl"):
         page(run_dir)

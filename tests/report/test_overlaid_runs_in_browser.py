@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from browser import Page
 from report_page import IN_A_BROWSER, axe_violations, legend, newest, set_control
-from report_runs import METRICS, add_timeline, make_run, sample
+from report_runs import METRICS, OF_TWO_ENGINES, add_timeline, make_run, sample
 from ulorl.report.html_report import write_report
 
 pytestmark = IN_A_BROWSER
@@ -39,8 +40,9 @@ def report(tab: Page, tmp_path_factory: pytest.TempPathFactory) -> Page:
         samples = {1: [sample(seed, f"written by {name}", 1, [len(f"written by {name}")], [0])]}
         mask = "off" if name == "third" else "dynamic"
         folder = tmp_path_factory.mktemp("runs") / name
-        folders.append(make_run(folder, metrics, samples, {"seed": seed, "objective": {"mpt": {"mask": mask}}}))
-    add_timeline(folders[0])
+        settings = {"seed": seed, "objective": {"mpt": {"mask": mask}}, "engine": {"slots": 2}}
+        folders.append(make_run(folder, metrics, samples, settings))
+    add_timeline(folders[0], OF_TWO_ENGINES)
     tab.open(write_report(folders).as_uri())
     return tab
 
@@ -93,6 +95,28 @@ def test_a_list_chooses_the_run_of_what_cannot_be_overlaid(report: Page) -> None
         set_control(report, "#main > .controls select", str(place))
         assert report.run(output) == f"v0written by {name}"
         assert report.run(drawn) is (name == "first")  # the others stored no timeline
+    assert not report.problems
+
+
+def test_the_timeline_shows_how_full_each_engine_is(report: Page) -> None:
+    """2 + 1 samples in two halves of engine 0, none and then one in a quarter and the rest of engine 1."""
+    set_control(report, "#main > .controls select", "0")
+    report.wait("!document.querySelector('.timeline').closest('figure').hidden")
+    label = report.run("document.querySelector('.timeline').getAttribute('aria-label')")
+    assert label.endswith("On average 0.8 to 1.5 samples decode on each of 2 engines.")
+    strips = (
+        "(() => { document.querySelector('.timeline').scrollIntoView({block: 'center'}); const fill = getComputedStyle("
+        "document.documentElement).getPropertyValue('--s0').trim(); return [...document.querySelectorAll(`.timeline svg "
+        "path[fill='${fill}']`)].map(p => p.getBoundingClientRect()).filter(r => r.height < 12)"
+        ".map(r => [r.x + r.width / 2, r.y + r.height / 2]); })()"
+    )
+    texts = (
+        "Engine 0\n2 of 2 slots decode\n0 to 2 seconds", "Engine 0\n1 of 2 slots decode\n2 to 4 seconds",
+        "Engine 1\n0 of 2 slots decode\n0 to 1 seconds", "Engine 1\n1 of 2 slots decode\n1 to 4 seconds",
+    )  # fmt: skip
+    for (x, y), text in zip(report.run(strips), texts, strict=True):
+        report.move(x, y)
+        report.wait(f"document.querySelector('.timeline b')?.parentElement.innerText === {json.dumps(text)}")
     assert not report.problems
 
 

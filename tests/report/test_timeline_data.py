@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ulorl.report.timeline_data import samples_at_once, shown_samples
+from ulorl.report.timeline_data import engine_load, samples_at_once, shown_engines, shown_samples
 
 
 def test_of_many_samples_a_few_are_shown() -> None:
@@ -23,3 +23,19 @@ def test_samples_at_once_are_the_covered_time() -> None:
     edges, decoding = samples_at_once(starts, ends, 4, parts=2)
     assert edges.tolist() == [0, 2, 4]
     assert decoding.tolist() == [1.5, 2]
+
+
+def test_engines_are_as_full_as_they_have_samples() -> None:
+    """Engine 0 decodes one sample in [0, 4) and one in [2, 4), engine 1 one in [2, 4). 2 is the most of all, which
+    stands for unknown slots. With 64 slots a sample is no change: the means are 1.5 and .5."""
+    spans = [0, 1], np.array([0, 0, 1]), np.array([0.0, 2, 2]), np.array([4.0, 4, 4]), 4.0
+    for slots in (2, 0):
+        assert engine_load(*spans, slots, parts=4) == [[0, 0, 2, 1], [0, 2, 4, 2], [1, 0, 2, 0], [1, 2, 4, 1]]
+    assert engine_load(*spans, 64, parts=4) == [[0, 0, 4, 1.5], [1, 0, 4, 0.5]]
+    assert engine_load([], *spans[1:], 2) == []
+
+
+def test_a_single_engine_is_not_shown_and_of_many_some_are() -> None:
+    assert shown_engines(1) == []
+    assert shown_engines(3) == [0, 1, 2]
+    assert shown_engines(256) == [17 * at for at in range(16)]

@@ -309,6 +309,7 @@ class Machine(RuleBasedStateMachine):
             assert ids == list(range(world.scheduler.next_group * GROUP))
             assert world.scheduler._in_flight.keys() <= {sample.id for sample in world.scheduler.unfinished}
             assert world.scheduler._seeds.keys() == {sample.id for sample in world.scheduler.unfinished}
+            assert world.scheduler.unfinished.lengths == {one.id: len(one) for one in world.scheduler.unfinished}
             assert world.engine.pending == world.scheduler.in_flight
             assert world.scheduler.in_flight <= (world.schedule.places or 10_000)
 

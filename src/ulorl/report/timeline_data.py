@@ -1,9 +1,10 @@
-"""The last steps of a run as data for the report: which sample decoded when, under which version, and how many decoded
-at once."""
+"""The last steps of a run as data for the report: which sample decoded when, under which version and on which engine,
+and how many decoded at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,19 @@ STEPS = 12  # that are shown at most
 ROWS = 64  # samples that are shown at most
 _GROUPS = 16  # from so many groups on, fewer siblings are shown rather than fewer groups
 _POINTS = 600  # of the curve of samples that decode at once
+_ENGINES = 16  # that are shown at most
+_PARTS = 160  # of time, for each of them
+_LEVELS = 8  # of how full an engine is
 
 
 def timeline_data(run: SavedRun, cut: int = 1) -> dict[str, Any] | None:
     """Return the last `STEPS` steps of a run as plain values, None when they are not stored.
 
     The rollouts follow one another on one axis, without the updates between them. `bars` has a list for each segment:
-    the place of its sample among `samples`, start, end, version, letter of the status, tokens, step. cut: divides
-    the numbers of samples and of points of the curve. Raises UserError when timeline.jsonl is damaged.
+    the place of its sample among `samples`, start, end, version, letter of the status, tokens, step, engine. `engines`
+    are those that are shown of `engine_count`, by number; [] for one engine. `load` says how full they are, as
+    `engine_load` does. Where a run was resumed with more engines, they are empty in the steps before that. cut: divides
+    the numbers of samples and of points of the curve and of `load`. Raises UserError when timeline.jsonl is damaged.
     """
     steps = [one for one in read_timeline(run.dir, STEPS) if len(one.sample)]
     if not steps:
@@ -39,6 +45,9 @@ def timeline_data(run: SavedRun, cut: int = 1) -> dict[str, Any] | None:
         np.concatenate([scale * getattr(one, name) + at for one, at in zip(steps, offsets, strict=False)])
         for name in ("start", "end")
     )
+    engine = np.concatenate([one.engine for one in steps])
+    number = max(int(run.setting("backend.engines") or 1), int(engine.max()) + 1) if in_seconds else 1
+    engines = shown_engines(number)
     times, decoding = samples_at_once(
         starts, ends, float(offsets[-1]), min(_POINTS // cut, max(1, sum(one.length for one in steps)))
     )
@@ -53,7 +62,11 @@ def timeline_data(run: SavedRun, cut: int = 1) -> dict[str, Any] | None:
         "groups": [id // group for id in shown],
         "total": len(np.unique(sample)),
         "bars": _bars(steps, shown, starts, ends),
-        "slots": slots * (int(run.setting("backend.engines") or 1) if in_seconds else 1),
+        "slots": slots * number,
+        "engine_slots": slots,
+        "engines": engines,
+        "engine_count": number,
+        "load": engine_load(engines, engine, starts, ends, float(offsets[-1]), slots, _PARTS // cut),
         "decoding": [[_short(at), _short(n)] for at, n in zip(times, decoding, strict=False)],
     }
 
@@ -79,6 +92,42 @@ def samples_at_once(
     return edges, np.diff(covered) / np.diff(edges)
 
 
+def shown_engines(number: int) -> list[int]:
+    """Return the numbers of the engines to show: none of a single one, and evenly spaced ones of many."""
+    if number == 1:
+        return []
+    return [int(at) for at in np.linspace(0, number - 1, min(number, _ENGINES)).round()]
+
+
+def engine_load(
+    engines: Sequence[int],
+    engine: NDArray[np.int64],
+    starts: NDArray[np.float64],
+    ends: NDArray[np.float64],
+    length: float,
+    slots: int,
+    parts: int = _PARTS,
+) -> list[list[float | int]]:
+    """Return how many samples decode on each of `engines`, on average over spans of time in which that hardly changes.
+
+    A list for each span: the place of the engine among `engines`, start, end, samples. engine, starts, ends: of every
+    segment. slots: of an engine; 0: the most samples that decode on one at once stand for them. parts: equal ones of
+    [0, length], of which spans are made.
+    """
+    counts = []
+    for one in engines:
+        times, decoding = samples_at_once(starts[engine == one], ends[engine == one], length, parts)
+        counts.append(decoding)
+    full = slots or max((decoding.max() for decoding in counts), default=0.0) or 1.0
+    spans: list[list[float | int]] = []
+    for place, decoding in enumerate(counts):
+        changes = np.flatnonzero(np.diff(np.round(_LEVELS * decoding / full))) + 1
+        for first, last in pairwise([0, *changes.tolist(), parts]):
+            mean = decoding[first:last].mean()
+            spans.append([place, _short(times[first]), _short(times[last]), _short(mean)])
+    return spans
+
+
 def _sum_above(ascending: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
     below = np.searchsorted(ascending, edges)
     return np.asarray(below * edges - np.append(0, np.cumsum(ascending))[below])
@@ -93,7 +142,8 @@ def _bars(
         for i, id in enumerate(one.sample.tolist()):
             if id in places:
                 span = _short(starts[at + i]), _short(ends[at + i])
-                bars.append([places[id], *span, one.version, one.status[i], int(one.tokens[i]), one.step])
+                facts = one.version, one.status[i], int(one.tokens[i]), one.step, int(one.engine[i])
+                bars.append([places[id], *span, *facts])
         at += len(one.sample)
     return bars
 
