@@ -106,8 +106,8 @@ def test_the_timeline_shows_how_full_each_engine_is(report: Page) -> None:
     assert label.endswith("On average 0.8 to 1.5 samples decode on each of 2 engines.")
     strips = (
         "(() => { document.querySelector('.timeline').scrollIntoView({block: 'center'}); const fill = getComputedStyle("
-        "document.documentElement).getPropertyValue('--s0').trim(); return [...document.querySelectorAll(`.timeline svg "
-        "path[fill='${fill}']`)].map(p => p.getBoundingClientRect()).filter(r => r.height < 12)"
+        "document.documentElement).getPropertyValue('--s0').trim(); return [...document.querySelectorAll("
+        "`.timeline svg path[fill='${fill}']`)].map(p => p.getBoundingClientRect()).filter(r => r.height < 12)"
         ".map(r => [r.x + r.width / 2, r.y + r.height / 2]); })()"
     )
     texts = (
