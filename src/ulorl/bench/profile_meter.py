@@ -215,10 +215,8 @@ class ProfileMeter:
             for a in (False, self._pads)
         )
         found = alike = rising_table(alike)
-        if not self._pads:
-            return found, alike
         both = sum(2 * context <= self._grid.max_tokens for context in contexts)
-        if both:
+        if both and self._pads:
             found = alike.copy()
             found[1:, :both] = rising_table(spread[:, :both])[1:]
         return found, alike

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import ceil, inf
 
@@ -136,13 +136,11 @@ class StepDispatch:
         length = self._expected_length(sample // self._schedule.group)
         return ceil(expected_rest(self._lengths[sample], length, self._max_tokens))
 
-    def _budgets(self, samples: Iterable[int]) -> list[int]:
+    def _budgets(self, samples: Sequence[int]) -> list[int]:
         """Return the budget of each sample: a segment, or what is left where that is less or the sample must finish."""
-        longest, segment, lengths = self._max_tokens, self._segment, self._lengths
-        if segment >= longest:
-            return [longest - lengths[sample] for sample in samples]
-        must_finish = self._must_finish
-        return [longest - lengths[s] if s in must_finish else min(segment, longest - lengths[s]) for s in samples]
+        left = [self._max_tokens - self._lengths[sample] for sample in samples]
+        segment, must_finish = self._segment, self._must_finish
+        return [n if n < segment or sample in must_finish else segment for sample, n in zip(samples, left, strict=True)]
 
     def _count_ready(self) -> None:
         """Count the finished groups that the window lets train."""

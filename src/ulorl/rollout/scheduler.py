@@ -172,9 +172,9 @@ class Scheduler:
         self.unfinished.start(range(id * self.group, (id + 1) * self.group), id, prompt)
 
     def _request(self, sample: Sample, budget: int, expected: int) -> Request:
-        id, segments = sample.id, sample.segments
+        id = sample.id
         self._in_flight[id] = budget
-        output = tuple([segment.tokens for segment in segments]) if segments else ()
+        output = tuple([segment.tokens for segment in sample.segments])
         return Request(id, sample.prompt, budget, self.sampling, self._seeds[id], expected, output)
 
     def _status(self, segment: Segment, budget: int) -> Status:
