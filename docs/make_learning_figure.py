@@ -160,33 +160,45 @@ def interval(values: Sequence[float] | NDArray[np.float64]) -> str:
     return f"{np.mean(values):+.1f} ± {T_95 * np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
 
 
+def at_equal(
+    found: dict[str, list[SavedRun]], amount: Callable[[SavedRun], NDArray[np.float64]]
+) -> tuple[float, dict[str, NDArray[np.float64]]]:
+    """Return the amount that every run has spent, and the accuracies of each arm's seeds there, read off the curves."""
+    equal = min(amount(run).sum() for runs in found.values() for run in runs)
+    at = {arm: np.array([np.interp(equal, *curve(run, amount)) for run in runs]) for arm, runs in found.items()}
+    return float(equal), at
+
+
+def spread(values: NDArray[np.float64]) -> str:
+    """Return a mean with the lowest and the highest value."""
+    return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
+
+
 def table(found: dict[str, list[SavedRun]]) -> str:
-    """Return a row for each arm. Accuracies are read off the curves where every run has trained as many tokens."""
-    equal = min(TOKENS(run).sum() for runs in found.values() for run in runs)
-    at = {arm: np.array([np.interp(equal, *curve(run, TOKENS)) for run in runs]) for arm, runs in found.items()}
-    rows = []
-    for arm, runs in found.items():
-        age = np.mean([np.average(AGE(run), weights=TOKENS(run)) for run in runs])
-        rows.append(
-            (
-                arm,
-                f"{age:.2f}",
-                f"{np.mean([TOKENS(run).sum() for run in runs]) / 1000:.0f}",
-                f"{np.mean([curve(run, TOKENS)[1][-1] for run in runs]):.1f}",
-                f"{at[arm].mean():.1f} ({at[arm].min():.1f} to {at[arm].max():.1f})",
-                "" if arm == "one segment" else interval(at[arm] - at["one segment"]),
-                f"{np.median([np.sum(SECONDS(run)) / TOKENS(run).sum() * 1e3 for run in runs]):.3f}",
-                f"{np.median([DECODE_STEPS(run).sum() / TOKENS(run).sum() * 1e3 for run in runs]):.1f}",
-            )
+    """Return a row for each arm."""
+    tokens, at_tokens = at_equal(found, TOKENS)
+    seconds, at_seconds = at_equal(found, SECONDS)
+    rows = [
+        (
+            arm,
+            f"{np.mean([np.average(AGE(run), weights=TOKENS(run)) for run in runs]):.2f}",
+            ", ".join(f"{curve(run, TOKENS)[1][-1]:.1f}" for run in runs),
+            spread(at_tokens[arm]),
+            "" if arm == "one segment" else interval(at_tokens[arm] - at_tokens["one segment"]),
+            spread(at_seconds[arm]),
+            f"{np.median([np.sum(SECONDS(run)) / TOKENS(run).sum() * 1e3 for run in runs]):.3f}",
+            f"{np.median([DECODE_STEPS(run).sum() / TOKENS(run).sum() * 1e3 for run in runs]):.1f}",
         )
+        for arm, runs in found.items()
+    ]
     titles = (
         "arm",
         "mean age",
-        "trained tokens, thousands",
-        "accuracy after the last step",
-        f"accuracy at {equal / 1000:.0f} thousand trained tokens (lowest to highest seed)",
+        "after 24 steps, each seed",
+        f"at {tokens / 1000:.0f},000 trained tokens (lowest to highest seed)",
         "less one segment (95%)",
-        "processor seconds per 1,000 trained tokens",
+        f"at {seconds:.0f} processor seconds (lowest to highest seed)",
+        "processor ms a trained token",
         "decode steps per 1,000 trained tokens",
     )
     return markdown.table(titles, rows)

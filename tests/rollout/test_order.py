@@ -73,21 +73,21 @@ def test_waiting_samples_leave_by_what_is_expected_of_them_now() -> None:
         for group in (sample // 3, int(random.integers(1 + sample // 3))):  # a sibling has finished
             lengths[group] = random.integers(1, 63) / 7
             waiting.changed(group)
-            assert waiting.take(0) == ([], [])
+            assert waiting.take(0) == ([], [], [])
         while tokens and random.random() < 0.5:
             rest = {one: expected_rest(present, lengths[one // 3], 9) for one, present in tokens.items()}
             wanted = sorted(rest, key=lambda one: (-rest[one], one % 3, one // 3))
-            wanted = wanted[: len(wanted) if random.random() < 0.1 else random.integers(1, 4)]
-            assert waiting.take(len(wanted)) == (wanted, [ceil(rest[one]) for one in wanted])
+            wanted = wanted[: random.integers(1, 1 + (len(wanted) if random.random() < 0.1 else 3))]
+            present, rests = [tokens[one] for one in wanted], [ceil(rest[one]) for one in wanted]
+            assert waiting.take(len(wanted)) == (wanted, present, rests)
             for one in wanted:
                 del tokens[one]
-    assert sorted(waiting.take(len(tokens))[0]) == sorted(tokens)
-    with pytest.raises(IndexError):
-        waiting.take(1)
+    assert sorted(waiting.take(len(tokens) + 1)[0]) == sorted(tokens)
+    assert waiting.take(1) == ([], [], [])
 
 
 def enter(step: StepDispatch) -> list[int]:
-    return [sample for sample, *_ in step.admit()]
+    return step.admit()[0]
 
 
 def test_each_free_slot_goes_to_the_longest_by_all_that_is_known() -> None:
@@ -100,9 +100,9 @@ def test_each_free_slot_goes_to_the_longest_by_all_that_is_known() -> None:
     step.ended(2, 10, finished=True)
     assert enter(step) == [1]
     step.ended(4, 20, finished=True)
-    assert list(step.admit()) == [(5, 100, 20)]
+    assert step.admit() == ([5], [100], [20])
     step.ended(0, 100, finished=True)
-    assert list(step.admit()) == [(3, 100, 10)]
+    assert step.admit() == ([3], [100], [10])
     assert step.counts.in_flight == 3
     assert step.counts.waiting == 0
 
@@ -112,7 +112,7 @@ def test_earlier_visits_and_carried_lengths_order_the_first_samples() -> None:
     visits = {0: 5.0, 1: 30.0, 2: 12.0}
     step = StepDispatch(SEGMENT, L, {1: 8, 3: 20}, {0: 30, 1: 0}, slots=9, visited=visits.get)  # type: ignore[arg-type]
     step.open(2)
-    assert list(step.admit()) == [(3, 80, 20), (4, 100, 12), (5, 100, 12), (1, 92, 10)]
+    assert step.admit() == ([3, 4, 5, 1], [80, 100, 100, 92], [20, 12, 12, 10])
 
 
 def test_samples_that_must_finish_and_old_groups_come_first() -> None:
@@ -138,9 +138,9 @@ def test_first_in_first_out_a_carried_sample_gets_a_slot_before_a_new_one() -> N
     for group in range(2, 2 + step.new_groups()):
         step.open(group)
     assert enter(step) == [0, 1]
-    step.ended(0, 10, finished=True)
+    step.ended(0, 70, finished=True)
     assert enter(step) == [3]
-    step.ended(1, 10, finished=True)
+    step.ended(1, 60, finished=True)
     assert enter(step) == [4]
 
 

@@ -40,9 +40,11 @@ class Played:
         for _ in range(self.step.new_groups()):
             self.step.open(self._next)
             self._next += 1
-        return [(sample, budget) for sample, budget, _ in self.step.admit()]
+        samples, budgets, _ = self.step.admit()
+        return list(zip(samples, budgets, strict=True))
 
-    def finish(self, *samples: int, tokens: int = 1) -> None:
+    def finish(self, *samples: int, tokens: int = 9) -> None:
+        """End samples with `tokens` output tokens each."""
         for sample in samples:
             self.step.ended(sample, tokens, finished=True)
 
@@ -180,10 +182,10 @@ def test_oversubscribe_opens_more_when_all_have_ended_with_too_few_tokens() -> N
 def test_a_step_without_problems_ends_with_what_is_left() -> None:
     for schedule in (RefillSchedule(prompts=4, group=1, factor=1), OversubscribeSchedule(prompts=4, group=1, factor=1)):
         step = StepDispatch(schedule, L, {7: 0}, {7: 0})
-        assert list(step.admit()) == [(7, 10, 0)]
+        assert step.admit() == ([7], [10], [0])
         step.ended(7, 3, finished=True)
         assert not step.over  # it could open another group
-        assert list(step.admit()) == []
+        assert step.admit() == ([], [], [])
         assert step.over
 
 

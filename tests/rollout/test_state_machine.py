@@ -26,6 +26,7 @@ from safetensors.numpy import load, save
 from ulorl.engines.retrying import RetryingEngine
 from ulorl.engines.scripted import FaultyEngine, ScriptedEngine
 from ulorl.engines.segment_checks import SegmentChecks
+from ulorl.rng import sample_seed
 from ulorl.rollout import pool_io
 from ulorl.rollout.pool_io import Pools
 from ulorl.rollout.pools import ExperiencePool, UnfinishedPool
@@ -308,7 +309,7 @@ class Machine(RuleBasedStateMachine):
             ids = sorted(sample.id for samples in world.samples().values() for sample in samples)
             assert ids == list(range(world.scheduler.next_group * GROUP))
             assert world.scheduler._in_flight.keys() <= {sample.id for sample in world.scheduler.unfinished}
-            assert world.scheduler._seeds.keys() == {sample.id for sample in world.scheduler.unfinished}
+            assert [one.seed for one in world.asked] == [sample_seed(1, one.sample_id) for one in world.asked]
             assert world.scheduler.unfinished.lengths == {one.id: len(one) for one in world.scheduler.unfinished}
             assert world.engine.pending == world.scheduler.in_flight
             assert world.scheduler.in_flight <= (world.schedule.places or 10_000)

@@ -117,7 +117,7 @@ class RolloutSimulation:
         while not dispatch.over:
             for _ in range(dispatch.new_groups()):
                 dispatch.open(self._open_group())
-            for row, engine in deal([self._row(*one) for one in dispatch.admit()], ended):
+            for row, engine in deal(map(self._row, *dispatch.admit()), ended):
                 engines[engine].add(row)
                 touched.add(engine)
             if not dispatch.counts.in_flight:  # the step is over
@@ -130,7 +130,8 @@ class RolloutSimulation:
             touched = {engine}
             ended = engines[engine].advance()
             for row in ended:
-                dispatch.ended(row.sample_id, row.drawn, finished=self._end_segment(row, engine))
+                finished = self._end_segment(row, engine)
+                dispatch.ended(row.sample_id, row.output + row.drawn, finished=finished)
         self._stop()
 
     def _stop(self) -> None:

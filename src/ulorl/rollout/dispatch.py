@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import ceil, inf
 
 from ulorl.rollout.expected_length import expected_length, expected_rest
 from ulorl.rollout.schedules import Schedule, StepCounts
 from ulorl.rollout.waiting import FirstInFirstOut, LongestFirst, Waiting
+
+Admitted = tuple[list[int], list[int], list[int]]  # see `StepDispatch.admit`
 
 
 class StepDispatch:
@@ -50,20 +52,20 @@ class StepDispatch:
         self._visited = visited
         self._nothing_left = False
         self._group_tokens = dict(open_groups)  # of finished samples, by group
-        # unfinished samples of each group that has some, and output tokens of each unfinished sample
+        # unfinished samples of each group that has some
         self._left: dict[int, int] = Counter(sample // schedule.group for sample in carried)
-        self._lengths = dict(carried)
         most = schedule.max_versions - 1 if schedule.max_versions else inf
         self._must_finish = {sample for sample, count in (versions or {}).items() if count >= most}
         self.counts.must_finish = len(self._must_finish)
-        self._first: deque[int] = deque()  # of those that wait, the samples that enter before all others
+        self._first = FirstInFirstOut()  # of those that wait, the samples that enter before all others
         self._waiting: Waiting = FirstInFirstOut()
         if schedule.order == "longest":
             late = (next_group - schedule.prompts) * schedule.group  # the samples with smaller ids
-            self._first.extend(sample for sample in carried if sample < late or sample in self._must_finish)
+            first = {id: n for id, n in carried.items() if id < late or id in self._must_finish}
+            carried = {id: n for id, n in carried.items() if id not in first}
+            self._first.put(first)
             self._waiting = LongestFirst(self._expected_length, max_tokens, schedule.group)
-        first = set(self._first)
-        self._waiting.put({id: tokens for id, tokens in carried.items() if id not in first} if first else carried)
+        self._waiting.put(carried)
         self._places = min(schedule.places or sys.maxsize, slots or sys.maxsize)
         self._outstanding = deque(sorted(self._left))  # by age; groups that are finished by now are removed lazily
         self._finished = [group for group in open_groups if group not in self._left]  # not ready; a heap
@@ -87,38 +89,36 @@ class StepDispatch:
         self._left[group] = size
         self.counts.open += 1
         self.counts.waiting += size
-        members = dict.fromkeys(range(group * size, (group + 1) * size), 0)
-        self._lengths |= members
-        self._waiting.put(members)
+        self._waiting.put(dict.fromkeys(range(group * size, (group + 1) * size), 0))
 
-    def admit(self) -> Iterator[tuple[int, int, int]]:
-        """Return the samples to send to the engine now, to be read once: ids, budgets in tokens, and how many of these
-        tokens each is expected to need, 0 where the order of admission does not ask for that."""
-        counts, first = self.counts, self._first
-        number = max(0, min(counts.waiting, self._places - counts.in_flight))
-        samples = [first.popleft() for _ in range(min(number, len(first)))]
-        expected = [self._expected_tokens(sample) for sample in samples]
-        others, others_expected = self._waiting.take(number - len(samples))
+    def admit(self) -> Admitted:
+        """Return the samples to send to the engine now: ids, budgets in tokens, and how many of these tokens each is
+        expected to need, 0 where the order of admission does not ask for that."""
+        counts = self.counts
+        number = self._places - counts.in_flight
+        samples, tokens, _ = self._first.take(number)
+        expected = list(map(self._expected_tokens, samples, tokens))
+        others, others_tokens, others_expected = self._waiting.take(number - len(samples))
         samples += others
+        tokens += others_tokens
         expected += others_expected
-        counts.waiting -= number
-        counts.in_flight += number
+        counts.waiting -= len(samples)
+        counts.in_flight += len(samples)
         counts.beginning = False
         self._nothing_left = not counts.in_flight
-        budgets = self._budgets(samples)
-        return zip(samples, budgets, map(min, expected, budgets), strict=True)
+        budgets = self._budgets(samples, tokens)
+        return samples, budgets, list(map(min, expected, budgets))
 
     def ended(self, sample: int, tokens: int, *, finished: bool) -> None:
-        """Take note that the engine returned a sample with `tokens` new tokens."""
+        """Take note that the engine returned a sample, which has `tokens` output tokens now."""
         self.counts.in_flight -= 1
-        length = self._lengths.pop(sample) + tokens
         if sample in self._must_finish:
             self._must_finish.remove(sample)
             self.counts.must_finish -= 1
         if not finished:
             return
         group = sample // self._schedule.group
-        self._group_tokens[group] += length
+        self._group_tokens[group] += tokens
         self._left[group] -= 1
         if not self._left[group]:
             del self._left[group]
@@ -131,15 +131,15 @@ class StepDispatch:
         finished, before = self._schedule.group - self._left[group], self._visited(group)
         return expected_length(self._group_tokens[group], finished, before, self._max_tokens)
 
-    def _expected_tokens(self, sample: int) -> int:
-        """Return the tokens that an unfinished sample is expected to lack until it is finished."""
+    def _expected_tokens(self, sample: int, tokens: int) -> int:
+        """Return the tokens that an unfinished sample with `tokens` tokens is expected to lack until it is finished."""
         length = self._expected_length(sample // self._schedule.group)
-        return ceil(expected_rest(self._lengths[sample], length, self._max_tokens))
+        return ceil(expected_rest(tokens, length, self._max_tokens))
 
-    def _budgets(self, samples: Sequence[int]) -> list[int]:
+    def _budgets(self, samples: Sequence[int], tokens: Sequence[int]) -> list[int]:
         """Return the budget of each sample: a segment, or what is left where that is less or the sample must finish."""
-        left = [self._max_tokens - self._lengths[sample] for sample in samples]
         segment, must_finish = self._segment, self._must_finish
+        left = [self._max_tokens - present for present in tokens]
         return [n if n < segment or sample in must_finish else segment for sample, n in zip(samples, left, strict=True)]
 
     def _count_ready(self) -> None:

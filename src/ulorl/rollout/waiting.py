@@ -9,12 +9,11 @@ from math import ceil
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ulorl.rollout.expected_length import expected_rest, expected_rests
 
 _Entry = tuple[float, int, int]  # minus the tokens that a sample is expected to lack, its member, its group
-_Taken = tuple[list[int], list[int]]  # ids of samples, and the tokens that they are expected to lack, 0: not asked for
+_Taken = tuple[list[int], list[int], list[int]]  # see `Waiting.take`
 
 
 class Waiting(Protocol):
@@ -25,8 +24,8 @@ class Waiting(Protocol):
         ...
 
     def take(self, number: int) -> _Taken:
-        """Remove and return the samples that enter next, with what each is expected to lack. Raises IndexError when
-        fewer wait."""
+        """Remove the `number` samples that enter next, or all when fewer wait. Return their ids, their output tokens,
+        and the tokens that each is expected to lack, 0 where the order does not ask for that."""
         ...
 
     def changed(self, group: int) -> None:
@@ -39,15 +38,18 @@ class FirstInFirstOut:
 
     def __init__(self) -> None:
         self._samples: deque[int] = deque()
+        self._tokens: deque[int] = deque()  # output tokens of each
 
     def put(self, samples: Mapping[int, int]) -> None:
-        """Let samples wait; their lengths do not matter here."""
+        """Let samples wait. samples: their output tokens by id."""
         self._samples.extend(samples)
+        self._tokens.extend(samples.values())
 
     def take(self, number: int) -> _Taken:
-        """Remove and return the samples that enter next, with what each is expected to lack. Raises IndexError when
-        fewer wait."""
-        return [self._samples.popleft() for _ in range(number)], [0] * number
+        """Remove and return the samples that enter next, as `Waiting.take` says."""
+        number = min(number, len(self._samples))
+        samples = [self._samples.popleft() for _ in range(number)]
+        return samples, [self._tokens.popleft() for _ in range(number)], [0] * number
 
     def changed(self, group: int) -> None:
         """Do nothing: expected lengths do not matter here."""
@@ -60,9 +62,9 @@ class LongestFirst:
     early.
 
     expected_length: returns the output tokens that are expected of the samples of a group. max_tokens: L. group:
-    samples a group (G); ids are group id * G + member. All that waits is sorted at once when a step begins, and
-    whenever all of it leaves together. A heap holds the next sample of each of the n groups that change or come later,
-    so that a sample of them is taken in O(log n), and a change takes O(G log G + log n).
+    samples a group (G); ids are group id * G + member. All that waits is sorted at once when nothing of it is in order,
+    and whenever half of it or more leaves together. A heap holds the next sample of each of the n groups that change or
+    come later, so that a sample of them is taken in O(log n), and a change takes O(G log G + log n).
     """
 
     def __init__(self, expected_length: Callable[[int], float], max_tokens: int, group: int) -> None:
@@ -80,47 +82,39 @@ class LongestFirst:
         self._new.append(samples)
 
     def take(self, number: int) -> _Taken:
-        """Remove and return the samples that enter next, with what each is expected to lack. Raises IndexError when
-        fewer wait."""
+        """Remove and return the samples that enter next, as `Waiting.take` says."""
+        number = min(number, len(self._tokens))
         if not number:
-            return [], []
-        if number == len(self._tokens):
-            groups, members, rests = self._all_sorted()
-            self._begin_again([])
-            self._tokens.clear()
-            return (groups * self._group + members).tolist(), np.ceil(rests).astype(np.int64).tolist()
-        if self._sorted or self._heap:
-            self._changed.update(sample // self._group for samples in self._new for sample in samples)
-            for group in self._changed:
-                self._order_again(group)
-            self._new.clear()
-            self._changed.clear()
-        else:
-            groups, members, rests = self._all_sorted()
-            last_first = (column[::-1].tolist() for column in (-rests, members, groups))
-            self._begin_again(list(zip(*last_first, strict=True)))
-        entries = [self._take() for _ in range(number)]
-        return [group * self._group + member for _, member, group in entries], [ceil(-rest) for rest, *_ in entries]
+            return [], [], []
+        if 2 * number >= len(self._tokens) or not (self._sorted or self._heap):
+            return self._take_of_all(number)
+        self._changed.update(sample // self._group for samples in self._new for sample in samples)
+        for group in self._changed:
+            self._order_again(group)
+        self._new.clear()
+        self._changed.clear()
+        rests, members, groups = zip(*[self._take() for _ in range(number)], strict=True)
+        samples = [group * self._group + member for group, member in zip(groups, members, strict=True)]
+        return samples, [self._tokens.pop(sample) for sample in samples], [ceil(-rest) for rest in rests]
 
     def changed(self, group: int) -> None:
         """Take note that other lengths are expected of the samples of a group than before."""
         self._changed.add(group)
 
-    def _all_sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return groups, members and expected tokens of all samples, in the order in which they enter, [n] each."""
+    def _take_of_all(self, number: int) -> _Taken:
+        """Sort all samples, and take the first `number`."""
         ids, present = (np.fromiter(values, np.int64) for values in (self._tokens, self._tokens.values()))
         groups, members = np.divmod(ids, self._group)
         distinct, which = np.unique(groups, return_inverse=True)
         lengths = np.array([self._expected_length(group) for group in distinct.tolist()], np.float64)
         rests = expected_rests(present, lengths[which], self._max_tokens)
         order = np.lexsort((groups, members, -rests))
-        return groups[order], members[order], rests[order]
-
-    def _begin_again(self, entries: list[_Entry]) -> None:
-        """Let `entries` be all that waits, in order; forget earlier orders."""
-        self._sorted = entries
+        first, others = order[:number], order[: number - 1 : -1]  # the last one of `_sorted` enters next
+        self._sorted = list(zip(*[column[others].tolist() for column in (-rests, members, groups)], strict=True))
         for emptied in (self._new, self._changed, self._order, self._heap):
             emptied.clear()
+        self._tokens = dict(zip(ids[others].tolist(), present[others].tolist(), strict=True))
+        return ids[first].tolist(), present[first].tolist(), np.ceil(rests[first]).astype(np.int64).tolist()
 
     def _order_again(self, group: int) -> None:
         """Order the samples of a group that wait, in its own list and the heap."""
@@ -139,18 +133,15 @@ class LongestFirst:
             ranked.pop()
         while heap and not self._valid(heap[0]):
             heappop(heap)
-        if heap and not (ranked and ranked[-1] < heap[0]):
-            entry = heap[0]
-            order = self._order[entry[2]]
-            order.pop()
-            if order:
-                heapreplace(heap, order[-1])
-            else:
-                heappop(heap)
+        if not heap or (ranked and ranked[-1] < heap[0]):
+            return ranked.pop()
+        entry = heap[0]
+        order = self._order[entry[2]]
+        order.pop()
+        if order:
+            heapreplace(heap, order[-1])
         else:
-            entry = ranked.pop()
-        _, member, group = entry
-        del self._tokens[group * self._group + member]
+            heappop(heap)
         return entry
 
     def _valid(self, entry: _Entry) -> bool:
