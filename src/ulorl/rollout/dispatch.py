@@ -9,9 +9,9 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from math import ceil, inf
+from math import inf
 
-from ulorl.rollout.expected_length import expected_length, expected_rest
+from ulorl.rollout.expected_length import expected_length
 from ulorl.rollout.schedules import Schedule, StepCounts
 from ulorl.rollout.waiting import FirstInFirstOut, LongestFirst, Waiting
 
@@ -97,7 +97,7 @@ class StepDispatch:
         counts = self.counts
         number = self._places - counts.in_flight
         samples, tokens, _ = self._first.take(number)
-        expected = list(map(self._expected_tokens, samples, tokens))
+        expected = self._waiting.expected(samples, tokens) if samples else []
         others, others_tokens, others_expected = self._waiting.take(number - len(samples))
         samples += others
         tokens += others_tokens
@@ -130,11 +130,6 @@ class StepDispatch:
     def _expected_length(self, group: int) -> float:
         finished, before = self._schedule.group - self._left[group], self._visited(group)
         return expected_length(self._group_tokens[group], finished, before, self._max_tokens)
-
-    def _expected_tokens(self, sample: int, tokens: int) -> int:
-        """Return the tokens that an unfinished sample with `tokens` tokens is expected to lack until it is finished."""
-        length = self._expected_length(sample // self._schedule.group)
-        return ceil(expected_rest(tokens, length, self._max_tokens))
 
     def _budgets(self, samples: Sequence[int], tokens: Sequence[int]) -> list[int]:
         """Return the budget of each sample: a segment, or what is left where that is less or the sample must finish."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from math import ceil
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ulorl.rollout.expected_length import expected_rest, expected_rests
 
@@ -26,6 +27,11 @@ class Waiting(Protocol):
     def take(self, number: int) -> _Taken:
         """Remove the `number` samples that enter next, or all when fewer wait. Return their ids, their output tokens,
         and the tokens that each is expected to lack, 0 where the order does not ask for that."""
+        ...
+
+    def expected(self, samples: Sequence[int], tokens: Sequence[int]) -> list[int]:
+        """Return the tokens that each of some other unfinished samples is expected to lack, 0 where the order does not
+        ask for that. tokens: their output tokens."""
         ...
 
     def changed(self, group: int) -> None:
@@ -50,6 +56,10 @@ class FirstInFirstOut:
         number = min(number, len(self._samples))
         samples = [self._samples.popleft() for _ in range(number)]
         return samples, [self._tokens.popleft() for _ in range(number)], [0] * number
+
+    def expected(self, samples: Sequence[int], tokens: Sequence[int]) -> list[int]:  # noqa: ARG002
+        """Return zeros: expected lengths do not matter here."""
+        return [0] * len(samples)
 
     def changed(self, group: int) -> None:
         """Do nothing: expected lengths do not matter here."""
@@ -97,24 +107,32 @@ class LongestFirst:
         samples = [group * self._group + member for group, member in zip(groups, members, strict=True)]
         return samples, [self._tokens.pop(sample) for sample in samples], [ceil(-rest) for rest in rests]
 
+    def expected(self, samples: Sequence[int], tokens: Sequence[int]) -> list[int]:
+        """Return the tokens that each of some other unfinished samples is expected to lack."""
+        return _rounded_up(self._rests(np.array(samples), np.array(tokens)))
+
     def changed(self, group: int) -> None:
         """Take note that other lengths are expected of the samples of a group than before."""
         self._changed.add(group)
+
+    def _rests(self, ids: NDArray[np.int64], present: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the tokens that samples with `present` tokens are expected to lack, [n]."""
+        groups, which = np.unique(ids // self._group, return_inverse=True)
+        lengths = np.array([self._expected_length(group) for group in groups.tolist()], np.float64)
+        return expected_rests(present, lengths[which], self._max_tokens)
 
     def _take_of_all(self, number: int) -> _Taken:
         """Sort all samples, and take the first `number`."""
         ids, present = (np.fromiter(values, np.int64) for values in (self._tokens, self._tokens.values()))
         groups, members = np.divmod(ids, self._group)
-        distinct, which = np.unique(groups, return_inverse=True)
-        lengths = np.array([self._expected_length(group) for group in distinct.tolist()], np.float64)
-        rests = expected_rests(present, lengths[which], self._max_tokens)
+        rests = self._rests(ids, present)
         order = np.lexsort((groups, members, -rests))
         first, others = order[:number], order[: number - 1 : -1]  # the last one of `_sorted` enters next
         self._sorted = list(zip(*[column[others].tolist() for column in (-rests, members, groups)], strict=True))
         for emptied in (self._new, self._changed, self._order, self._heap):
             emptied.clear()
         self._tokens = dict(zip(ids[others].tolist(), present[others].tolist(), strict=True))
-        return ids[first].tolist(), present[first].tolist(), np.ceil(rests[first]).astype(np.int64).tolist()
+        return ids[first].tolist(), present[first].tolist(), _rounded_up(rests[first])
 
     def _order_again(self, group: int) -> None:
         """Order the samples of a group that wait, in its own list and the heap."""
@@ -148,3 +166,8 @@ class LongestFirst:
         """Return whether an entry of the heap is the next one of its group, as the group was last ordered."""
         order = self._order[entry[2]]
         return bool(order) and order[-1] is entry
+
+
+def _rounded_up(numbers: NDArray[np.float64]) -> list[int]:
+    whole: list[int] = np.ceil(numbers).astype(np.int64).tolist()
+    return whole
