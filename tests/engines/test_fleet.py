@@ -367,6 +367,36 @@ def test_a_worker_made_while_the_fleet_sleeps_sleeps_too() -> None:
             assert time.monotonic() - started < SECONDS
 
 
+def test_no_worker_is_made_while_the_learner_has_the_memory() -> None:
+    """`sleep` waits for a worker that is being made: the first cannot be made, and another attempt begins only when the
+    fleet wakes up; the second sleeps when `sleep` returns."""
+    began, proceed, events = threading.Event(), threading.Event(), list[str]()
+
+    class Recording(ScriptedEngine):
+        def sleep(self) -> None:
+            events.append("sleeps")
+
+    def remake(_: int) -> ScriptedEngine:
+        events.append("begins")
+        began.set()
+        proceed.wait(SECONDS)
+        if len(events) == 1:
+            raise OSError("no memory")
+        return Recording(script, EOS)
+
+    made, reported = fleet([FaultyEngine(scripted(), {0: raises}), scripted()], remake, colocated=True, pause=0.001)
+    with closing(made):
+        for expected in (["begins"], ["begins", "begins", "sleeps"]):
+            assert play(made) == UNDISTURBED
+            assert began.wait(SECONDS)
+            threading.Timer(0.1, proceed.set).start()
+            made.sleep()
+            assert events == expected
+            began.clear()
+            proceed.clear()
+    assert "no memory" in reported[1]
+
+
 def test_the_run_stops_when_one_worker_fails_max_faults_times_in_a_row() -> None:
     made, reported = fleet(
         [FaultyEngine(scripted(), {0: raises}) for _ in range(3)],
@@ -396,6 +426,8 @@ def test_one_place_that_cannot_be_filled_does_not_stop_the_others() -> None:
     made, reported = fleet([FaultyEngine(scripted(), {0: raises}), scripted()], remake, max_faults=10**6)
     with closing(made):
         assert play(made) == UNDISTURBED
+        made._members[0].attempts = 5000
+        made._make(made._members[0])  # after a pause, which does not overflow
     assert "broken pipe" in reported[0]
     assert all("no such host" in line for line in reported[1:])
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +49,7 @@ class FleetSettings:
     faults of one worker without a segment of any worker between them. deadline: seconds without a token or an answer
     after which a worker counts as hanging, several times `REPORT_SECONDS`; 0: never. resume: the command that resumes
     the run, for messages. pause: seconds before the second attempt to make a worker, doubled at each further one.
+    colocated: whether the learner takes the memory of the workers while the fleet sleeps: then no worker is made.
     """
 
     slots: int
@@ -56,6 +58,7 @@ class FleetSettings:
     deadline: float = 0
     resume: str = ""
     pause: float = 1.0
+    colocated: bool = False
 
 
 _Event = tuple[FleetMember, int, Future[Any], Callable[[FleetMember, Any], None]]
@@ -100,7 +103,8 @@ class EngineFleet:
         self._returned = 0  # segments so far
         self._checked = 0.0  # when the workers were last checked; 0: not since something is pending
         self._asleep = self._stopping = False
-        self._closed = threading.Event()
+        self._closed, self._may_make = threading.Event(), threading.Event()
+        self._may_make.set()
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._members = [
             FleetMember(index, PendingRequests(checks), StallCheck(settings.deadline), worker)
@@ -125,7 +129,7 @@ class EngineFleet:
             raise ValueError(f"sample {request.sample_id} is being decoded already")
         self._requests[request.sample_id] = request
         self._dealer.add(request)
-        self._asleep = False
+        self._wake()
 
     def step(self) -> list[Segment]:
         """Give out requests, wait up to `POLL_SECONDS` for segments that end, and return them."""
@@ -167,25 +171,32 @@ class EngineFleet:
             raise TypeError("a fleet needs weights that can be iterated several times, not an iterator")
         self._handle_events(block=False)
         self._weights, self.version = weights, version
-        self._asleep = False
+        self._wake()
         members = [member for member in self._members if member.worker]
         for member in members:
             self._load(member)
         self._await(members)
 
     def sleep(self) -> None:
-        """Release memory until the next `add` or `load_weights`. Raises RuntimeError while requests are pending."""
+        """Release memory until the next `add` or `load_weights`; colocated, wait for workers that are being made, which
+        release it too. Raises RuntimeError while requests are pending."""
         require_idle(self, "sleep")
         self.given.clear()
         self._asleep = True  # workers that are being made follow
+        if self._settings.colocated:
+            self._may_make.clear()
         members = [member for member in self._members if member.ready]
         for member in members:
             self._call(member, lambda worker: worker.sleep())
         self._await(members)
+        while self._settings.colocated and any(member.calls or member.begun < inf for member in self._members):
+            self._handle_events()
+        self._checked = 0.0
 
     def close(self) -> None:
         """Release memory, threads and processes; kill the workers that do not close in time."""
         self._closed.set()
+        self._may_make.set()
         closing: dict[Future[None], FleetMember] = {}
         for member in self._members:
             if member.worker:
@@ -200,6 +211,10 @@ class EngineFleet:
         with suppress(Empty):
             while True:
                 self._handle(self._events.get_nowait())  # kills workers that were just made
+
+    def _wake(self) -> None:
+        self._asleep = False
+        self._may_make.set()
 
     # Requests and segments
 
@@ -346,13 +361,15 @@ class EngineFleet:
     def _make(self, member: FleetMember) -> None:
         """Begin to make a worker in a thread, at once the first time and after a pause when it fails again."""
         member.attempts += 1
-        pause = min(LONGEST_PAUSE, self._settings.pause * 2.0 ** (member.attempts - 2)) if member.attempts > 1 else 0.0
-        member.made = time.monotonic() + pause
+        doubled = min(member.attempts - 2, 100)  # more would overflow
+        pause = min(LONGEST_PAUSE, self._settings.pause * 2.0**doubled) if member.attempts > 1 else 0.0
         made: Future[EngineWorker] = Future()
         self._watch(member, made, self._made)
 
         def make() -> None:
-            if self._closed.wait(pause):
+            self._closed.wait(pause)
+            self._begin_to_make(member)
+            if self._closed.is_set():
                 return
             try:
                 worker = self._remake(member.index)
@@ -365,9 +382,17 @@ class EngineFleet:
 
         threading.Thread(target=make, name=f"make-engine-{member.index}", daemon=True).start()
 
+    def _begin_to_make(self, member: FleetMember) -> None:
+        """In the thread that makes a worker: wait until this is allowed, and say that it begins."""
+        while member.begun == inf:
+            self._may_make.wait()
+            member.begun = time.monotonic()
+            if not self._may_make.is_set():  # `sleep` may have seen that none was made
+                member.begun = inf
+
     def _made(self, member: FleetMember, worker: EngineWorker) -> None:
         """Take a new worker into the fleet: it loads the fleet's weights first."""
-        member.worker = worker
+        member.worker, member.begun = worker, inf
         member.stall.restart(0)
         self._collect(member)
         if self._weights is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 
 from ulorl.engines.engine import EngineStats
 from ulorl.engines.segment_checks import PendingRequests
@@ -34,7 +35,7 @@ class FleetMember:
     incarnation: int = 0  # of the worker
     calls: int = 0  # that the worker has not answered, apart from `decode` and `collect`
     stats: EngineStats = field(default_factory=EngineStats)  # of the worker, as last reported
-    made: float = 0.0  # when a new worker was begun
+    begun: float = inf  # when the making of a new worker began, on the clock of `time.monotonic`; inf: none is made
     attempts: int = 0  # workers made since one in this place returned a segment
     in_row: int = 0  # faults without a segment of the fleet between them
     last_fault: int = -1  # the number of segments that the fleet had returned at the last fault
@@ -48,7 +49,7 @@ class FleetMember:
     def stalled(self, now: float) -> str:
         """Return why the worker is to be replaced, "" for one that is well."""
         if self.worker is None:
-            return f"no new worker in {START_SECONDS:g} seconds" if now - self.made > START_SECONDS else ""
+            return f"no new worker in {START_SECONDS:g} seconds" if now - self.begun > START_SECONDS else ""
         try:
             self.stall.check(self.progress, waiting=len(self.requests) > 0 or self.calls > 0)
         except TimeoutError as error:
@@ -60,7 +61,7 @@ class FleetMember:
         if self.worker:
             with suppress(Exception):  # it may be gone
                 self.worker.kill()
-        self.worker, self.ready, self.calls, self.stats = None, False, 0, EngineStats()
+        self.worker, self.ready, self.calls, self.begun, self.stats = None, False, 0, inf, EngineStats()
         self.requests.clear()
         self.incarnation += 1
         self.stall.restart(0)

@@ -254,11 +254,13 @@ class RetryingEngine:
         return f"{self._killed}; {described(error)}" if self._killed else described(error)
 
     def _tokens(self) -> int:
-        now = self._engine.stats if self._engine else EngineStats()
+        engine = self._engine  # another thread may set it to None
+        now = engine.stats if engine else EngineStats()
         return now.decode_tokens + now.prefill_tokens
 
     def _died(self) -> bool:
-        return isinstance(self._engine, OwnProcess) and not self._killed and self._engine.died()
+        engine = self._engine  # another thread may set it to None
+        return isinstance(engine, OwnProcess) and not self._killed and engine.died()
 
     def _hung(self, seconds: float) -> None:
         """In the thread of the watchdog: make the call that hangs raise, or end this process."""

@@ -134,7 +134,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Provide memory for `length` entries in each of the first `rows` rows, which are all that are in use.
 
         most: entries of the longest row when all rows have ended, if none ends early. Lengths double up to it, so that
-        growing costs a constant time for each token.
+        growing costs a constant time for each token. When there is no memory, the cache is empty afterwards.
         """
         shared = self._shared
         if rows <= shared.rows and length <= shared.capacity:
@@ -146,8 +146,12 @@ class SlotCache(Cache):  # type: ignore[misc]
         if length > shared.capacity:
             length = max(length, min(2 * shared.capacity, most))
             shared.capacity = -(-length // _ROUND) * _ROUND + _SKEW
-        for layer in self.layers:
-            layer.grow()
+        try:
+            for layer in self.layers:
+                layer.grow()
+        except BaseException:  # no memory: some layers are too small now
+            self.clear()
+            raise
 
     def buffers(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the buffers of one layer. like: keys or values of rows, [rows, KV heads, head dimension]."""

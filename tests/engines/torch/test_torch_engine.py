@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -530,6 +531,34 @@ def test_keys_and_values_grow_to_the_end_of_the_budget() -> None:
             found.append(engine._cache.capacity)
         capacities.append(sorted(set(found)))
     assert capacities == [[144], [144, 272]]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_memory_that_is_missing_for_some_layers_leaves_a_usable_engine(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buffers of the second layer cannot grow. Then the requests are added again, as after any fault."""
+    monkeypatch.setattr("ulorl.engines.torch.torch_engine.can_fuse", lambda _: fused)
+    model, again = make(), [request(i, prompts()[i], 150, Sampling()) for i in (0, 2)]
+    expected, engine = play(engine_of(model), again), engine_of(model)
+    assert (engine._fused is not None) == fused
+    for one in again:
+        engine.add(one)
+    engine.step()
+    assert engine._cache.capacity < 100
+    honest = engine._cache.layers[1].grow
+    monkeypatch.setattr(engine._cache.layers[1], "grow", no_memory)
+    with pytest.raises(MemoryError):
+        deque(iter(engine.step, None), maxlen=0)
+    monkeypatch.setattr(engine._cache.layers[1], "grow", honest)
+    engine.abort()
+    for index, segment in play(engine, again).items():
+        assert segment.tokens.tolist() == expected[index].tokens.tolist()
+        np.testing.assert_allclose(segment.logprobs, expected[index].logprobs, atol=1e-6)
+
+
+def no_memory() -> None:
+    raise MemoryError
 
 
 def test_the_shortest_row_takes_the_place_of_an_ended_one(monkeypatch: pytest.MonkeyPatch) -> None:

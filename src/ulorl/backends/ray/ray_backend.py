@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ulorl.backends.ray.cluster import Needs, Places, cluster_gpus, connected
 from ulorl.backends.ray.engine_actor import RayEngineWorker
@@ -40,7 +41,7 @@ class RayBackend:
             workers,
             remake=make,
             checks=SegmentChecks(source.eos_ids, source.vocabulary, spec.sampling),
-            settings=settings,
+            settings=replace(settings, colocated=self._places.needs.colocate),
             version=spec.version,
             on_fault=on_fault,
         )

@@ -171,9 +171,11 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM's processes. In our process its memory is freed with the last reference."""
-        self._llm.engine_core.shutdown()
-        if not self._process:
-            VllmEngine._in_our_process = False
+        try:
+            self._llm.engine_core.shutdown()
+        finally:
+            if not self._process:
+                VllmEngine._in_our_process = False
 
     def died(self) -> bool:
         """Return whether vLLM's process ended without being closed."""
