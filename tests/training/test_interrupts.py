@@ -150,6 +150,9 @@ def test_within_an_evaluation(
     assert not (tmp_path / "r" / "finished.json").exists()
     monkeypatch.undo()
     assert facts(run.resume(tmp_path / "r").dir) == facts(finished)
+    counters = checkpoint.load(checkpoint.latest(tmp_path / "r"), 2).counters
+    assert counters.pending is None  # else a run that goes on from there would lose the line with the evaluation
+    assert counters.logged == (tmp_path / "r" / "metrics.jsonl").stat().st_size
 
 
 def test_a_boundary_that_is_saved_is_not_saved_again(

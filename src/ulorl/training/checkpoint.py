@@ -39,6 +39,7 @@ from ulorl.runs.timeline import TIMELINE
 from ulorl.types import Metrics
 
 FORMAT = 2
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,13 @@ class CheckpointWriter:
             self._thread.shutdown()
 
     def save(self, boundary: Boundary, learner: Learner) -> None:
-        """Write a checkpoint, unless one of this step exists: a resumed run would write the same."""
+        """Write a checkpoint, unless one of this step exists: a resumed run would write the same. Of one that was saved
+        within the evaluation of its step, which is done now, only the counters change."""
         started = time.perf_counter()
         self.wait()
         final = folder(self.run_dir, boundary.counters.step)
         if final.exists():
+            self._complete(final, boundary.counters)
             return
         unfinished = final.with_name(final.name + atomic_files.PARTIAL)
         begun = time.perf_counter()
@@ -147,7 +150,7 @@ class CheckpointWriter:
             meta, arrays = pool_io.dump(boundary.pools)
             save_file(arrays, unfinished / "pools.safetensors")
             state = {"format": FORMAT, "counters": asdict(boundary.counters), **meta}
-            (unfinished / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            (unfinished / STATE).write_text(json.dumps(state), encoding="utf-8")
             size = sum(path.stat().st_size for path in unfinished.rglob("*") if path.is_file())
             self._sync_logs()
             atomic_files.publish(unfinished, final)
@@ -156,6 +159,14 @@ class CheckpointWriter:
         self._metrics |= {
             "checkpoint/step": boundary.counters.step, "checkpoint/bytes": size, "checkpoint/write_seconds": seconds
         }  # fmt: skip
+
+    def _complete(self, final: Path, counters: Counters) -> None:
+        """Take note in a checkpoint that its step was evaluated and logged, so that no resumed run does it again."""
+        state = _state(final)
+        if counters.pending is None and state["counters"]["pending"] is not None:
+            with writing(self.run_dir):
+                self._sync_logs()
+                atomic_files.write_text(final / STATE, json.dumps(state | {"counters": asdict(counters)}))
 
     @contextmanager
     def _writing(self, unfinished: Path) -> Iterator[None]:
@@ -177,8 +188,10 @@ class CheckpointWriter:
                 atomic_files.sync(path)
 
     def _drop_old(self) -> None:
-        for leftover in (self.run_dir / "checkpoints").glob(f"*{atomic_files.REMOVED}"):
-            rmtree(leftover)
+        """Remove old checkpoints, and what a process left that was killed while it wrote or removed one."""
+        for suffix in (atomic_files.PARTIAL, atomic_files.REMOVED):
+            for leftover in (self.run_dir / "checkpoints").glob(f"*{suffix}"):
+                rmtree(leftover)
         for old in _all(self.run_dir)[: -self.run.keep_last]:
             if not (step_of(old) and self.run.keep_every and step_of(old) % self.run.keep_every == 0):
                 atomic_files.remove(old)
@@ -236,7 +249,7 @@ def writing(run_dir: Path) -> Iterator[None]:
 
 
 def _state(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if (found := state["format"]) != FORMAT:
         age = "an older" if isinstance(found, int) and found < FORMAT else "another"
         raise UserError(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from ulorl.backends.ray.ray_preflight import check_ray
 from ulorl.cancellation import Cancelled, CancelToken
 from ulorl.config.backend_config import RayBackendConfig
 from ulorl.config.engine_config import TorchEngineConfig
-from ulorl.config.model_config import ModelConfig
+from ulorl.config.model_config import LoraConfig, ModelConfig
 from ulorl.config.training_config import ObjectiveConfig, OptimConfig
 from ulorl.engines.decode import rollout
 from ulorl.engines.engine_spec import EngineSpec
@@ -39,7 +40,7 @@ from ulorl.learner.make_learner import LearnerBuild, make_learner
 from ulorl.learner.policy_learner import LearnerSpec
 from ulorl.models.model_source import TINY, ModelSource
 from ulorl.training.run import evaluate_config
-from ulorl.types import Request, Sampling
+from ulorl.types import Group, Request, Sampling
 
 pytestmark = [
     pytest.mark.slow,
@@ -149,11 +150,41 @@ def test_a_fleet_of_actors_and_weights_through_the_object_store() -> None:
         learner.close()
         with pytest.raises(LearnerLost, match="closed"):
             learner.score([])
+        learner = backend.learner(_build(minibatches=2, importance="sais"))
+        with pytest.raises(IndexError):
+            learner.update([_with_a_wrong_token(GROUPS[0], 1)])  # sample 1 is in the second mini-batch
+        assert (learner.version, learner.updates) == (0, 1)  # so the caller knows that the weights have changed
+        learner.close()
 
 
-def _build() -> LearnerBuild:
-    spec = LearnerSpec(OptimConfig(lr=1e-2), ObjectiveConfig(), temperature=1.0, max_tokens=16, pad_id=0)
-    return LearnerBuild(spec, ModelConfig(path=TINY, attention="sdpa"), SOURCE)
+def _build(*, minibatches: int = 1, importance: str = "pois", lora: int = 0) -> LearnerBuild:
+    spec = LearnerSpec(
+        OptimConfig(lr=1e-2, minibatches=minibatches), ObjectiveConfig(importance=importance),
+        temperature=1.0, max_tokens=16, pad_id=0,
+    )  # fmt: skip
+    return LearnerBuild(spec, ModelConfig(path=TINY, attention="sdpa", lora=LoraConfig(rank=lora)), SOURCE)
+
+
+def _with_a_wrong_token(group: Group, member: int) -> Group:
+    """Return the group with a first token of a member that no vocabulary has."""
+    sample = group.members[member].sample
+    first, *others = sample.segments
+    wrong = replace(first, tokens=np.append(np.int32(10**6), first.tokens[1:]).astype(np.int32))
+    members = list(group.members)
+    members[member] = replace(members[member], sample=replace(sample, segments=(wrong, *others)))
+    return replace(group, members=tuple(members))
+
+
+def test_adapters_of_a_rank_depend_on_the_seed_of_the_run_only() -> None:
+    from ulorl.backends.ray.rank_actor import RankPlace, _make
+
+    adapters = []
+    for before in (1, 2):
+        torch.manual_seed(before)  # a new process has any seed
+        learner = _make(_build(lora=2), RankPlace(rank=0, world=1, address="", gpu=False, timeout=1.0))
+        adapters.append([tensor for name, tensor in learner.model.named_parameters() if "lora_A" in name])
+    assert adapters[0]
+    assert all(torch.equal(a, b) for a, b in zip(*adapters, strict=True))
 
 
 @pytest.mark.usefixtures("plans")

@@ -136,6 +136,7 @@ class RankActor:
 def _make(build: LearnerBuild, place: RankPlace) -> PolicyLearner:
     if build.model.threads:
         torch.set_num_threads(build.model.threads)
+    torch.manual_seed(build.spec.seed)  # of new adapters
     device = torch.device("cuda", 0) if place.gpu else torch.device("cpu")  # the only GPU that Ray lets it see
     if place.world == 1:
         return make_learner(build, device)

@@ -129,7 +129,13 @@ class RayLearner:
         # Arguments are pickled and stored once; a rank on another machine gets them through the object store.
         sent = ray.put(pickle.dumps(arguments, pickle.HIGHEST_PROTOCOL))
         calls = [actor.call.remote(name, self._number, sent) for actor in self._actors]
-        answer = self._wait(calls, self._deadline, cancel, self._number)
+        try:
+            answer = self._wait(calls, self._deadline, cancel, self._number)
+        except LearnerLost:
+            raise
+        except Exception:  # an update that failed may have changed the weights before
+            self._state = self._wait([actor.ready.remote() for actor in self._actors], self._deadline)
+            raise
         self._state = replace(answer, result=None)
         if answer.cancelled:
             raise Cancelled
