@@ -195,7 +195,7 @@ def table(found: dict[str, list[SavedRun]]) -> str:
         "arm",
         "mean age",
         "after 24 steps, each seed",
-        f"at {tokens / 1000:.0f},000 trained tokens (lowest to highest seed)",
+        f"at {round(tokens, -3):,.0f} trained tokens (lowest to highest seed)",
         "less one segment (95%)",
         f"at {seconds:.0f} processor seconds (lowest to highest seed)",
         "processor ms a trained token",

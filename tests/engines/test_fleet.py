@@ -394,6 +394,11 @@ def test_no_worker_is_made_while_the_learner_has_the_memory() -> None:
             assert events == expected
             began.clear()
             proceed.clear()
+        made._make(made._members[1])
+    for thread in threading.enumerate():
+        if thread.name == "make-engine-1":  # it waited until the fleet was closed
+            thread.join(SECONDS)
+    assert events == ["begins", "begins", "sleeps"]
     assert "no memory" in reported[1]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import ulorl
 from paths import COUNTDOWN
+from small_runs import lines
 from ulorl.engines.torch.torch_engine import TorchEngine
 from ulorl.learner.optimizer import Optimizer
 from ulorl.learner.policy import Policy
@@ -153,6 +154,8 @@ def test_within_an_evaluation(
     counters = checkpoint.load(checkpoint.latest(tmp_path / "r"), 2).counters
     assert counters.pending is None  # else a run that goes on from there would lose the line with the evaluation
     assert counters.logged == (tmp_path / "r" / "metrics.jsonl").stat().st_size
+    longer = run.resume(tmp_path / "r", ["steps=4"])
+    assert "eval/accuracy" in lines(longer.dir)[3]  # which is not due any more: step 3 is not the last one now
 
 
 def test_a_boundary_that_is_saved_is_not_saved_again(

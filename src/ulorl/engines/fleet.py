@@ -359,7 +359,8 @@ class EngineFleet:
         self._make(member)
 
     def _make(self, member: FleetMember) -> None:
-        """Begin to make a worker in a thread, at once the first time and after a pause when it fails again."""
+        """Begin to make a worker in a thread: at once the first time, after a pause when it fails again, and not before
+        a colocated fleet wakes up."""
         member.attempts += 1
         doubled = min(member.attempts - 2, 100)  # more would overflow
         pause = min(LONGEST_PAUSE, self._settings.pause * 2.0**doubled) if member.attempts > 1 else 0.0
@@ -387,7 +388,7 @@ class EngineFleet:
         while member.begun == inf:
             self._may_make.wait()
             member.begun = time.monotonic()
-            if not self._may_make.is_set():  # `sleep` may have seen that none was made
+            if not self._may_make.is_set():  # `sleep` may have seen that none was being made
                 member.begun = inf
 
     def _made(self, member: FleetMember, worker: EngineWorker) -> None:

@@ -11,7 +11,7 @@ from ulorl.engines.segment_checks import PendingRequests
 from ulorl.engines.watchdog import StallCheck
 from ulorl.engines.worker import EngineWorker
 
-START_SECONDS = 1800.0  # for making a worker
+START_SECONDS = 2400.0  # for making a worker: longer than a worker itself waits for its process
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class FleetMember:
     incarnation: int = 0  # of the worker
     calls: int = 0  # that the worker has not answered, apart from `decode` and `collect`
     stats: EngineStats = field(default_factory=EngineStats)  # of the worker, as last reported
-    begun: float = inf  # when the making of a new worker began, on the clock of `time.monotonic`; inf: none is made
+    begun: float = (
+        inf  # when the making of a new worker began, on the clock of `time.monotonic`; inf: none is being made
+    )
     attempts: int = 0  # workers made since one in this place returned a segment
     in_row: int = 0  # faults without a segment of the fleet between them
     last_fault: int = -1  # the number of segments that the fleet had returned at the last fault

@@ -49,7 +49,8 @@ class LearnerSpec:
 
     temperature: the rollout's; log-probs and entropies are those of softmax(logits / temperature). max_tokens: the
     global maximum output length, for soft overlong punishment. pad_id: the token for padding, which is masked
-    everywhere. seed: the run's, for the cut into mini-batches. cpu_kernels: whether the model multiplies through oneDNN
+    everywhere. seed: the run's, for the cut into mini-batches, the draws of an entropy control, and new adapters of a
+    rank of its own. cpu_kernels: whether the model multiplies through oneDNN
     where that is faster on a CPU. copy_published: whether `publish` copies the weights, for engines that need them
     while the next update runs. token_samples: of how many samples an update returns values of single tokens.
     """

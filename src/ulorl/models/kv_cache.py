@@ -134,7 +134,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Provide memory for `length` entries in each of the first `rows` rows, which are all that are in use.
 
         most: entries of the longest row when all rows have ended, if none ends early. Lengths double up to it, so that
-        growing costs a constant time for each token. When there is no memory, the cache is empty afterwards.
+        growing costs a constant time for each token. Raises what torch raises when there is no memory; the
+        cache is empty then.
         """
         shared = self._shared
         if rows <= shared.rows and length <= shared.capacity:

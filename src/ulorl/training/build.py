@@ -110,6 +110,7 @@ def with_new_learner(of: Components, saved: Checkpoint | None, backend: RayBacke
     cfg, counters = of.config, saved.counters if saved else NEW_RUN
     inputs = replace(of.inputs, source=model_source(cfg, str(saved.folder / "model") if saved else None))
     of.engine.abort()
+    of.engine.sleep()  # its memory may be the learner's
     learner = _learner(cfg, inputs, saved, backend)
     _load_present(of.engine, learner)
     stream = ProblemStream(inputs.problems, cfg.seed, counters.cursor)

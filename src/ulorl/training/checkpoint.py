@@ -6,7 +6,8 @@
         state.json              counters, and what each sample is
 
 Draws are counter-based, so no generator state is kept. Nothing is pickled. A checkpoint is written to a folder
-`.partial`, flushed to the disk together with the logs that belong to it, and renamed when it is complete.
+`.partial`, flushed to the disk together with the logs that belong to it, and renamed when it is complete. Only the
+state.json of a checkpoint that was saved within an evaluation is written again, atomically, after that evaluation.
 """
 
 from __future__ import annotations
