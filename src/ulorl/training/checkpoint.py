@@ -164,7 +164,7 @@ class CheckpointWriter:
     def _complete(self, final: Path, counters: Counters) -> None:
         """Take note in a checkpoint that its step was evaluated and logged, so that no resumed run does it again."""
         state = _state(final)
-        if counters.pending is None and state["counters"]["pending"] is not None:
+        if counters.pending is None and state["counters"].get("pending") is not None:
             with writing(self.run_dir):
                 self._sync_logs()
                 atomic_files.write_text(final / STATE, json.dumps(state | {"counters": asdict(counters)}))
